@@ -1,0 +1,46 @@
+"""nlc, a compiler for nested learning: specs of associative memories in, PyTorch modules and optimizers out.
+
+    Net = nlc.compile("gated_delta_net")    # -> torch.nn.Module subclass
+    AdamW = nlc.compile("adamw")            # -> torch.optim.Optimizer subclass
+    spec = nlc.load("my.yaml")              # -> Spec: spec.graph, spec.derive(), spec.source_text()
+
+Importing nlc imports no torch; ``compile`` does.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from nlc.base.diagnostics import Diagnostic, SpecError
+from nlc.pipeline import Spec, load, loads
+from nlc.version import __version__
+
+
+def compile(
+    spec: str | os.PathLike[str] | Spec,
+    backend: str = "auto",
+    *,
+    operator: bool = False,
+) -> Any:
+    """The class that a spec describes.
+
+    Args:
+        spec: a shipped name, a path to a YAML file, or what ``load`` gave.
+        backend: ``reference``, or ``auto`` for the fastest that can do it.
+        operator: the recurrent core alone, its flows as inputs and its reads as outputs, without slow weights:
+            ``compile("delta_net", operator=True)`` takes q, k, v [B, T, H, n] and beta [B, T, H].
+
+    Returns:
+        A ``torch.nn.Module`` subclass (tokens) or a ``torch.optim.Optimizer`` subclass (gradients), whose constructor
+        takes the spec's hypers by keyword. ``__source_file__`` is the generated file.
+
+    Raises:
+        SpecError: the spec has mistakes; the message shows all of them with their places.
+        ValueError: there is no such backend.
+    """
+    made = spec if isinstance(spec, Spec) else load(spec, operator=operator)
+    return made.compile(backend)
+
+
+__all__ = ["Diagnostic", "Spec", "SpecError", "__version__", "compile", "load", "loads"]

@@ -1,0 +1,28 @@
+"""Program -> one readable PyTorch file: an ``nn.Module`` for tokens, a ``torch.optim.Optimizer`` for gradients.
+
+The reference is the meaning of a spec: every statement of the program is a line, every expression is computed once a
+tick of its clock, the loop over tokens is a loop, and all of it is differentiable to any order.
+"""
+
+from __future__ import annotations
+
+from nlc.backends.reference.module import emit_module
+from nlc.backends.reference.optimizer import emit_optimizer
+from nlc.backends.writer import Header
+from nlc.ir.program import Program
+
+NAME = "reference"
+
+# Identifiers that the generated text uses itself; programs get their variables around them.
+RESERVED = frozenset(
+    "torch nn F math Tensor Iterator Callable self state batch device dtype factory size ticks zip range len cls super "
+    "matvec outer l2norm rmsnorm layernorm rotary causal_conv shifted causal_attention closure loss group groups params "
+    "step forward initial_state param_groups reset_parameters defaults maximize grad sum float int bool tuple list dict abs max "
+    "like name value unknown missing".split()
+)
+
+
+def emit(program: Program, header: Header) -> str:
+    """The text of the file; the same program and header give the same bytes."""
+    tokens = program.system.context == "tokens"
+    return emit_module(program, header) if tokens else emit_optimizer(program, header)

@@ -1,0 +1,513 @@
+"""A token system as an ``nn.Module``: forward over [B, T, ...], a streaming ``state``, and ``step`` for one token."""
+
+from __future__ import annotations
+
+from nlc.backends.reference import hypers
+from nlc.backends.reference.file import (
+    attribute_name,
+    attribute_path,
+    class_name,
+    close_file,
+    docstring,
+    open_file,
+    write_let,
+)
+from nlc.backends.torch_printer import TorchPrinter
+from nlc.backends.writer import WIDTH, Header, Writer, wrap
+from nlc.ir.expr import Expr, walk
+from nlc.ir.program import Let, Loop, Program, Return, Slot
+from nlc.ir.system import Module, State
+from nlc.ir.types import Dim, Like, Type
+
+_IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
+
+
+def emit_module(program: Program, header: Header) -> str:
+    """The whole file."""
+    system = program.system
+    file = Writer()
+    open_file(file, system, header, program.about)
+    body = Writer()
+    emitter = _Module(program, header, body)
+    emitter.write()
+    return close_file(file, emitter.printer, body, _IMPORTS, class_name(system.name))
+
+
+class _Module:
+    def __init__(self, program: Program, header: Header, w: Writer):
+        self.program, self.header, self.w = program, header, w
+        self.system = program.system
+        self.hyper_names = {n: f"self.{attribute_name(n)}" for n in self.system.hypers}
+        self.inputs = [n for n in self.system.inputs]
+        self.arguments = {n: _argument(n) for n in self.inputs}
+        first = self.arguments[self.inputs[0]]
+        self.printer = TorchPrinter(self.system, self._hyper, attribute_path, like=first)
+        self.first = first
+        self.taken = {name for let in program.lets() for name in let.names}
+
+    def _hyper(self, name: str) -> str:
+        base, bracket, index = name.partition("[")
+        return self.hyper_names.get(base, base) + bracket + index
+
+    def write(self) -> None:
+        w, name = self.w, class_name(self.system.name)
+        with w.block(f"class {name}(nn.Module):"):
+            self._doc()
+            w()
+            self._init()
+            if self._has_weights():
+                w()
+                self._reset()
+            w()
+            self._initial_state()
+            w()
+            self._forward()
+            w()
+            self._step()
+            w()
+            self._param_groups()
+
+    # -------------------------------------------------------------------------------------------- docs
+
+    def _doc(self) -> None:
+        w, system = self.w, self.system
+        title = docstring(system.doc) or f"The system {system.name}."
+        lines = wrap(title, WIDTH - 8)
+        w('"""' + lines[0])
+        for line in lines[1:]:
+            w(line)
+        w()
+        w("Shapes, for a batch of B sequences of T tokens:")
+        for n, i in system.inputs.items():
+            w(f"    {n}: {_shape_text(Type(i.dims, i.head))}")
+        for n, e in system.output.items():
+            w(
+                f"    returns {n}: {_shape_text(e.type)}"
+                if len(system.output) == 1
+                else f'    returns ["{n}"]: {_shape_text(e.type)}'
+            )
+        w(
+            "and the state of the stream, to be given to the next call. ValueError where shapes do not fit."
+        )
+        w('"""')
+
+    # -------------------------------------------------------------------------------------------- weights
+
+    def _has_weights(self) -> bool:
+        return bool(self.system.modules or self.system.weights or self._learned())
+
+    def _learned(self) -> list[State]:
+        return [s for s in self.system.states.values() if s.learned]
+
+    def _init(self) -> None:
+        w, system = self.w, self.system
+        factory = ["device: torch.device | str | None = None", "dtype: torch.dtype | None = None"]
+        args = ["self", "*", *hypers.signature(system), *(factory if self._has_weights() else [])]
+        self._def("__init__", args, "None")
+        w.depth += 1
+        w("super().__init__()")
+        hypers.settle(w, system)
+        hypers.check(w, system)
+        for name in system.hypers:
+            w(f"self.{attribute_name(name)} = {name}")
+        if self._has_weights():
+            w('factory = {"device": device, "dtype": dtype}')
+            for part in self._containers():
+                w(f"{attribute_path(part)} = nn.Module()")
+            for m in system.modules.values():
+                self._declare(m)
+            for x in system.weights.values():
+                w(f"{attribute_path(x.path)} = nn.Parameter({self._empty(Type(x.dims, x.head))})")
+            for s in self._learned():
+                level = system.levels[s.level]
+                w(
+                    f"{attribute_path(s.name)}.init = nn.Parameter({self._empty(Type(s.dims, level.head))})"
+                )
+            w("self.reset_parameters()")
+        w.depth -= 1
+
+    def _def(self, name: str, args: list[str], returns: str) -> None:
+        if "*" == args[-1]:
+            args = args[:-1]
+        one = f"def {name}({', '.join(args)}) -> {returns}:"
+        w = self.w
+        if 4 * w.depth + len(one) <= WIDTH:
+            w(one)
+            return
+        inner = ", ".join(args)
+        w(f"def {name}(")
+        w.depth += 1
+        if 4 * w.depth + len(inner) <= WIDTH:
+            w(inner)
+        else:
+            for a in args:
+                w(f"{a},")
+        w.depth -= 1
+        w(f") -> {returns}:")
+
+    def _containers(self) -> list[str]:
+        """Submodules that only hold others, outermost first."""
+        out: dict[str, None] = {}
+        leaves = {m.path for m in self.system.modules.values() if self._is_linear(m)}
+        paths = [
+            m.path if not self._is_linear(m) else m.path.rpartition(".")[0]
+            for m in self.system.modules.values()
+        ]
+        paths += [s.name for s in self._learned()]
+        for path in paths:
+            parts = path.split(".") if path else []
+            for i in range(len(parts)):
+                out[".".join(parts[: i + 1])] = None
+        return [p for p in out if p not in leaves]
+
+    @staticmethod
+    def _is_linear(m: Module) -> bool:
+        return m.function == "linear" and not m.head
+
+    def _declare(self, m: Module) -> None:
+        if self._is_linear(m):
+            outer = m.outer.python if m.outer is not None else "1"
+            bias = "" if m.bias else ", bias=False"
+            self.w(
+                f"{attribute_path(m.path)} = nn.Linear({m.inner.python}, {outer}{bias}, **factory)"
+            )
+            return
+        for name, dims in m.shapes.items():
+            self.w(
+                f"{attribute_path(m.path)}.{name} = nn.Parameter({self._empty(Type(dims, m.head))})"
+            )
+
+    def _empty(self, t: Type) -> str:
+        sizes = (["heads"] if t.head else []) + [d.python for d in t.dims]
+        return f"torch.empty({', '.join(sizes) or '()'}, **factory)"
+
+    def _reset(self) -> None:
+        w = self.w
+        w("@torch.no_grad()")
+        with w.block("def reset_parameters(self) -> None:"):
+            w(
+                '"""Draws all slow weights anew: uniform within 1/√fan_in for maps, ones for norms."""'
+            )
+            for m in self.system.modules.values():
+                path = attribute_path(m.path)
+                if self._is_linear(m):
+                    w(f"{path}.reset_parameters()")
+                elif m.function in ("linear", "conv"):
+                    fan = m.inner if m.function == "linear" else m.width
+                    bound = self.printer.size(fan)
+                    bound = f"({bound}) ** -0.5" if " " in bound else f"{bound}**-0.5"
+                    for name in m.shapes:
+                        w(f"{path}.{name}.uniform_(-({bound}), {bound})")
+                else:
+                    w(f"{path}.weight.fill_(1.0)")
+                    if m.function == "layernorm":
+                        w(f"{path}.bias.zero_()")
+            for x in self.system.weights.values():
+                self._start(attribute_path(x.path), x.init)
+            for s in self._learned():
+                self._start(f"{attribute_path(s.name)}.init", s.init)
+
+    def _start(self, target: str, init: Expr | None) -> None:
+        if init is None:
+            self.w(f"{target}.zero_()")
+        elif init.op == "num":
+            self.w(f"{target}.fill_({self.printer(init)})")
+        else:
+            self.w(
+                f"{target}.copy_({_Initial(self.system, self._hyper, attribute_path, target=target)(init)})"
+            )
+
+    # -------------------------------------------------------------------------------------------- state
+
+    def _initial_state(self) -> None:
+        w, first = self.w, self.first
+        with w.block(f"def initial_state(self, {first}: Tensor) -> dict[str, Tensor]:"):
+            w(
+                f'"""Where a stream starts, for inputs like ``{first}``; memories are held in float32 at least."""'
+            )
+            slots = self.program.slots
+            if any(s.kind == "level" for s in slots) or any(s.kind == "prev" for s in slots):
+                w(f"dtype = torch.promote_types({first}.dtype, torch.float32)")
+            if slots:
+                w(f"batch = {first}.shape[0]")
+            w("return {")
+            w.depth += 1
+            for s in slots:
+                w(f'"{s.key}": {self._fresh(s)},')
+            w.depth -= 1
+            w("}")
+
+    def _fresh(self, s: Slot) -> str:
+        first, sizes = self.first, self._sizes(s.type)
+        if s.kind == "tick":
+            return f"torch.zeros((), dtype=torch.int64, device={first}.device)"
+        if s.kind == "window":
+            taps = s.window.constant
+            past = str(int(taps) - 1) if taps is not None else f"{self.printer.size(s.window)} - 1"
+            return f"{first}.new_zeros({', '.join(['batch', past, *sizes])})"
+        if s.kind == "cache":
+            return f"{first}.new_zeros({', '.join(['batch', '0', *sizes])})"
+        shape = ", ".join(["batch", *sizes])
+        if s.learned:
+            return f"{attribute_path(s.key)}.init.to(dtype).expand({shape})"
+        if s.init is None:
+            return f"{first}.new_zeros({shape}, dtype=dtype)"
+        if s.init.op == "num" or (s.init.op == "neg" and s.init.args[0].op == "num"):
+            return f"{first}.new_full(({shape},), {self.printer(s.init)}, dtype=dtype)"
+        return f"({self.printer(s.init)}).to(dtype).expand({shape})"
+
+    def _sizes(self, t: Type) -> list[str]:
+        heads = [self._hyper("heads")] if t.head else []
+        return heads + [self.printer.size(d) for d in t.dims if isinstance(d, Dim)]
+
+    # -------------------------------------------------------------------------------------------- forward
+
+    def _forward(self) -> None:
+        w = self.w
+        names = list(self.arguments.values())
+        returns = (
+            "tuple[Tensor, dict[str, Tensor]]"
+            if len(self.system.output) == 1
+            else "tuple[dict[str, Tensor], dict[str, Tensor]]"
+        )
+        args = [
+            "self",
+            *(f"{a}: Tensor" for a in names),
+            "*",
+            "state: dict[str, Tensor] | None = None",
+        ]
+        self._def("forward", args, returns)
+        w.depth += 1
+        w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
+        self._check_inputs()
+        self._open_state()
+        for statement in self.program.body:
+            if isinstance(statement, Let):
+                self._let(statement)
+            elif isinstance(statement, Loop):
+                self._loop(statement)
+            else:
+                self._return(statement)
+        w.depth -= 1
+
+    def _check_inputs(self) -> None:
+        """Every input's rank and channels against the first's batch and tokens."""
+        w = self.w
+        for i, (n, argument) in enumerate(self.arguments.items()):
+            t = Type(self.system.inputs[n].dims, self.system.inputs[n].head)
+            sizes = self._sizes(t)
+            shape = ", ".join(["B", "T", *(["heads"] if t.head else []), *map(str, t.dims)])
+            rank = 2 + len(sizes)
+            lead = (
+                f"{argument}.shape[:2] != {self.first}.shape[:2]"
+                if i
+                else f"{argument}.shape[1] == 0"
+            )
+            tail = f"{argument}.shape[2:] != ({', '.join(sizes)},)" if sizes else ""
+            parts = [f"{argument}.ndim != {rank}", lead, *([tail] if tail else [])]
+            condition = f"if {' or '.join(parts)}:"
+            with w.block(condition):
+                w(
+                    f'raise ValueError(f"{n} must be [{shape}] with T > 0, not {{list({argument}.shape)}}")'
+                )
+
+    def _open_state(self) -> None:
+        w = self.w
+        if not self.program.slots:
+            w("state = {}")
+            return
+        with w.block("if state is None:"):
+            w(f"state = self.initial_state({self.first})")
+        keys = ", ".join(f'"{s.key}"' for s in self.program.slots)
+        expected = "{" + keys + "}"
+        with w.block(
+            f"elif state.keys() != {expected}:"
+            if len(expected) < 70
+            else "elif state.keys() != self.initial_state(" + self.first + ").keys():"
+        ):
+            w(
+                'raise ValueError(f"state has the keys {sorted(state)}, which are not this system\'s")'
+            )
+        for s in self.program.slots:
+            w(f'{s.var} = state["{s.key}"]')
+
+    def _let(self, let: Let) -> None:
+        if let.expr.op == "ticks":
+            end = let.names[1]
+            self.w(f"{let.names[0]} = {end} + {self.printer(let.expr)}", let.note)
+            self.w(f"{end} = {end} + {self.first}.shape[1]")
+            return
+        if let.expr.op == "conv":
+            self._conv(let)
+            return
+        if let.expr.op == "conv_step":
+            self._conv_step(let)
+            return
+        write_let(self.w, let, self.printer, self.header, self._fresh_name)
+
+    def _conv(self, let: Let) -> None:
+        write_let(self.w, let, self.printer, self.header, self._fresh_name)
+        self._conv_bias(let)
+
+    def _conv_bias(self, let: Let) -> None:
+        if self.system.modules[let.expr.attr].bias:
+            bias = self.printer(let.expr.args[2])
+            scalar = let.expr.args[0].type.rank == 0
+            self.w(f"{let.names[0]} = {let.names[0]} + {bias}{'.squeeze(-1)' if scalar else ''}")
+
+    def _conv_step(self, let: Let) -> None:
+        p, name, window = self.printer, let.names[0], let.names[1]
+        conv = f"{p.use('causal_conv')}({p(let.expr.args[0])}.unsqueeze(1), {p._conv_weight(let.expr)}, {window})"
+        self.w(f"{name}, {window} = {conv}")
+        self.w(f"{name} = {name}.squeeze(1)")
+        self._conv_bias(let)
+
+    def _fresh_name(self, e: Expr) -> str:
+        base = {"matmul": "product", "mul": "product", "sub": "difference", "add": "total"}.get(
+            e.op, e.op
+        )
+        base = base if base != "linear" else str(e.attr).split(".")[-1]
+        name, n = base, 2
+        while name in self.taken or name in self.hyper_names:
+            name, n = f"{base}_{n}", n + 1
+        self.taken.add(name)
+        return name
+
+    def _loop(self, loop: Loop) -> None:
+        w, p = self.w, self.printer
+        for outer in loop.collects:
+            w(f"{outer} = []")
+        carries = [s for s in self.program.slots if s.kind == "level"]
+        dtype = (
+            f"{carries[0].var}.dtype"
+            if carries
+            else f"torch.promote_types({self.first}.dtype, torch.float32)"
+        )
+        inner = list(loop.slices.values())
+        with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
+            if inner:
+                targets = ", ".join(inner) + ("," if len(inner) == 1 else "")
+                args = [dtype, *loop.slices]
+                one = f"for {targets} in {p.use('ticks')}({', '.join(args)}):"
+                if 4 * w.depth + len(one) <= WIDTH:
+                    w(one)
+                else:
+                    w(f"flows = ticks({', '.join(args)})") if 4 * w.depth + 16 + len(
+                        ", ".join(args)
+                    ) <= WIDTH else w.call("flows = ticks(", args, ")")
+                    w(f"for {targets} in flows:") if 4 * w.depth + len(
+                        targets
+                    ) + 14 <= WIDTH else w.call("for (", inner, ") in flows:")
+            else:
+                w(f"for _ in range({self.first}.shape[1]):")
+            w.depth += 1
+            for let in loop.body:
+                self._let(let)
+            for outer, name in loop.collects.items():
+                w(f"{outer}.append({name})")
+            w.depth -= 1
+        for outer in loop.collects:
+            w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
+
+    def _return(self, statement: Return) -> None:
+        w, p = self.w, self.printer
+        texts = {}
+        for n, e in statement.outputs.items():
+            write_let(
+                w, Let((self._output_name(n, e),), e, "", e.span), p, self.header, self._fresh_name
+            )
+            texts[n] = self._output_name(n, e)
+        windows = {
+            s.key: s for s in self.program.slots if s.kind == "cache" and s.window is not None
+        }
+        for s in windows.values():
+            keep = self.printer.size(s.window)
+            w(
+                f"{s.var} = {s.var}[:, max(0, {s.var}.shape[1] - {keep} + 1) :]",
+                "no later token sees further back",
+            )
+        pairs = [f'"{key}": {var}' for key, var in statement.slots.items()]
+        if pairs:
+            w.call("state = {", pairs, "}")
+        if len(texts) == 1:
+            w(f"return {next(iter(texts.values()))}, state")
+        else:
+            w.call("return {", [f'"{n}": {t}' for n, t in texts.items()], "}, state")
+
+    def _output_name(self, name: str, e: Expr) -> str:
+        if e.op == "var":
+            return str(e.attr)
+        if not hasattr(self, "_outputs"):
+            self._outputs: dict[str, str] = {}
+        if name not in self._outputs:
+            text = name
+            while (
+                text in self.taken
+                or text in self.arguments.values()
+                or text in ("self", "state", "torch", "nn", "F")
+            ):
+                text += "_out"
+            self._outputs[name] = text
+        return self._outputs[name]
+
+    # -------------------------------------------------------------------------------------------- step and the rest
+
+    def _step(self) -> None:
+        w = self.w
+        names = list(self.arguments.values())
+        one = len(self.system.output) == 1
+        returns = (
+            "tuple[Tensor, dict[str, Tensor]]"
+            if one
+            else "tuple[dict[str, Tensor], dict[str, Tensor]]"
+        )
+        args = ["self", *(f"{a}: Tensor" for a in names), "state: dict[str, Tensor] | None = None"]
+        self._def("step", args, returns)
+        w.depth += 1
+        w('"""One token of each sequence, without the token axis."""')
+        given = [f"{a}.unsqueeze(1)" for a in names]
+        name = "y" if "y" not in names else "out"
+        w.call(f"{name}, state = self.forward(", [*given, "state=state"], ")")
+        if one:
+            w(f"return {name}.squeeze(1), state")
+        else:
+            w(f"return {{key: value.squeeze(1) for key, value in {name}.items()}}, state")
+        w.depth -= 1
+
+    def _param_groups(self) -> None:
+        w = self.w
+        with w.block("def param_groups(self) -> list[dict[str, list[nn.Parameter]]]:"):
+            w('"""The slow weights as an optimizer takes them."""')
+            w('return [{"params": list(self.parameters())}]')
+
+
+class _Initial(TorchPrinter):
+    """Prints the initial value of a weight: random functions draw a tensor like it."""
+
+    def __init__(self, *args, target: str):
+        super().__init__(*args)
+        self.target = target
+
+    def write(self, e: Expr) -> tuple[str, int]:
+        if e.op in ("uniform", "normal"):
+            args = ", ".join(self(a) for a in e.args)
+            draw = f"uniform_({args})" if e.op == "uniform" else f"normal_(0.0, {args})"
+            return f"torch.empty_like({self.target}).{draw}", 6
+        return super().write(e)
+
+    def is_number(self, e: Expr) -> bool:
+        return not any(n.op in ("uniform", "normal") for n in walk(e)) and super().is_number(e)
+
+
+def _argument(name: str) -> str:
+    return f"{name}_" if name in ("self", "state", "torch", "nn", "F", "math") else name
+
+
+def _shape_text(t: Type) -> str:
+    dims = [
+        "B",
+        "T",
+        *(["heads"] if t.head else []),
+        *(str(d) for d in t.dims if not isinstance(d, Like)),
+    ]
+    return f"[{', '.join(dims)}]"

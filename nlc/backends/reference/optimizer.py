@@ -1,0 +1,250 @@
+"""A gradient system as a ``torch.optim.Optimizer``: one state per tensor, hypers per parameter group."""
+
+from __future__ import annotations
+
+from nlc.backends.reference import hypers
+from nlc.backends.reference.file import class_name, close_file, docstring, open_file, write_let
+from nlc.backends.torch_printer import TorchPrinter
+from nlc.backends.writer import WIDTH, Header, Writer, wrap
+from nlc.ir.expr import Expr, walk
+from nlc.ir.program import Let, Program, Slot
+from nlc.ir.types import Dim, Like, Type
+
+_IMPORTS = [
+    "import torch",
+    "import torch.nn.functional as F",
+    "from torch import Tensor",
+    "from torch.optim import Optimizer",
+]
+
+
+def emit_optimizer(program: Program, header: Header) -> str:
+    """The whole file."""
+    file, body = Writer(), Writer()
+    open_file(file, program.system, header, program.about)
+    emitter = _Optimizer(program, header, body)
+    emitter.write()
+    return close_file(file, emitter.printer, body, _IMPORTS, class_name(program.system.name))
+
+
+class _Optimizer:
+    def __init__(self, program: Program, header: Header, w: Writer):
+        self.program, self.header, self.w = program, header, w
+        self.system = program.system
+        self.trained = next(
+            s
+            for s in program.slots
+            if self.system.levels.get(s.key) and self.system.levels[s.key].memory.kind == "trained"
+        )
+        self.printer = TorchPrinter(
+            self.system, lambda name: name, lambda path: path, like=self.trained.var
+        )
+        self.printer.op_g = lambda e: ("g", 6)  # type: ignore[attr-defined]
+        self.kept = [s for s in program.slots if s is not self.trained]
+        self.taken = {n for let in program.lets() for n in let.names} | set(self.system.hypers)
+
+    def write(self) -> None:
+        w = self.w
+        with w.block(f"class {class_name(self.system.name)}(Optimizer):"):
+            self._doc()
+            w()
+            self._init()
+            w()
+            self._step()
+            if self.kept:
+                w()
+                self._initial_state()
+            w()
+            self._update()
+
+    def _doc(self) -> None:
+        w, system = self.w, self.system
+        for i, line in enumerate(
+            wrap(docstring(system.doc) or f"The system {system.name}.", WIDTH - 8)
+        ):
+            w(('"""' if i == 0 else "") + line)
+        w()
+        w("Args:")
+        w(
+            "    params: tensors to train, or groups of them, each with hypers of its own if it likes."
+        )
+        for h in system.hypers.values():
+            w(
+                f"    {h.name}: {hypers._default(h) if not h.derived else hypers.constant(h.default, False)} by default."
+            )
+        w("    maximize: climb the loss instead of descending it.")
+        w()
+        w("Raises RuntimeError for complex parameters and sparse gradients.")
+        w('"""')
+
+    def _init(self) -> None:
+        w, system = self.w, self.system
+        args = ["self", "params", *hypers.signature(system), "*", "maximize: bool = False"]
+        one = f"def __init__({', '.join(args)}) -> None:"
+        if 4 + len(one) <= WIDTH:
+            w(one)
+        else:
+            w("def __init__(")
+            w.depth += 1
+            for a in args:
+                w(f"{a},")
+            w.depth -= 1
+            w(") -> None:")
+        w.depth += 1
+        hypers.settle(w, system)
+        names = [*system.hypers, "maximize"]
+        w.call("defaults = dict(", [f"{n}={n}" for n in names], ")")
+        w("super().__init__(params, defaults)")
+        w.depth -= 1
+
+    def _step(self) -> None:
+        w = self.w
+        W = self.trained.var
+        hyper_names = list(self.system.hypers)
+        w("@torch.no_grad()")
+        with w.block("def step(self, closure: Callable[[], float] | None = None) -> float | None:"):
+            w(
+                '"""One step of every tensor that has a gradient; ``closure`` computes the loss anew."""'
+            )
+            w("loss = None")
+            with w.block("if closure is not None:"), w.block("with torch.enable_grad():"):
+                w("loss = closure()")
+            with w.block("for group in self.param_groups:"):
+                w(
+                    "hypers = {key: group[key] for key in ("
+                    + ", ".join(f'"{n}"' for n in hyper_names)
+                    + ("," if len(hyper_names) == 1 else "")
+                    + ")}"
+                ) if len(hyper_names) < 7 else w(
+                    "hypers = {key: value for key, value in group.items() if key in self.HYPERS}"
+                )
+                with w.block(f'for {W} in group["params"]:'):
+                    with w.block(f"if {W}.grad is None:"):
+                        w("continue")
+                    with w.block(f"if {W}.is_complex() or {W}.grad.is_sparse:"):
+                        w(
+                            f'kind = "complex parameters" if {W}.is_complex() else "sparse gradients"'
+                        )
+                        w(
+                            f'raise RuntimeError(f"{class_name(self.system.name)} does not take {{kind}}")'
+                        )
+                    g = f'-{W}.grad if group["maximize"] else {W}.grad'
+                    if self.kept:
+                        w(f"state = self.state[{W}]")
+                        with w.block("if not state:"):
+                            w(f"state.update(self.initial_state({W}))")
+                        w(f"self.update({W}, {g}, state, **hypers)")
+                    else:
+                        w(f"self.update({W}, {g}, **hypers)")
+            w("return loss")
+
+    def _initial_state(self) -> None:
+        w, W = self.w, self.trained.var
+        w("@staticmethod")
+        with w.block(f"def initial_state({W}: Tensor) -> dict[str, Tensor | int]:"):
+            w('"""The memories of one tensor before its first step."""')
+            pairs = [f'"{s.key}": {self._fresh(s)}' for s in self.kept]
+            w.call("return {", pairs, "}")
+
+    def _fresh(self, s: Slot) -> str:
+        W = self.trained.var
+        if s.kind == "tick":
+            return "0"
+        shape = self._shape(s.type)
+        if s.init is None:
+            return f"torch.zeros_like({W})" if s.type.like else f"{W}.new_zeros({shape})"
+        if s.init.op == "state":
+            return f"{W}.detach().clone()"
+        value = self.printer(s.init)
+        return (
+            f"torch.full_like({W}, {value})"
+            if s.type.like
+            else f"{W}.new_full(({shape},), {value})"
+        )
+
+    def _shape(self, t: Type) -> str:
+        W = self.trained.var
+        sizes = []
+        for d in t.dims:
+            text = d.python if isinstance(d, Dim) else ""
+            sizes.append(
+                text.replace(f"rows({self.trained.key})", f"{W}.shape[-2]").replace(
+                    f"cols({self.trained.key})", f"{W}.shape[-1]"
+                )
+            )
+        return ", ".join(sizes) or "()"
+
+    def _update(self) -> None:
+        w, W = self.w, self.trained.var
+        names = list(self.system.hypers)
+        args = [
+            f"{W}: Tensor",
+            "g: Tensor",
+            *(["state: dict"] if self.kept else []),
+            "*",
+            *(f"{n}: float" for n in names),
+        ]
+        w("@staticmethod")
+        one = f"def update({', '.join(args)}) -> None:"
+        if not names:
+            args.remove("*")
+        if 4 + len(one) <= WIDTH:
+            w(one)
+        else:
+            w("def update(")
+            w.depth += 1
+            inner = ", ".join(args)
+            if 8 + len(inner) <= WIDTH:
+                w(inner)
+            else:
+                for a in args:
+                    w(f"{a},")
+            w.depth -= 1
+            w(") -> None:")
+        w.depth += 1
+        w('"""One step of one tensor, in place; ``g`` is its gradient."""')
+        for s in self.kept:
+            if s.kind == "tick":
+                w(f'{s.var} = state["{s.key}"] + 1')
+            else:
+                w(f'{s.var} = state["{s.key}"]')
+        for let in self.program.lets():
+            self._let(let)
+        for s in self.kept:
+            w(f'state["{s.key}"] = {s.var}')
+        w.depth -= 1
+
+    def _let(self, let: Let) -> None:
+        if let.names == (self.trained.var,):
+            expr = let.expr
+            parts = _split_write(expr)
+            del parts
+            name = f"{self.trained.var}_next"
+            write_let(
+                self.w,
+                Let((name,), expr, let.note, let.span),
+                self.printer,
+                self.header,
+                self._fresh_name,
+            )
+            self.w(f"{self.trained.var}.copy_({name})")
+            return
+        write_let(self.w, let, self.printer, self.header, self._fresh_name)
+
+    def _fresh_name(self, e: Expr) -> str:
+        base = {"mul": "product", "sub": "difference", "add": "total", "div": "ratio"}.get(
+            e.op, e.op
+        )
+        name, n = base, 2
+        while name in self.taken:
+            name, n = f"{base}_{n}", n + 1
+        self.taken.add(name)
+        return name
+
+
+def _split_write(e: Expr) -> list[Expr]:
+    return [
+        n
+        for n in walk(e)
+        if isinstance(n.type, Type) and any(isinstance(d, Like) for d in n.type.dims)
+    ]

@@ -1,0 +1,499 @@
+"""Expr -> PyTorch text. Every operator works on trailing axes, so one line serves [B, H, n] and [B, T, H, n] alike.
+
+A tensor is ``[batch axes, (H,) *dims]``; where operands differ in head axis or rank, the printer inserts axes by
+indexing. Operators that need more than an expression call one of ``HELPERS``, which the file then defines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from nlc.base.diagnostics import InternalError
+from nlc.ir.expr import Expr
+from nlc.ir.system import System
+from nlc.ir.types import Type
+
+COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(1, 7)
+
+HELPERS: dict[str, str] = {
+    "matvec": '''
+def matvec(M: Tensor, z: Tensor) -> Tensor:
+    """M z over the last axes."""
+    return (M @ z.unsqueeze(-1)).squeeze(-1)
+''',
+    "outer": '''
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a bᵀ over the last axis of each."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+''',
+    "l2norm": '''
+def l2norm(x: Tensor, eps: float) -> Tensor:
+    """x / √(‖x‖² + eps)."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+''',
+    "rmsnorm": '''
+def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
+    """x over its root mean square, times a weight."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight
+''',
+    "layernorm": '''
+def layernorm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x standardised, times a weight, plus a bias."""
+    x = x - x.mean(-1, keepdim=True)
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight + bias
+''',
+    "rotary": '''
+def rotary(x: Tensor, position: Tensor, base: float) -> Tensor:
+    """Channel pairs (i, i + n/2) of x turned by angles position · base^(-2i/n)."""
+    half = x.shape[-1] // 2
+    index = torch.arange(half, device=x.device, dtype=x.dtype)
+    angle = position.to(x.dtype) * base ** (-index / half)
+    cos, sin = angle.cos(), angle.sin()
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+''',
+    "causal_conv": '''
+def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Depthwise over time: x [B, T, ...], weight [..., taps], window the taps - 1 tokens before."""
+    taps = weight.shape[-1]
+    past = torch.cat([window.to(x.dtype), x], 1)
+    shifts = [past[:, i : i + x.shape[1]] * weight[..., i] for i in range(taps)]
+    return torch.stack(shifts).sum(0), past[:, past.shape[1] - taps + 1 :]
+''',
+    "shifted": '''
+def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, T, ...] one token earlier, after ``last``; and its own last value."""
+    return torch.cat([last.unsqueeze(1), x[:, :-1]], 1), x[:, -1]
+''',
+    "causal_attention": '''
+def causal_attention(
+    q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None = None
+) -> Tensor:
+    """Softmax attention of q [B, T, H, dk], the last T of the cached tokens, over all of them."""
+    scores = (q.transpose(1, 2) @ keys.transpose(1, 2).mT) * scale
+    new, total = scores.shape[-2:]
+    now = torch.arange(total - new, total, device=q.device).unsqueeze(-1)
+    age = now - torch.arange(total, device=q.device)
+    hidden = age < 0 if window is None else (age < 0) | (age >= window)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    return (weights @ values.transpose(1, 2)).transpose(1, 2)
+''',
+    "ticks": '''
+def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The flows [B, T, ...] one token at a time, in the states' dtype."""
+    return zip(*(flow.to(dtype).unbind(1) for flow in flows), strict=True)
+''',
+}
+
+_UNARY = {
+    "exp": "exp",
+    "log": "log",
+    "sqrt": "sqrt",
+    "abs": "abs",
+    "tanh": "tanh",
+    "erf": "erf",
+    "sign": "sign",
+}
+_TORCH = {
+    **{k: f"torch.{v}" for k, v in _UNARY.items()},
+    "sigmoid": "torch.sigmoid",
+    "silu": "F.silu",
+    "gelu": "F.gelu",
+    "relu": "F.relu",
+}
+_INFIX = {
+    "add": (" + ", SUM),
+    "sub": (" - ", SUM),
+    "mul": (" * ", PRODUCT),
+    "div": (" / ", PRODUCT),
+}
+_COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+
+
+@dataclass
+class TorchPrinter:
+    """Prints expressions of one program. ``hyper`` says how a hyper is written where the text stands."""
+
+    system: System
+    hyper: Callable[[str], str]
+    attribute: Callable[[str], str]
+    helpers: set[str] = field(default_factory=set)
+    like: str = "x"  # a tensor whose device and dtype new tensors take
+
+    # -------------------------------------------------------------------------------------------- entry
+
+    def __call__(self, e: Expr) -> str:
+        return self.write(e)[0]
+
+    def at(self, e: Expr, binds: int) -> str:
+        text, own = self.write(e)
+        return text if own >= binds else f"({text})"
+
+    def use(self, helper: str) -> str:
+        self.helpers.add(helper)
+        return helper
+
+    def write(self, e: Expr) -> tuple[str, int]:
+        op = e.op
+        if op == "num":
+            return self.number(e.attr)
+        if op == "bool":
+            return str(e.attr), ATOM
+        if op == "hyper":
+            return self.hyper(str(e.attr)), ATOM
+        if op == "var":
+            return str(e.attr), ATOM
+        if op == "weight":
+            return self.attribute(str(e.attr)), ATOM
+        if op == "initial":
+            return self.attribute(f"{e.attr}.init"), ATOM
+        if op in _INFIX:
+            return self.infix(e)
+        if op in _COMPARE:
+            a, b = (self.aligned(x, e.type, SUM) for x in e.args)
+            return f"{a} {_COMPARE[op]} {b}", COMPARE
+        if op in _TORCH:
+            if self.is_number(e.args[0]):
+                return self.plain(e), ATOM
+            return f"{_TORCH[op]}({self(e.args[0])})", ATOM
+        writer = getattr(self, f"op_{op}", None)
+        if writer is None:
+            raise InternalError(f"no printer for `{op}`")
+        return writer(e)
+
+    def number(self, value: object) -> tuple[str, int]:
+        if value in (float("inf"), float("-inf")):
+            return ("math.inf", ATOM) if value > 0 else ("-math.inf", UNARY)
+        return repr(value), ATOM if value >= 0 else UNARY
+
+    def is_number(self, e: Expr) -> bool:
+        """Whether the generated text computes it as a Python number."""
+        if not e.args:
+            return e.op in ("num", "bool", "hyper") or (
+                e.op == "var" and e.type.dtype == "int" and not e.type.clock.batched
+            )
+        return e.op not in ("numel",) and all(self.is_number(a) for a in e.args)
+
+    def plain(self, e: Expr) -> str:
+        inner = self(e.args[0])
+        own = {"sigmoid": f"1 / (1 + math.exp(-({inner})))", "relu": f"max({inner}, 0.0)", "abs": f"abs({inner})",
+               "sign": f"math.copysign(1.0, {inner})"}  # fmt: skip
+        if e.op in own:
+            return own[e.op] if e.op != "sigmoid" else f"({own[e.op]})"
+        if e.op in ("silu", "gelu"):
+            raise InternalError(f"{e.op} of a constant")
+        return f"math.{e.op}({inner})"
+
+    # -------------------------------------------------------------------------------------------- axes
+
+    def axes(self, e: Expr, head: bool, rank: int) -> str:
+        """The index that brings a value to a head axis and a number of trailing axes; "" if it has them."""
+        t: Type = e.type
+        if self.is_number(e) or t.like or not (t.clock.batched or t.head):
+            return ""
+        missing_head = head and not t.head and t.clock.batched
+        behind = max(rank - t.rank, 0)
+        if not missing_head and not behind:
+            return ""
+        index = ["None"] * missing_head + [":"] * t.rank + ["None"] * behind
+        return f"[..., {', '.join(index)}]"
+
+    def aligned(self, e: Expr, to: Type, binds: int, rank: int | None = None) -> str:
+        """An operand brought to the axes of the result."""
+        index = self.axes(e, to.head, (to.rank if not to.like else 0) if rank is None else rank)
+        return f"{self.at(e, ATOM)}{index}" if index else self.at(e, binds)
+
+    def headed(self, e: Expr, head: bool) -> str:
+        return self.aligned(e, Type(e.type.dims, head), ATOM)
+
+    def reduce(self, e: Expr) -> str:
+        """The axes that a reduction of this value runs over."""
+        if e.type.like:
+            return ""
+        return {0: "", 1: "-1", 2: "(-2, -1)"}[e.type.rank]
+
+    # -------------------------------------------------------------------------------------------- arithmetic
+
+    def infix(self, e: Expr) -> tuple[str, int]:
+        glyph, binds = _INFIX[e.op]
+        a, b = e.args
+        right = binds + 1 if e.op in ("sub", "div") else binds
+        if e.op == "mul" and b.op in ("mul", "div") and not self.is_number(b):
+            right = binds + 1  # the order of the factors is the order of the spec
+        if e.op == "add" and b.op in ("add", "sub"):
+            right = binds + 1
+        return f"{self.aligned(a, e.type, binds)}{glyph}{self.aligned(b, e.type, right)}", binds
+
+    def op_neg(self, e: Expr) -> tuple[str, int]:
+        return f"-{self.at(e.args[0], UNARY)}", UNARY
+
+    def op_pow(self, e: Expr) -> tuple[str, int]:
+        a, b = e.args
+        if b.op == "num" and b.attr == 2 and not self.is_number(a):
+            return f"{self.at(a, ATOM)}.square()", ATOM
+        return f"{self.aligned(a, e.type, ATOM)}**{self.aligned(b, e.type, POWER)}" if _tight(
+            a, b
+        ) else f"{self.aligned(a, e.type, ATOM)} ** {self.aligned(b, e.type, POWER)}", POWER
+
+    def _extremum(self, e: Expr, side: str, name: str) -> tuple[str, int]:
+        a, b = e.args
+        if self.is_number(a) and self.is_number(b):
+            return f"{name}({self(a)}, {self(b)})", ATOM
+        for x, y in ((a, b), (b, a)):
+            if self.is_number(y):
+                return f"{self.at(x, ATOM)}.clamp({side}={self(y)})", ATOM
+        return (
+            f"torch.{name}imum({self.aligned(a, e.type, SUM)}, {self.aligned(b, e.type, SUM)})",
+            ATOM,
+        )
+
+    def op_maximum(self, e: Expr) -> tuple[str, int]:
+        return self._extremum(e, "min", "max")
+
+    def op_minimum(self, e: Expr) -> tuple[str, int]:
+        return self._extremum(e, "max", "min")
+
+    def op_clip(self, e: Expr) -> tuple[str, int]:
+        x, low, high = e.args
+        return (
+            f"{self.at(x, ATOM)}.clamp({self.aligned(low, e.type, SUM)}, {self.aligned(high, e.type, SUM)})",
+            ATOM,
+        )
+
+    def op_where(self, e: Expr) -> tuple[str, int]:
+        return f"torch.where({', '.join(self.aligned(a, e.type, COMPARE) for a in e.args)})", ATOM
+
+    def op_softplus(self, e: Expr) -> tuple[str, int]:
+        return f"F.softplus({self(e.args[0])}, threshold=50)", ATOM
+
+    def op_stop(self, e: Expr) -> tuple[str, int]:
+        x = e.args[0]
+        return (self.write(x)) if self.is_number(x) else (f"{self.at(x, ATOM)}.detach()", ATOM)
+
+    # -------------------------------------------------------------------------------------------- reductions
+
+    def _reduced(self, e: Expr, name: str) -> tuple[str, int]:
+        x = e.args[0]
+        if x.type.rank == 0 and not x.type.like:
+            return self.write(x)
+        return f"{self.at(x, ATOM)}.{name}({self.reduce(x)})", ATOM
+
+    def op_sum(self, e: Expr) -> tuple[str, int]:
+        return self._reduced(e, "sum")
+
+    def op_mean(self, e: Expr) -> tuple[str, int]:
+        return self._reduced(e, "mean")
+
+    def op_amax(self, e: Expr) -> tuple[str, int]:
+        return self._reduced(e, "amax")
+
+    def op_amin(self, e: Expr) -> tuple[str, int]:
+        return self._reduced(e, "amin")
+
+    def op_numel(self, e: Expr) -> tuple[str, int]:
+        x = e.args[0]
+        if x.type.like:
+            return f"{self.at(x, ATOM)}.numel()", ATOM
+        if x.type.rank == 0:
+            return "1", ATOM
+        sizes = " * ".join(self.size(d) for d in x.type.dims)
+        return (
+            (sizes, ATOM)
+            if x.type.rank == 1 and sizes.replace("_", "").replace(".", "").isalnum()
+            else (f"({sizes})", ATOM)
+        )
+
+    def size(self, dim) -> str:
+        """A dimension as Python text, its hypers written as they are here."""
+        text = dim.python
+        for symbol in sorted(dim.symbols, key=len, reverse=True):
+            text = _replace_name(text, symbol, self.hyper(symbol))
+        return text
+
+    def op_dot(self, e: Expr) -> tuple[str, int]:
+        a, b = e.args
+        head = a.type.head or b.type.head
+        product = f"{self.aligned(a, Type(a.type.dims, head), PRODUCT)} * {self.aligned(b, Type(b.type.dims, head), PRODUCT)}"
+        if a.type.rank == 0:
+            return product, PRODUCT
+        return f"({product}).sum({self.reduce(a)})", ATOM
+
+    def op_sqnorm(self, e: Expr) -> tuple[str, int]:
+        x = e.args[0]
+        if x.type.rank == 0:
+            return f"{self.at(x, ATOM)}.square()", ATOM
+        return f"{self.at(x, ATOM)}.square().sum({self.reduce(x)})", ATOM
+
+    def op_norm(self, e: Expr) -> tuple[str, int]:
+        x, p = e.args
+        if x.type.rank == 0:
+            return f"{self.at(x, ATOM)}.abs()", ATOM
+        axes = self.reduce(x)
+        kind = "" if p.op == "num" and p.attr == 2 else f", {self(p)}"
+        return f"torch.linalg.vector_norm({self(x)}{kind}{f', dim={axes}' if axes else ''})", ATOM
+
+    def op_ones(self, e: Expr) -> tuple[str, int]:
+        return f"torch.ones_like({self(e.args[0])})", ATOM
+
+    # -------------------------------------------------------------------------------------------- matrices
+
+    def op_matmul(self, e: Expr) -> tuple[str, int]:
+        a, b = e.args
+        if b.type.rank == 1 and not b.type.like:
+            return (
+                f"{self.use('matvec')}({self.headed(a, e.type.head)}, {self.headed(b, e.type.head)})",
+                ATOM,
+            )
+        if a.type.rank == 1 and not a.type.like:
+            return (
+                f"{self.use('matvec')}({self.headed(b, e.type.head)}.mT, {self.headed(a, e.type.head)})",
+                ATOM,
+            )
+        return f"{self.headed(a, e.type.head)} @ {self.headed(b, e.type.head)}", PRODUCT
+
+    def op_T(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.mT", ATOM
+
+    def op_outer(self, e: Expr) -> tuple[str, int]:
+        a, b = (self.aligned(x, Type(x.type.dims, e.type.head), COMPARE) for x in e.args)
+        return f"{self.use('outer')}({a}, {b})", ATOM
+
+    def _factor(self, e: Expr, index: str) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}[{index}]", ATOM
+
+    def op_per_key(self, e: Expr) -> tuple[str, int]:
+        return self._factor(e, "..., None, :")
+
+    def op_per_value(self, e: Expr) -> tuple[str, int]:
+        return self._factor(e, "..., :, None")
+
+    def op_sum_rows(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.sum(-2)", ATOM
+
+    def op_sum_cols(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.sum(-1)", ATOM
+
+    def op_softmax(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.softmax(-1)", ATOM
+
+    def op_l2norm(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('l2norm')}({self(e.args[0])}, {self(e.args[1])})", ATOM
+
+    def op_rmsnorm(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('rmsnorm')}({', '.join(self(a) for a in e.args)})", ATOM
+
+    def op_layernorm(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('layernorm')}({', '.join(self(a) for a in e.args)})", ATOM
+
+    def op_rotary(self, e: Expr) -> tuple[str, int]:
+        x, position, base = e.args
+        return (
+            f"{self.use('rotary')}({self(x)}, {self.aligned(position, e.type, SUM, rank=1)}, {self(base)})",
+            ATOM,
+        )
+
+    def op_slice(self, e: Expr) -> tuple[str, int]:
+        start, stop = (self.size(d) for d in e.attr)
+        return f"{self.at(e.args[0], ATOM)}[..., {start if start != '0' else ''}:{stop}]", ATOM
+
+    # -------------------------------------------------------------------------------------------- modules, heads
+
+    def op_linear(self, e: Expr) -> tuple[str, int]:
+        x, weight, *bias = e.args
+        module = self.system.modules[e.attr]
+        if module.head:
+            text = f"{self.use('matvec')}({self(weight)}, {self(x)})"
+            text, binds = (f"{text} + {self(bias[0])}", SUM) if bias else (text, ATOM)
+        else:
+            text, binds = f"{self.attribute(module.path)}({self(x)})", ATOM
+        if module.outer is not None:
+            return text, binds
+        return f"{text if binds == ATOM else f'({text})'}.squeeze(-1)", ATOM
+
+    def op_split(self, e: Expr) -> tuple[str, int]:
+        if e.type.rank == 0:
+            return self.write(e.args[0])  # the channels are the heads
+        return f"{self.at(e.args[0], ATOM)}.unflatten(-1, ({self.hyper('heads')}, -1))", ATOM
+
+    def op_merge(self, e: Expr) -> tuple[str, int]:
+        return (
+            self.write(e.args[0])
+            if e.args[0].type.rank == 0
+            else (f"{self.at(e.args[0], ATOM)}.flatten(-2)", ATOM)
+        )
+
+    def op_index(self, e: Expr) -> tuple[str, int]:
+        return (
+            f"torch.arange({self.hyper('heads')}, device={self.like}.device, dtype={self.like}.dtype)",
+            ATOM,
+        )
+
+    # -------------------------------------------------------------------------------------------- time
+
+    def op_ticks(self, e: Expr) -> tuple[str, int]:
+        return f"torch.arange({self.like}.shape[1], device={self.like}.device)[None]", ATOM
+
+    def _conv_weight(self, e: Expr) -> str:
+        weight = self(e.args[1])
+        return f"{weight}.squeeze(-2)" if e.args[0].type.rank == 0 else weight
+
+    def op_conv(self, e: Expr) -> tuple[str, int]:
+        return (
+            f"{self.use('causal_conv')}({self(e.args[0])}, {self._conv_weight(e)}, {self(e.args[-1])})",
+            ATOM,
+        )
+
+    def op_delay(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('shifted')}({self(e.args[0])}, {self(e.args[-1])})", ATOM
+
+    def op_extend(self, e: Expr) -> tuple[str, int]:
+        return f"torch.cat([{self(e.args[0])}, {self(e.args[1])}], 1)", ATOM
+
+    def op_extend_step(self, e: Expr) -> tuple[str, int]:
+        return f"torch.cat([{self(e.args[0])}, {self.at(e.args[1], ATOM)}.unsqueeze(1)], 1)", ATOM
+
+    def _attend(self, e: Expr, step: bool) -> str:
+        q, keys, values = e.args
+        level, window = e.attr
+        head = e.type.head
+        texts = []
+        for x in (q, keys, values):
+            text = self.aligned(x, Type(x.type.dims, True), ATOM)
+            texts.append(f"{text}.unsqueeze(1)" if step and x is q else text)
+        options = self.system.levels[level].memory.options
+        scale = (
+            self(options["scale"])
+            if "scale" in options
+            else f"{self.size(keys.type.dims[0])} ** -0.5"
+        )
+        if "//" in scale or " * " in scale.split(" ** ")[0]:
+            scale = f"({scale.removesuffix(' ** -0.5')}) ** -0.5"
+        limit = f", {self.size(window)}" if window is not None else ""
+        text = f"{self.use('causal_attention')}({', '.join(texts)}, {scale}{limit})"
+        text += "[:, 0]" if step else ""
+        return text if head else f"{text}.squeeze(-2)"
+
+    def op_attend(self, e: Expr) -> tuple[str, int]:
+        return self._attend(e, False), ATOM
+
+    def op_attend_step(self, e: Expr) -> tuple[str, int]:
+        return self._attend(e, True), ATOM
+
+
+def _tight(a: Expr, b: Expr) -> bool:
+    """Formatters hug ``**`` between simple operands."""
+
+    def simple(e: Expr) -> bool:
+        return e.op in ("var", "num", "hyper", "weight") or (e.op == "neg" and simple(e.args[0]))
+
+    return simple(a) and simple(b)
+
+
+def _replace_name(text: str, name: str, by: str) -> str:
+    import re
+
+    return re.sub(rf"(?<![\w.\]]){re.escape(name)}(?![\w\[])", by, text)
+
+
+Names = Mapping[str, str]

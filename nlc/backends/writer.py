@@ -1,0 +1,76 @@
+"""Lines of generated source: indentation, comments that name the spec's lines, the header that says where it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first lines of a generated file state. No date: the same input gives the same bytes."""
+
+    version: str
+    language: int
+    backend: str
+    spec: str  # the spec's file name
+    digest: str  # sha256 of its text
+
+
+@dataclass
+class Writer:
+    """Collects lines at the current indentation."""
+
+    lines: list[str] = field(default_factory=list)
+    depth: int = 0
+
+    def __call__(self, line: str = "", note: str = "") -> None:
+        """One line; ``note`` becomes a comment behind it, or above it where it would not fit."""
+        pad = "    " * self.depth
+        if note and len(pad) + len(line) + 4 + len(note) > WIDTH:
+            self.lines.append(f"{pad}# {note}"[:WIDTH].rstrip())
+            note = ""
+        text = f"{pad}{line}  # {note}" if note else f"{pad}{line}"
+        self.lines.append(text.rstrip())
+
+    @contextmanager
+    def block(self, line: str) -> Iterator[None]:
+        self(line)
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    def call(self, start: str, args: list[str], end: str) -> None:
+        """``start(args)end`` on one line if it fits, else one argument a line, as formatters do."""
+        one = f"{start}{', '.join(args)}{end}"
+        if 4 * self.depth + len(one) <= WIDTH:
+            self(one)
+            return
+        self(start)
+        self.depth += 1
+        inner = ", ".join(args)
+        if 4 * self.depth + len(inner) <= WIDTH and not any(a.startswith("*") for a in args):
+            self(inner)
+        else:
+            for a in args:
+                self(f"{a},")
+        self.depth -= 1
+        self(end)
+
+    def text(self) -> str:
+        return "\n".join(self.lines) + "\n"
+
+
+def wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """Prose broken at spaces."""
+    lines, current = [], ""
+    for word in text.split():
+        if current and len(current) + 1 + len(word) > width:
+            lines.append(current)
+            current = indent + word
+        else:
+            current = f"{current} {word}" if current else word
+    return [*lines, current] if current else lines

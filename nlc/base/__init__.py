@@ -1,0 +1,1 @@
+"""Layer 0: source positions and diagnostics. Imports nothing of ours."""

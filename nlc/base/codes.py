@@ -1,0 +1,169 @@
+"""Every code that a diagnostic may carry: the first digit is the stage, a code is never used for another fact.
+
+0 text · 1 keys · 2 names and arguments · 3 shapes and heads · 4 time · 5 derivation · 6 plans · 7 backends · 9 ours
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Code:
+    """``title`` names the mistake; ``text`` says in a sentence or two why it is one and what to do."""
+
+    title: str
+    text: str
+    severity: str = "error"
+
+
+CODES: dict[str, Code] = {
+    # 0 the text
+    "NLC001": Code(
+        "tab in the indentation", "YAML indents with spaces; a tab has no defined width."
+    ),
+    "NLC002": Code(
+        "duplicate key",
+        "A mapping says each key once; YAML itself would keep only the last silently.",
+    ),
+    "NLC003": Code(
+        "not YAML", "The text breaks a rule of YAML, most often because an expression needs quotes."
+    ),
+    "NLC004": Code(
+        "YAML feature that nlc does not use",
+        "Tags, anchors, aliases and merge keys are refused: a spec says what it means in place.",
+    ),
+    "NLC005": Code(
+        "expression needs quotes",
+        "YAML read part of this expression as its own punctuation; quotes keep it whole.",
+    ),
+    "NLC006": Code("unreadable text", "A spec is UTF-8 text without control characters."),
+    "NLC007": Code(
+        "too large", "Sizes, depths and numbers are bounded so that no input can hang the compiler."
+    ),
+    "NLC010": Code(
+        "expression cut short", "The expression ends where an operand or a bracket is still due."
+    ),
+    "NLC011": Code(
+        "unexpected symbol in an expression",
+        "The expression has a symbol where none of its kind can stand.",
+    ),
+    "NLC012": Code(
+        "missing operator", "Two operands stand side by side; there is no implicit product."
+    ),
+    "NLC013": Code(
+        "not an operator", "A symbol that other languages use; nlc writes it differently."
+    ),
+    "NLC014": Code(
+        "unreadable clock",
+        "A clock is `every token`, `every n tokens`, `n per token`, `every step`, `every n steps`,"
+        " `infinite` or `never`.",
+    ),
+    # 1 the keys
+    "NLC101": Code("unknown key", "This mapping has no such key."),
+    "NLC102": Code("missing key", "A key that this mapping must have is not there."),
+    "NLC103": Code(
+        "wrong kind of value", "The key takes a value of another form (text, list or mapping)."
+    ),
+    "NLC104": Code("unknown choice", "The key takes one of a few words."),
+    "NLC105": Code(
+        "keys that exclude each other",
+        "Both keys say the same thing differently, or one makes the other meaningless.",
+    ),
+    "NLC106": Code(
+        "not a name",
+        "A name is a letter followed by letters, digits and `_`, at most 64 characters, and none of"
+        " the words of the language such as `g`, `t` or `loss`.",
+    ),
+}
+CODES.update(
+    {
+        # 2 names and arguments
+        "NLC201": Code("name not defined", "Nothing of this name is visible here."),
+        "NLC202": Code(
+            "unknown function", "The language has no function, level or rule of this name."
+        ),
+        "NLC203": Code(
+            "name defined twice",
+            "Hypers, inputs, weights, lets and levels share one space of names.",
+        ),
+        "NLC204": Code(
+            "wrong argument", "The call has an argument that is not known, missing or one too many."
+        ),
+        "NLC205": Code(
+            "family without members",
+            "A `for` names lists of equal length, and an index is a label or an integer among them.",
+        ),
+        "NLC206": Code(
+            "not a constant",
+            "Sizes, periods and switches are fixed at construction: numbers and hypers only.",
+        ),
+        "NLC207": Code(
+            "spec not found",
+            "No spec of this name stands beside this one, in NLC_PATH or among the shipped ones.",
+        ),
+        "NLC208": Code(
+            "not a value", "This name stands for something that has no value of its own."
+        ),
+        "NLC210": Code("never used", "Nothing reads this, so it has no effect.", "warning"),
+        # 3 shapes and heads
+        "NLC301": Code(
+            "shapes do not match", "The operands' sizes differ where they must be equal."
+        ),
+        "NLC302": Code(
+            "objective is not a number", "A level's objective is one number a tick; reduce it."
+        ),
+        "NLC303": Code(
+            "width cannot be inferred",
+            "`linear(x)` takes its width from its use, and this use fixes none.",
+        ),
+        "NLC304": Code(
+            "heads",
+            "The head axis is added by `split` and taken away by `merge`, in a system with `heads`.",
+        ),
+        "NLC305": Code(
+            "not a whole size", "A size must be a whole number of at least 1 at the default hypers."
+        ),
+        "NLC306": Code(
+            "gate of the wrong shape",
+            "A bare gate is a scalar; a vector is written `per_key(…)` or `per_value(…)`.",
+        ),
+        # 4 time
+        "NLC401": Code(
+            "reading oneself",
+            "A level's own key and value are settled before its step, so they read `prev(M)` or `anchor(M)`.",
+        ),
+        "NLC402": Code(
+            "periods do not fit",
+            "A level that sums over, resets or is reset with another has a multiple of its period.",
+        ),
+        "NLC403": Code(
+            "same-tick cycle",
+            "Each needs the other's new value in the same tick; one of them must read the previous one.",
+        ),
+        "NLC404": Code("clock out of place", "This clock has no meaning in this context."),
+        # 5 derivation
+        "NLC501": Code(
+            "not differentiable", "The objective passes through something without a gradient."
+        ),
+        "NLC502": Code(
+            "level can never learn", "The objective does not depend on the level's own state."
+        ),
+        "NLC503": Code(
+            "no key to erase",
+            "`dgd` needs each weight once in the read, as `W @ z`, so that z is its key.",
+        ),
+        "NLC504": Code(
+            "no closed form", "`prox` needs an objective quadratic in the state, with one key."
+        ),
+        "NLC505": Code(
+            "rule and objective", "A rule descends an objective; `update` replaces both."
+        ),
+        # 7 backends and what is not built yet
+        "NLC701": Code(
+            "not in this version", "The language has it, this version of the compiler does not."
+        ),
+        # 9 ours
+        "NLC901": Code("internal error", "A bug of nlc, not a mistake of yours."),
+    }
+)

@@ -1,0 +1,124 @@
+"""What the compiler says to its user: facts with a code and a place, collected and never raised one by one.
+
+A stage adds to a ``Report`` and goes on with what is sound; the driver raises ``SpecError`` once, with all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+
+from nlc.base.codes import CODES
+from nlc.base.span import Span
+
+
+@dataclass(frozen=True)
+class Label:
+    """A place that the message refers to, and what is to be seen there."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True)
+class Fix:
+    """An edit that is certainly what was meant (a misspelt name, ``^`` for ``**``)."""
+
+    span: Span
+    replacement: str
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One mistake: ``severity[code]: message`` at ``span``, where ``label`` stands under the caret."""
+
+    code: str
+    message: str
+    span: Span
+    label: str = ""
+    related: tuple[Label, ...] = ()
+    notes: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
+    fix: Fix | None = None
+
+    @property
+    def severity(self) -> str:
+        return CODES[self.code].severity
+
+
+class SpecError(Exception):
+    """The spec cannot be compiled; ``report`` says why, every mistake once, in the order of the text."""
+
+    def __init__(self, report: Report):
+        self.report = report
+        super().__init__(report)
+
+    def __str__(self) -> str:
+        from nlc.base.render import render_report
+
+        return "\n" + render_report(self.report)
+
+
+class InternalError(Exception):
+    """A bug of ours, never a mistake of the user's."""
+
+
+@dataclass
+class Report:
+    """The diagnostics of one compilation."""
+
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def add(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        label: str = "",
+        *,
+        related: Iterable[Label] = (),
+        notes: Iterable[str] = (),
+        helps: Iterable[str] = (),
+        fix: Fix | None = None,
+    ) -> None:
+        """Adds a diagnostic unless this place already has one of that code with the same message."""
+        if code not in CODES:
+            raise InternalError(f"no such code: {code}")
+        new = Diagnostic(
+            code, message, span, label, tuple(related), tuple(notes), tuple(helps), fix
+        )
+        same = (code, message, span.start, span.end)
+        if all((d.code, d.message, d.span.start, d.span.end) != same for d in self.diagnostics):
+            self.diagnostics.append(new)
+
+    def has(self, severity: str) -> bool:
+        return any(d.severity == severity for d in self.diagnostics)
+
+    @property
+    def has_errors(self) -> bool:
+        return self.has("error")
+
+    @property
+    def ordered(self) -> list[Diagnostic]:
+        """In the order of the text, file by file in the order of first mention."""
+        files = list(dict.fromkeys(d.span.source.name for d in self.diagnostics))
+        return sorted(
+            self.diagnostics, key=lambda d: (files.index(d.span.source.name), d.span.start)
+        )
+
+    def raise_if_errors(self) -> None:
+        if self.has_errors:
+            raise SpecError(self)
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that ``name`` most likely misspells, or None: the bound keeps unlike names apart."""
+    best, best_score = None, 0.0
+    for candidate in candidates:
+        score = SequenceMatcher(None, name.lower(), candidate.lower()).ratio()
+        if name[:1] == candidate[:1]:
+            score += 0.05
+        if score > best_score:
+            best, best_score = candidate, score
+    return best if best_score >= 0.72 and best != name else None

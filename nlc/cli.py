@@ -1,0 +1,273 @@
+"""The command line: each verb parses its flags, calls one function of the pipeline and prints. No logic here.
+
+Products go to stdout, diagnostics to stderr. Exit codes: 0 fine, 1 the user's mistake, 2 usage, 3 ours.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nlc.base.diagnostics import SpecError
+from nlc.version import __version__
+
+FORMATS = click.Choice(["text", "json", "github"])
+
+
+def _tell(error: SpecError, format: str) -> None:
+    from nlc.base import render
+
+    if format == "json":
+        click.echo(render.render_json(error.report))
+    elif format == "github":
+        click.echo(render.render_github(error.report))
+    else:
+        click.echo(render.render_report(error.report, color=_color(sys.stderr)), err=True)
+
+
+def _color(stream: Any) -> bool:
+    import os
+
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _verb(f: Callable) -> Callable:
+    """A spec's mistakes end in a report and exit code 1, bugs of ours in a short message and 3."""
+
+    @wraps(f)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            f(*args, **kwargs)
+        except SpecError as error:
+            _tell(
+                error,
+                kwargs.get("format", "text")
+                if kwargs.get("format") in ("json", "github")
+                else "text",
+            )
+            sys.exit(1)
+        except OSError as error:
+            click.echo(
+                f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True
+            )
+            sys.exit(1)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            if click.get_current_context().find_root().params.get("debug"):
+                raise
+            click.echo(
+                f"internal error[NLC901]: {type(error).__name__}: {error}\n"
+                "This is a bug in nlc; please report it with the spec. `nlc --debug …` shows where.",
+                err=True,
+            )
+            sys.exit(3)
+
+    return run
+
+
+def _warn(spec: Any) -> None:
+    """Warnings do not stop a verb; they are said on stderr."""
+    if spec.report.diagnostics:
+        from nlc.base.render import render_report
+
+        click.echo(render_report(spec.report, color=_color(sys.stderr)), err=True)
+
+
+def _load(name: str, **kwargs: Any) -> Any:
+    from nlc import pipeline
+
+    if name == "-":
+        return pipeline.loads(sys.stdin.read(), "<stdin>", **kwargs)
+    return pipeline.load(name, **kwargs)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nlc")
+@click.option("--debug", is_flag=True, help="Show tracebacks of bugs in nlc.")
+def main(debug: bool) -> None:
+    """A compiler for nested learning: specs of associative memories to PyTorch.
+
+    SPEC is a shipped name (`nlc list`), a path to a YAML file, or - for standard input.
+    """
+
+
+@main.command()
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC...")
+@click.option(
+    "--format", type=FORMATS, default="text", show_default=True, help="How mistakes are said."
+)
+@_verb
+def check(specs: tuple[str, ...], format: str) -> None:
+    """Find every mistake in a spec, all at once."""
+    failed = False
+    for name in specs:
+        try:
+            spec = _load(name)
+        except SpecError as error:
+            _tell(error, format)
+            failed = True
+            continue
+        report = spec.check()
+        if report.diagnostics:
+            _tell(SpecError(report), format)
+        if report.has_errors:
+            failed = True
+        elif format == "text":
+            click.echo(
+                f"{spec.source.name}: {spec.system.name} is a sound {spec.system.context} system"
+            )
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("spec")
+@click.option(
+    "--format",
+    type=click.Choice(["text", "mermaid", "dot", "svg", "json"]),
+    default="text",
+    show_default=True,
+)
+@click.option(
+    "--optimizer", metavar="SPEC", help="The gradient system that trains this token system."
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
+)
+@_verb
+def graph(spec: str, format: str, optimizer: str | None, output: Path | None) -> None:
+    """Show the levels, ordered by ≻, and who reads whom."""
+    from nlc.tools.draw import draw
+
+    loaded = _load(spec)
+    made = loaded.graph
+    if optimizer:
+        trainer = _load(optimizer)
+        if loaded.system.context != "tokens" or trainer.system.context != "gradients":
+            raise click.UsageError("--optimizer takes a gradient system, for a token system")
+        made = loaded.combined(trainer)
+    _warn(loaded)
+    _put(draw(made, format), output)
+
+
+@main.command()
+@click.argument("spec")
+@click.argument("level", required=False)
+@click.option("--format", type=click.Choice(["text", "latex"]), default="text", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
+)
+@_verb
+def derive(spec: str, level: str | None, format: str, output: Path | None) -> None:
+    """Derive each level's update from its objective, step by step."""
+    loaded = _load(spec)
+    updates = loaded.updates
+    if level is not None and level not in updates:
+        raise click.BadParameter(
+            f"no level {level!r} with an update; there are: {', '.join(updates) or 'none'}",
+            param_hint="LEVEL",
+        )
+    _warn(loaded)
+    _put(loaded.derive(level, format), output)
+
+
+@main.command()
+@click.argument("spec")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to a file; standard output without it.",
+)
+@click.option(
+    "--backend", type=click.Choice(["auto", "reference"]), default="auto", show_default=True
+)
+@click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
+@_verb
+def compile(spec: str, output: Path | None, backend: str, operator: bool) -> None:
+    """Write the generated PyTorch file."""
+    loaded = _load(spec, operator=operator)
+    text = loaded.source_text(backend)
+    _warn(loaded)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        from nlc.runtime.loader import write_atomically
+
+        write_atomically(output, text)
+        click.echo(
+            f"wrote {output}: {loaded.system.name}, {len(text.splitlines())} lines", err=True
+        )
+
+
+@main.command(name="list")
+@click.argument(
+    "what", type=click.Choice(["specs", "functions", "memories", "rules", "codes"]), default="specs"
+)
+@click.option("--format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_verb
+def list_(what: str, format: str) -> None:
+    """List the shipped specs, or the functions, memories, rules or codes of the language."""
+    from nlc.tools.catalogue import catalogue
+
+    rows = catalogue(what)
+    if format == "json":
+        click.echo(
+            json.dumps(
+                [{"name": name, "doc": doc} for name, doc in rows], ensure_ascii=False, indent=2
+            )
+        )
+        return
+    wide = max((len(name) for name, _ in rows), default=0)
+    for name, doc in rows:
+        click.echo(f"{name:<{wide}}  {doc}".rstrip())
+
+
+@main.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--like", default="delta_net", show_default=True, help="The spec to start from.")
+@_verb
+def new(path: Path, like: str) -> None:
+    """Start a spec of your own from a copy of another."""
+    from nlc.tools.scaffold import scaffold
+
+    if path.suffix not in (".yaml", ".yml"):
+        path = path.with_name(path.name + ".yaml")
+    if path.exists():
+        raise click.BadParameter(f"{path} exists; nothing was overwritten", param_hint="PATH")
+    text = scaffold(_load(like).source.text, path.stem)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {path}; next: nlc check {path}")
+
+
+@main.command()
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
+)
+@_verb
+def schema(output: Path | None) -> None:
+    """Print the JSON Schema of a spec, for editors."""
+    from nlc.syntax.schema import json_schema
+
+    _put(json.dumps(json_schema(), ensure_ascii=False, indent=2), output)
+
+
+def _put(text: str, output: Path | None) -> None:
+    if output is None:
+        click.echo(text)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        click.echo(f"wrote {output}", err=True)
+
+
+if __name__ == "__main__":
+    main()

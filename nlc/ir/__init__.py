@@ -1,0 +1,1 @@
+"""Layer 1: the data that passes exchange. No policy."""

@@ -1,0 +1,293 @@
+"""Typed expressions -> the paper's notation, as Unicode text or LaTeX.
+
+``½‖S k − v‖²``, ``αS(I − β k kᵀ) + β v kᵀ``. The canonical form that is parsed again is ``show``; this one is for people.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nlc.ir.expr import Expr
+from nlc.ir.system import System
+
+_GREEK = dict(
+    zip(
+        "alpha beta gamma delta epsilon eps zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega".split(),
+        "αβγδεεζηθικλμνξπρστυφχψω",
+    )
+)
+_SUB = str.maketrans("0123456789aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
+_SUP = str.maketrans("0123456789-+.tTn", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺·ᵗᵀⁿ")
+_HALVES = {0.5: "½", 0.25: "¼"}
+ADD, MUL, POW, ATOM = 1, 2, 4, 5
+
+
+def _scripted(text: str, table) -> str | None:
+    out = text.translate(table)
+    return out if not any(ch in text and ch == out[i] for i, ch in enumerate(text)) else None
+
+
+@dataclass(frozen=True)
+class Notation:
+    """Symbols for the names of one system; ``own`` is the level whose state before the tick is written bare."""
+
+    system: System
+    latex: bool = False
+    own: str | None = None
+    plain_base: bool = False  # write B as the state itself, where the step starts from it unchanged
+
+    # -------------------------------------------------------------------------------------------- symbols
+
+    def symbol(self, name: str) -> str:
+        """``S.key`` is k (k_S where several levels have keys), ``beta1`` β₁, ``m_hat`` m̂."""
+        level, _, inner = name.rpartition(".")
+        if inner in ("key", "value") and level:
+            letter = inner[0]
+            several = sum(f"{n}.{inner}" in self.system.flows for n in self.system.levels) > 1
+            return self._subscript(letter, level) if several else letter
+        if level and inner in ("lr", "decay", "retain"):
+            return self._word(inner)
+        if level:
+            state = name in self.system.states
+            clash = (
+                sum(
+                    s.rpartition(".")[2] == inner for s in (*self.system.flows, *self.system.states)
+                )
+                > 1
+            )
+            return (
+                self._subscript(self.symbol(inner), level)
+                if clash and not state
+                else self.symbol(inner)
+            )
+        if name.endswith("_hat"):
+            base = self.symbol(name[:-4])
+            return rf"\hat{{{base}}}" if self.latex else f"{base}\u0302"
+        match = re.fullmatch(r"([A-Za-z]+?)_?(\d+)", name)
+        if match:
+            return self._subscript(self.symbol(match[1]), match[2])
+        head, _, tail = name.partition("_")
+        if tail and (len(head) == 1 or head in _GREEK):
+            return self._subscript(self.symbol(head), tail)
+        if name in _GREEK:
+            return ("\\" + {"eps": "epsilon"}.get(name, name)) if self.latex else _GREEK[name]
+        return name if len(name) == 1 else self._word(name)
+
+    def _word(self, name: str) -> str:
+        return rf"\mathrm{{{name.replace('_', chr(92) + '_')}}}" if self.latex else name
+
+    def _subscript(self, base: str, text: str) -> str:
+        if self.latex:
+            return (
+                f"{base}_{{{self._word(text) if len(text) > 1 and not text.isdigit() else text}}}"
+            )
+        return base + (_scripted(text, _SUB) or f"_{text}")
+
+    def state(self, attr: tuple[str, str]) -> str:
+        name, time = attr
+        text = self.symbol(name)
+        mine = self.own is not None and (name == self.own or name.startswith(f"{self.own}."))
+        if time == "base" and mine:
+            if self.plain_base:
+                return text
+            return self._subscript("B", name.rpartition(".")[2]) if "." in name else "B"
+        if time == "prev" and not mine:
+            return f"{text}^{{-}}" if self.latex else f"{text}⁻"
+        if time == "anchor":
+            return self._subscript(text, "anchor")
+        return text
+
+    # -------------------------------------------------------------------------------------------- expressions
+
+    def text(self, e: Expr) -> str:
+        return self._write(e)[0]
+
+    def inside(self, e: Expr, level: int) -> str:
+        text, binds = self._write(e)
+        if binds >= level:
+            return text
+        return rf"\left({text}\right)" if self.latex else f"({text})"
+
+    def _write(self, e: Expr) -> tuple[str, int]:
+        if e.op in ("num", "bool"):
+            return self.number(e.attr), ATOM if not (
+                isinstance(e.attr, int | float) and e.attr < 0
+            ) else ADD
+        if e.op in ("flow", "hyper", "input", "param"):
+            return self.symbol(str(e.attr)), ATOM
+        if e.op == "weight":
+            return self.symbol(str(e.attr).rpartition(".")[2]), ATOM
+        if e.op == "state":
+            return self.state(e.attr), ATOM
+        if e.op == "gradient":
+            return self._subscript(r"\nabla" if self.latex else "∇", str(e.attr)), ATOM
+        if e.op == "initial":
+            return self._subscript(self.symbol(str(e.attr)), "0"), ATOM
+        if e.op == "g":
+            return "g", ATOM
+        if e.op == "index":
+            return str(e.attr[0]), ATOM
+        if e.op == "ones":
+            return (r"\mathbf{1}" if self.latex else "𝟏"), ATOM
+        writer = getattr(self, f"_{e.op}", None)
+        return writer(*e.args) if writer else (self._call(e), ATOM)
+
+    def number(self, value) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        if value in (float("inf"), float("-inf")):
+            sign = "-" if value < 0 else ""
+            return sign + (r"\infty" if self.latex else "∞")
+        if value in _HALVES:
+            return rf"\tfrac{{1}}{{{round(1 / value)}}}" if self.latex else _HALVES[value]
+        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        if "e" in text:
+            mantissa, exponent = text.split("e")
+            power = (
+                f"10^{{{int(exponent)}}}"
+                if self.latex
+                else "10" + str(int(exponent)).translate(_SUP)
+            )
+            times = r"\cdot " if self.latex else "·"
+            return power if mantissa == "1" else f"{mantissa}{times}{power}"
+        return text
+
+    def _call(self, e: Expr) -> str:
+        args = ", ".join(self.text(a) for a in e.args if a.op != "weight")
+        name = self._word(
+            {"maximum": "max", "minimum": "min", "amax": "max", "amin": "min", "delay": "prev"}.get(
+                e.op, e.op
+            )
+        )
+        if e.op in ("l2norm", "rotary", "norm") and len(e.args) > 1:
+            keep = 1 if e.op != "rotary" else 2
+            args = ", ".join(self.text(a) for a in e.args[:keep])
+        if e.op == "attend":
+            return f"{self.symbol(e.attr[0])}({self.text(e.args[0])})"
+        return f"{name}({args})"
+
+    @property
+    def minus(self) -> str:
+        return "-" if self.latex else "−"
+
+    def _neg(self, x: Expr) -> tuple[str, int]:
+        return f"{self.minus}{self.inside(x, MUL)}", ADD
+
+    def _add(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return f"{self.text(a)} + {self.inside(b, ADD if not _leads_minus(b) else MUL)}", ADD
+
+    def _sub(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return f"{self.text(a)} {self.minus} {self.inside(b, MUL)}", ADD
+
+    def _mul(self, a: Expr, b: Expr) -> tuple[str, int]:
+        if a == b:
+            return self._power(a, "2"), POW
+        for x, y in ((a, b), (b, a)):
+            if x.op == "per_key":
+                return f"{self.inside(y, MUL)} {self._diag(x.args[0])}", MUL
+            if x.op == "per_value":
+                return f"{self._diag(x.args[0])} {self.inside(y, MUL)}", MUL
+        scalar = () in (a.type.dims, b.type.dims) if a.type and b.type else True
+        if not scalar:
+            times = r"\odot" if self.latex else "⊙"
+            return f"{self.inside(a, MUL)} {times} {self.inside(b, MUL)}", MUL
+        return f"{self.inside(a, MUL)}{self.joint(a, b)}{self.inside(b, MUL)}", MUL
+
+    def joint(self, a: Expr, b: Expr) -> str:
+        if (
+            a.op == "num"
+            and (b.op in ("sqnorm", "dot", "norm") or a.attr in _HALVES)
+            and not self.latex
+        ):
+            return ""
+        if self.latex:
+            return r"\," if b.op != "num" else r"\cdot "
+        return "·" if b.op == "num" else " "
+
+    def _diag(self, x: Expr) -> str:
+        return (r"\operatorname{Diag}" if self.latex else "Diag") + f"({self.text(x)})"
+
+    def _per_key(self, x: Expr) -> tuple[str, int]:
+        return self._diag(x), ATOM
+
+    def _per_value(self, x: Expr) -> tuple[str, int]:
+        return self._diag(x), ATOM
+
+    def _div(self, a: Expr, b: Expr) -> tuple[str, int]:
+        if self.latex:
+            return rf"\frac{{{self.text(a)}}}{{{self.text(b)}}}", ATOM
+        return f"{self.inside(a, MUL)} / {self.inside(b, POW)}", MUL
+
+    def _power(self, base: Expr, exponent: str) -> str:
+        inner = self.inside(base, ATOM)
+        if self.latex:
+            return f"{inner}^{{{exponent}}}"
+        return inner + (_scripted(exponent, _SUP) or f"^({exponent})")
+
+    def _pow(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return self._power(a, self.text(b)), POW
+
+    def _sqrt(self, x: Expr) -> tuple[str, int]:
+        return (rf"\sqrt{{{self.text(x)}}}" if self.latex else f"√{self.inside(x, ATOM)}"), ATOM
+
+    def _matmul(self, a: Expr, b: Expr) -> tuple[str, int]:
+        left = self.inside(a, MUL)
+        if a.type and a.type.rank == 1 and not a.type.like:
+            return (
+                f"({left})ᵀ {self.inside(b, POW)}"
+                if not self.latex
+                else rf"{left}^\top {self.inside(b, POW)}",
+                MUL,
+            )
+        return f"{left} {self.inside(b, POW)}", MUL
+
+    def _T(self, x: Expr) -> tuple[str, int]:
+        return self.inside(x, ATOM) + (r"^\top" if self.latex else "ᵀ"), POW
+
+    def _outer(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return f"{self.inside(a, MUL)} {self._T(b)[0]}", MUL
+
+    def _dot(self, a: Expr, b: Expr) -> tuple[str, int]:
+        inner = f"{self.text(a)}, {self.text(b)}"
+        return (rf"\langle {inner} \rangle" if self.latex else f"⟨{inner}⟩"), ATOM
+
+    def _sqnorm(self, x: Expr) -> tuple[str, int]:
+        return (rf"\lVert {self.text(x)} \rVert^2" if self.latex else f"‖{self.text(x)}‖²"), ATOM
+
+    def _norm(self, x: Expr, p: Expr) -> tuple[str, int]:
+        bars = rf"\lVert {self.text(x)} \rVert" if self.latex else f"‖{self.text(x)}‖"
+        return (
+            bars if p.op == "num" and p.attr == 2 else self._subscript(bars, self.text(p))
+        ), ATOM
+
+    def _abs(self, x: Expr) -> tuple[str, int]:
+        return f"|{self.text(x)}|", ATOM
+
+    def _exp(self, x: Expr) -> tuple[str, int]:
+        return f"{self._word('exp')}({self.text(x)})", ATOM
+
+    def _stop(self, x: Expr) -> tuple[str, int]:
+        return self._write(x)
+
+    def _compare(self, glyph: str, latex: str, a: Expr, b: Expr) -> tuple[str, int]:
+        return f"{self.text(a)} {latex if self.latex else glyph} {self.text(b)}", 0
+
+    def _le(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return self._compare("≤", r"\le", a, b)
+
+    def _ge(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return self._compare("≥", r"\ge", a, b)
+
+    def _lt(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return self._compare("<", "<", a, b)
+
+    def _gt(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return self._compare(">", ">", a, b)
+
+    def _eq(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return self._compare("=", "=", a, b)
+
+
+def _leads_minus(e: Expr) -> bool:
+    return e.op == "neg" or (e.op == "num" and isinstance(e.attr, int | float) and e.attr < 0)

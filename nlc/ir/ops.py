@@ -1,0 +1,468 @@
+"""The operators: for each its shape, the range of its result, and its gradient (a vector-Jacobian product).
+
+``make`` is the only way to build a typed node. To add an operator, add a record here and a printer in each backend.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from nlc.base.span import Span
+from nlc.ir import ranges as r
+from nlc.ir.expr import Expr
+from nlc.ir.shapes import ShapeError, Shapes
+from nlc.ir.types import ANY, NEVER, ONE, Dims, Like, Range, Type, fastest
+
+ShapeRule = Callable[[Shapes, list[Dims], Expr], Dims]
+Vjp = Callable[[Expr, Expr], tuple[Expr | None, ...]]
+
+
+@dataclass(frozen=True)
+class Op:
+    """``vjp(node, g)`` gives the adjoint of each operand, None where it is zero; no ``vjp``: not differentiable."""
+
+    shape: ShapeRule
+    vjp: Vjp | None = None
+    range: Callable[..., Range] = lambda *a: ANY
+    dtype: str = "float"  # "same": int stays int
+    why: str = ""  # what to tell a user who differentiates it
+
+
+class NotDifferentiable(Exception):
+    """``node`` cannot be differentiated; ``reason`` is for the user."""
+
+    def __init__(self, node: Expr, reason: str):
+        super().__init__(reason)
+        self.node, self.reason = node, reason
+
+
+# ------------------------------------------------------------------------------------------------ building
+
+STRICT = Shapes()
+
+
+def make(op: str, *args: Expr, attr: object = None, span: Span | None = None) -> Expr:
+    """A typed node over typed operands; ShapeError if they do not fit."""
+    bare = Expr(op, args, attr, None, span)
+    rule = OPS[op]
+    dims = rule.shape(STRICT, [a.type.dims for a in args], bare)
+    return with_dims(bare, dims)
+
+
+def with_dims(node: Expr, dims: Dims) -> Expr:
+    """``node`` with the type that follows from its operands' types, given its shape."""
+    rule, types = OPS[node.op], [a.type for a in node.args]
+    head = {"split": True, "merge": False}.get(node.op, any(t.head for t in types))
+    dtype = rule.dtype
+    if dtype == "same":
+        dtype = "int" if types and all(t.dtype == "int" for t in types) else "float"
+    bounds = rule.range(*(t.range for t in types)) if types else ANY
+    if dims == () and bounds.norm == math.inf:
+        bounds = replace(bounds, norm=bounds.magnitude)
+    return node.with_type(Type(dims, head, fastest(t.clock for t in types), bounds, dtype))
+
+
+def leaf(op: str, attr: object, type: Type, span: Span | None = None) -> Expr:
+    return Expr(op, (), attr, type, span)
+
+
+def num(value: int | float, span: Span | None = None) -> Expr:
+    dtype = "int" if isinstance(value, int) else "float"
+    return Expr("num", (), value, Type((), False, NEVER, Range.point(value), dtype), span)
+
+
+def add(a: Expr, b: Expr) -> Expr:
+    return make("add", a, b)
+
+
+def sub(a: Expr, b: Expr) -> Expr:
+    return make("sub", a, b)
+
+
+def mul(a: Expr, b: Expr) -> Expr:
+    return make("mul", a, b)
+
+
+def div(a: Expr, b: Expr) -> Expr:
+    return make("div", a, b)
+
+
+def neg(a: Expr) -> Expr:
+    return make("neg", a)
+
+
+def power(a: Expr, b: Expr | float) -> Expr:
+    return make("pow", a, b if isinstance(b, Expr) else num(b))
+
+
+def fill(value: Expr, like: Expr) -> Expr:
+    """A scalar spread over the shape of another value."""
+    return mul(value, make("ones", like)) if like.type.dims else value
+
+
+def fit(g: Expr, node: Expr) -> Expr:
+    """An adjoint brought to the shape of its node: summed where the node was broadcast."""
+    if node.type.dims == () and g.type.dims != ():
+        return make("sum", g)
+    if g.type.dims == () and node.type.dims != ():
+        return fill(g, node)
+    return g
+
+
+# ------------------------------------------------------------------------------------------------ shapes
+
+
+def _elementwise(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    return s.elementwise(dims)
+
+
+def _same(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    return dims[0]
+
+
+def _to_scalar(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    return ()
+
+
+def _pair_to_scalar(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    s.same(dims[0], dims[1])
+    return ()
+
+
+def _vector_first(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    s.vector(dims[0], 0)
+    return dims[0]
+
+
+def _norm_with_weights(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    n = s.vector(dims[0], 0)
+    for operand, weight in enumerate(dims[1:], 1):
+        if not s.same_dim(n, s.vector(weight, operand)):
+            raise ShapeError(f"the weight is not [{n}]", operand)
+    return dims[0]
+
+
+def _transpose(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    m, n = s.matrix(dims[0], 0)
+    return (n, m)
+
+
+def _outer(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    return (s.vector(dims[0], 0), s.vector(dims[1], 1))
+
+
+def _linear(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    m, n = s.matrix(dims[1], 1)
+    if not s.same_dim(s.vector(dims[0], 0), n):
+        raise ShapeError(f"the weight takes [{n}], this is [{s.vector(dims[0], 0)}]", 0)
+    return () if m == ONE else (m,)
+
+
+def _slice(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    s.vector(dims[0], 0)
+    start, stop = e.attr
+    return (stop - start,)
+
+
+def _attend(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    if not s.same_dim(s.vector(dims[0], 0), s.vector(dims[1], 1)):
+        raise ShapeError(f"the query is {show(dims[0])}, the key {show(dims[1])}", 0)
+    return (s.vector(dims[2], 2),)
+
+
+def _delay(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    if s.view(dims[1]) != ():
+        s.same(dims[0], dims[1])
+    return dims[0]
+
+
+def show(dims: Dims) -> str:
+    return "[" + ", ".join(map(str, dims)) + "]"
+
+
+# ------------------------------------------------------------------------------------------------ gradients
+
+
+def _fits(f: Vjp) -> Vjp:
+    """Elementwise rules: each adjoint is brought to the shape of its operand."""
+
+    def vjp(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+        return tuple(x and fit(x, a) for x, a in zip(f(node, g), node.args))
+
+    return vjp
+
+
+def _unary(derivative: Callable[[Expr, Expr], Expr]) -> Vjp:
+    """``derivative(x, y)`` of an elementwise function ``y = f(x)``."""
+    return lambda node, g: (mul(g, derivative(node.args[0], node)),)
+
+
+def _pow(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    a, b = node.args
+    return (mul(g, mul(b, power(a, sub(b, num(1))))), mul(g, mul(node, make("log", a))))
+
+
+def _matmul(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    a, b = node.args
+    rank = lambda x: 2 if x.type.like else x.type.rank  # noqa: E731
+    if rank(b) == 1:
+        return make("outer", g, b), make("matmul", make("T", a), g)
+    if rank(a) == 1:
+        return make("matmul", b, g), make("outer", a, g)
+    return make("matmul", g, make("T", b)), make("matmul", make("T", a), g)
+
+
+def _norm(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    x, p = node.args
+    safe = make("maximum", node, num(1e-30))  # the subgradient at 0 is 0
+    if p.op == "num" and p.attr == 2:
+        return mul(g, div(x, safe)), None
+    raised = mul(make("sign", x), power(make("abs", x), sub(p, num(1))))
+    return mul(g, mul(raised, power(safe, sub(num(1), p)))), None
+
+
+def _extremum(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    """Ties share the adjoint, as in torch."""
+    x = node.args[0]
+    mask = make("where", make("eq", x, node), fill(num(1.0), x), fill(num(0.0), x))
+    return (mul(div(g, make("sum", mask)), mask),)
+
+
+def _l2norm(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    x, eps = node.args
+    length = make("sqrt", add(make("sqnorm", x), eps))
+    return div(sub(g, mul(node, make("dot", node, g))), length), None
+
+
+def _rmsnorm(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    x, w = node.args
+    scale = power(add(make("mean", mul(x, x)), num(EPS)), -0.5)
+    u = mul(w, g)
+    normed = mul(x, scale)
+    return mul(scale, sub(u, mul(normed, make("mean", mul(normed, u))))), mul(g, normed)
+
+
+def _layernorm(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    x, w, _ = node.args
+    centred = sub(x, make("mean", x))
+    scale = power(add(make("mean", mul(centred, centred)), num(EPS)), -0.5)
+    normed, u = mul(centred, scale), mul(w, g)
+    dx = mul(scale, sub(sub(u, make("mean", u)), mul(normed, make("mean", mul(normed, u)))))
+    return dx, mul(g, normed), g
+
+
+def _gelu(x: Expr, y: Expr) -> Expr:
+    cdf = mul(num(0.5), add(num(1.0), make("erf", div(x, num(math.sqrt(2))))))
+    pdf = mul(num(1 / math.sqrt(2 * math.pi)), make("exp", mul(num(-0.5), mul(x, x))))
+    return add(cdf, mul(x, pdf))
+
+
+def _linear_vjp(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    x, w = node.args[:2]
+    return (
+        make("matmul", make("T", w), g),
+        make("outer", g, x),
+        *((g,) if len(node.args) > 2 else ()),
+    )
+
+
+EPS = 1e-6  # of rmsnorm, layernorm and l2norm, inside the root
+
+_ge = lambda a, b: make("ge", a, b)  # noqa: E731
+_where = lambda c, a, b: make("where", c, a, b)  # noqa: E731
+_zero = num(0.0)
+
+# ------------------------------------------------------------------------------------------------ the table
+
+_TIME = "it mixes tokens, and an inner step sees one"
+_COMPARISON = Op(_elementwise, _fits(lambda n, g: (None, None)), lambda a, b: r.UNIT, "bool")
+
+OPS: dict[str, Op] = {
+    # arithmetic
+    "neg": Op(_same, lambda n, g: (neg(g),), r.neg, "same"),
+    "add": Op(_elementwise, _fits(lambda n, g: (g, g)), r.add, "same"),
+    "sub": Op(_elementwise, _fits(lambda n, g: (g, neg(g))), r.sub, "same"),
+    "mul": Op(
+        _elementwise, _fits(lambda n, g: (mul(g, n.args[1]), mul(g, n.args[0]))), r.mul, "same"
+    ),
+    "div": Op(
+        _elementwise,
+        _fits(lambda n, g: (div(g, n.args[1]), neg(div(mul(g, n), n.args[1])))),
+        r.div,
+    ),
+    "pow": Op(_elementwise, _fits(_pow), r.power),
+    # elementwise functions
+    "exp": Op(_same, _unary(lambda x, y: y), r.monotone(math.exp, 0.0, math.inf)),
+    "log": Op(
+        _same, _unary(lambda x, y: div(num(1.0), x)), r.monotone(math.log, -math.inf, math.inf)
+    ),
+    "sqrt": Op(_same, _unary(lambda x, y: div(num(0.5), y)), r.monotone(math.sqrt, 0.0, math.inf)),
+    "abs": Op(_same, _unary(lambda x, y: make("sign", x)), r.absolute, "same"),
+    "sign": Op(_same, lambda n, g: (None,), lambda a: Range(-1.0, 1.0)),
+    "sigmoid": Op(
+        _same, _unary(lambda x, y: mul(y, sub(num(1.0), y))), r.monotone(r.sigmoid, 0.0, 1.0)
+    ),
+    "tanh": Op(
+        _same, _unary(lambda x, y: sub(num(1.0), mul(y, y))), r.monotone(math.tanh, -1.0, 1.0)
+    ),
+    "silu": Op(
+        _same,
+        _unary(
+            lambda x, y: (lambda s: mul(s, add(num(1.0), mul(x, sub(num(1.0), s)))))(
+                make("sigmoid", x)
+            )
+        ),
+        lambda a: Range(-0.2785, max(a.high, 0.0)),
+    ),
+    "gelu": Op(_same, _unary(_gelu), lambda a: Range(-0.17, max(a.high, 0.0))),
+    "relu": Op(
+        _same,
+        lambda n, g: (_where(_ge(_zero, n.args[0]), fill(_zero, n.args[0]), g),),
+        lambda a: Range(max(a.low, 0.0), max(a.high, 0.0), a.norm),
+    ),
+    "softplus": Op(
+        _same, _unary(lambda x, y: make("sigmoid", x)), r.monotone(r.softplus, 0.0, math.inf)
+    ),
+    "erf": Op(
+        _same,
+        _unary(lambda x, y: mul(num(2 / math.sqrt(math.pi)), make("exp", neg(mul(x, x))))),
+        lambda a: Range(-1.0, 1.0),
+    ),
+    "maximum": Op(
+        _elementwise,
+        _fits(
+            lambda n, g: (
+                _where(_ge(*n.args), g, fill(_zero, g)),
+                _where(_ge(*n.args), fill(_zero, g), g),
+            )
+        ),
+        lambda a, b: Range(max(a.low, b.low), max(a.high, b.high)),
+        "same",
+    ),
+    "minimum": Op(
+        _elementwise,
+        _fits(
+            lambda n, g: (
+                _where(_ge(*n.args), fill(_zero, g), g),
+                _where(_ge(*n.args), g, fill(_zero, g)),
+            )
+        ),
+        lambda a, b: Range(min(a.low, b.low), min(a.high, b.high)),
+        "same",
+    ),
+    "clip": Op(
+        _elementwise,
+        _fits(
+            lambda n, g: (
+                _where(
+                    _ge(n.args[0], n.args[1]),
+                    _where(_ge(n.args[2], n.args[0]), g, fill(_zero, g)),
+                    fill(_zero, g),
+                ),
+                None,
+                None,
+            )
+        ),
+        lambda a, low, high: Range(max(a.low, low.low), min(a.high, high.high)),
+    ),
+    "where": Op(
+        _elementwise,
+        _fits(
+            lambda n, g: (
+                None,
+                _where(n.args[0], g, fill(_zero, g)),
+                _where(n.args[0], fill(_zero, g), g),
+            )
+        ),
+        lambda c, a, b: r.union(a, b),
+    ),
+    **{name: _COMPARISON for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    # reductions over all axes of a value
+    "sum": Op(_to_scalar, lambda n, g: (fill(g, n.args[0]),)),
+    "mean": Op(
+        _to_scalar,
+        lambda n, g: (fill(div(g, make("numel", n.args[0])), n.args[0]),),
+        lambda a: Range(a.low, a.high),
+    ),
+    "numel": Op(_to_scalar, lambda n, g: (None,), lambda a: Range(1.0, math.inf)),
+    "amax": Op(_to_scalar, _extremum, lambda a: Range(a.low, a.high)),
+    "amin": Op(_to_scalar, _extremum, lambda a: Range(a.low, a.high)),
+    "dot": Op(
+        _pair_to_scalar,
+        lambda n, g: (mul(g, n.args[1]), mul(g, n.args[0])),
+        lambda a, b: (lambda m: Range(-m, m))(r._times(a.norm, b.norm)),
+    ),
+    "sqnorm": Op(
+        _to_scalar,
+        lambda n, g: (mul(g, mul(num(2), n.args[0])),),
+        lambda a: Range(0.0, r._times(a.norm, a.norm)),
+    ),
+    "norm": Op(_to_scalar, _norm, lambda a, p: Range(0.0, math.inf)),
+    "ones": Op(_same, lambda n, g: (None,), lambda a: Range(1.0, 1.0)),
+    # vectors and matrices
+    "matmul": Op(lambda s, d, e: s.matmul(d[0], d[1]), _matmul),
+    "T": Op(_transpose, lambda n, g: (make("T", g),), lambda a: a),
+    "outer": Op(
+        _outer,
+        lambda n, g: (make("matmul", g, n.args[1]), make("matmul", make("T", g), n.args[0])),
+        r.mul,
+    ),
+    "per_key": Op(
+        lambda s, d, e: (ONE, s.vector(d[0], 0)), lambda n, g: (make("sum_rows", g),), lambda a: a
+    ),
+    "per_value": Op(
+        lambda s, d, e: (s.vector(d[0], 0), ONE), lambda n, g: (make("sum_cols", g),), lambda a: a
+    ),
+    "sum_rows": Op(
+        lambda s, d, e: (s.matrix(d[0], 0)[1],),
+        lambda n, g: (mul(make("ones", n.args[0]), make("per_key", g)),),
+    ),
+    "sum_cols": Op(
+        lambda s, d, e: (s.matrix(d[0], 0)[0],),
+        lambda n, g: (mul(make("ones", n.args[0]), make("per_value", g)),),
+    ),
+    "softmax": Op(
+        _vector_first,
+        lambda n, g: (mul(n, sub(g, make("dot", g, n))),),
+        lambda a: Range(0.0, 1.0, 1.0),
+    ),
+    "l2norm": Op(_vector_first, _l2norm, lambda a, eps: Range(-1.0, 1.0, 1.0)),
+    "rmsnorm": Op(_norm_with_weights, _rmsnorm),
+    "layernorm": Op(_norm_with_weights, _layernorm),
+    "rotary": Op(
+        _vector_first,
+        lambda n, g: (make("rotary", g, neg(n.args[1]), n.args[2]), None, None),
+        lambda a, pos, base: Range(-a.norm, a.norm, a.norm),
+    ),
+    "slice": Op(_slice, None, lambda a: a, why="a slice has no gradient rule yet"),
+    # with slow weights
+    "linear": Op(_linear, _linear_vjp),
+    "conv": Op(lambda s, d, e: d[0], None, why=_TIME),
+    # heads
+    "split": Op(
+        lambda s, d, e: s.split(d[0]), None, lambda a: a, "same", why="it changes the heads"
+    ),
+    "merge": Op(
+        lambda s, d, e: s.merge(d[0]),
+        None,
+        lambda a: Range(a.low, a.high),
+        why="it changes the heads",
+    ),
+    # time
+    "delay": Op(_delay, None, r.union, why=_TIME),
+    "attend": Op(_attend, None, lambda q, k, v: Range(v.low, v.high, v.norm), why=_TIME),
+    "stop": Op(_same, lambda n, g: (None,), lambda a: a, "same"),
+}
+
+LEAVES = {"num", "bool", "hyper", "flow", "input", "state", "weight", "index", "g"}
+
+
+def is_scalar_number(e: Expr) -> bool:
+    return e.op == "num"
+
+
+def like_type(name: str, **kwargs: object) -> Type:
+    """The type of a trained tensor of any rank."""
+    return Type((Like(name),), **kwargs)  # type: ignore[arg-type]

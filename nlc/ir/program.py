@@ -1,0 +1,100 @@
+"""The program: what a backend prints. Straight-line statements, loops over a clock, a return.
+
+Expressions are those of the IR over ``var(name)`` leaves, the program's own variables; a variable's type says which axes
+it has. Nothing here knows a target language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nlc.base.span import Span
+from nlc.ir.expr import Expr
+from nlc.ir.system import System
+from nlc.ir.types import Clock, Type
+from nlc.ir.show import show
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor that the stream carries from call to call.
+
+    ``kind``: ``level`` (a memory's state), ``window`` (the last tokens a convolution saw), ``prev`` (a flow one tick
+    earlier), ``cache`` (keys or values), ``tick`` (an integer count). ``key`` is its name in the state dict, ``var`` the
+    program variable that holds it.
+    """
+
+    key: str
+    var: str
+    kind: str
+    type: Type
+    init: Expr | None = None
+    learned: bool = False
+    window: object = None  # of a window: its taps; of a cache: how many tokens it keeps (None: all)
+
+
+@dataclass(frozen=True)
+class Let:
+    """``names = expr``; more than one name where the operator also returns its carried window or cache."""
+
+    names: tuple[str, ...]
+    expr: Expr
+    note: str = ""
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One tick of ``clock`` after another: ``carries`` live from tick to tick, ``slices`` are taken one tick at a time,
+    ``collects`` are gathered over the ticks. Each maps the name outside to the name inside."""
+
+    clock: Clock
+    carries: tuple[str, ...]
+    slices: dict[str, str]
+    body: tuple[Let, ...]
+    collects: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Return:
+    """What the caller gets: outputs by name, and the slots' last values by key."""
+
+    outputs: dict[str, Expr]
+    slots: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Program:
+    """``body`` runs once a call (a module) or once a tensor and step (an optimizer)."""
+
+    system: System
+    slots: tuple[Slot, ...]
+    body: tuple[Let | Loop | Return, ...]
+    about: tuple[str, ...] = ()  # the levels and their updates, for the generated file's docstring
+
+    def lets(self) -> Iterator[Let]:
+        for s in self.body:
+            if isinstance(s, Let):
+                yield s
+            elif isinstance(s, Loop):
+                yield from s.body
+
+    def __str__(self) -> str:
+        """The text that tests and ``--debug`` show."""
+        out = [f"program {self.system.name}"]
+        out += [f"  slot {s.key}: {s.kind} {s.type}" for s in self.slots]
+        for s in self.body:
+            if isinstance(s, Let):
+                out.append(f"  let {', '.join(s.names)} = {show(s.expr)}")
+            elif isinstance(s, Loop):
+                out.append(
+                    f"  loop {s.clock} carries {', '.join(s.carries)} over {', '.join(s.slices)}"
+                )
+                out += [f"    let {', '.join(x.names)} = {show(x.expr)}" for x in s.body]
+                out.append(f"    collect {', '.join(f'{a} = {b}' for a, b in s.collects.items())}")
+            else:
+                out.append(
+                    f"  return {', '.join(f'{k} = {show(e)}' for k, e in s.outputs.items())}"
+                )
+        return "\n".join(out)

@@ -1,0 +1,227 @@
+"""A system whose names are settled: flows, memories and levels, with expressions over typed leaves.
+
+Leaves of a resolved expression: ``num`` ``bool`` ``hyper(name)`` ``input(name)`` ``flow(name)`` ``weight(path)``
+``index(what, level)`` ``g`` and ``state((name, time))``. A state's time is decided where it is read (language §2):
+``now`` its new value of this tick, ``prev`` before the tick, ``anchor`` at its last boundary, ``var`` the variable of
+its own objective, ``base`` the point B from which its step starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from nlc.base.span import Source, Span
+from nlc.ir.expr import Expr, walk
+from nlc.ir.types import ONE, Clock, Dim, Dims, Number
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """``default`` is an expression over other hypers; ``value`` is what it comes to (a list for a family's hyper)."""
+
+    name: str
+    default: Expr
+    value: Number | bool | list[Number] | None
+    span: Span
+    static: bool = False  # used in shapes, periods or step counts: fixed at construction
+
+    @property
+    def derived(self) -> bool:
+        """Whether the default is computed from other hypers."""
+        return any(node.op == "hyper" for node in walk(self.default))
+
+
+@dataclass(frozen=True)
+class Input:
+    """``head``: the tensor is [B, T, H, n], as for an operator."""
+
+    name: str
+    dims: Dims
+    head: bool
+    span: Span
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A free slow weight; ``init`` is an expression over ``uniform`` and ``normal``."""
+
+    path: str
+    span: Span
+    dims: Dims
+    head: bool = False
+    init: Expr | None = None
+
+
+@dataclass(frozen=True)
+class Module:
+    """The slow weights of one use of a function (``q.linear``), named by where it stands.
+
+    ``width`` is the stated width of ``linear`` or the taps of ``conv``; inference fills ``inner`` and ``outer``, the
+    channels that it takes and gives (``outer`` None: a scalar), and ``head``, whether there is one set a head.
+    """
+
+    path: str
+    function: str
+    span: Span
+    width: Dim | None = None
+    bias: bool = False
+    shared: bool = False
+    inner: Dim | None = None
+    outer: Dim | None = None
+    head: bool = False
+
+    @property
+    def shapes(self) -> dict[str, Dims]:
+        """Its tensors by name, without the head axis."""
+        outer = self.outer if self.outer is not None else ONE
+        if self.function == "layernorm":
+            return {"weight": (self.inner,), "bias": (self.inner,)}
+        if self.function == "rmsnorm":
+            return {"weight": (self.inner,)}
+        second = self.inner if self.function == "linear" else self.width
+        return {"weight": (outer, second), **({"bias": (outer,)} if self.bias else {})}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A named value of every tick of its clock. ``level`` is the level in whose scope it stands, if any."""
+
+    name: str
+    expr: Expr
+    span: Span
+    level: str | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """One tensor of a memory. ``init``: None for zeros, ``learned`` for a slow weight, else an expression."""
+
+    name: str
+    level: str
+    dims: Dims
+    span: Span
+    init: Expr | None = None
+    learned: bool = False
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """``read`` is the body of ``M(z)`` over the parameter leaf ``param(z)`` and ``self`` leaves, or None."""
+
+    kind: str
+    states: tuple[State, ...]
+    params: tuple[str, ...] = ()
+    read: Expr | None = None
+    options: dict[str, Expr] = field(default_factory=dict, compare=False)
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A call of a step formula (language §3)."""
+
+    name: str
+    args: dict[str, Expr]
+    span: Span
+
+
+@dataclass(frozen=True)
+class Level:
+    """A component with a state of its own. ``update`` maps state names to expressions where there is no ``rule``."""
+
+    name: str
+    span: Span
+    clock: Clock
+    memory: Memory
+    objective: Expr | None = None
+    rule: Rule | None = None
+    update: dict[str, Expr] | None = None
+    retain: Expr | None = None
+    toward: Expr | None = None
+    project: Expr | None = None
+    anchor: Clock | None = None
+    backprop: bool = True
+    doc: str = ""
+    head: bool = False
+    keys: dict[str, Span] = field(default_factory=dict, compare=False)
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        return self.memory.states
+
+    @property
+    def expressions(self) -> Iterator[Expr]:
+        """Everything that its tick evaluates, besides flows."""
+        parts = [self.objective, self.retain, self.toward, self.project]
+        parts += list(self.rule.args.values()) if self.rule else []
+        parts += list(self.update.values()) if self.update else []
+        return (e for e in parts if e is not None)
+
+
+@dataclass(frozen=True)
+class System:
+    """A whole system. Dicts keep the order of the text."""
+
+    source: Source
+    name: str
+    context: str
+    span: Span
+    hypers: dict[str, Hyper]
+    heads: Dim | None
+    inputs: dict[str, Input]
+    outputs: dict[str, Dims | None]
+    weights: dict[str, Weight]
+    modules: dict[str, Module]
+    flows: dict[str, Flow]
+    levels: dict[str, Level]
+    output: dict[str, Expr]
+    doc: str = ""
+    ref: str = ""
+    operator: bool = False
+    constraints: tuple[
+        tuple[Dim, Dim, Span], ...
+    ] = ()  # equal only at some hypers: checked at construction
+
+    @property
+    def states(self) -> dict[str, State]:
+        return {s.name: s for level in self.levels.values() for s in level.states}
+
+    @property
+    def sizes(self) -> dict[str, Number]:
+        """The numeric hypers at their defaults, lists element by element (``periods[0]``)."""
+        out: dict[str, Number] = {}
+        for hyper in self.hypers.values():
+            if isinstance(hyper.value, list):
+                out.update({f"{hyper.name}[{i}]": v for i, v in enumerate(hyper.value)})
+            elif hyper.value is not None:
+                out[hyper.name] = hyper.value
+        return out
+
+    def map(self, rule) -> System:
+        """Every expression of flows, levels and outputs rewritten by ``rule(expr) -> expr``."""
+
+        def each(e: Expr | None) -> Expr | None:
+            return None if e is None else rule(e)
+
+        levels = {
+            name: replace(
+                level,
+                objective=each(level.objective),
+                rule=level.rule
+                and replace(level.rule, args={k: rule(e) for k, e in level.rule.args.items()}),
+                update=level.update and {k: rule(e) for k, e in level.update.items()},
+                retain=each(level.retain),
+                toward=each(level.toward),
+                project=each(level.project),
+                memory=replace(
+                    level.memory,
+                    states=tuple(replace(s, init=each(s.init)) for s in level.states),
+                ),
+            )
+            for name, level in self.levels.items()
+        }
+        flows = {name: replace(f, expr=rule(f.expr)) for name, f in self.flows.items()}
+        output = {name: rule(e) for name, e in self.output.items()}
+        return replace(self, levels=levels, flows=flows, output=output)

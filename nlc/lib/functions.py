@@ -1,0 +1,95 @@
+"""The functions of the language: what may be called, with which arguments, and which operator that becomes.
+
+To add one: a record here if it is an operator of ``ir/ops``, or one line of text in terms of the others (``is_``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class Function:
+    """``params`` maps names to defaults (language text, ``REQUIRED`` or None for "not given").
+
+    ``static`` parameters are sizes or switches, fixed at construction, and are no operands. ``weights`` names the slow
+    weights that the function owns. ``is_`` defines it in the language itself, over its parameters.
+    """
+
+    name: str
+    params: dict[str, object]
+    doc: str
+    op: str = ""
+    static: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    is_: str = ""
+    init_only: bool = False
+
+
+def _function(name: str, params: str, doc: str, **kwargs: object) -> Function:
+    table: dict[str, object] = {}
+    for part in filter(None, params.split(", ")):
+        key, _, default = part.partition("=")
+        table[key] = REQUIRED if not default else None if default == "none" else default
+    kwargs.setdefault("op", "" if kwargs.get("is_") else name)
+    return Function(name, table, doc, **kwargs)  # type: ignore[arg-type]
+
+
+_TABLE = [
+    # elementwise
+    _function("exp", "x", "e to the x"),
+    _function("log", "x", "natural logarithm"),
+    _function("sqrt", "x", "square root"),
+    _function("abs", "x", "absolute value"),
+    _function("sign", "x", "-1, 0 or 1"),
+    _function("sigmoid", "x", "1 / (1 + exp(-x))"),
+    _function("silu", "x", "x * sigmoid(x)"),
+    _function("gelu", "x", "x times the normal distribution function of x"),
+    _function("relu", "x", "max(x, 0)"),
+    _function("tanh", "x", "hyperbolic tangent"),
+    _function("softplus", "x", "log(1 + exp(x))"),
+    _function("erf", "x", "error function"),
+    _function("clip", "x, low, high", "x kept within [low, high]"),
+    _function("where", "condition, a, b", "a where the condition holds, else b"),
+    _function("max", "x, y=none", "the larger of two, elementwise; of one, its largest element", op="maximum"),
+    _function("min", "x, y=none", "the smaller of two, elementwise; of one, its smallest element", op="minimum"),
+    # reductions
+    _function("sum", "x", "sum of all elements"),
+    _function("mean", "x", "mean of all elements"),
+    _function("dot", "x, y", "inner product over all elements"),
+    _function("sqnorm", "x", "squared Euclidean norm"),
+    _function("norm", "x, p=2", "p-norm over all elements"),
+    _function("numel", "x", "number of elements"),
+    _function("huber", "x, delta=1", "Huber's loss, quadratic within delta, summed",
+              is_="sum(where(abs(x) <= delta, 0.5 * x**2, delta * (abs(x) - 0.5 * delta)))"),
+    _function("lp", "x, p", "sum of |x|**p", is_="sum(abs(x)**p)"),
+    # vectors and matrices
+    _function("outer", "x, y", "x y', a matrix of x's size by y's"),
+    _function("per_key", "x", "a factor for each key channel (column) of a memory"),
+    _function("per_value", "x", "a factor for each value channel (row) of a memory"),
+    _function("softmax", "x", "softmax over the channels"),
+    _function("l2norm", "x, eps=1e-6", "x / sqrt(sqnorm(x) + eps)"),
+    _function("rotary", "x, position, base=10000", "rotary position embedding of channel pairs (i, i + n/2)"),
+    _function("slice", "x, start, stop", "channels start to stop - 1", static=("start", "stop")),
+    # with slow weights of their own
+    _function("linear", "x, width=none, bias=false, shared=false", "an affine map to `width` channels (inferred where not given)",
+              static=("width", "bias", "shared"), weights=("weight", "bias")),
+    _function("conv", "x, width, bias=false, shared=false", "causal depthwise convolution over the last `width` tokens",
+              static=("width", "bias", "shared"), weights=("weight", "bias")),
+    _function("rmsnorm", "x, shared=false", "x over its root mean square, times a weight",
+              static=("shared",), weights=("weight",)),
+    _function("layernorm", "x, shared=false", "x standardised, times a weight, plus a bias",
+              static=("shared",), weights=("weight", "bias")),
+    # heads, time
+    _function("split", "x", "[heads * n] channels to n per head"),
+    _function("merge", "x", "n channels per head to [heads * n]"),
+    _function("stop", "x", "x as a constant: no gradient passes, inner or outer"),
+    # where a weight or a state starts
+    _function("uniform", "low, high", "uniformly distributed", init_only=True),
+    _function("normal", "std", "normally distributed around 0", init_only=True),
+    _function("inv_softplus", "x", "the number whose softplus is x", is_="log(exp(x) - 1)"),
+]  # fmt: skip
+
+FUNCTIONS: dict[str, Function] = {f.name: f for f in _TABLE}

@@ -1,0 +1,40 @@
+"""The memories of the language: which tensors a call stands for, and how ``M(z)`` reads them.
+
+To add one: a record here. Shapes and reads are text of the language over the memory's parameters; ``self`` is the
+state of a memory that has only one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nlc.lib.functions import REQUIRED
+
+
+@dataclass(frozen=True)
+class MemoryKind:
+    """``params`` as in ``Function``; ``states`` maps suffixes to shapes, "" for the level's own name."""
+
+    name: str
+    params: dict[str, object]
+    doc: str
+    states: dict[str, str] = field(default_factory=dict)
+    read: str = ""
+    init: dict[str, str] = field(
+        default_factory=dict
+    )  # how `init: learned` starts, zeros where not said
+    context: str = ""  # "tokens" or "gradients" where it makes sense in one only
+
+
+_TABLE = [
+    MemoryKind("matrix", {"m": REQUIRED, "n": REQUIRED}, "a linear map from n to m channels",
+               {"": "[m, n]"}, "self @ z"),
+    MemoryKind("vector", {"n": REQUIRED}, "n numbers", {"": "[n]"}),
+    MemoryKind("scalar", {}, "one number", {"": "[]"}),
+    MemoryKind("like", {"W": REQUIRED}, "a tensor like the trained one", {"": "like(W)"}, context="gradients"),
+    MemoryKind("rows", {"W": REQUIRED}, "one number for each row of the trained matrix", {"": "rows(W)"}, context="gradients"),
+    MemoryKind("cols", {"W": REQUIRED}, "one number for each column of the trained matrix", {"": "cols(W)"}, context="gradients"),
+    MemoryKind("cache", {"window": None, "scale": None}, "every key and value, read by softmax attention", context="tokens"),
+]  # fmt: skip
+
+MEMORIES: dict[str, MemoryKind] = {m.name: m for m in _TABLE}

@@ -1,0 +1,1 @@
+"""Layer 4: the stages. The public function of ``passes/x.py`` is ``x``."""

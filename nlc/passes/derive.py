@@ -1,0 +1,386 @@
+"""System -> Updates: gradients by reverse mode over the typed IR, then the step formula of language §3.
+
+B = T + retain ∘ (M_prev − T)        P = B, or the state at the last anchor boundary
+gd    M = T + decay ∘ (B − T) − lr ∘ ∇ℓ(P)
+dgd   for each weight w: as gd, and − lr (B_w x_w) x_wᵀ, x_w the weight's input at P (eqs. 56, 88, 113)
+prox  M = argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ B)/√lr‖², in closed form where ℓ is quadratic in Φ
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nlc.base.diagnostics import Label, Report
+from nlc.ir.expr import Expr, contains, rewrite, substitute, walk
+from nlc.ir.ops import OPS, NotDifferentiable, add, div, leaf, make, mul, num, sub
+from nlc.ir.shapes import ShapeError
+from nlc.ir.system import Level, State, System
+from nlc.ir.types import Type
+from nlc.ir.update import Step, Update
+from nlc.passes.affine import NotAffine, affine
+from nlc.passes.simplify import simplify
+
+
+def derive(system: System, report: Report) -> dict[str, Update]:
+    """The update of every level that has a state of its own."""
+    updates = {}
+    for level in system.levels.values():
+        if level.rule is not None or level.update is not None:
+            update = _Level(system, level, report).update()
+            if update is not None:
+                updates[level.name] = update
+    return updates
+
+
+def gradient(
+    e: Expr, variables: Iterable[Expr], steps: list[Step] | None = None
+) -> dict[Expr, Expr]:
+    """∂e/∂v for a scalar ``e``, v by v; a variable that e does not depend on is left out.
+
+    Raises NotDifferentiable where the way to a variable passes an operator without a gradient.
+    """
+    wanted = set(variables)
+    nodes = list(walk(e))
+    depends: dict[int, bool] = {}
+    for node in nodes:
+        depends[id(node)] = node in wanted or any(depends[id(a)] for a in node.args)
+    if not depends[id(e)]:
+        return {}
+    adjoint: dict[int, Expr] = {id(e): num(1)}
+    found: dict[Expr, Expr] = {}
+    for node in reversed(nodes):
+        g = adjoint.get(id(node))
+        if g is None or not depends[id(node)]:
+            continue
+        if node in wanted:
+            found[node] = simplify(add(found[node], g)) if node in found else g
+            continue
+        if node.op not in OPS or OPS[node.op].vjp is None:
+            raise NotDifferentiable(
+                node, OPS[node.op].why if node.op in OPS else "it has no gradient"
+            )
+        if steps is not None and node is not e:
+            steps.append(Step("chain rule", node, g))
+        for arg, grad in zip(node.args, OPS[node.op].vjp(node, g)):
+            if grad is None or not depends[id(arg)]:
+                continue
+            grad = simplify(grad)
+            known = adjoint.get(id(arg))
+            adjoint[id(arg)] = grad if known is None else simplify(add(known, grad))
+    return found
+
+
+class _Level:
+    """One level's derivation."""
+
+    def __init__(self, system: System, level: Level, report: Report):
+        self.system, self.level, self.report = system, level, report
+
+    def update(self) -> Update | None:
+        level = self.level
+        base = {s.name: self._base(s) for s in level.states}
+        steps: dict[str, list[Step]] = {s.name: [] for s in level.states}
+        if level.rule is None:
+            new = {s.name: self._explicit(s) for s in level.states}
+            if any(e is None for e in new.values()):
+                return None
+            return self._done(base, {}, new, steps)
+        if level.objective is None:
+            return None
+        gradients = self._gradients(steps)
+        if gradients is None:
+            return None
+        rule = {"gd": self._gd, "dgd": self._dgd, "prox": self._prox}[level.rule.name]
+        if level.rule.name == "prox":
+            base = {s.name: self._decayed(s, base[s.name], self._prev(s)) for s in level.states}
+        new = {}
+        for s in level.states:
+            e = rule(s, gradients.get(s.name))
+            if e is None:
+                return None
+            new[s.name] = e
+        return self._done(base, gradients, new, steps)
+
+    def _done(self, base, gradients, new, steps) -> Update:
+        new = {name: self._projected(name, e) for name, e in new.items()}
+        return Update(
+            self.level.name,
+            {k: simplify(e) for k, e in base.items()},
+            gradients,
+            {k: simplify(e) for k, e in new.items()},
+            {k: tuple(v) for k, v in steps.items()},
+        )
+
+    # -------------------------------------------------------------------------------------------- leaves
+
+    def _leaf(self, s: State, time: str) -> Expr:
+        return leaf("state", (s.name, time), Type(s.dims, self.level.head, self.level.clock))
+
+    def _prev(self, s: State) -> Expr:
+        return self._leaf(s, "prev")
+
+    def _gradient(self, s: State) -> Expr:
+        return leaf("gradient", s.name, Type(s.dims, self.level.head, self.level.clock))
+
+    def _target(self, s: State) -> Expr | None:
+        """T of the step formula, None for 0."""
+        toward = self.level.toward
+        if toward is None or toward.op == "num" and toward.attr == 0:
+            return None
+        if toward.op == "initial":
+            if not s.learned and s.init is None:
+                return None
+            return leaf("initial", s.name, Type(s.dims, self.level.head, self.level.clock))
+        return toward
+
+    def _base(self, s: State) -> Expr:
+        previous, retain = self._prev(s), self.level.retain
+        return previous if retain is None else self._scaled(retain, previous, self._target(s))
+
+    def _scaled(self, factor: Expr, e: Expr, target: Expr | None) -> Expr:
+        return mul(factor, e) if target is None else add(target, mul(factor, sub(e, target)))
+
+    def _decayed(self, s: State, base: Expr, previous: Expr) -> Expr:
+        decay = self.level.rule.args.get("decay")
+        return (
+            base
+            if decay is None
+            else self._scaled(self._at_base(decay, {s.name: previous}), base, self._target(s))
+        )
+
+    def _at_base(self, e: Expr, values: dict[str, Expr]) -> Expr:
+        return rewrite(
+            e, lambda n: values.get(n.attr[0]) if n.op == "state" and n.attr[1] == "base" else None
+        )
+
+    # -------------------------------------------------------------------------------------------- gradient
+
+    def _gradients(self, steps: dict[str, list[Step]]) -> dict[str, Expr] | None:
+        """∇ℓ at P for every state; a mistake where the objective depends on none of them."""
+        level = self.level
+        variables = {self._leaf(s, "var"): s for s in level.states}
+        trace: list[Step] = []
+        try:
+            objective = self._inner_grads(level.objective)
+            found = gradient(objective, variables, trace)
+        except NotDifferentiable as e:
+            self.report.add(
+                "NLC501",
+                f"the objective of level `{level.name}` cannot be differentiated",
+                e.node.span or level.objective.span,
+                e.reason,
+                helps=["move it into a flow outside the objective, or write `stop(…)` around it"],
+            )
+            return None
+        if not found:
+            self.report.add(
+                "NLC502",
+                f"level `{level.name}` can never learn: its objective does not depend on `{level.name}`",
+                level.objective.span,
+                f"d(objective)/d{level.name} = 0",
+                related=[
+                    Label(level.keys.get("memory", level.span), "the state this level updates")
+                ],
+                helps=[
+                    f"use the state in the prediction, for example `0.5 * sqnorm({level.name}(key) - value)`"
+                ],
+            )
+            return None
+        at = "anchor" if level.anchor is not None else "base"
+        point = {v: self._leaf(s, at) for v, s in variables.items()}
+        out = {}
+        for v, s in variables.items():
+            if v in found:
+                steps[s.name].extend(trace)
+                out[s.name] = simplify(substitute(found[v], point))
+        return out
+
+    def _inner_grads(self, e: Expr) -> Expr:
+        """``grad(e, P)`` replaced by its derivative at P's value."""
+
+        def rule(n: Expr) -> Expr | None:
+            if n.op != "grad":
+                return None
+            inner, value = n.args
+            variable = next(
+                (x for x in walk(inner) if x.op == "variable" and x.attr == n.attr), None
+            )
+            found = gradient(inner, [variable]) if variable is not None else {}
+            if not found:
+                raise NotDifferentiable(n, "it does not depend on what it is differentiated by")
+            return simplify(substitute(found[variable], {variable: value}))
+
+        return rewrite(e, rule)
+
+    def _explicit(self, s: State) -> Expr | None:
+        e = (self.level.update or {}).get(s.name)
+        if e is None:
+            return self._leaf(s, "base")
+        try:
+            e = self._inner_grads(e)
+            return e if e.type.dims == s.dims else mul(e, make("ones", self._prev(s)))
+        except NotDifferentiable as mistake:
+            self.report.add(
+                "NLC501",
+                f"the update of level `{self.level.name}` cannot be differentiated",
+                mistake.node.span or e.span,
+                mistake.reason,
+            )
+            return None
+
+    # -------------------------------------------------------------------------------------------- rules
+
+    def _arg(self, name: str) -> Expr | None:
+        return self.level.rule.args.get(name)
+
+    def _gd(self, s: State, found: Expr | None, lr: Expr | None = None) -> Expr | None:
+        kept = self._decayed(s, self._leaf(s, "base"), self._leaf(s, "base"))
+        if found is None:
+            return kept
+        return sub(kept, mul(lr if lr is not None else self._arg("lr"), self._gradient(s)))
+
+    def _dgd(self, s: State, found: Expr | None) -> Expr | None:
+        """Erases what the state holds at its key, beside the gradient."""
+        key = self._key(s)
+        if key is None:
+            return None
+        lr, exact = self._arg("lr"), self._arg("exact")
+        x = substitute(
+            key,
+            {
+                self._leaf(o, "var"): self._leaf(o, "anchor" if self.level.anchor else "base")
+                for o in self.level.states
+            },
+        )
+        bias = s.dims == () or len(s.dims) == 1
+        if exact is not None and exact.attr is True:
+            length = num(1.0) if bias else make("sqnorm", x)
+            lr = div(lr, add(num(1.0), mul(lr, length)))
+        base = self._leaf(s, "base")
+        erased = base if bias else make("outer", make("matmul", base, x), x)
+        stepped = self._gd(s, found, lr)
+        return sub(stepped, mul(lr, erased))
+
+    def _key(self, s: State) -> Expr | None:
+        """The input of a weight in the objective: what stands right of it in ``W @ z``; 1 for a bias."""
+        variable, keys, uses = self._leaf(s, "var"), [], 0
+        for node in walk(self.level.objective):
+            if variable in node.args:
+                uses += 1
+                if node.op == "matmul" and node.args[0] == variable and node.args[1].type.rank == 1:
+                    keys.append(node.args[1])
+                elif len(s.dims) == 1 and node.op == "add":
+                    keys.append(num(1.0))
+        if uses == 1 and len(keys) == 1:
+            return keys[0]
+        self.report.add(
+            "NLC503",
+            f"`dgd` finds no key for `{s.name}`",
+            self.level.rule.span,
+            f"`{s.name}` stands {uses} times in the objective"
+            if uses != 1
+            else f"`{s.name}` is not read as `{s.name} @ z`",
+            helps=["each weight must occur once in the read, as `W @ z`; else use `gd`"],
+        )
+        return None
+
+    def _prox(self, s: State, found: Expr | None) -> Expr | None:
+        """(∇²ℓ + 1/lr) Δ = −∇ℓ(D) at D = decay ∘ B, for a Hessian λ I + c x xᵀ (Sherman–Morrison)."""
+        base, lr = self._leaf(s, "base"), self._arg("lr")
+        if found is None:
+            return base
+        try:
+            hessian = self._hessian(s, found)
+        except (NotAffine, ShapeError) as e:
+            node = getattr(e, "node", self.level.objective)
+            self.report.add(
+                "NLC504",
+                f"`prox` has no closed form for level `{self.level.name}`",
+                self.level.rule.span,
+                "the objective is not quadratic in the state with one key",
+                related=[Label(node.span, "this is in the way")] if node.span else [],
+                helps=[
+                    "use `gd` with a step size, or an objective such as `0.5 * sqnorm(S(key) - value)`"
+                ],
+            )
+            return None
+        curvature, strength, x = hessian
+        g, one = self._gradient(s), num(1.0)
+        per_key = lr.op == "per_key"
+        if lr.type.dims != () and not (per_key and curvature is None and x is not None):
+            self.report.add(
+                "NLC504",
+                "`prox` takes a scalar or `per_key` step",
+                lr.span or self.level.rule.span,
+                "no closed form for this shape",
+            )
+            return None
+        damp = one if curvature is None else add(one, mul(lr, curvature))
+        if x is None:
+            return sub(base, mul(div(lr, damp), g))
+        if per_key:
+            scaled = mul(lr.args[0], x)
+            down = add(one, mul(strength, make("dot", x, scaled)))
+            erase = make("outer", make("matmul", g, scaled), scaled)
+            return sub(base, sub(mul(lr, g), mul(div(strength, down), erase)))
+        reach = add(damp, mul(mul(lr, strength), make("sqnorm", x)))
+        if curvature is None and self._along(found, x):
+            return sub(base, mul(div(lr, reach), g))
+        rank_one = (
+            make("outer", make("matmul", g, x), x)
+            if len(s.dims) == 2
+            else mul(make("dot", g, x), x)
+        )
+        inner = sub(g, mul(div(mul(lr, strength), reach), rank_one))
+        return sub(base, mul(div(lr, damp), inner))
+
+    def _hessian(self, s: State, found: Expr) -> tuple[Expr | None, Expr | None, Expr | None]:
+        """(λ, c, x) with ∇ℓ(Φ) = λ Φ + c Φ x xᵀ + constant; NotAffine otherwise."""
+        is_state = lambda e: e.op == "state" and e.attr[0] == s.name  # noqa: E731
+        flat, strength, key = None, None, None
+        for word in affine(found, is_state):
+            if not word.linear:
+                continue
+            coefficient = num(word.number)
+            for factor in word.scalars:
+                coefficient = mul(coefficient, factor)
+            kinds = [f.kind for f in word.factors]
+            if kinds == ["state"]:
+                flat = coefficient if flat is None else add(flat, coefficient)
+                continue
+            shape = {("state", "column", "row"): (1, 2), ("column", "row", "state"): (0, 1)}.get(
+                tuple(kinds)
+            )
+            if (
+                shape is None
+                or word.factors[shape[0]].expr != word.factors[shape[1]].expr
+                or key is not None
+            ):
+                raise NotAffine(found)
+            if (len(s.dims) == 1) != (kinds[0] == "column"):
+                raise NotAffine(found)
+            strength, key = coefficient, word.factors[shape[0]].expr
+        return (
+            simplify(flat) if flat is not None else None,
+            simplify(strength) if strength is not None else None,
+            key,
+        )
+
+    def _along(self, found: Expr, x: Expr) -> bool:
+        """Whether the gradient is r xᵀ, so that its part along x is all of it."""
+        words = affine(found, lambda e: False)
+        return all(
+            w.factors and w.factors[-1].kind == "row" and w.factors[-1].expr == x for w in words
+        )
+
+    def _projected(self, name: str, e: Expr) -> Expr:
+        """``project`` reads the stepped state under the level's name."""
+        if self.level.project is None:
+            return e
+        return rewrite(
+            self.level.project,
+            lambda n: e if n.op == "state" and n.attr == (name, "base") else None,
+        )
+
+
+__all__ = ["derive", "gradient", "contains"]

@@ -1,0 +1,331 @@
+"""Typed System -> level graph: components, what each reads and when, and the order ≻ (paper, Def. 2).
+
+Nodes are components (levels, and the slow weights of a token system), edges say who reads whom: the same tick's new
+state, the state before the tick, or the held state of something slower. ``tools/draw`` documents the attributes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from nlc.base.diagnostics import Label, Report
+from nlc.ir.expr import Expr, walk
+from nlc.ir.notation import Notation
+from nlc.ir.system import Level, System
+from nlc.ir.types import STEP, Dim, Dims, Like
+
+SLOW = "weights"
+
+
+@dataclass
+class Reads:
+    """What an expression needs of others, through flows: level -> {same-tick, previous-tick}."""
+
+    levels: dict[str, set[str]] = field(default_factory=dict)
+    weights: bool = False
+    gradient: bool = False
+
+    def note(self, level: str, when: str) -> None:
+        self.levels.setdefault(level, set()).add(when)
+
+    def merge(self, other: Reads, delayed: bool = False) -> None:
+        for level, whens in other.levels.items():
+            for when in whens:
+                self.note(level, "previous-tick" if delayed else when)
+        self.weights |= other.weights
+        self.gradient |= other.gradient
+
+
+def link(system: System, report: Report) -> nx.DiGraph:
+    """The level graph; same-tick cycles are reported and the graph is then partial."""
+    _cycles(system, report)
+    graph = nx.DiGraph(system=system.name, context=system.context, levels=[])
+    if report.has_errors:
+        return graph
+    reads = {name: level_reads(system, level) for name, level in system.levels.items()}
+    for name, level in system.levels.items():
+        graph.add_node(name, **_component(system, level))
+    slow = SLOW if SLOW not in system.levels else f"slow {SLOW}"
+    if system.context == "tokens" and (
+        system.modules or system.weights or any(s.learned for s in system.states.values())
+    ):
+        graph.add_node(slow, **_slow_weights(system))
+        for name in system.levels:
+            graph.add_edge(name, slow, reads=("same-tick",), transfer=("backpropagation",))
+    for name, level in system.levels.items():
+        for other, whens in reads[name].levels.items():
+            if other != name:
+                _edge(graph, system, other, name, whens)
+        transfer = ["generation"] if reads[name].weights else []
+        transfer += ["initialisation"] if any(s.learned for s in level.states) else []
+        if transfer and slow in graph:
+            graph.add_edge(slow, name, reads=("held",), transfer=tuple(transfer))
+    order(graph)
+    return graph
+
+
+def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
+    """A token system trained by a gradient system: its slow weights are the tensor that the other trains."""
+    slow = next((n for n, d in tokens.nodes(data=True) if d["kind"] == "weights"), None)
+    clash = (set(tokens) - {slow}) & set(gradients)
+    rename = {n: f"{gradients.graph['system']}.{n}" if n in clash else n for n in gradients}
+    trained = next(n for n, d in gradients.nodes(data=True) if d["kind"] == "trained")
+    graph = nx.DiGraph(
+        system=f"{tokens.graph['system']} trained by {gradients.graph['system']}",
+        context="tokens",
+        levels=[],
+    )
+    for n, data in tokens.nodes(data=True):
+        if n != slow:
+            graph.add_node(n, **data)
+    for n, data in gradients.nodes(data=True):
+        size = (
+            tokens.nodes[slow]["size"]
+            if slow and data["shape"].startswith("like(")
+            else data["size"]
+        )
+        graph.add_node(rename[n], **{**data, "size": size})
+    for a, b, data in tokens.edges(data=True):
+        if slow not in (a, b):
+            graph.add_edge(a, b, **data)
+        elif a == slow:
+            graph.add_edge(rename[trained], b, **data)
+    for a, b, data in gradients.edges(data=True):
+        graph.add_edge(rename[a], rename[b], **data)
+    for n, data in gradients.nodes(data=True):
+        if data.get("reads_gradient"):
+            for a in tokens.predecessors(slow) if slow else ():
+                graph.add_edge(
+                    a, rename[n], reads=("same-tick",), transfer=("backpropagation", "generation")
+                )
+    order(graph)
+    return graph
+
+
+def order(graph: nx.DiGraph) -> None:
+    """Numbers the levels, fastest first: by frequency, then by who needs whose state in the same tick."""
+    depth: dict[str, int] = {}
+    same = nx.DiGraph()
+    same.add_nodes_from(graph)
+    for a, b, data in graph.edges(data=True):
+        if "same-tick" in data["reads"] and graph.nodes[a]["order"] == graph.nodes[b]["order"]:
+            same.add_edge(a, b)
+    for n in nx.topological_sort(same):
+        depth[n] = max((depth[p] + 1 for p in same.predecessors(n)), default=0)
+    keys = sorted({(graph.nodes[n]["order"], depth[n]) for n in graph})
+    graph.graph["levels"] = [
+        [n for n in graph if (graph.nodes[n]["order"], depth[n]) == key] for key in keys
+    ]
+    for number, members in enumerate(graph.graph["levels"], 1):
+        for n in members:
+            graph.nodes[n]["level"] = number
+
+
+# ---------------------------------------------------------------------------------------------------- reads
+
+
+def level_reads(system: System, level: Level) -> Reads:
+    """What one tick of a level needs."""
+    seen: dict[str, Reads] = {}
+    total = Reads()
+    for e in level.expressions:
+        total.merge(_reads(system, e, seen))
+    if level.memory.kind == "cache":
+        for key in ("key", "value"):
+            total.merge(_flow_reads(system, f"{level.name}.{key}", seen))
+    for state in level.states:
+        if state.init is not None and not state.learned:
+            for node in walk(state.init):
+                if node.op == "state":
+                    total.note(_owner(system, node.attr[0]), "previous-tick")
+    return total
+
+
+def _flow_reads(system: System, name: str, seen: dict[str, Reads]) -> Reads:
+    if name not in seen:
+        seen[name] = Reads()  # a flow that reads its own past adds nothing to itself
+        seen[name] = _reads(system, system.flows[name].expr, seen)
+    return seen[name]
+
+
+def _reads(system: System, e: Expr, seen: dict[str, Reads]) -> Reads:
+    out = Reads()
+    stack = [(e, False)]
+    while stack:
+        node, delayed = stack.pop()
+        if node.op == "state" and node.attr[1] not in ("var", "base"):
+            when = "same-tick" if node.attr[1] == "now" and not delayed else "previous-tick"
+            out.note(_owner(system, node.attr[0]), when)
+        elif node.op == "attend":
+            out.note(node.attr[0], "same-tick")
+        elif node.op == "flow":
+            out.merge(_flow_reads(system, node.attr, seen), delayed)
+        elif node.op == "weight":
+            out.weights = True
+        elif node.op == "g":
+            out.gradient = True
+        stack.extend((a, delayed or node.op == "delay") for a in node.args)
+    return out
+
+
+def _owner(system: System, state: str) -> str:
+    return system.states[state].level
+
+
+def _edge(graph: nx.DiGraph, system: System, source: str, reader: str, whens: set[str]) -> None:
+    a, b = system.levels[source], system.levels[reader]
+    held = b.clock.faster(a.clock)
+    reads = tuple(sorted({"held" if held else when for when in whens}, reverse=True))
+    if a.memory.kind == "cache":
+        transfer = "non-parametric"
+    else:
+        seen: dict[str, Reads] = {}
+        data = [f"{reader}.{k}" for k in ("key", "value") if f"{reader}.{k}" in system.flows]
+        makes = any(source in _flow_reads(system, name, seen).levels for name in data)
+        transfer = "generation" if makes else "conditioning"
+    graph.add_edge(source, reader, reads=reads, transfer=(transfer,))
+
+
+# ---------------------------------------------------------------------------------------------------- cycles
+
+
+def _cycles(system: System, report: Report) -> None:
+    """Flows and levels that need each other's new value in one tick."""
+    needs = nx.DiGraph()
+    places: dict[tuple[str, str], object] = {}
+
+    def note(reader: str, e: Expr) -> None:
+        stack = [e]
+        while stack:
+            node = stack.pop()
+            if node.op == "delay":
+                stack.append(node.args[1])
+                continue
+            source = None
+            if node.op == "flow":
+                source = f"flow {node.attr}"
+            elif node.op == "state" and node.attr[1] == "now":
+                source = f"level {_owner(system, node.attr[0])}"
+            if source and not _slower(system, source, reader):
+                needs.add_edge(source, reader)
+                places.setdefault((source, reader), node.span)
+            stack.extend(node.args)
+
+    for name, flow in system.flows.items():
+        note(f"flow {name}", flow.expr)
+    for name, level in system.levels.items():
+        for e in level.expressions:
+            note(f"level {name}", e)
+    for component in nx.strongly_connected_components(needs):
+        some = next(iter(component))
+        if len(component) == 1 and not needs.has_edge(some, some):
+            continue
+        cycle = [a for a, _ in nx.find_cycle(needs.subgraph(sorted(component)))]
+        _report_cycle(system, cycle, places, report)
+
+
+def _slower(system: System, source: str, reader: str) -> bool:
+    kind, name = source.split(" ", 1)
+    if kind != "level" or not reader.startswith("level "):
+        return False
+    return system.levels[reader.split(" ", 1)[1]].clock.faster(system.levels[name].clock)
+
+
+def _report_cycle(system: System, cycle: list[str], places: dict, report: Report) -> None:
+    levels = [c.split(" ", 1)[1] for c in cycle if c.startswith("level ")]
+    names = [c.split(" ", 1)[1] for c in cycle]
+    pairs = list(zip(cycle, [*cycle[1:], cycle[0]]))
+    spans = [(places.get(p), p) for p in pairs if places.get(p) is not None]
+    if not spans:
+        return
+    (span, (source, reader)), *others = sorted(spans, key=lambda x: -x[0].start)
+    unit = "step" if system.context != "tokens" else "token"
+    who = " and ".join(f"`{n}`" for n in (levels or names)[:3])
+    many = len(levels or names) > 1
+    what = "levels" if levels else "flows"
+    report.add(
+        "NLC403",
+        f"{what if many else what[:-1]} {who} need{'' if many else 's'} {'each other' if many else 'itself'} in the same {unit}",
+        span,
+        f"`{reader.split(' ', 1)[1]}` reads `{source.split(' ', 1)[1]}`",
+        related=[
+            Label(s, f"`{b.split(' ', 1)[1]}` reads `{a.split(' ', 1)[1]}`")
+            for s, (a, b) in others[:2]
+        ],
+        notes=[f"cycle: {' -> '.join([*names, names[0]])}"],
+        helps=[
+            f"break the cycle by reading the previous value: `prev({span.text if len(span.text) < 40 else names[0]})`"
+        ],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- nodes
+
+
+def _component(system: System, level: Level) -> dict:
+    kind = {"cache": "cache", "trained": "trained"}.get(level.memory.kind, "memory")
+    shapes = [_shape(s.dims, level.head) for s in level.states]
+    n = Notation(system, own=level.name, plain_base=True)
+    rule = None
+    if level.rule is not None:
+        args = ", ".join(
+            f"{k}={n.text(e)}" for k, e in level.rule.args.items() if k != "exact" or e.attr
+        )
+        rule = f"{level.rule.name}({args})"
+        rule = f"{rule}, retain {n.text(level.retain)}" if level.retain is not None else rule
+    elif level.update is not None:
+        rule = "explicit update"
+    return {
+        "clock": str(level.clock),
+        "order": level.clock.order,
+        "kind": kind,
+        "shape": ", ".join(shapes) if kind != "cache" else level.memory.text,
+        "size": _total(system, [(s.dims, level.head) for s in level.states])
+        if kind != "cache"
+        else None,
+        "objective": n.text(level.objective) if level.objective is not None else None,
+        "rule": rule,
+        "doc": level.doc,
+        "reads_gradient": level_reads(system, level).gradient,
+    }
+
+
+def _slow_weights(system: System) -> dict:
+    parts = [(dims, m.head) for m in system.modules.values() for dims in m.shapes.values()]
+    parts += [(w.dims, w.head) for w in system.weights.values()]
+    parts += [(s.dims, system.levels[s.level].head) for s in system.states.values() if s.learned]
+    count = len({m.path for m in system.modules.values()}) + len(system.weights)
+    return {
+        "clock": str(STEP),
+        "order": STEP.order,
+        "kind": "weights",
+        "shape": f"{count} modules" if count != 1 else "1 module",
+        "size": _total(system, parts),
+        "objective": "loss",
+        "rule": "an optimizer outside the spec",
+        "doc": "",
+        "reads_gradient": True,
+    }
+
+
+def _shape(dims: Dims, head: bool) -> str:
+    if dims and isinstance(dims[0], Like):
+        return str(dims[0])
+    return "[" + ", ".join((["heads"] if head else []) + [str(d) for d in dims]) + "]"
+
+
+def _total(system: System, parts: list[tuple[Dims, bool]]) -> int | None:
+    total = 0
+    for dims, head in parts:
+        size = 1
+        for d in (*dims, *((Dim.of("heads"),) if head else ())):
+            if isinstance(d, Like):
+                return None
+            try:
+                size *= d.evaluate(system.sizes)
+            except (KeyError, ZeroDivisionError):
+                return None
+        total += size
+    return int(total)

@@ -1,0 +1,21 @@
+"""System and Updates -> Program.
+
+A token system becomes: what needs no state, for all tokens at once; one loop over tokens that carries the states; what
+remains, for all tokens at once. A gradient system becomes straight-line statements for one tensor and step.
+"""
+
+from __future__ import annotations
+
+from nlc.ir.program import Program
+from nlc.ir.system import System
+from nlc.ir.update import Update
+from nlc.passes.lower.gradients import Gradients
+from nlc.passes.lower.tokens import Tokens
+
+
+def lower(
+    system: System, updates: dict[str, Update], reserved: frozenset[str] = frozenset()
+) -> Program:
+    """``reserved`` are identifiers that the backend's own text uses."""
+    kind = Tokens if system.context == "tokens" else Gradients
+    return kind(system, updates, reserved).program()

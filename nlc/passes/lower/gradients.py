@@ -1,0 +1,78 @@
+"""A gradient system as straight-line statements for one tensor and step."""
+
+from __future__ import annotations
+
+from nlc.ir.expr import Expr, walk
+from nlc.ir.program import Let, Program, Return, Slot
+from nlc.ir.types import STEP, Type
+from nlc.passes.lower.schedule import Item, schedule
+from nlc.passes.lower.step import Lowering, state_type
+from nlc.passes.share import share
+
+
+class Gradients(Lowering):
+    def program(self) -> Program:
+        system = self.system
+        ticks = self._ticks()
+        items = {n: Item(n, [f.expr]) for n, f in system.flows.items() if n in self._needed()}
+        for level in system.levels.values():
+            update = self.updates[level.name]
+            items[f"step {level.name}"] = Item(
+                f"step {level.name}",
+                [*update.base.values(), *update.gradient.values(), *update.new.values()],
+            )
+        ordered, kept = schedule(items, system)
+        body: list[Let] = []
+        for state in sorted(kept):
+            self.kept[state] = self.names(f"{state}_prev")
+            level = system.levels[system.states[state].level]
+            body.append(
+                Let(
+                    (self.kept[state],),
+                    self.var(self.state_vars[state], state_type(system.states[state], level)),
+                )
+            )
+        for item in ordered:
+            if item.name.startswith("step "):
+                body += self.step(system.levels[item.name[5:]])
+            else:
+                flow = system.flows[item.name]
+                body.append(
+                    Let((self.flow_vars[item.name],), self.program_expr(flow.expr), "", flow.span)
+                )
+        slots = [
+            Slot(s.name, self.state_vars[s.name], "level", state_type(s, level), s.init, s.learned)
+            for level in system.levels.values()
+            for s in level.states
+        ]
+        return Program(system, (*slots, *ticks), (*share(body, self.names), Return({}, {})))
+
+    def _ticks(self) -> list[Slot]:
+        used = any(n.op == "index" for e in self._all() for n in walk(e))
+        if not used:
+            return []
+        name = self.names("t")
+        kind = Type((), False, STEP, dtype="int")
+        for level in (None, *self.system.levels):
+            self.vars[Expr("index", (), ("t", level))] = self.var(name, kind)
+        return [Slot("t", name, "tick", kind)]
+
+    def _all(self) -> list[Expr]:
+        out = [f.expr for f in self.system.flows.values()]
+        for u in self.updates.values():
+            out += [*u.base.values(), *u.gradient.values(), *u.new.values()]
+        return out
+
+    def _needed(self) -> set[str]:
+        seen: set[str] = set()
+        stack = [
+            e
+            for u in self.updates.values()
+            for e in (*u.base.values(), *u.gradient.values(), *u.new.values())
+        ]
+        while stack:
+            for n in walk(stack.pop()):
+                if n.op == "flow" and n.attr not in seen:
+                    seen.add(n.attr)
+                    stack.append(self.system.flows[n.attr].expr)
+        return seen

@@ -1,0 +1,60 @@
+"""The order of one tick: each thing after what it reads, reads of old states before the step that replaces them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import networkx as nx
+
+from nlc.ir.expr import Expr
+from nlc.ir.system import System
+
+
+@dataclass(eq=False)
+class Item:
+    """Something to compute in one tick: a flow, a level's step (``step L``), or a value to collect."""
+
+    name: str
+    exprs: list[Expr]
+
+
+def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[str]]:
+    """Items in an order in which each finds what it reads, and the states whose old value must be kept.
+
+    Reading a state before the tick asks to come before that state's step; where that cannot be, the value is kept.
+    """
+    graph = nx.DiGraph()
+    graph.add_nodes_from(items)
+    owner = {s.name: s.level for s in system.states.values()}
+    wishes: list[tuple[str, str, str]] = []
+    for name, item in items.items():
+        for e in item.exprs:
+            for node in _tick(e):
+                if node.op == "flow" and node.attr in items:
+                    graph.add_edge(node.attr, name)
+                elif node.op == "state":
+                    step = f"step {owner[node.attr[0]]}"
+                    if node.attr[1] == "now" and step in items and step != name:
+                        graph.add_edge(step, name)
+                    elif node.attr[1] == "prev" and step != name:
+                        wishes.append((name, step, node.attr[0]))
+    kept = set()
+    for name, step, state in wishes:
+        if step in items and not graph.has_edge(name, step):
+            if nx.has_path(graph, step, name):
+                kept.add(state)
+            else:
+                graph.add_edge(name, step)
+    position = {name: i for i, name in enumerate(items)}
+    ordered = nx.lexicographical_topological_sort(graph, key=lambda n: position[n])
+    return [items[n] for n in ordered], kept
+
+
+def _tick(e: Expr) -> Iterator[Expr]:
+    """The nodes that are evaluated in this tick: a delayed expression was evaluated in the one before."""
+    stack = [e]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(node.args[1:] if node.op == "delay" else node.args)

@@ -1,0 +1,379 @@
+"""A token system: what needs no state for all tokens at once, one loop over tokens, then the rest at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.ops import add, num
+from nlc.ir.program import Let, Loop, Program, Return, Slot
+from nlc.ir.system import System
+from nlc.ir.types import NEVER, TOKEN, Type
+from nlc.ir.update import Update
+from nlc.passes.lower.schedule import Item, schedule
+from nlc.passes.lower.step import Lowering, state_type
+from nlc.passes.naming import describe
+from nlc.passes.recurrence import Recurrence
+from nlc.passes.share import share
+
+
+class Tokens(Lowering):
+    """Sorts every expression into before, in and after the loop."""
+
+    def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
+        super().__init__(system, updates, reserved)
+        self.recurrence = Recurrence(system, updates)
+        self.before: list[Let] = []
+        self.after: list[Let] = []
+        self.items: dict[str, Item] = {}
+        self.collects: dict[str, str] = {}
+        self.hoisted: dict[Expr, Expr] = {}
+        self.ends: list[Let] = []
+        self.carries: list[str] = []
+        self.written: set[str] = set()
+        self.cache_vars: dict[tuple[str, str], tuple[str, str]] = {}
+        self.wanted = {
+            a: f"{level.name}_{key}"
+            for level in system.levels.values()
+            for key, a in [
+                ("retain", level.retain),
+                *(level.rule.args.items() if level.rule else ()),
+            ]
+            if a is not None
+        }
+
+    def program(self) -> Program:
+        system = self.system
+        self._ticks()
+        for level in system.levels.values():
+            if level.name in self.updates:
+                u = self.updates[level.name]
+                exprs = [*u.base.values(), *u.gradient.values(), *u.new.values()]
+                self.items[f"step {level.name}"] = Item(f"step {level.name}", exprs)
+        outputs = {name: self._after(e, name) for name, e in system.output.items()}
+        loop = self._loop()
+        body: list[Let | Loop | Return] = list(share(self.before, self.names))
+        body += [loop] if loop else []
+        body += share(self.after, self.names, [e for e in outputs.values()])
+        self._level_slots()
+        return Program(
+            system, tuple(self.slots), (*body, Return(outputs, {s.key: s.var for s in self.slots}))
+        )
+
+    # -------------------------------------------------------------------------------------------- state
+
+    def _owner(self, state: str) -> str:
+        return self.system.states[state].level
+
+    def _level_slots(self) -> None:
+        levels = [
+            Slot(s.name, self.state_vars[s.name], "level", state_type(s, level), s.init, s.learned)
+            for level in self.system.levels.values()
+            if level.name in self.updates
+            for s in level.states
+        ]
+        self.slots = levels + self.slots
+
+    def _ticks(self) -> None:
+        parts = [f.expr for f in self.system.flows.values()] + list(self.system.output.values())
+        parts += [
+            e
+            for item in self.updates.values()
+            for e in (*item.base.values(), *item.gradient.values(), *item.new.values())
+        ]
+        used = {n.attr for e in parts for n in walk(e) if n.op == "index"}
+        if any(what in ("pos", "t") for what, _ in used):
+            pos, kind = self.names("pos"), Type((), False, TOKEN, dtype="int")
+            self.slots.append(
+                Slot("pos", self.names("pos_end"), "tick", Type((), False, NEVER, dtype="int"))
+            )
+            self.before.append(
+                Let(
+                    (pos, self.slots[-1].var),
+                    Expr("ticks", (), "pos", kind),
+                    "positions in the stream",
+                )
+            )
+            here = self.var(pos, kind)
+            for what, level in used:
+                if what == "pos":
+                    self.vars[Expr("index", (), ("pos", level))] = here
+                elif what == "t":
+                    self.vars[Expr("index", (), ("t", level))] = add(here, num(1))
+
+    # -------------------------------------------------------------------------------------------- before
+
+    def _before(self, e: Expr, where: str) -> Expr:
+        """A state-free expression for all tokens at once; operators that carry a window become statements."""
+        return self._batched(e, where, self.before)
+
+    def _batched(self, e: Expr, where: str, out: list[Let]) -> Expr:
+        done: dict[int, Expr] = {}
+        for node in walk(e):
+            if node.op == "flow":
+                self._flow(node.attr)
+            new = node.with_args(tuple(done[id(a)] for a in node.args))
+            if node.op in ("conv", "delay"):
+                new = self._windowed(node, new, where, out)
+            elif node.op == "attend":
+                new = self._attend(node, new, out)
+            else:
+                new = self.hoisted.get(node) or (self.program_expr(new) if not new.args else new)
+            done[id(node)] = new
+        return done[id(e)]
+
+    def _windowed(self, node: Expr, new: Expr, where: str, out: list[Let]) -> Expr:
+        if node in self.hoisted:
+            return self.hoisted[node]
+        label = str(node.attr) if node.op == "conv" else f"{where}.prev"
+        name, slot = self.names(label), self._window_slot(node, new, label)
+        out.append(
+            Let(
+                (name, slot.var),
+                new.with_args((*new.args, self.var(slot.var, slot.type))),
+                "",
+                node.span,
+            )
+        )
+        self.hoisted[node] = self.var(name, node.type)
+        return self.hoisted[node]
+
+    def _window_slot(self, node: Expr, new: Expr, label: str) -> Slot:
+        keys = {s.key for s in self.slots}
+        key, n = label, 2
+        while key in keys:
+            key, n = f"{label}_{n}", n + 1
+        value = new.args[0].type
+        if node.op == "conv":
+            taps = self.system.modules[node.attr].width
+            slot = Slot(key, self.names(f"{key}_window"), "window", value, window=taps)
+        else:
+            init = new.args[1] if not (new.args[1].op == "num" and new.args[1].attr == 0) else None
+            slot = Slot(key, self.names(f"{key}_last"), "prev", value, init)
+        self.slots.append(slot)
+        return slot
+
+    def _attend(self, node: Expr, new: Expr, out: list[Let], step: str = "") -> Expr:
+        """Keys and values join the cache, once a level; ``step``: one token at a time, in the loop."""
+        level, window = node.attr
+        if (level, step) not in self.cache_vars:
+            names = []
+            for key, arg in zip(("key", "value"), new.args[1:]):
+                name = self.names(f"{level}_{key}s")
+                slot = Slot(f"{level}.{key}{step}", name, "cache", arg.type, window=window)
+                self.slots.append(slot)
+                extended = Expr(f"extend{step}", (self.var(name, arg.type), arg), window, arg.type)
+                out.append(Let((name,), extended))
+                self.carries += [name] if step else []
+                names.append(name)
+            self.cache_vars[level, step] = (names[0], names[1])
+        pair = zip(self.cache_vars[level, step], new.args[1:])
+        keys, values = (self.var(n, a.type) for n, a in pair)
+        return replace(new, op=f"attend{step}", args=(new.args[0], keys, values))
+
+    def _flow(self, name: str) -> None:
+        """Writes a flow where it belongs, once."""
+        if name in self.written:
+            return
+        self.written.add(name)
+        flow = self.system.flows[name]
+        if not self.recurrence.flow(name):
+            e = self._before(flow.expr, name)
+            self.before.append(Let((self.flow_vars[name],), e, "", flow.span))
+        elif name in self.recurrence.feedback:
+            self.items[name] = Item(name, [flow.expr])
+        else:
+            e = self._after(flow.expr, name)
+            self.after.append(Let((self.flow_vars[name],), e, "", flow.span))
+
+    # -------------------------------------------------------------------------------------------- after
+
+    def _after(self, e: Expr, where: str) -> Expr:
+        """What can wait until after the loop; what reads a state is computed in it and collected."""
+        r = self.recurrence
+        if not r.recurrent(e):
+            return self._batched(e, where, self.before if e.op not in ("num",) else self.after)
+        done: dict[int, Expr] = {}
+        cut: set[int] = set()
+        for node in walk(e):
+            if node.op == "state" or (
+                node.op != "flow" and r.recurrent(node) and r.reads_state(node)
+            ):
+                cut.add(id(node))
+        top: dict[int, Expr] = {}
+        for node in walk(e):
+            if id(node) in cut:
+                top[id(node)] = node
+                done[id(node)] = node
+                continue
+            args = tuple(
+                self._collect(a, where) if id(a) in cut else done[id(a)] for a in node.args
+            )
+            if node.op == "flow":
+                done[id(node)] = self._read_flow(node)
+                continue
+            new = node.with_args(args)
+            if node.op in ("conv", "delay"):
+                new = self._windowed(
+                    node, new, where, self.after if r.recurrent(node) else self.before
+                )
+            elif node.op == "attend":
+                new = self._attend(node, new, self.after if r.recurrent(node) else self.before)
+            elif not new.args:
+                new = self.program_expr(new)
+            done[id(node)] = new
+        return self._collect(e, where) if id(e) in cut else done[id(e)]
+
+    def _read_flow(self, node: Expr) -> Expr:
+        self._flow(node.attr)
+        if node.attr in self.recurrence.feedback and self.recurrence.flow(node.attr):
+            inside = self.flow_vars[node.attr]
+            outside = self._outside(inside)
+            return self.var(outside, node.type)
+        return self.program_expr(node)
+
+    def _outside(self, inside: str) -> str:
+        for outer, inner in self.collects.items():
+            if inner == inside:
+                return outer
+        outer = self.names(f"{inside}_all")
+        self.collects[outer] = inside
+        return outer
+
+    def _collect(self, e: Expr, where: str) -> Expr:
+        """A value computed in the loop and gathered over its ticks."""
+        if e not in self.hoisted:
+            name = self.names(describe(self.program_expr(e)))
+            self.items[f"collect {name}"] = Item(f"collect {name}", [e])
+            inner = self.names(f"{name}_t")
+            self.collects[name] = inner
+            self.hoisted[e] = self.var(name, e.type.at(TOKEN))
+            self.flow_vars[f"collect {name}"] = inner
+        return self.hoisted[e]
+
+    # -------------------------------------------------------------------------------------------- the loop
+
+    def _loop(self) -> Loop | None:
+        if not self.items:
+            return None
+        for item in list(self.items.values()):
+            self._pull(item)
+        ordered, kept = schedule(self.items, self.system)
+        body: list[Let] = []
+        for state in sorted(kept):
+            self.kept[state] = self.names(f"{state}_prev")
+            s = self.system.states[state]
+            body.append(
+                Let(
+                    (self.kept[state],),
+                    self.var(self.state_vars[state], state_type(s, self.system.levels[s.level])),
+                )
+            )
+        for item in ordered:
+            body += self._in_loop(item)
+        body = share([*body, *self.ends], self.names)
+        inner: dict[str, str] = {}
+        assigned = {n for x in body for n in x.names}
+        carries = [v for n, v in self.state_vars.items() if self._owner(n) in self.updates]
+        carries += self.carries
+        for x in body:
+            for n in walk(x.expr):
+                if (
+                    n.op == "var"
+                    and n.type.clock.batched
+                    and n.attr not in assigned
+                    and n.attr not in carries
+                ):
+                    inner.setdefault(n.attr, self.names(f"{n.attr}_t"))
+        body = [
+            replace(
+                x,
+                expr=rewrite(
+                    x.expr,
+                    lambda n: (
+                        replace(n, attr=inner[n.attr])
+                        if n.op == "var" and n.attr in inner
+                        else None
+                    ),
+                ),
+            )
+            for x in body
+        ]
+        return Loop(TOKEN, tuple(carries), inner, tuple(body), dict(self.collects))
+
+    def _pull(self, item: Item) -> None:
+        """Flows that an item of the loop reads: recurrent ones join the loop, others are written before it."""
+        for e in item.exprs:
+            for node in walk(e):
+                if node.op == "flow" and node.attr not in self.written:
+                    self._flow(node.attr)
+                    if node.attr in self.items:
+                        self._pull(self.items[node.attr])
+
+    def _in_loop(self, item: Item) -> list[Let]:
+        if item.name.startswith("step "):
+            return self.step(self.system.levels[item.name[5:]])
+        e, lets = item.exprs[0], []
+        span = self.system.flows[item.name].span if item.name in self.system.flows else e.span
+        value = self.translate(e, item.name, lets)
+        return [*lets, Let((self.flow_vars[item.name],), value, "", span)]
+
+    def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
+        """In the loop: what needs no state moves out of it, carried windows become carries of the loop."""
+        recurrent = self.recurrence.recurrent
+        if not recurrent(e):
+            return self._outside_loop(e, where)
+        done: dict[int, Expr] = {}
+        for node in walk(e):
+            if not recurrent(node):
+                continue
+            args = tuple(
+                done[id(a)] if recurrent(a) else self._outside_loop(a, where) for a in node.args
+            )
+            new = node.with_args(args)
+            if node.op in ("conv", "delay", "attend"):
+                new = self._carried(node, new, where, lets)
+            elif not new.args:
+                new = self.program_expr(new)
+            done[id(node)] = new
+        return done[id(e)]
+
+    def _outside_loop(self, e: Expr, where: str) -> Expr:
+        """A state-free operand of a recurrent node: a leaf stays, anything else is computed before the loop."""
+        if e in self.hoisted:
+            return self.hoisted[e]
+        if not e.args:
+            if e.op == "flow":
+                self._flow(e.attr)
+            return self.program_expr(e)
+        if not any(
+            n.op in ("flow", "input", "weight", "index", "var") and n.attr is not None
+            for n in walk(e)
+        ):
+            return self.program_expr(e)  # a constant
+        new = self._before(e, where)
+        if new.op == "var":
+            return new
+        name = self.names(self.wanted.get(e) or describe(new))
+        self.before.append(Let((name,), new, "", e.span))
+        self.hoisted[e] = self.var(name, e.type)
+        return self.hoisted[e]
+
+    def _carried(self, node: Expr, new: Expr, where: str, lets: list[Let]) -> Expr:
+        """conv, prev and attention of a recurrent value: one token at a time, what they keep carried by the loop."""
+        if node in self.hoisted:
+            return self.hoisted[node]
+        if node.op == "attend":
+            return self._attend(node, new, lets, step="_step")
+        label = str(node.attr) if node.op == "conv" else f"{where}.prev"
+        slot = self._window_slot(node, new, label)
+        self.carries.append(slot.var)
+        if node.op == "delay":
+            self.ends.append(Let((slot.var,), new.args[0], "for the next token"))
+            self.hoisted[node] = self.var(slot.var, node.type)
+            return self.hoisted[node]
+        name, window = self.names(label), self.var(slot.var, slot.type)
+        step = replace(new, op="conv_step", args=(*new.args, window))
+        lets.append(Let((name, slot.var), step))
+        self.hoisted[node] = self.var(name, node.type)
+        return self.hoisted[node]

@@ -1,0 +1,51 @@
+"""Names of program variables: from the spec where there is one, else saying what the value is."""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+from nlc.ir.expr import Expr
+
+_WORDS = {"matmul": "{0}_{1}", "sub": "{0}_minus_{1}", "add": "{0}_plus_{1}", "mul": "{0}_times_{1}", "outer": "{0}_outer_{1}",
+          "div": "{0}_over_{1}", "dot": "{0}_dot_{1}"}  # fmt: skip
+
+
+class Names:
+    """Hands out identifiers, each once; ``reserved`` are those that generated text uses itself."""
+
+    def __init__(self, reserved: frozenset[str] = frozenset()):
+        self.taken = set(reserved) | set(keyword.kwlist)
+
+    def __call__(self, wanted: str) -> str:
+        base = re.sub(r"\W+", "_", wanted).strip("_") or "value"
+        if base[0].isdigit():
+            base = f"n{base}"
+        name, n = base, 2
+        if name in keyword.kwlist:
+            name = base = f"{base}_"
+        while name in self.taken:
+            name, n = f"{base}_{n}", n + 1
+        self.taken.add(name)
+        return name
+
+
+def describe(e: Expr) -> str:
+    """A short name for an unnamed value: ``S_k`` for ``S @ k``, ``exp_dt`` for ``exp(dt)``."""
+    if e.op in ("var", "hyper", "flow"):
+        return str(e.attr).replace(".", "_")
+    if e.op == "weight":
+        return str(e.attr).replace(".", "_")
+    if e.op in ("num", "bool") or not e.args:
+        return e.op
+    parts = [describe(a) for a in e.args if a.op != "num"]
+    text = (
+        _WORDS[e.op].format(*parts)
+        if e.op in _WORDS and len(parts) == 2
+        else "_".join([e.op, *parts[:1]])
+    )
+    return (
+        text
+        if len(text) <= 24
+        else "_".join(filter(None, [e.op, parts[0].split("_")[0] if parts else ""]))
+    )

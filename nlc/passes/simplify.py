@@ -1,0 +1,158 @@
+"""Expr -> Expr: one table of algebraic rewrites, applied bottom-up until none fits.
+
+It tidies what reverse mode leaves behind (products with one, double negation); it never changes a value by more than
+rounding, and keeps the order in which a person wrote the factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nlc.ir.expr import Expr, rewrite
+from nlc.ir.ops import add, div, make, mul, neg, num, sub
+
+Rule = Callable[[Expr], Expr | None]
+
+
+def simplify(e: Expr) -> Expr:
+    """An equal expression with less in it."""
+    return rewrite(e, _apply)
+
+
+def _apply(e: Expr) -> Expr | None:
+    current: Expr | None = None
+    node = e
+    for _ in range(20):
+        new = RULES[node.op](node) if node.op in RULES else None
+        if new is None:
+            return current
+        current = node = new
+    return current
+
+
+def _is(e: Expr, value: float) -> bool:
+    return e.op == "num" and e.attr == value
+
+
+def _number(e: Expr) -> float | None:
+    if e.op == "num":
+        return e.attr
+    return -e.args[0].attr if e.op == "neg" and e.args[0].op == "num" else None
+
+
+def _neg(e: Expr) -> Expr | None:
+    (x,) = e.args
+    if x.op == "neg":
+        return x.args[0]
+    if x.op == "num":
+        return num(-x.attr, x.span)
+    if x.op == "sub":
+        return sub(x.args[1], x.args[0])
+    return None
+
+
+def _add(e: Expr) -> Expr | None:
+    a, b = e.args
+    if _is(a, 0) and b.type.dims == e.type.dims:
+        return b
+    if _is(b, 0) and a.type.dims == e.type.dims:
+        return a
+    if b.op == "neg":
+        return sub(a, b.args[0])
+    if a.op == "neg":
+        return sub(b, a.args[0])
+    return num(a.attr + b.attr) if a.op == b.op == "num" else None
+
+
+def _sub(e: Expr) -> Expr | None:
+    a, b = e.args
+    if _is(b, 0) and a.type.dims == e.type.dims:
+        return a
+    if _is(a, 0) and b.type.dims == e.type.dims:
+        return neg(b)
+    if b.op == "neg":
+        return add(a, b.args[0])
+    return num(a.attr - b.attr) if a.op == b.op == "num" else None
+
+
+def _mul(e: Expr) -> Expr | None:
+    a, b = e.args
+    dims = e.type.dims
+    if a.op == b.op == "num":
+        return num(a.attr * b.attr)
+    if b.op == "num":
+        return mul(b, a)
+    if _is(a, 1) and b.type.dims == dims:
+        return b
+    if _is(a, -1):
+        return neg(b)
+    if a.op == "num" and a.attr < 0:
+        return neg(mul(num(-a.attr), b))
+    if a.op == "neg":
+        return neg(mul(a.args[0], b))
+    if b.op == "neg":
+        return neg(mul(a, b.args[0]))
+    if a.op == "num" and b.op == "mul" and b.args[0].op == "num":
+        return mul(num(a.attr * b.args[0].attr), b.args[1])
+    if a.op != "num" and b.op == "mul" and b.args[0].op == "num":
+        return mul(b.args[0], mul(a, b.args[1]))
+    if a.op == "mul" and a.args[0].op == "num":
+        return mul(a.args[0], mul(a.args[1], b))
+    if b.op == "ones" and a.type.dims == dims:
+        return a
+    if a.op == "ones" and b.type.dims == dims:
+        return b
+    return None
+
+
+def _div(e: Expr) -> Expr | None:
+    a, b = e.args
+    if _is(b, 1) and a.type.dtype == "float":
+        return a
+    if a.op == "neg":
+        return neg(div(a.args[0], b))
+    return None
+
+
+def _pow(e: Expr) -> Expr | None:
+    a, b = e.args
+    if _is(b, 1):
+        return a
+    if b.op == "sub" and b.args[0].op == b.args[1].op == "num":
+        return make("pow", a, num(b.args[0].attr - b.args[1].attr))
+    return None
+
+
+def _scalar_out(e: Expr) -> Expr | None:
+    """Signs and scalar factors leave products: ``outer(s * a, b)`` is ``s * outer(a, b)``."""
+    a, b = e.args
+    for x, rebuild in ((a, lambda y: make(e.op, y, b)), (b, lambda y: make(e.op, a, y))):
+        if x.op == "neg":
+            return neg(rebuild(x.args[0]))
+        if x.op == "mul" and x.args[0].type.dims == () and x.args[1].type.dims != ():
+            return mul(x.args[0], rebuild(x.args[1]))
+    return None
+
+
+def _transpose(e: Expr) -> Expr | None:
+    (x,) = e.args
+    if x.op == "T":
+        return x.args[0]
+    if x.op == "outer":
+        return make("outer", x.args[1], x.args[0])
+    return neg(make("T", x.args[0])) if x.op == "neg" else None
+
+
+RULES: dict[str, Rule] = {
+    "neg": _neg,
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+    "pow": _pow,
+    "outer": _scalar_out,
+    "matmul": _scalar_out,
+    "dot": _scalar_out,
+    "T": _transpose,
+    "sum": lambda e: neg(make("sum", e.args[0].args[0])) if e.args[0].op == "neg" else None,
+}

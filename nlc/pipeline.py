@@ -1,0 +1,292 @@
+"""The page to read first: text -> tree -> system -> types -> graph -> updates -> program -> source -> class.
+
+``STAGES`` lists the arrows in order; each is one function from one printable value to the next. A stage adds what is
+wrong to the report and goes on; ``Spec`` runs them on demand and raises one ``SpecError`` with everything that was found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlc.base.diagnostics import InternalError, Report, SpecError, nearest
+from nlc.base.span import Source, Span
+from nlc.ir.notation import Notation
+from nlc.ir.program import Program
+from nlc.ir.system import System
+from nlc.ir.update import Update
+from nlc.passes.derive import derive
+from nlc.passes.expand import expand
+from nlc.passes.infer import infer
+from nlc.passes.link import combine, link
+from nlc.passes.lower import lower
+from nlc.passes.operator import operator
+from nlc.passes.resolve import resolve
+from nlc.syntax.parse import parse
+from nlc.syntax.tree import SpecTree
+from nlc.syntax.yamltree import read_source
+from nlc.version import __version__
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+STAGES = (
+    (
+        "parse",
+        parse,
+        "text -> SpecTree: YAML and mathematics, every key and expression with its place",
+    ),
+    ("expand", expand, "SpecTree -> SpecTree: families written out"),
+    ("resolve", resolve, "SpecTree -> System: names, reads of states with their time, calls"),
+    ("infer", infer, "System -> typed System: shapes, widths, heads, clocks, ranges"),
+    ("link", link, "typed System -> level graph: who reads whom, cycles, the order of levels"),
+    ("derive", derive, "System -> Updates: gradients and steps"),
+    ("lower", lower, "System, Updates -> Program: statements and loops"),
+    ("emit", None, "Program -> source text, by a backend"),
+)
+BACKENDS = ("reference",)
+_SUFFIX = ".yaml"
+
+
+def spec_folders() -> list[Path]:
+    """Where the shipped specs stand: inside the wheel, or beside the package in a checkout."""
+    here = Path(__file__).parent
+    return [p for p in (here / "specs", here.parent / "specs") if p.is_dir()][:1]
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped specs by name."""
+    return {p.stem: p for folder in spec_folders() for p in sorted(folder.rglob(f"*{_SUFFIX}"))}
+
+
+def search(beside: Path | None = None) -> dict[str, Path]:
+    """Specs that a name can mean: beside the given file, then in NLC_PATH, then the shipped ones."""
+    found = dict(shipped())
+    folders = [Path(p) for p in os.environ.get("NLC_PATH", "").split(os.pathsep) if p]
+    for folder in [*reversed(folders), *([beside] if beside else [])]:
+        if folder.is_dir():
+            found.update(
+                {
+                    p.stem: p
+                    for p in sorted(
+                        folder.rglob(f"*{_SUFFIX}")
+                        if folder != beside
+                        else folder.glob(f"*{_SUFFIX}")
+                    )
+                }
+            )
+    return found
+
+
+class SpecNotFound(SpecError):
+    """No spec of this name or path."""
+
+
+def find(name: str | os.PathLike[str]) -> Path:
+    """The file of a spec, by path or by name; SpecNotFound with the nearest names otherwise."""
+    text = os.fspath(name)
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") or os.sep in text:
+        if path.is_file():
+            return path
+        near = [p.name for p in path.parent.glob(f"*{_SUFFIX}")] if path.parent.is_dir() else []
+        close = nearest(path.name, near)
+        return _not_found(
+            text, f"there is no file `{text}`", str(path.parent / close) if close else None
+        )
+    known = search()
+    if text in known:
+        return known[text]
+    return _not_found(text, f"there is no spec `{text}`", nearest(text, known), sorted(known))
+
+
+def _not_found(text: str, message: str, close: str | None, known: list[str] | None = None) -> Path:
+    report, source = Report(), Source("<name>", text)
+    report.add(
+        "NLC207",
+        message,
+        Span(source, 0, len(text)),
+        f"did you mean `{close}`?" if close else "not found",
+        notes=[f"specs: {', '.join(known)}"] if known else [],
+        helps=["give a path to a YAML file, or a name that `nlc list` shows"],
+    )
+    raise SpecNotFound(report)
+
+
+@dataclass
+class Spec:
+    """A spec and what the compiler makes of it, stage by stage, each computed when asked for.
+
+    Attributes raise ``SpecError`` with every mistake of the text; ``report`` never does.
+    """
+
+    source: Source
+    as_operator: bool = False
+    report: Report = field(default_factory=Report)
+
+    # -------------------------------------------------------------------------------------------- stages
+
+    @cached_property
+    def tree(self) -> SpecTree:
+        """The keys and expressions as written (families written out)."""
+        tree = parse(self.source, self.report)
+        if tree is None:
+            self.report.raise_if_errors()
+            raise InternalError("parse gave neither a tree nor a diagnostic")
+        return expand(tree, self.report)
+
+    @cached_property
+    def _resolved(self) -> System:
+        tree = self.tree
+        rules = frozenset(search(self._folder))
+        return resolve(tree, self.report, rules)
+
+    @cached_property
+    def _checked(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
+        """Through derivation; later stages pass over what earlier ones found wrong."""
+        system = self._resolved
+        self.report.raise_if_errors()
+        system = infer(system, self.report)
+        self.report.raise_if_errors()
+        graph = link(system, self.report)
+        updates = derive(system, self.report)
+        self.report.raise_if_errors()
+        if self.as_operator:
+            system = operator(system, updates, self.report)
+            self.report.raise_if_errors()
+            graph, updates = link(system, self.report), derive(system, self.report)
+        return system, graph, updates
+
+    @property
+    def system(self) -> System:
+        """The typed system."""
+        return self._checked[0]
+
+    @property
+    def graph(self) -> nx.DiGraph:
+        """The level graph; ``tools/draw`` documents its attributes."""
+        return self._checked[1]
+
+    @property
+    def updates(self) -> dict[str, Update]:
+        """The derived update of every level."""
+        return self._checked[2]
+
+    def program(self, backend: str = "reference") -> Program:
+        """The statements that a backend prints."""
+        system, _, updates = self._checked
+        program = lower(system, updates, _backend(backend).RESERVED)
+        return replace(program, about=tuple(self._about()))
+
+    # -------------------------------------------------------------------------------------------- what users ask for
+
+    def check(self) -> Report:
+        """Everything that is wrong with the text, as a report; never raises for a mistake of the user's."""
+        try:
+            _ = self._checked
+        except SpecError:
+            pass
+        return self.report
+
+    def derive(self, level: str | None = None, format: str = "text") -> str:
+        """The derivation, from objective to update; ``format`` is ``text`` or ``latex``."""
+        from nlc.tools.derivation import derivation
+
+        return derivation(self.system, self.updates, level, format)
+
+    def source_text(self, backend: str = "auto") -> str:
+        """The generated file."""
+        from nlc.backends.writer import Header
+
+        name = BACKENDS[0] if backend == "auto" else backend
+        header = Header(
+            __version__,
+            1,
+            name,
+            Path(self.source.name).name,
+            hashlib.sha256(self.source.text.encode()).hexdigest()[:16],
+        )
+        return _backend(name).emit(self.program(name), header)
+
+    def compile(self, backend: str = "auto") -> Any:
+        """The class that the generated file defines."""
+        from nlc.runtime.loader import load_source
+
+        system = self.system
+        module = load_source(
+            self.source_text(backend), system.name + ("_operator" if self.as_operator else "")
+        )
+        made = getattr(module, module.__all__[0])
+        made.__source_file__ = module.__file__
+        return made
+
+    def combined(self, optimizer: Spec) -> nx.DiGraph:
+        """The level graph of this system trained by a gradient system."""
+        return combine(self.graph, optimizer.graph)
+
+    @property
+    def _folder(self) -> Path | None:
+        path = Path(self.source.name)
+        return path.parent if path.is_file() else None
+
+    def _about(self) -> list[str]:
+        """For each level, fastest first, its clock, state and update in one line."""
+        from nlc.tools.derivation import update_line
+
+        system, graph, updates = self._checked
+        out = []
+        for number, members in enumerate(graph.graph["levels"], 1):
+            for name in members:
+                data = graph.nodes[name]
+                line = f"{number}. {name}, {data['clock']}, {data['shape']}"
+                if name in updates:
+                    line += f": {'; '.join(update_line(system, updates[name], s) for s in updates[name].new)}"
+                elif data["objective"]:
+                    line += f": {data['objective']}, {data['rule']}"
+                out.append(line)
+        return out
+
+
+def _backend(name: str):
+    if name != "reference":
+        close = nearest(name, BACKENDS)
+        raise ValueError(
+            f"there is no backend {name!r}"
+            + (f"; did you mean {close!r}?" if close else f"; backends: {', '.join(BACKENDS)}")
+        )
+    from nlc.backends import reference
+
+    return reference
+
+
+def load(spec: str | os.PathLike[str], *, operator: bool = False) -> Spec:
+    """A spec by name or path. Raises SpecError if there is none or it is not readable text."""
+    path = find(spec)
+    report = Report()
+    source = read_source(path, report)
+    report.raise_if_errors()
+    assert source is not None
+    return Spec(source, operator, report)
+
+
+def loads(text: str, name: str = "<text>", *, operator: bool = False) -> Spec:
+    """A spec from its text."""
+    return Spec(Source(name, text), operator)
+
+
+__all__ = [
+    "BACKENDS",
+    "STAGES",
+    "Notation",
+    "Spec",
+    "SpecError",
+    "find",
+    "load",
+    "loads",
+    "search",
+    "shipped",
+]

@@ -1,0 +1,71 @@
+"""Generated source -> an importable module, so that its classes pickle and survive ``spawn``.
+
+Files are written once under a name that carries the hash of their content, atomically; a module found there is used as
+it is. The cache folder is ``$NLC_CACHE_DIR``, else the user's own (``~/.cache/nlc``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.abc
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+PREFIX = "nlc_generated_"
+
+
+def cache_dir() -> Path:
+    """Where generated files live; it is made on first use."""
+    named = os.environ.get("NLC_CACHE_DIR")
+    base = (
+        Path(named)
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nlc"
+    )
+    return base / "generated"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of the file or nothing, also where several processes write it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_source(source: str, name: str) -> ModuleType:
+    """The module of a generated text; the same text gives the same module."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    full = f"{PREFIX}{name}_{digest}"
+    if full in sys.modules:
+        return sys.modules[full]
+    path = cache_dir() / f"{full}.py"
+    if not path.exists() or path.read_text(encoding="utf-8") != source:
+        write_atomically(path, source)
+    importlib.invalidate_caches()
+    return importlib.import_module(full)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds generated modules by name, so that unpickling in another process works once nlc is imported."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None):
+        if not fullname.startswith(PREFIX):
+            return None
+        file = cache_dir() / f"{fullname}.py"
+        return importlib.util.spec_from_file_location(fullname, file) if file.exists() else None
+
+
+if not any(isinstance(f, _Finder) for f in sys.meta_path):
+    sys.meta_path.append(_Finder())

@@ -1,0 +1,256 @@
+"""What stands in the way of reading an expression -> a message that quotes it, says what to write.
+
+``foreign`` looks for the symbols of other languages before the grammar is tried; ``unexpected``
+explains where the grammar stopped, from the two tokens around that place and the open brackets.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from lark import Token
+
+from nlc.base.diagnostics import Fix, Label, Report
+from nlc.base.span import Span
+from nlc.syntax.yamltree import Scalar
+
+_LOGIC = "conditions are written `where(condition, a, b)`"
+_PRODUCT = "products are `a * b`, `A @ B` and `dot(a, b)`"
+_ASSIGN = "an expression is only the right-hand side; what it defines is the key"
+
+# symbol -> (what to know, what was certainly meant)
+_FOREIGN: dict[str, tuple[str, str | None]] = {
+    "^T": ("the transpose is written `.T`", ".T"),
+    "^⊤": ("the transpose is written `.T`", ".T"),
+    "^": ("power is written `**`", "**"),
+    **dict.fromkeys("·⋅∙×•∘", (_PRODUCT, None)),
+    "∗": ("the product is written `*`", "*"),
+    "⊗": ("the outer product is `outer(a, b)`", None),
+    **dict.fromkeys(("÷", "∕", "⁄", "//"), ("division is written `/`", "/")),
+    **dict.fromkeys("–—‐‑", ("minus is written `-`", "-")),
+    "<>": ("inequality is written `!=`", "!="),
+    "=<": ("at most is written `<=`", "<="),
+    "=>": ("at least is written `>=`", ">="),
+    "===": ("equality is written `==`", "=="),
+    **dict.fromkeys(("&&", "&", "∧", "∨", "!", "~", "¬", "?"), (_LOGIC, None)),
+    "||": ("the norm is `norm(x)` or `‖x‖`; " + _LOGIC, None),
+    "|": ("the absolute value is `abs(x)`, the norm `norm(x)`", None),
+    "%": ("there is no remainder and no per cent", None),
+    **dict.fromkeys((":=", "+=", "-=", "*=", "/=", "←", "≔"), (_ASSIGN, None)),
+    ":": ("part of a vector is `slice(x, a, b)`; " + _ASSIGN, None),
+    ";": ("a field holds one expression; name others with `let`", None),
+    **dict.fromkeys("'’′", ("the transpose is `.T`; the state before is `prev(M)`", None)),
+    **dict.fromkeys('"“”', ("expressions hold no text, only names and numbers", None)),
+    **dict.fromkeys("{}", ("brackets are `( )`, lists are `[ ]`", None)),
+    **dict.fromkeys(("$", "\\"), ("write names (`alpha`) or letters (`α`) instead of LaTeX", None)),
+    "√": ("the square root is `sqrt(x)`", None),
+    "∑": ("a sum is `sum(e)` or, over a family, `sum(e for i)`", None),
+    "∇": ("a gradient is `grad(e, P)`", None),
+    "∂": ("a gradient is `grad(e, P)`", None),
+    "…": ("write the terms out", None),
+    "#": ("comments belong to YAML, outside the quotes", None),
+    "_": ("a name starts with a letter", None),
+}
+_KNOWN = (
+    r"A-Za-z0-9_ \t\r\n\u00a0\u2009\u202f+\-*/@()\[\],.=<>≠≤≥−⊙‖⟨⟩ᵀ⊤½¼¾⅐-⅞∞⁻⁰¹²³⁴-⁹₀-₉"
+    r"ΓΔΘΛΞΠΣΦΨΩα-ωϑϕϱϵµ"
+)
+_SYMBOLS = sorted(set(_FOREIGN) - {"!", "_"}, key=len, reverse=True)
+_LOOK = re.compile(
+    "|".join([*map(re.escape, _SYMBOLS), "!(?!=)", r"(?<!\w)_", f"(?P<other>[^{_KNOWN}!])"])
+)
+_SUM_OF_SQUARES = re.compile(r"sum\(\((.*)\)\s*\^\s*2\)$", re.DOTALL)
+_SHOWN = 72  # characters of a rewritten expression in a help
+
+
+def foreign(scalar: Scalar, report: Report) -> bool:
+    """Reports the symbols that are no part of the language; says whether there are any."""
+    seen: set[str] = set()
+    for match in _LOOK.finditer(scalar.text):
+        symbol, span = match.group(), scalar.span_of(match.start(), match.end())
+        know, meant = _FOREIGN.get(symbol, ("", None))
+        if symbol in seen and meant is None:
+            continue
+        seen.add(symbol)
+        if symbol == "_":
+            report.add("NLC011", "a name cannot start with `_`", span, know)
+        elif symbol not in _FOREIGN:
+            stray(scalar, match.start(), report)
+        else:
+            report.add(
+                "NLC013",
+                f"`{symbol}` is not an operator",
+                span,
+                know,
+                helps=_rewritten(scalar.text, symbol, meant),
+                fix=None if meant is None else Fix(span, meant),
+            )
+    return bool(seen)
+
+
+def stray(scalar: Scalar, at: int, report: Report) -> None:
+    """Reports a character that belongs to no symbol."""
+    ch, span = scalar.text[at], scalar.span_of(at, at + 1)
+    if unicodedata.combining(ch):
+        message, label = f"the mark U+{ord(ch):04X} has no meaning in a name", "write `x_hat`"
+    else:
+        message, label = f"`{ch}` has no meaning here", "remove this"
+    report.add("NLC011", message, span, label)
+
+
+def _rewritten(text: str, symbol: str, meant: str | None) -> list[str]:
+    new = " ".join(text.replace(symbol, meant or "").split())
+    if meant is None or len(new) > _SHOWN:
+        return []
+    squares = _SUM_OF_SQUARES.search(text.strip())
+    if squares and symbol == "^":
+        return [f"write `{new}`, or `sqnorm({squares[1]})`"]
+    return [f"write `{new}`"]
+
+
+# ------------------------------------------------------------------------------------------ grammar
+
+_OPERANDS = {"NAME", "NUMBER", "FRACTION", "INF", "INFINITY", "TRUE", "FALSE"}
+_ENDS = _OPERANDS | {"RPAR", "RSQB", "RANGLE", "TRANSPOSE", "SUPERSCRIPT", "BAR_SQUARED"}
+_STARTS = _OPERANDS | {"LPAR", "LSQB", "LANGLE", "BAR"}
+_COMPARISONS = {"EQ", "NE", "LT", "LE", "GT", "GE"}
+_CLOSES = {"RPAR": "LPAR", "RSQB": "LSQB", "RANGLE": "LANGLE", "BAR_SQUARED": "BAR"}
+_CLOSING = {"LPAR": ")", "LSQB": "]", "LANGLE": "⟩", "BAR": "‖"}
+_WORDS = {"and", "or", "not", "if", "else", "in"}
+
+
+@dataclass(frozen=True)
+class _Open:
+    token: Token
+    call: bool  # a bracket behind a callee
+    compared: bool = False
+
+
+def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report: Report) -> None:
+    """Reports that the grammar stopped at ``token`` (None or ``$END``: at the end of the text)."""
+    at = len(tokens)
+    if token is not None and token.type != "$END":
+        at = next(i for i, t in enumerate(tokens) if t.start_pos == token.start_pos)
+    opened, ends = _before(tokens[:at])
+    previous = tokens[at - 1] if at else None
+    say = _Sayer(scalar, report)
+    if at == len(tokens):
+        _cut_short(say, previous, opened, ends)
+        return
+    token = tokens[at]
+    inside = opened[-1] if opened and opened[-1].token.type else None
+    if previous is not None and previous.type == "DOT":
+        say("NLC011", f"`{token}` cannot stand behind `.`", token, "expected a name")
+    elif previous is not None and previous.type == "FOR":
+        say(
+            "NLC011", f"`{token}` cannot stand behind `for`", token, "expected the name of an index"
+        )
+    elif token.type in _CLOSES and ends and (inside is None or not _fits(inside, token)):
+        _wrong_bracket(say, token, inside)
+    elif token.type == "EQUALS":
+        say(
+            "NLC013",
+            "`=` is not an operator",
+            token,
+            "equality is `==`; `name=value` stands only in a call",
+        )
+    elif ends and token.type in _STARTS:
+        assert previous is not None
+        _missing_operator(say, previous, token, tokens[at + 1 : at + 2])
+    elif ends and token.type in _COMPARISONS:
+        say("NLC011", "comparisons do not chain", token, "compare two values at a time")
+    elif ends and token.type == "COMMA":
+        what = "a bracket holds one value" if inside else "an expression is one value"
+        say("NLC011", what, token, "a list is written `[a, b]`")
+    elif ends and token.type == "FOR":
+        say("NLC011", "`for` stands only in a sum", token, "written `sum(e for i)`")
+    elif not ends:
+        after = f"after `{previous}`" if previous is not None else "at the start"
+        say("NLC011", f"a value is missing before `{token}`", token, f"expected a value {after}")
+    else:
+        say("NLC011", f"`{token}` cannot stand here", token, "")
+
+
+def _before(tokens: list[Token]) -> tuple[list[_Open], bool]:
+    """The brackets open after some tokens, and whether the last of them ends an operand."""
+    opened: list[_Open] = []
+    ends = False
+    for token in tokens:
+        if token.type == "BAR" and ends and opened and opened[-1].token.type == "BAR":
+            opened.pop()
+        elif token.type in _CLOSING:
+            opened.append(_Open(token, call=ends))
+            ends = False
+        else:
+            if token.type in _CLOSES and opened:
+                opened.pop()
+            ends = token.type in _ENDS
+    return opened, ends
+
+
+def _fits(inside: _Open, token: Token) -> bool:
+    return inside.token.type == _CLOSES[token.type]
+
+
+@dataclass(frozen=True)
+class _Sayer:
+    scalar: Scalar
+    report: Report
+
+    def span(self, token: Token) -> Span:
+        return self.scalar.span_of(token.start_pos, token.end_pos)
+
+    def __call__(
+        self, code: str, message: str, at: Token | Span, label: str, *related: Label, help: str = ""
+    ) -> None:
+        span = self.span(at) if isinstance(at, Token) else at
+        self.report.add(code, message, span, label, related=related, helps=[help] if help else [])
+
+
+def _cut_short(say: _Sayer, previous: Token | None, opened: list[_Open], ends: bool) -> None:
+    assert previous is not None  # a blank text is refused before
+    end = say.scalar.span_of(previous.end_pos, previous.end_pos)
+    related = []
+    if ends and opened:
+        bracket = opened[-1].token
+        expected = f"expected `{_CLOSING[bracket.type]}`"
+        related = [Label(say.span(bracket), f"`{bracket}` is opened here")]
+    elif previous.type == "FOR":
+        expected = "expected the name of an index"
+    elif previous.type == "DOT":
+        expected = "expected a name after `.`"
+    else:
+        expected = f"expected a value after `{previous}`"
+    say("NLC010", "this expression is cut short", end, expected, *related)
+
+
+def _wrong_bracket(say: _Sayer, token: Token, inside: _Open | None) -> None:
+    if inside is None:
+        say("NLC011", f"`{token}` closes nothing", token, "no bracket is open here")
+        return
+    opener = Label(say.span(inside.token), f"`{inside.token}` is opened here")
+    expected = f"expected `{_CLOSING[inside.token.type]}`"
+    say("NLC011", f"`{token}` cannot close `{inside.token}`", token, expected, opener)
+
+
+def _missing_operator(say: _Sayer, previous: Token, token: Token, after: list[Token]) -> None:
+    word = next((t for t in (token, previous) if t in _WORDS), None)
+    if word is not None:
+        say("NLC013", f"`{word}` is not an operator", word, _LOGIC)
+        return
+    if previous.type == token.type == "NUMBER" and token.startswith("."):
+        say("NLC011", f"`{previous}{token}` is not a number", token, "a second decimal point")
+        return
+    call = after and after[0].type == "LPAR" and token.type == "NAME"
+    advice = f"write `{previous} * {token}{'(...)' if call else ''}`; "
+    if previous.type not in _OPERANDS or token.type not in _OPERANDS:
+        advice = ""
+    say(
+        "NLC012",
+        f"an operator is missing between `{previous}` and `{token}`",
+        token,
+        "expected `+`, `-`, `*`, `/`, `@` or `**` before this",
+        help=f"{advice}there is no implicit product",
+    )

@@ -1,0 +1,330 @@
+"""Source -> SpecTree: the keys of the language read one by one, every mistake reported.
+
+What a key takes is in ``schema``, how a value is read in ``values``; here is what becomes of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from nlc.base.diagnostics import Label, Report
+from nlc.base.span import Source, Span
+from nlc.ir.expr import Expr
+from nlc.syntax.blocks import block
+from nlc.syntax.clock import parse_clock, parse_period
+from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, choices_of
+from nlc.syntax.tree import (
+    ClockTree,
+    Field,
+    ForTree,
+    LetTree,
+    LevelTree,
+    MemoryTree,
+    ResetTree,
+    SpecTree,
+    WeightTree,
+    Word,
+)
+from nlc.syntax.values import (
+    Entry,
+    Named,
+    choice,
+    dims,
+    error,
+    expression,
+    is_empty,
+    members,
+    name,
+    named,
+    word,
+    wrong_kind,
+)
+from nlc.syntax.yamlerrors import cut
+from nlc.syntax.yamltree import Mapping, Scalar, parse_yaml
+
+_READ = re.compile(r"\s*read\s*(?:\((?P<params>.*)\))?\s*", re.DOTALL)
+
+
+def parse(source: Source, report: Report) -> SpecTree | None:
+    """The tree of a spec. What has a mistake is left out of it: a None, or an ``error`` expression
+    where something else needs the name; None if not even the context is known."""
+    root = parse_yaml(source, report)
+    return None if root is None else _Parser(source, report).spec(root)
+
+
+@dataclass
+class _Parser:
+    source: Source
+    report: Report
+    clocks: set[str] = field(default_factory=set)  # those that the spec declares
+
+    # ------------------------------------------------------------------------------------ the spec
+
+    def spec(self, root: Mapping) -> SpecTree | None:
+        report = self.report
+        start = root.entries[0][0].span if root.entries else root.span
+        found = block(root, Spec, "the spec", "a spec", start, report)
+        clocks = self._fields(found, "clocks", "a mapping of clocks")
+        self.clocks = {clock.name for clock in clocks}
+        self._version(found)
+        system = self._system(found)
+        context = self._choice(found, Spec, "context")
+        tree = SpecTree(
+            source=self.source,
+            system=system or Word("unnamed", start),
+            context=context or Word("", start),
+            doc=self._word(found, "doc"),
+            ref=self._word(found, "ref"),
+            hyper=self._fields(found, "hyper", "a mapping of hyper-parameters"),
+            heads=self._expr(found, "heads"),
+            inputs=self._dims(found, "inputs"),
+            outputs=self._dims(found, "outputs"),
+            weights=self._weights(found),
+            clocks=clocks,
+            use=self._fields(found, "use", "a mapping of systems"),
+            let=self._lets(found),
+            levels=self._levels(found),
+            output=self._one_or_fields(found, "output"),
+            applies_to=self._fields(found, "applies_to", "a mapping of rules", reserved=True),
+            grad_at=self._expr(found, "grad_at"),
+            eval_at=self._expr(found, "eval_at"),
+            keys={key: entry.key.span for key, entry in found.items()},
+        )
+        return None if context is None else tree
+
+    def _version(self, found: dict[str, Entry]) -> None:
+        if "nlc" not in found:
+            return
+        version = word(found["nlc"], self.report)
+        if version is not None and version.text != "1":
+            self.report.add(
+                "NLC104",
+                f"there is no version `{cut(version.text)}` of the language",
+                version.span,
+                "expected 1",
+                helps=["write `nlc: 1`, or use a newer compiler"],
+            )
+
+    def _system(self, found: dict[str, Entry]) -> Word | None:
+        node = found["system"].node if "system" in found else None
+        if not isinstance(node, Scalar) or is_empty(node):
+            return self._word(found, "system")
+        given = name(node, self.report, reserved=True)
+        return None if given is None else Word(given.name, node.span)
+
+    def _weights(self, found: dict[str, Entry]) -> tuple[WeightTree, ...]:
+        def read(entry: Entry, given: Named) -> WeightTree | None:
+            if not isinstance(entry.node, Mapping):
+                wrong_kind(
+                    entry, "a mapping", self.report, "write `shape`, and perhaps `per` and `init`"
+                )
+                return WeightTree(given.name, given.span, error(given.span))
+            where = f"weight `{given.name}`"
+            keys = block(entry.node, Weight, where, "a weight", given.span, self.report)
+            shape = dims(keys["shape"], self.report) if "shape" in keys else None
+            per = self._choice(keys, Weight, "per")
+            init = self._expr(keys, "init")
+            return WeightTree(given.name, given.span, shape or error(given.span), per, init)
+
+        return named(self._members(found, "weights", "a mapping of weights"), self.report, read)
+
+    # ---------------------------------------------------------------------------------- the levels
+
+    def _levels(self, found: dict[str, Entry]) -> tuple[LevelTree, ...]:
+        entries = self._members(found, "levels", "a mapping of levels")
+        return named(entries, self.report, self._level, indexed=True)
+
+    def _level(self, entry: Entry, given: Named) -> LevelTree:
+        where = f"level `{cut(entry.key.text)}`"
+        if not isinstance(entry.node, Mapping):
+            wrong_kind(entry, "the keys of a level", self.report)
+            return LevelTree(given.name, given.index, given.span)
+        found = block(entry.node, Level, where, "a level", given.span, self.report)
+        return LevelTree(
+            name=given.name,
+            index=given.index,
+            span=given.span,
+            over=self._over(found),
+            frequency=self._clock(found, "frequency"),
+            memory=self._memory(found),
+            key=self._expr(found, "key"),
+            value=self._expr(found, "value"),
+            let=self._lets(found),
+            objective=self._expr(found, "objective"),
+            rule=self._expr(found, "rule"),
+            update=self._update(found),
+            retain=self._expr(found, "retain"),
+            toward=self._expr(found, "toward"),
+            project=self._expr(found, "project"),
+            anchor=self._clock(found, "anchor", periodic=True),
+            phase=self._choice(found, Level, "phase"),
+            init=self._expr(found, "init"),
+            reset=self._reset(found),
+            through=self._expr(found, "through"),
+            backprop=self._choice(found, Level, "backprop"),
+            doc=self._word(found, "doc"),
+            keys={key: e.key.span for key, e in found.items()},
+        )
+
+    def _memory(self, found: dict[str, Entry]) -> MemoryTree | None:
+        if "memory" not in found:
+            return None
+        entry = found["memory"]
+        if not _is_map(entry):
+            call = expression(entry, self.report)
+            return None if call is None else MemoryTree(entry.node.span, call)
+        where = f"the memory of {entry.where}"
+        items = [Entry(key, node, where) for key, node in entry.node.entries]
+        reads = [item for item in items if _READ.fullmatch(item.key.text)]
+        keys = {item.key.text: item for item in items if item.key.text == "dtype"}
+        states = [item for item in items if item not in reads and item.key.text not in keys]
+        fields = named(states, self.report, self._size)
+        params, read = self._read(reads, entry, where)
+        dtype = self._choice(keys, InlineMemory, "dtype")
+        return MemoryTree(entry.node.span, None, fields, params, read, dtype)
+
+    def _read(
+        self, reads: list[Entry], memory: Entry, where: str
+    ) -> tuple[tuple[str, ...], Expr | None]:
+        """``read(z): e``: the names it binds, and e."""
+        if not reads:
+            help = "add `read(z)`: what the memory answers to z"
+            self.report.add("NLC102", f"{where} has no `read(z)`", memory.key.span, helps=[help])
+            return (), None
+        for again in reads[1:]:
+            first = Label(reads[0].key.span, "first said here")
+            self.report.add(
+                "NLC002", f"{where} has two reads", again.key.span, "again here", related=[first]
+            )
+        key = reads[0].key
+        match = _READ.fullmatch(key.text)
+        if not match or not (match["params"] or "").strip():
+            help = "write `read(z): …`, where z is what the memory is asked with"
+            self.report.add(
+                "NLC103", "`read` does not name what it is asked", key.span, helps=[help]
+            )
+            return (), None
+        params, at = [], match.start("params")
+        for written in match["params"].split(","):
+            blank = len(written) - len(written.lstrip())
+            piece = key.part(at + blank, at + max(blank, len(written.rstrip())))
+            params.append(name(piece, self.report))
+            at += len(written) + 1
+        known = tuple(p.name for p in params if p is not None)
+        return known, expression(reads[0], self.report)
+
+    def _update(self, found: dict[str, Entry]) -> Expr | tuple[Field, ...] | None:
+        if "update" in found and _is_map(found["update"]):
+            return self._fields(found, "update", "an expression or a mapping of states")
+        return self._expr(found, "update")
+
+    def _reset(self, found: dict[str, Entry]) -> ResetTree | None:
+        if "reset" not in found:
+            return None
+        entry = found["reset"]
+        if not _is_map(entry):
+            every = self._clock(found, "reset", periodic=True)
+            return None if every is None else ResetTree(entry.node.span, every)
+        where = f"the reset of {entry.where}"
+        keys = block(entry.node, Reset, where, "a reset", entry.key.span, self.report)
+        every = self._clock(keys, "every", periodic=True, bare=True)
+        to = self._expr(keys, "to")
+        rule = self._choice(keys, Reset, "rule")
+        if every is None:
+            return None
+        return ResetTree(entry.node.span, every, to, rule is not None and rule.text == "true")
+
+    # ------------------------------------------------------------------------------------- readers
+
+    def _expr(self, found: dict[str, Entry], key: str) -> Expr | None:
+        return expression(found[key], self.report) if key in found else None
+
+    def _word(self, found: dict[str, Entry], key: str) -> Word | None:
+        return word(found[key], self.report) if key in found else None
+
+    def _choice(self, found: dict[str, Entry], model: type, key: str) -> Word | None:
+        return choice(found[key], choices_of(model, key), self.report) if key in found else None
+
+    def _clock(
+        self, found: dict[str, Entry], key: str, periodic: bool = False, bare: bool = False
+    ) -> ClockTree | None:
+        """``periodic``: only ``every …`` makes sense; ``bare``: the key itself says `every`."""
+        if key not in found:
+            return None
+        entry = found[key]
+        if not isinstance(entry.node, Scalar) or is_empty(entry.node):
+            wrong_kind(entry, "a clock", self.report)
+            return None
+        clock = (parse_period if bare else parse_clock)(entry.node, self.report, self.clocks)
+        if clock is not None and periodic and clock.kind != "every":
+            text = entry.node.text.strip()
+            self.report.add(
+                "NLC014",
+                f"{entry.called} cannot be `{text}`",
+                entry.node.span,
+                "expected `every n tokens`, `every n steps` or a declared clock",
+            )
+            return None
+        return clock
+
+    def _members(self, found: dict[str, Entry], key: str, expected: str) -> list[Entry]:
+        return members(found[key], expected, self.report) if key in found else []
+
+    def _fields(
+        self, found: dict[str, Entry], key: str, expected: str, reserved: bool = False
+    ) -> tuple[Field, ...]:
+        entries = self._members(found, key, expected)
+        return named(entries, self.report, self._field, reserved=reserved)
+
+    def _dims(self, found: dict[str, Entry], key: str) -> tuple[Field, ...]:
+        return named(self._members(found, key, "a mapping of sizes"), self.report, self._size)
+
+    def _one_or_fields(self, found: dict[str, Entry], key: str) -> tuple[Field, ...]:
+        if key not in found:
+            return ()
+        if _is_map(found[key]):
+            return self._fields(found, key, "an expression or a mapping", reserved=True)
+        expr = self._expr(found, key)
+        return () if expr is None else (Field("", found[key].key.span, expr),)
+
+    def _field(self, entry: Entry, given: Named) -> Field:
+        expr = expression(entry, self.report, lists=True)
+        return Field(given.name, given.span, expr or error(given.span))
+
+    def _size(self, entry: Entry, given: Named) -> Field:
+        return Field(given.name, given.span, dims(entry, self.report) or error(given.span))
+
+    def _over(self, found: dict[str, Entry]) -> ForTree | None:
+        """``for: {i: [1, 2, 3], period: periods}``."""
+        if "for" not in found:
+            return None
+        fields = self._fields(found, "for", "a mapping of the names that run")
+        return ForTree(found["for"].key.span, fields) if fields else None
+
+    def _lets(self, found: dict[str, Entry]) -> tuple[LetTree, ...]:
+        entries = self._members(found, "let", "a mapping of named expressions")
+        return named(entries, self.report, self._let, indexed=True)
+
+    def _let(self, entry: Entry, given: Named) -> LetTree:
+        node, over = entry.node, None
+        keys = {key.text for key, _ in node.entries} if isinstance(node, Mapping) else set()
+        if keys & {"for", "is"}:
+            where = f"`{entry.key.text}`"
+            found = block(node, Family, where, "a family", given.span, self.report)
+            over, expr = self._over(found), self._expr(found, "is")
+        else:
+            expr = expression(entry, self.report, lists=True)
+        return LetTree(given.name, given.index, given.span, expr or error(_place(entry)), over)
+
+
+def _is_map(entry: Entry) -> bool:
+    """Whether a mapping is meant, not an expression that YAML reads as one (``{x}``)."""
+    node = entry.node
+    if not isinstance(node, Mapping):
+        return False
+    return not node.flow or not node.entries or any(not is_empty(v) for _, v in node.entries)
+
+
+def _place(entry: Entry) -> Span:
+    return entry.key.span if is_empty(entry.node) else entry.node.span

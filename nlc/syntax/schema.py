@@ -1,0 +1,196 @@
+"""The keys of the language, each with its kind and one sentence: the one place that lists them.
+
+``parse`` takes its keys and choices from the models, editors get them as JSON Schema. The models
+only describe: a spec is read by ``parse``, which knows places.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+_EXPRESSION = {"type": ["string", "number", "boolean"], "description": "an expression"}
+_DIMS = {"type": "array", "items": _EXPRESSION, "description": "sizes, `[]` for a scalar"}
+
+Expression = Annotated[str, WithJsonSchema(_EXPRESSION)]
+ListOrExpression = Annotated[
+    str | list[Any], WithJsonSchema({"anyOf": [_EXPRESSION, {"type": "array"}]})
+]
+Dims = Annotated[list[Any] | str, WithJsonSchema({"anyOf": [_DIMS, _EXPRESSION]})]
+Clock = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "examples": ["every token", "every 16 tokens", "every step", "2 per token", "infinite"],
+        }
+    ),
+]
+Name = Annotated[str, WithJsonSchema({"type": "string", "maxLength": 64})]
+Prose = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
+Words = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"anyOf": [_EXPRESSION, {"type": "array"}]},
+        }
+    ),
+]
+
+
+def _key(text: str, **more: Any) -> Any:
+    return Field(None, description=text, **more)
+
+
+def _required(text: str, **more: Any) -> Any:
+    return Field(description=text, **more)
+
+
+class Block(BaseModel):
+    """A mapping that has no other keys than these."""
+
+    model_config = ConfigDict(extra="forbid", defer_build=True)
+
+
+class Family(Block):
+    """One member or more of a family: an expression with the names that run."""
+
+    for_: Words = _required("the names that run, zipped: `{i: [1, 2, 3]}`", alias="for")
+    is_: Expression = _required("the expression, one for each member", alias="is")
+
+
+class Weight(Block):
+    """A free slow weight."""
+
+    shape: Dims = _required("its sizes, `[]` for a scalar")
+    per: Literal["head"] | None = _key("`head`: one for each head")
+    init: Expression | None = _key("its first value; `uniform(a, b)` and `normal(s)` draw it")
+
+
+class Reset(Block):
+    """When a level starts over, and from what."""
+
+    every: Clock = _required("the period, such as `512 tokens`, or a declared clock")
+    to: Expression | None = _key("the value it starts over from: a level or an expression")
+    rule: Literal["true", "false"] | None = _key("`true`: the states of its rule start over too")
+
+
+class InlineMemory(Block):
+    """A memory written out: the states with their sizes, and ``read(z)``. Other keys are states."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        defer_build=True,
+        json_schema_extra={
+            "patternProperties": {r"^read\(.*\)$": _EXPRESSION},
+            "additionalProperties": {"anyOf": [_DIMS, _EXPRESSION]},
+        },
+    )
+
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = _key(
+        "the number format of the states; float32 if it is not said"
+    )
+
+
+class Level(Block):
+    """An associative memory: what it stores, by which objective and rule, and how often."""
+
+    frequency: Clock | None = _key("its clock: `every token`, `every n tokens`, `every step`, …")
+    memory: Expression | InlineMemory | None = _key(
+        "`matrix(m, n)`, `mlp(n, expand)`, `like(W)`, … or states and `read(z)` written out"
+    )
+    key: Expression | None = _key("what the memory is asked with, a flow: `key` in this level")
+    value: Expression | None = _key("what it should answer, a flow: `value` in this level")
+    let: dict[str, ListOrExpression | Family] | None = _key("named expressions of this level")
+    objective: Expression | None = _key("the inner loss, a scalar; its gradient is derived")
+    rule: Expression | None = _key("`gd(lr=…)`, `dgd(…)`, `prox(…)` or an optimizer's spec")
+    update: Expression | dict[str, Expression] | None = _key(
+        "the new state written out, in place of objective and rule"
+    )
+    retain: Expression | None = _key("what is kept of the state before the gradient is taken")
+    toward: Expression | None = _key("where retain and decay lead: 0, `init` or an expression")
+    project: Expression | None = _key("what is done to the new state last")
+    anchor: Clock | None = _key("the gradient is taken at the state of the last such boundary")
+    phase: Literal["start", "end"] | None = _key("tick at the start or the end of the period")
+    init: Expression | None = _key("`zeros`, `learned`, `learned(e)`, an expression or a level")
+    reset: Clock | Reset | None = _key("when the level starts over")
+    through: Expression | None = _key("the faster level whose updates are differentiated through")
+    backprop: Literal["through", "none"] | None = _key("may the outer gradient pass its updates")
+    for_: Words | None = _key("the names that run, zipped: a family of levels", alias="for")
+    doc: Prose | None = _key("what it is, in a sentence")
+
+
+class Spec(Block):
+    """A system of levels."""
+
+    nlc: Literal["1"] = _required("the version of the language")
+    system: Name = _required("its name, that of the file")
+    context: Literal["tokens", "gradients", "layers"] = _required("what the levels compress")
+    doc: Prose | None = _key("what it is, in a sentence or two")
+    ref: Prose | None = _key("where it was published")
+    hyper: dict[str, ListOrExpression] | None = _key("hyper-parameters and their defaults")
+    heads: Expression | None = _key("how many heads")
+    inputs: dict[str, Dims] | None = _key("the flows that come from outside, and their sizes")
+    outputs: dict[str, Dims] | None = _key("the sizes of the outputs; the first input's if unsaid")
+    weights: dict[str, Weight] | None = _key("free slow weights")
+    clocks: dict[str, Expression] | None = _key("clocks that tick where the data says")
+    use: dict[str, Expression] | None = _key("other systems, by the name they are called with")
+    let: dict[str, ListOrExpression | Family] | None = _key("named expressions")
+    levels: dict[str, Level] | None = _key("the levels")
+    output: Expression | dict[str, Expression] | None = _key("what the system gives for a token")
+    applies_to: dict[str, Expression] | None = _key("which rule updates which tensors")
+    grad_at: Expression | None = _key("where the gradient is taken, if not at W")
+    eval_at: Expression | None = _key("what takes the place of W in evaluation")
+
+
+# Keys of which a mapping may have one; why both make no sense.
+EXCLUSIVE: dict[type[Block], tuple[tuple[str, str, str], ...]] = {
+    Level: (
+        ("rule", "update", "a rule makes the new state from the objective, `update` writes it out"),
+        ("retain", "update", "`update` is the whole new state, so write the factor into it"),
+    ),
+}
+
+
+def keys_of(model: type[Block]) -> dict[str, bool]:
+    """Every key of a block in its order, and whether it is required."""
+    return {f.alias or n: f.is_required() for n, f in model.model_fields.items()}
+
+
+def choices_of(model: type[Block], key: str) -> tuple[str, ...]:
+    """The words that a key takes; none if it takes anything else."""
+    field = next(f for n, f in model.model_fields.items() if (f.alias or n) == key)
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a spec, for editors."""
+    schema = Spec.model_json_schema(by_alias=True)
+    for block in (schema, *schema["$defs"].values()):
+        for name, prop in block.get("properties", {}).items():
+            block["properties"][name] = _without_null(prop)
+    _accept_unquoted(schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _without_null(prop: dict[str, Any]) -> dict[str, Any]:
+    """A key that may be left out may still not be empty."""
+    kept = [kind for kind in prop.get("anyOf", []) if kind != {"type": "null"}]
+    rest = {k: v for k, v in prop.items() if k not in ("anyOf", "default", "title")}
+    if not kept:
+        return rest
+    return {**kept[0], **rest} if len(kept) == 1 else {"anyOf": kept, **rest}
+
+
+def _accept_unquoted(schema: dict[str, Any]) -> None:
+    """YAML reads `nlc: 1` and `rule: true` as a number and a truth value where we read text."""
+    schema["properties"]["nlc"] = {
+        "enum": [1, "1"],
+        "description": schema["properties"]["nlc"]["description"],
+    }
+    rule = schema["$defs"]["Reset"]["properties"]["rule"]
+    rule["enum"] = [True, False, *rule["enum"]]
+    rule.pop("type", None)

@@ -1,0 +1,39 @@
+"""Unicode mathematics -> ASCII: the letters, digits and fractions of expressions and names."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# fmt: off
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta",
+    "η": "eta", "θ": "theta", "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu",
+    "ν": "nu", "ξ": "xi", "ο": "omicron", "π": "pi", "ρ": "rho", "σ": "sigma",
+    "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega",
+}
+# fmt: on
+_VARIANTS = {"ς": "σ", "ϑ": "θ", "ϕ": "φ", "ϱ": "ρ", "ϵ": "ε", "µ": "μ"}
+_CAPITALS = "ΓΔΘΛΞΠΣΦΨΩ"  # those that do not look like a Latin letter
+
+_LETTERS = str.maketrans(
+    _GREEK
+    | {ch: _GREEK[plain] for ch, plain in _VARIANTS.items()}
+    | {ch: _GREEK[ch.lower()].capitalize() for ch in _CAPITALS}
+    | {chr(0x2080 + digit): str(digit) for digit in range(10)}
+)
+
+
+def ascii_name(text: str) -> str:
+    """``β₁`` -> ``beta1``; a name in ASCII stays as it is."""
+    return text.translate(_LETTERS)
+
+
+def fraction(symbol: str) -> float:
+    """``½`` -> 0.5."""
+    return unicodedata.numeric(symbol)
+
+
+def superscript(text: str) -> int:
+    """``⁻¹`` -> -1."""
+    digits = "".join(str(unicodedata.digit(ch)) for ch in text.lstrip("⁻"))
+    return -int(digits) if text[0] == "⁻" else int(digits)

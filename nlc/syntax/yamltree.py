@@ -1,0 +1,359 @@
+"""Source -> the tree of a YAML document: texts, mappings and sequences that know where they stand.
+
+Nothing is resolved (``1e-3``, ``on`` and ``y`` stay text), and what YAML would misread in silence
+is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import yaml
+
+from nlc.base.diagnostics import Fix, Label, Report
+from nlc.base.span import Source, Span
+from nlc.syntax.offsets import offsets
+from nlc.syntax.text import CONTROL, read_source, readable
+from nlc.syntax.yamlerrors import balance, cut, cut_by_comment, explain, quoted
+
+__all__ = ["Mapping", "Node", "Scalar", "Sequence", "parse_yaml", "read_source"]
+
+MAX_DEPTH = 100
+MAX_NODES = 20_000
+_ROUNDS = 10  # mistakes of YAML that one run goes on after
+MANY = 200  # mistakes, after which no more are looked for
+_SPLIT = 64  # pieces that an unquoted expression may have been split into
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_COMMENT = re.compile(r"[ \t]+#")
+_PROPERTY = re.compile(r"[&!*]\S*")
+
+
+@dataclass(frozen=True, eq=False)
+class Scalar:
+    """A text; ``broken``: an error about it is already reported, so nothing more need be said."""
+
+    text: str
+    span: Span
+    style: str = ""
+    broken: bool = False
+    at: tuple[Items[int], Items[int]] | None = field(default=None, repr=False)
+
+    @cached_property
+    def _offsets(self) -> tuple[Items[int], Items[int]]:
+        if self.at is not None:
+            return self.at
+        return offsets(self.text, self.span.source.text, self.span.start, self.span.end, self.style)
+
+    def span_of(self, start: int, end: int) -> Span:
+        """Where the characters ``[start, end)`` of the text stand in the source."""
+        starts, ends = self._offsets
+        if not self.text:
+            return self.span
+        if start < end:
+            return Span(self.span.source, starts[start], ends[end - 1])
+        here = ends[start - 1] if start else starts[0]
+        return Span(self.span.source, here, here)
+
+    def part(self, start: int, end: int) -> Scalar:
+        """A piece of the text as a scalar of its own."""
+        starts, ends = self._offsets
+        pieces = (starts[start:end], ends[start:end])
+        return Scalar(
+            self.text[start:end], self.span_of(start, end), self.style, self.broken, pieces
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Mapping:
+    entries: tuple[tuple[Scalar, Node], ...]
+    span: Span
+    flow: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    items: tuple[Node, ...]
+    span: Span
+    flow: bool = False
+
+
+Node = Scalar | Mapping | Sequence
+
+
+def parse_yaml(source: Source, report: Report) -> Mapping | None:
+    """The mapping that the document is; a mistake of YAML in one value does not hide the rest."""
+    if not readable(source, report):
+        return None
+    text, masked = source.text, set[int]()
+    while True:
+        attempt = Report()
+        try:
+            root = _Builder(source, text, masked, attempt).document()
+        except yaml.MarkedYAMLError as error:
+            mask = explain(source, text, error, report)
+            if mask is None or mask[0] in masked or len(masked) == _ROUNDS:
+                _merge(attempt, report)
+                return None
+            start, end = mask
+            masked.add(start)
+            text = text[:start] + "x" * (end - start) + text[end:]
+        else:
+            _merge(attempt, report)
+            break
+    if isinstance(root, Mapping):
+        return root
+    if not attempt.has_errors:
+        span = Span(source, 0, 0) if root is None else root.span
+        report.add(
+            "NLC103",
+            "a spec is a mapping of keys" if root else "this file has no keys",
+            span,
+            "" if root is None else "this is a list" if isinstance(root, Sequence) else "text",
+            helps=[
+                "start with `nlc: 1`, `system: NAME` and `context: tokens` on lines of their own"
+            ],
+        )
+    return None
+
+
+def _merge(attempt: Report, report: Report) -> None:
+    known = {(d.code, d.span) for d in report.diagnostics}
+    report.diagnostics += [d for d in attempt.diagnostics if (d.code, d.span) not in known]
+
+
+class _Refused(Exception):
+    """The document is over a bound; the report says which."""
+
+
+@dataclass
+class _Open:
+    """A collection whose end has not been read."""
+
+    event: yaml.CollectionStartEvent
+    items: list[Node] = field(default_factory=list)
+
+
+@dataclass
+class _Builder:
+    """Builds the nodes from the events of YAML, without recursion and within the bounds."""
+
+    source: Source
+    text: str
+    masked: set[int]
+    report: Report
+    root: Node | None = None
+    count: int = 0
+    stack: list[_Open] = field(default_factory=list)
+
+    def document(self) -> Node | None:
+        documents = 0
+        try:
+            for event in yaml.parse(self.text, Loader=_LOADER):
+                if isinstance(event, yaml.DocumentStartEvent):
+                    documents += 1
+                    if documents > 1:
+                        self._several(event)
+                        break
+                    self._directives(event)
+                elif isinstance(event, yaml.NodeEvent):
+                    self._node(event)
+                elif isinstance(event, yaml.CollectionEndEvent):
+                    self._close(event)
+        except _Refused:
+            self.root = None
+        return self.root
+
+    # -------------------------------------------------------------------------------------- events
+
+    def _node(self, event: yaml.NodeEvent) -> None:
+        self.count += 1
+        span = self._span(event)
+        if len(self.report.diagnostics) >= MANY:
+            raise _Refused
+        if self.count > MAX_NODES:
+            self.report.add("NLC007", f"a spec has at most {MAX_NODES} keys and values", span)
+            raise _Refused
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._properties(event, span)
+            if len(self.stack) == MAX_DEPTH:
+                self.report.add("NLC007", f"nested more than {MAX_DEPTH} levels deep", span)
+                raise _Refused
+            self.stack.append(_Open(event))
+        elif isinstance(event, yaml.AliasEvent):
+            self._refuse_property(span)
+            self._add(Scalar("", span, broken=True))
+        else:
+            self._add(self._scalar(event, span))
+
+    def _scalar(self, event: yaml.ScalarEvent, span: Span) -> Scalar:
+        style = event.style or ""
+        broken = self._properties(event, span) or span.start in self.masked
+        scalar = Scalar(event.value, span, style, broken)
+        if broken:
+            return scalar
+        if style == '"' and (control := CONTROL.search(event.value)):
+            at = control.start()
+            self.report.add(
+                "NLC006",
+                f"the character U+{ord(event.value[at]):04X} cannot stand in a spec",
+                scalar.span_of(at, at + 1),
+                "an escape for a control character",
+            )
+            return replace(scalar, broken=True)
+        if style == "" and balance(event.value) > 0 and _COMMENT.match(self.text, span.end):
+            cut_by_comment(span, self.text.index("#", span.end), self.report)
+            return replace(scalar, broken=True)
+        return scalar
+
+    def _close(self, event: yaml.CollectionEndEvent) -> None:
+        opened = self.stack.pop()
+        items, flow = opened.items, bool(opened.event.flow_style)
+        start = opened.event.start_mark.index
+        if flow:
+            end = event.end_mark.index
+        else:
+            end = items[-1].span.end if items else start
+        if items and not flow:
+            start = min(start, items[0].span.start)
+        span = Span(self.source, start, max(start, end))
+        if isinstance(opened.event, yaml.SequenceStartEvent):
+            split = list(self._rejoined([(item,) for item in items])) if flow else None
+            parts = tuple(item for (item,) in split) if split is not None else tuple(items)
+            self._add(Sequence(parts, span, flow))
+            return
+        pairs = list(zip(items[::2], items[1::2], strict=True))
+        if flow:
+            pairs = list(self._rejoined(pairs))
+        self._add(Mapping(tuple(self._checked(pairs)), span, flow))
+
+    def _add(self, node: Node) -> None:
+        if self.stack:
+            self.stack[-1].items.append(node)
+        else:
+            self.root = node
+
+    def _span(self, event: yaml.Event) -> Span:
+        return Span(self.source, event.start_mark.index, event.end_mark.index)
+
+    # ------------------------------------------------------------------------------------- hygiene
+
+    def _checked(self, pairs: list[tuple[Node, Node]]) -> Iterator[tuple[Scalar, Node]]:
+        """The entries whose key is a text that was not said before."""
+        first: dict[str, Scalar] = {}
+        for key, value in pairs:
+            if len(self.report.diagnostics) >= MANY:
+                raise _Refused
+            if not isinstance(key, Scalar):
+                self.report.add(
+                    "NLC004",
+                    "a key is a text",
+                    key.span,
+                    "a list or a mapping stands as a key",
+                    helps=["if this is an expression, quote it"],
+                )
+            elif key.text == "<<" and not key.style:
+                self.report.add(
+                    "NLC004",
+                    "merge keys `<<` are not used",
+                    key.span,
+                    helps=["write the keys out: a spec says what it means in place"],
+                )
+            elif key.text in first and not key.broken:
+                self.report.add(
+                    "NLC002",
+                    f"duplicate key `{cut(key.text)}`",
+                    key.span,
+                    "said again here",
+                    related=[Label(first[key.text].span, "first said here")],
+                    helps=["keep one of them"],
+                )
+            else:
+                first[key.text] = key
+                yield key, value
+
+    def _rejoined(self, groups: list[tuple[Node, ...]]) -> Iterator[tuple[Node, ...]]:
+        """Items of a flow collection, what YAML split at a comma made whole again."""
+        i = 0
+        while i < len(groups):
+            group = groups[i]
+            which, open_brackets = _last_text(group)
+            until = i
+            while open_brackets > 0 and until + 1 < len(groups) and until - i < _SPLIT:
+                until += 1
+                open_brackets += sum(balance(n.text) for n in groups[until] if _plain(n))
+            if until > i and open_brackets == 0:
+                piece = group[which]
+                whole = Span(self.source, piece.span.start, _end(groups[until]))
+                joined = self._joined(whole, alone=which < len(group) - 1)
+                yield (*group[:which], joined, *group[which + 1 :])
+                i = until
+            else:
+                yield group
+            i += 1
+
+    def _joined(self, span: Span, alone: bool) -> Scalar:
+        fix = Fix(span, quoted(span.text))
+        self.report.add(
+            "NLC005",
+            "YAML splits this expression at its comma",
+            span,
+            "quote this expression",
+            helps=[f"write `{fix.replacement}`"],
+            fix=fix,
+        )
+        broken = alone or "\n" in span.text or ": " in span.text
+        return Scalar(span.text, span, "", broken)
+
+    def _properties(self, event: yaml.NodeEvent, span: Span) -> bool:
+        """Refuses a tag or an anchor; says whether there was one."""
+        if event.anchor is None and getattr(event, "tag", None) is None:
+            return False
+        self._refuse_property(span)
+        return True
+
+    def _refuse_property(self, span: Span) -> None:
+        written = _PROPERTY.match(self.text, span.start)
+        text = written.group() if written else "&"
+        kind = {"&": "anchor", "*": "alias", "!": "tag"}[text[0]]
+        self.report.add(
+            "NLC004",
+            f"`{cut(text)}` is a YAML {kind}, which nlc does not use",
+            Span(self.source, span.start, span.start + len(text)),
+            helps=[f"if this is an expression, quote it: `{quoted(cut(text))}`"],
+        )
+
+    def _directives(self, event: yaml.DocumentStartEvent) -> None:
+        if event.tags:
+            self.report.add("NLC004", "`%TAG` is not used", self._span(event))
+
+    def _several(self, event: yaml.DocumentStartEvent) -> None:
+        start = event.start_mark.index
+        self.report.add(
+            "NLC003",
+            "one file holds one spec",
+            Span(self.source, start, start + 3),
+            "a second document starts here",
+            helps=["put it in a file of its own"],
+        )
+
+
+def _plain(node: Node) -> bool:
+    return isinstance(node, Scalar) and not node.style and not node.broken
+
+
+def _last_text(group: tuple[Node, ...]) -> tuple[int, int]:
+    """Which part of an item ends it (its value, or a key without one), and its open brackets."""
+    which = len(group) - 1
+    last = group[which]
+    if which and isinstance(last, Scalar) and not last.text and not last.style:
+        which, last = 0, group[0]
+    return which, balance(last.text) if _plain(last) else 0
+
+
+def _end(group: tuple[Node, ...]) -> int:
+    return max(node.span.end for node in group)

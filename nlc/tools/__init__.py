@@ -1,0 +1,1 @@
+"""Layer 6: what people look at: derivations, drawings."""

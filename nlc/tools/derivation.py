@@ -1,0 +1,168 @@
+"""Updates -> the derivation as text or LaTeX: objective, gradient step by step, the rule, the update.
+
+Every line is printed from the expressions that are compiled, so it cannot differ from what runs.
+"""
+
+from __future__ import annotations
+
+from nlc.ir.expr import Expr, rewrite
+from nlc.ir.notation import Notation
+from nlc.ir.system import Level, System
+from nlc.ir.update import Update
+from nlc.passes.collect import collect
+from nlc.passes.simplify import simplify
+
+_STEP_FORMULAS = {
+    "gd": (
+        "{T}decay ∘ {B} − lr ∘ ∇ℓ({P})",
+        r"{T}\mathrm{decay} \circ {B} - \mathrm{lr} \circ \nabla\ell({P})",
+    ),
+    "dgd": (
+        "{T}decay ∘ {B} − lr ∘ ∇ℓ({P}) − lr {B} x xᵀ, x the input of the weight",
+        r"{T}\mathrm{decay} \circ {B} - \mathrm{lr} \circ \nabla\ell({P}) - \mathrm{lr}\,{B}\, x x^\top",
+    ),
+    "prox": (
+        "argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ {B}) / √lr‖²",
+        r"\arg\min_\Phi \ell(\Phi) + \tfrac12 \lVert (\Phi - \mathrm{decay} \circ {B}) / \sqrt{\mathrm{lr}} \rVert^2",
+    ),
+}
+
+
+def derivation(system: System, updates: dict[str, Update], level: str | None, format: str) -> str:
+    """One level or all of them. Raises KeyError for a level that has no update, ValueError for a format."""
+    if format not in ("text", "latex"):
+        raise ValueError(f"there is no format {format!r}; formats: text, latex")
+    chosen = [level] if level else list(updates)
+    parts = [_level(system, updates[name], format == "latex") for name in chosen]
+    return "\n\n".join(parts)
+
+
+def update_line(system: System, update: Update, state: str, latex: bool = False) -> str:
+    """``S ← αS(I − β k kᵀ) + β v kᵀ``: the whole step in one line."""
+    n = Notation(system, latex=latex, own=update.level, plain_base=True)
+    arrow = r"\leftarrow" if latex else "←"
+    return f"{n.symbol(state)} {arrow} {expanded(update, state, n)}"
+
+
+def expanded(update: Update, state: str, n: Notation) -> str:
+    """The step with every intermediate written out, collected where it is affine in its state."""
+    e = simplify(update.expanded(state))
+    return collect(e, state, n) or n.text(e)
+
+
+def _level(system: System, update: Update, latex: bool) -> str:
+    level = system.levels[update.level]
+    rows = []
+    for state in update.new:
+        rows += _state(system, level, update, state, latex)
+    head = f"{level.name}, {level.clock}, {level.memory.text}" + (
+        f": {level.doc}" if level.doc else ""
+    )
+    if latex:
+        body = " \\\\\n".join(
+            f"  {left} &{rel} {right} && \\text{{{_prose(why)}}}" for left, rel, right, why in rows
+        )
+        return f"% {head}\n\\begin{{align*}}\n{body}\n\\end{{align*}}"
+    wide = max((len(f"{left} {rel} {right}") for left, rel, right, _ in rows), default=0)
+    wide = min(wide, 64)
+    lines = [
+        f"    {f'{left} {rel} {right}':<{wide}}   {why}".rstrip() for left, rel, right, why in rows
+    ]
+    return "\n".join([head, *lines])
+
+
+def _prose(text: str) -> str:
+    return (
+        text.replace("_", r"\_")
+        .replace("ᵀ", "$^\\top$")
+        .replace("ℓ", r"$\ell$")
+        .replace("∘", r"$\circ$")
+        .replace("Φ", r"$\Phi$")
+    )
+
+
+Row = tuple[str, str, str, str]
+
+
+def _state(system: System, level: Level, update: Update, state: str, latex: bool) -> list[Row]:
+    """The rows (left, relation, right, why) of one state's derivation."""
+    bare = Notation(system, latex=latex, own=level.name, plain_base=True)
+    base = update.base[state]
+    plain = base.op == "state"
+    n = Notation(system, latex=latex, own=level.name, plain_base=plain)
+    S, eq, arrow = n.symbol(state), "=", r"\leftarrow" if latex else "←"
+    ell, nabla = (r"\ell", r"\nabla") if latex else ("ℓ", "∇")
+    rows: list[Row] = []
+    if level.rule is not None:
+        rows.append((f"{ell}({S})", eq, bare.text(level.objective), "objective"))
+        rows += _chain(bare, update, state, latex)
+        B = n.state((state, "base"))
+        if not plain:
+            said = (
+                "retain acts before the gradient is taken"
+                if level.retain is not None
+                else "where the step starts from"
+            )
+            rows.append((B, eq, n.text(base), said))
+        at = n.state((state, "anchor")) if level.anchor is not None else B
+        if state in update.gradient:
+            rows.append(
+                (
+                    f"{nabla}{ell}({at})",
+                    eq,
+                    n.text(update.gradient[state]),
+                    f"gradient at {'the last boundary' if level.anchor else B if plain else 'B'}",
+                )
+            )
+        rows.append((S, arrow, _formula(level, n, B, at, latex), f"the rule {_rule(level, bare)}"))
+        stepped = _with_gradient(update, state)
+        rows.append((S, arrow, n.text(simplify(stepped)), "gradient put in"))
+    whole = expanded(update, state, bare)
+    if not rows or rows[-1][2] != whole:
+        rows.append((S, arrow, whole, "update" if level.rule is None else "multiplied out"))
+    return rows
+
+
+def _chain(n: Notation, update: Update, state: str, latex: bool) -> list[Row]:
+    """The reverse sweep: each inner expression that leads to the state and the adjoint that arrives there."""
+    partial, eq = (r"\partial\ell/\partial" if latex else "∂ℓ/∂"), "="
+    rows = []
+    for step in update.steps.get(state, ()):
+        if step.left is None or step.right is None or step.left.op in ("num", "state"):
+            continue
+        inner = n.text(step.left)
+        if (
+            step.left.op in ("sqnorm", "dot", "mul", "neg", "sum", "mean")
+            and step.left.type.dims == ()
+        ):
+            continue
+        rows.append((f"{partial}({inner})", eq, n.text(step.right), "chain rule"))
+    return rows
+
+
+def _formula(level: Level, n: Notation, base: str, at: str, latex: bool) -> str:
+    text = _STEP_FORMULAS[level.rule.name][1 if latex else 0]
+    if "decay" not in level.rule.args:
+        text = text.replace(r"\mathrm{decay} \circ {B}", "{B}").replace("decay ∘ {B}", "{B}")
+    target = ""
+    if level.toward is not None:
+        target = "T + "
+        text = (
+            text.replace("∘ {B}", "∘ ({B} − T)")
+            if not latex
+            else text.replace(r"\circ {B}", r"\circ ({B} - T)")
+        )
+    return text.replace("{T}", target).replace("{B}", base).replace("{P}", at)
+
+
+def _rule(level: Level, n: Notation) -> str:
+    args = ", ".join(
+        f"{k} = {n.text(e)}" for k, e in level.rule.args.items() if k != "exact" or e.attr
+    )
+    return f"{level.rule.name}({args})"
+
+
+def _with_gradient(update: Update, state: str) -> Expr:
+    return rewrite(
+        update.new[state], lambda n: update.gradient[n.attr] if n.op == "gradient" else None
+    )

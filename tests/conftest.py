@@ -1,0 +1,73 @@
+"""What all tests share: one thread for torch, the marker ``long``, and goldens."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# Read when torch is first imported, here or in a subprocess: worker processes that spin for the
+# same cores make small products fifty times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what the tests produce to tests/golden instead of comparing with it",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes many seconds; `make test` leaves it out")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Holds torch to one thread, also after a test that changed it; never imports torch itself."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """``golden(name, text)``: ``text`` is what ``tests/golden/<name>`` says, to the byte."""
+    update = request.config.getoption("--update-golden")
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
+            return
+        if not path.exists():
+            pytest.fail(
+                f"there is no tests/golden/{name}; `pytest --update-golden` writes it:\n{text}",
+                pytrace=False,
+            )
+        expected = path.read_bytes().decode()
+        if text != expected:
+            diff = difflib.unified_diff(
+                expected.splitlines(),
+                text.splitlines(),
+                f"tests/golden/{name}",
+                "this run",
+                lineterm="",
+            )
+            shown = "\n".join(diff) or "only the line breaks differ"
+            pytest.fail(
+                f"tests/golden/{name} says something else; if this run is right, "
+                f"`pytest --update-golden` accepts it:\n{shown}",
+                pytrace=False,
+            )
+
+    return check
