@@ -59,10 +59,10 @@ def small() -> nx.DiGraph:
     g.nodes["S"].update(shape="[heads, dv, dk]", size=16384, doc="what the tokens taught")
     g.nodes["W"].update(kind="trained", shape="as the tensor")
     g.add_edge("S", "S", reads=("previous-tick",), transfer=())
-    g.add_edge("S", "W", reads=("held",), transfer=("initialisation", "backpropagation"))
+    g.add_edge("W", "S", reads=("held",), transfer=("initialisation", "backpropagation"))
     for n in ("m", "v"):
-        g.add_edge("W", n, reads=("same-tick",), transfer=("conditioning",))
-        g.add_edge(n, "W", reads=("previous-tick",), transfer=("generation",))
+        g.add_edge(n, "W", reads=("same-tick",), transfer=("conditioning",))
+        g.add_edge("W", n, reads=("previous-tick",), transfer=("generation",))
     return g
 
 
@@ -120,18 +120,18 @@ context: tokens · 3 levels, fastest first
                                                 by  gd(lr=1 - beta1, decay=beta1)
    v          memory   like(W)               –  min 0.5 * sqnorm(v - g**2)
                                                 by  gd(lr=1 - beta2, decay=beta2)
-≻  same clock; same-tick W → m, v
+≻  same clock; same-tick m, v → W
 3  every step ──────────────────────────────────────────────────────────────────────────────────────
    W          trained  as the tensor         –  min dot(W, m / (sqrt(v) + eps))
                                                 by  gd(lr=lr, decay=1 - lr * wd)
 
-A → B: A reads B
+A → B: B reads A
    S → S   previous-tick   –
-   S → W   held            backpropagation, initialisation
-   m → W   previous-tick   generation
-   v → W   previous-tick   generation
-   W → m   same-tick       conditioning
-   W → v   same-tick       conditioning
+   m → W   same-tick       conditioning
+   v → W   same-tick       conditioning
+   W → S   held            backpropagation, initialisation
+   W → m   previous-tick   generation
+   W → v   previous-tick   generation
 """
 
 
@@ -185,10 +185,10 @@ def test_text_has_every_component_in_its_level() -> None:
 def test_order_is_claimed_only_where_the_graph_shows_it() -> None:
     g = graph([["a"], ["b"]], ["every step", "every step"])
     assert "≻" not in draw(g) and "≻" not in draw(g, "svg")
-    g.add_edge("b", "a", reads=("previous-tick",))
+    g.add_edge("a", "b", reads=("previous-tick",))
     assert "≻" not in draw(g)
-    g.edges["b", "a"]["reads"] = ("same-tick",)
-    assert "≻  same clock; same-tick b → a" in draw(g)
+    g.edges["a", "b"]["reads"] = ("same-tick",)
+    assert "≻  same clock; same-tick a → b" in draw(g)
 
 
 def test_wrap() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
 import pytest
 
+from nlc.base.codes import CODES
 from nlc.base.diagnostics import Diagnostic, Fix, Label, Report
 from nlc.base.render import WIDTH, render_github, render_json, render_report, to_json
 from nlc.base.span import Source, Span
@@ -101,11 +103,7 @@ def test_one_diagnostic_has_no_footer() -> None:
 
 
 def test_footer_counts_warnings_apart() -> None:
-    from nlc.base.codes import CODES
-
-    warning = next((code for code, c in CODES.items() if c.severity == "warning"), None)
-    if warning is None:
-        pytest.skip("there is no warning yet")
+    warning = next(code for code, c in CODES.items() if c.severity == "warning")
     report = Report()
     report.add("NLC101", "a", place("key"))
     report.add("NLC101", "a", place("value"))
@@ -168,7 +166,7 @@ def test_long_lines_are_cut_around_the_caret(at: int) -> None:
     assert len(line) <= WIDTH + len("1 | ") + 2
     column = caret.index("^")
     if at < len(text):
-        assert line[column - 3 : column + 1].endswith(text[at])
+        assert line[column] == text[at]
         assert text[max(0, at - 20) : at + 1] in line
     else:
         assert column == len(line)
@@ -185,14 +183,10 @@ def test_another_file_has_an_excerpt_of_its_own() -> None:
     other = Source("other.yaml", "a: 1\nb: 2\n")
     report = Report()
     report.add("NLC101", "m", place("rule"), related=[Label(Span(other, 5, 6), "there")])
-    assert "   ::: other.yaml:2:1\n   |\n 2 | b: 2\n   | - there" in render_report(report).replace(
-        "  :::", "   :::"
-    )
+    assert "\n  ::: other.yaml:2:1\n   |\n 2 | b: 2\n   | - there" in render_report(report)
 
 
 def test_color_only_adds_color() -> None:
-    import re
-
     report = Report()
     mismatch(report)
     colored = render_report(report, color=True)

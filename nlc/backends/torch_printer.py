@@ -6,13 +6,14 @@ indexing. Operators that need more than an expression call one of ``HELPERS``, w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
 from nlc.ir.system import System
-from nlc.ir.types import Type
+from nlc.ir.types import Dim, Type
 
 COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(1, 7)
 
@@ -165,7 +166,7 @@ class TorchPrinter:
     def number(self, value: object) -> tuple[str, int]:
         if value in (float("inf"), float("-inf")):
             return ("math.inf", ATOM) if value > 0 else ("-math.inf", UNARY)
-        return repr(value), ATOM if value >= 0 else UNARY
+        return re.sub(r"e([-+])0", r"e\1", repr(value)), ATOM if value >= 0 else UNARY
 
     def is_number(self, e: Expr) -> bool:
         """Whether the generated text computes it as a Python number."""
@@ -438,14 +439,16 @@ class TorchPrinter:
         weight = self(e.args[1])
         return f"{weight}.squeeze(-2)" if e.args[0].type.rank == 0 else weight
 
+    def operands(self, e: Expr) -> list[str]:
+        """The arguments of a call of a streaming helper."""
+        weight = [self._conv_weight(e)] if e.op == "conv" else []
+        return [self(e.args[0]), *weight, self(e.args[-1])]
+
     def op_conv(self, e: Expr) -> tuple[str, int]:
-        return (
-            f"{self.use('causal_conv')}({self(e.args[0])}, {self._conv_weight(e)}, {self(e.args[-1])})",
-            ATOM,
-        )
+        return f"{self.use('causal_conv')}({', '.join(self.operands(e))})", ATOM
 
     def op_delay(self, e: Expr) -> tuple[str, int]:
-        return f"{self.use('shifted')}({self(e.args[0])}, {self(e.args[-1])})", ATOM
+        return f"{self.use('shifted')}({', '.join(self.operands(e))})", ATOM
 
     def op_extend(self, e: Expr) -> tuple[str, int]:
         return f"torch.cat([{self(e.args[0])}, {self(e.args[1])}], 1)", ATOM
@@ -463,16 +466,16 @@ class TorchPrinter:
             texts.append(f"{text}.unsqueeze(1)" if step and x is q else text)
         options = self.system.levels[level].memory.options
         scale = (
-            self(options["scale"])
-            if "scale" in options
-            else f"{self.size(keys.type.dims[0])} ** -0.5"
+            self(options["scale"]) if "scale" in options else self._inverse_root(keys.type.dims[0])
         )
-        if "//" in scale or " * " in scale.split(" ** ")[0]:
-            scale = f"({scale.removesuffix(' ** -0.5')}) ** -0.5"
         limit = f", {self.size(window)}" if window is not None else ""
         text = f"{self.use('causal_attention')}({', '.join(texts)}, {scale}{limit})"
         text += "[:, 0]" if step else ""
         return text if head else f"{text}.squeeze(-2)"
+
+    def _inverse_root(self, dim: Dim) -> str:
+        text = self.size(dim)
+        return f"{text}**-0.5" if " " not in text else f"({text}) ** -0.5"
 
     def op_attend(self, e: Expr) -> tuple[str, int]:
         return self._attend(e, False), ATOM
@@ -491,8 +494,6 @@ def _tight(a: Expr, b: Expr) -> bool:
 
 
 def _replace_name(text: str, name: str, by: str) -> str:
-    import re
-
     return re.sub(rf"(?<![\w.\]]){re.escape(name)}(?![\w\[])", by, text)
 
 

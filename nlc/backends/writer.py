@@ -26,6 +26,7 @@ class Writer:
 
     lines: list[str] = field(default_factory=list)
     depth: int = 0
+    place: str = ""  # the spec's line that was named last
 
     def __call__(self, line: str = "", note: str = "") -> None:
         """One line; ``note`` becomes a comment behind it, or above it where it would not fit."""

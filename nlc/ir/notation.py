@@ -195,15 +195,17 @@ class Notation:
         return f"{self.inside(a, MUL)}{self.joint(a, b)}{self.inside(b, MUL)}", MUL
 
     def joint(self, a: Expr, b: Expr) -> str:
+        """What stands between two factors: nothing after ½, a dot where a space would run words together."""
         if (
             a.op == "num"
             and (b.op in ("sqnorm", "dot", "norm") or a.attr in _HALVES)
             and not self.latex
         ):
             return ""
+        words = b.op == "num" or (_ends_word(self.text(a)) and _starts_word(self.text(b)))
         if self.latex:
-            return r"\," if b.op != "num" else r"\cdot "
-        return "·" if b.op == "num" else " "
+            return r"\cdot " if words else r"\,"
+        return "·" if words else " "
 
     def _diag(self, x: Expr) -> str:
         return (r"\operatorname{Diag}" if self.latex else "Diag") + f"({self.text(x)})"
@@ -291,3 +293,11 @@ class Notation:
 
 def _leads_minus(e: Expr) -> bool:
     return e.op == "neg" or (e.op == "num" and isinstance(e.attr, int | float) and e.attr < 0)
+
+
+def _ends_word(text: str) -> bool:
+    return re.search(r"[A-Za-z_]{2,}\}?$", text) is not None
+
+
+def _starts_word(text: str) -> bool:
+    return re.match(r"(\\mathrm\{)?[A-Za-z_]", text) is not None

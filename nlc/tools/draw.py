@@ -1,6 +1,6 @@
 """A level graph -> text that shows it: ``text``, ``mermaid``, ``dot``, ``svg`` or ``json``.
 
-The graph is a ``networkx.DiGraph``; an edge ``u -> v`` says that u reads v. Every attribute is
+The graph is a ``networkx.DiGraph``; an edge ``u -> v`` says that v reads u. Every attribute is
 optional.
 
 ``graph.graph``
@@ -48,7 +48,7 @@ TRANSFERS = (
 WIDTH = 100
 _LEAST = 16
 _INDENT = "   "
-_ARROW = "A → B: A reads B"
+_ARROW = "A → B: B reads A"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """``source`` reads ``target``."""
+    """``target`` reads ``source``."""
 
     source: Component
     target: Component
@@ -93,13 +93,13 @@ class System:
         needs = [
             e
             for e in self.edges
-            if "same-tick" in e.reads and e.source in lower and e.target in upper
+            if "same-tick" in e.reads and e.source in upper and e.target in lower
         ]
         if not needs:
             return None
-        readers, read = {e.source for e in needs}, {e.target for e in needs}
-        ends = [", ".join(c.name for c in lower if c in readers)]
-        ends += [", ".join(c.name for c in upper if c in read)]
+        read, readers = {e.source for e in needs}, {e.target for e in needs}
+        ends = [", ".join(c.name for c in upper if c in read)]
+        ends += [", ".join(c.name for c in lower if c in readers)]
         return f"same clock; same-tick {' → '.join(ends)}"
 
 

@@ -72,7 +72,7 @@ def svg(system: System) -> str:
     count = len(system.levels)
     facts = [f"context: {system.context}"] if system.context else []
     facts += [f"{count} level{'s' * (count > 1)}, fastest first"]
-    facts += ["A → B: A reads B"] if system.edges else []
+    facts += ["A → B: B reads A"] if system.edges else []
     parts.append(
         _text(
             "plain", MARGIN, 36 + 23 * len(plan.title), " · ".join(facts), 2 * MARGIN - plan.width

@@ -13,6 +13,8 @@ from nlc.ir.ops import leaf
 from nlc.ir.program import Let
 from nlc.ir.system import System
 
+Fresh = Callable[[str, Expr], str]  # a new name for a part of the named statement
+
 # Public attributes of torch.nn.Module, which a spec's names must not hide; a test compares them with the installed torch.
 MODULE_ATTRIBUTES = frozenset(
     "T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval "
@@ -111,30 +113,42 @@ def place(header: Header, let: Let) -> str:
     )
 
 
-def write_let(
-    w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh: Callable[[str], str]
-) -> None:
+def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh: Fresh) -> None:
     """A statement; one that is too long for a line is given names for its parts."""
     for part in _narrow(let, printer, 4 * w.depth, fresh):
-        target = ", ".join(part.names)
-        where = place(header, part)
-        note = "; ".join(filter(None, [part.note, where]))
-        text = printer(part.expr)
+        target, text = ", ".join(part.names), printer(part.expr)
         if target == text:
             continue
-        w(f"{target} = {text}", note)
+        where = place(header, part)
+        note = "; ".join(filter(None, [part.note, where if where != w.place else ""]))
+        w.place = where
+        if 4 * w.depth + len(target) + 3 + len(text) <= WIDTH:
+            w(f"{target} = {text}", note)
+            continue
+        if note:
+            w(f"# {note}")
+        if part.expr.op in ("conv", "delay"):
+            w.call(f"{target} = {text[: text.index('(') + 1]}", printer.operands(part.expr), ")")
+        else:
+            w.call(f"{target} = (", [text], ")")
 
 
-def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Callable[[str], str]) -> list[Let]:
+def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[Let]:
     def fits(x: Let) -> bool:
-        return indent + len(", ".join(x.names)) + 3 + len(printer(x.expr)) <= WIDTH
+        text = (
+            max(printer.operands(x.expr), key=len)
+            if x.expr.op in ("conv", "delay")
+            else printer(x.expr)
+        )
+        target = "" if x.expr.op in ("conv", "delay") else ", ".join(x.names) + " = "
+        return indent + len(target) + len(text) <= WIDTH - (45 if not target else 0)
 
     out, current = [], let
     while not fits(current):
         inner = _part(current.expr, printer, WIDTH - indent - 24)
         if inner is None:
             break
-        name = fresh(inner)
+        name = fresh(let.names[0], inner)
         value = leaf("var", name, inner.type)
         out.append(Let((name,), inner, "", let.span))
         current = replace(

@@ -64,8 +64,9 @@ class _Module:
             self._forward()
             w()
             self._step()
-            w()
-            self._param_groups()
+            if self._has_weights():
+                w()
+                self._param_groups()
 
     # -------------------------------------------------------------------------------------------- docs
 
@@ -303,7 +304,11 @@ class _Module:
                 if i
                 else f"{argument}.shape[1] == 0"
             )
-            tail = f"{argument}.shape[2:] != ({', '.join(sizes)},)" if sizes else ""
+            tail = (
+                f"{argument}.shape[2:] != ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+                if sizes
+                else ""
+            )
             parts = [f"{argument}.ndim != {rank}", lead, *([tail] if tail else [])]
             condition = f"if {' or '.join(parts)}:"
             with w.block(condition):
@@ -362,11 +367,16 @@ class _Module:
         self.w(f"{name} = {name}.squeeze(1)")
         self._conv_bias(let)
 
-    def _fresh_name(self, e: Expr) -> str:
-        base = {"matmul": "product", "mul": "product", "sub": "difference", "add": "total"}.get(
-            e.op, e.op
-        )
-        base = base if base != "linear" else str(e.attr).split(".")[-1]
+    def _fresh_name(self, target: str, e: Expr) -> str:
+        """A name for a part of a statement: what it is part of, and what it does."""
+        what = {
+            "mul": "product",
+            "matmul": "product",
+            "sub": "difference",
+            "add": "total",
+            "div": "ratio",
+        }
+        base = f"{target}_{what.get(e.op, e.op)}"
         name, n = base, 2
         while name in self.taken or name in self.hyper_names:
             name, n = f"{base}_{n}", n + 1

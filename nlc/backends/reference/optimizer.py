@@ -6,9 +6,9 @@ from nlc.backends.reference import hypers
 from nlc.backends.reference.file import class_name, close_file, docstring, open_file, write_let
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
-from nlc.ir.expr import Expr, walk
+from nlc.ir.expr import Expr
 from nlc.ir.program import Let, Program, Slot
-from nlc.ir.types import Dim, Like, Type
+from nlc.ir.types import Dim, Type
 
 _IMPORTS = [
     "import torch",
@@ -217,8 +217,6 @@ class _Optimizer:
     def _let(self, let: Let) -> None:
         if let.names == (self.trained.var,):
             expr = let.expr
-            parts = _split_write(expr)
-            del parts
             name = f"{self.trained.var}_next"
             write_let(
                 self.w,
@@ -231,20 +229,18 @@ class _Optimizer:
             return
         write_let(self.w, let, self.printer, self.header, self._fresh_name)
 
-    def _fresh_name(self, e: Expr) -> str:
-        base = {"mul": "product", "sub": "difference", "add": "total", "div": "ratio"}.get(
-            e.op, e.op
-        )
+    def _fresh_name(self, target: str, e: Expr) -> str:
+        """A name for a part of a statement: what it is part of, and what it does."""
+        what = {
+            "mul": "product",
+            "matmul": "product",
+            "sub": "difference",
+            "add": "total",
+            "div": "ratio",
+        }
+        base = f"{target}_{what.get(e.op, e.op)}"
         name, n = base, 2
         while name in self.taken:
             name, n = f"{base}_{n}", n + 1
         self.taken.add(name)
         return name
-
-
-def _split_write(e: Expr) -> list[Expr]:
-    return [
-        n
-        for n in walk(e)
-        if isinstance(n.type, Type) and any(isinstance(d, Like) for d in n.type.dims)
-    ]

@@ -50,6 +50,9 @@ class Tokens(Lowering):
                 u = self.updates[level.name]
                 exprs = [*u.base.values(), *u.gradient.values(), *u.new.values()]
                 self.items[f"step {level.name}"] = Item(f"step {level.name}", exprs)
+        for name in self._needed():  # in the order of the spec
+            if not self.recurrence.flow(name):
+                self._flow(name)
         outputs = {name: self._after(e, name) for name, e in system.output.items()}
         loop = self._loop()
         body: list[Let | Loop | Return] = list(share(self.before, self.names))
@@ -61,6 +64,20 @@ class Tokens(Lowering):
         )
 
     # -------------------------------------------------------------------------------------------- state
+
+    def _needed(self) -> list[str]:
+        """Flows that the outputs and the steps read, directly or through others."""
+        seen: set[str] = set()
+        stack = [
+            *self.system.output.values(),
+            *(e for item in self.items.values() for e in item.exprs),
+        ]
+        while stack:
+            for n in walk(stack.pop()):
+                if n.op == "flow" and n.attr not in seen:
+                    seen.add(n.attr)
+                    stack.append(self.system.flows[n.attr].expr)
+        return [name for name in self.system.flows if name in seen]
 
     def _owner(self, state: str) -> str:
         return self.system.states[state].level
