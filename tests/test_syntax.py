@@ -612,6 +612,7 @@ def test_lists_and_maps_in_flow_and_block_style() -> None:
 TRAPS = [
     # text, code, the text at the caret, what is said
     ("a: 1\n\tb: 2\n", "NLC001", "\t", "a tab cannot indent YAML"),
+    ("a:\n  \tb: 2\n", "NLC001", "\t", "a tab in the indentation"),
     ("a: 1\na: 2\n", "NLC002", "a", "duplicate key `a`"),
     ("{a: 1, a: 2}\n", "NLC002", "a", "duplicate key `a`"),
     ("a: &b c\n", "NLC004", "&b", "anchor"),
@@ -668,6 +669,7 @@ def test_trap(
     assert [d.code for d in report.diagnostics] == [code], render_report(report)
     found = report.diagnostics[0]
     assert found.span.text.rstrip() == caret.rstrip() or found.span.text.startswith(caret)
+    assert says in f"{found.message} {found.label}"
     assert says in f"{found.message} {found.label}"
 
 
@@ -988,6 +990,7 @@ LEVEL = HEAD + "levels:\n  S:\n    memory: matrix(2, 2)\n"
 def test_key_mistake(text: str, code: str, caret: str, says: str) -> None:
     found = only(text)
     assert (found.code, found.span.text) == (code, caret)
+    assert says in f"{found.message} {found.label}"
     assert says in f"{found.message} {found.label}"
 
 

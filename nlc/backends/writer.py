@@ -32,10 +32,15 @@ class Writer:
         """One line; ``note`` becomes a comment behind it, or above it where it would not fit."""
         pad = "    " * self.depth
         if note and len(pad) + len(line) + 4 + len(note) > WIDTH:
-            self.lines.append(f"{pad}# {note}"[:WIDTH].rstrip())
+            self.comment(note)
             note = ""
         text = f"{pad}{line}  # {note}" if note else f"{pad}{line}"
         self.lines.append(text.rstrip())
+
+    def comment(self, note: str) -> None:
+        """A line of its own, cut where it would be too long."""
+        text = f"{'    ' * self.depth}# {note}"
+        self.lines.append(text if len(text) <= WIDTH else text[: WIDTH - 1].rstrip() + "…")
 
     @contextmanager
     def block(self, line: str) -> Iterator[None]:

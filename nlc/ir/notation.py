@@ -129,7 +129,7 @@ class Notation:
         if e.op == "index":
             return str(e.attr[0]), ATOM
         if e.op == "ones":
-            return (r"\mathbf{1}" if self.latex else "𝟏"), ATOM
+            return "1", ATOM
         writer = getattr(self, f"_{e.op}", None)
         return writer(*e.args) if writer else (self._call(e), ATOM)
 

@@ -226,7 +226,7 @@ def _norm(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
 def _extremum(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
     """Ties share the adjoint, as in torch."""
     x = node.args[0]
-    mask = make("where", make("eq", x, node), fill(num(1.0), x), fill(num(0.0), x))
+    mask = make("where", make("eq", x, node), num(1.0), num(0.0))
     return (mul(div(g, make("sum", mask)), mask),)
 
 
@@ -319,7 +319,7 @@ OPS: dict[str, Op] = {
     "gelu": Op(_same, _unary(_gelu), lambda a: Range(-0.17, max(a.high, 0.0))),
     "relu": Op(
         _same,
-        lambda n, g: (_where(_ge(_zero, n.args[0]), fill(_zero, n.args[0]), g),),
+        lambda n, g: (_where(_ge(_zero, n.args[0]), _zero, g),),
         lambda a: Range(max(a.low, 0.0), max(a.high, 0.0), a.norm),
     ),
     "softplus": Op(
@@ -334,8 +334,8 @@ OPS: dict[str, Op] = {
         _elementwise,
         _fits(
             lambda n, g: (
-                _where(_ge(*n.args), g, fill(_zero, g)),
-                _where(_ge(*n.args), fill(_zero, g), g),
+                _where(_ge(*n.args), g, _zero),
+                _where(_ge(*n.args), _zero, g),
             )
         ),
         lambda a, b: Range(max(a.low, b.low), max(a.high, b.high)),
@@ -345,8 +345,8 @@ OPS: dict[str, Op] = {
         _elementwise,
         _fits(
             lambda n, g: (
-                _where(_ge(*n.args), fill(_zero, g), g),
-                _where(_ge(*n.args), g, fill(_zero, g)),
+                _where(_ge(*n.args), _zero, g),
+                _where(_ge(*n.args), g, _zero),
             )
         ),
         lambda a, b: Range(min(a.low, b.low), min(a.high, b.high)),
@@ -358,8 +358,8 @@ OPS: dict[str, Op] = {
             lambda n, g: (
                 _where(
                     _ge(n.args[0], n.args[1]),
-                    _where(_ge(n.args[2], n.args[0]), g, fill(_zero, g)),
-                    fill(_zero, g),
+                    _where(_ge(n.args[2], n.args[0]), g, _zero),
+                    _zero,
                 ),
                 None,
                 None,
@@ -372,8 +372,8 @@ OPS: dict[str, Op] = {
         _fits(
             lambda n, g: (
                 None,
-                _where(n.args[0], g, fill(_zero, g)),
-                _where(n.args[0], fill(_zero, g), g),
+                _where(n.args[0], g, _zero),
+                _where(n.args[0], _zero, g),
             )
         ),
         lambda c, a, b: r.union(a, b),

@@ -108,6 +108,8 @@ def _words(e: Expr, is_state: Callable[[Expr], bool]) -> list[Word]:
         return [x.times(y.flipped()) for x in left for y in right]
     if e.op == "T":
         return [w.flipped() for w in _words(e.args[0], is_state)]
+    if e.type.dims == () and e.op == "div" and not holds(e):
+        return [_atom(e)]
     if e.op == "div" and e.args[1].type.dims == () and not holds(e.args[1]):
         inverse = Expr("div", (Expr("num", (), 1, e.args[1].type), e.args[1]), None, e.args[1].type)
         return [replace(w, scalars=(*w.scalars, inverse)) for w in _words(e.args[0], is_state)]

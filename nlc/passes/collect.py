@@ -6,7 +6,7 @@ The words of the step that hold the state are gathered behind (or before) it, an
 from __future__ import annotations
 
 from nlc.ir.expr import Expr
-from nlc.ir.notation import MUL, Notation
+from nlc.ir.notation import MUL, POW, Notation
 from nlc.passes.affine import Factor, NotAffine, Word, affine
 
 
@@ -20,6 +20,8 @@ def collect(e: Expr, state: str, notation: Notation) -> str | None:
         return None
     if not all(_matrix_like(w) for w in words if w.linear):
         return None
+    if all(len(w.factors) == 1 for w in words if w.linear):
+        return None  # only scaled: the step as derived says it already
     linear = [w for w in words if w.linear]
     rest = [w for w in words if not w.linear]
     head = _gather(linear, notation) if linear else ""
@@ -58,14 +60,18 @@ def _gather(words: list[Word], n: Notation) -> str:
 
 
 def _scalars(scalars: tuple[Expr, ...], n: Notation) -> str:
-    return " ".join(n.inside(s, MUL) for s in scalars)
+    return " ".join(_scalar(s, n) for s in scalars)
+
+
+def _scalar(s: Expr, n: Notation) -> str:
+    return n.inside(s, POW if s.op == "div" else MUL)
 
 
 def _word(w: Word, n: Notation, identity: bool = False) -> str:
     sign = n.minus if w.number < 0 else ""
     size = abs(w.number)
     parts = [n.number(int(size) if size == int(size) else size)] if size != 1 else []
-    parts += [n.inside(s, MUL) for s in w.scalars]
+    parts += [_scalar(s, n) for s in w.scalars]
     factors = [_factor(f, n) for f in w.factors] + (["I"] if identity else [])
     if parts and factors and (identity or w.factors[0].kind == "state") and not n.latex:
         factors[0] = parts.pop() + factors[0]

@@ -263,22 +263,22 @@ class _Level:
 
     def _key(self, s: State) -> Expr | None:
         """The input of a weight in the objective: what stands right of it in ``W @ z``; 1 for a bias."""
-        variable, keys, uses = self._leaf(s, "var"), [], 0
-        for node in walk(self.level.objective):
-            if variable in node.args:
-                uses += 1
-                if node.op == "matmul" and node.args[0] == variable and node.args[1].type.rank == 1:
-                    keys.append(node.args[1])
-                elif len(s.dims) == 1 and node.op == "add":
-                    keys.append(num(1.0))
-        if uses == 1 and len(keys) == 1:
+        variable = self._leaf(s, "var")
+        uses = {node for node in walk(self.level.objective) if variable in node.args}
+        keys = []
+        for node in uses:
+            if node.op == "matmul" and node.args[0] == variable and node.args[1].type.rank == 1:
+                keys.append(node.args[1])
+            elif len(s.dims) == 1 and node.op == "add":
+                keys.append(num(1.0))
+        if len(uses) == len(keys) == 1:
             return keys[0]
         self.report.add(
             "NLC503",
             f"`dgd` finds no key for `{s.name}`",
             self.level.rule.span,
-            f"`{s.name}` stands {uses} times in the objective"
-            if uses != 1
+            f"`{s.name}` is read in {len(uses)} ways in the objective"
+            if len(uses) != 1
             else f"`{s.name}` is not read as `{s.name} @ z`",
             helps=["each weight must occur once in the read, as `W @ z`; else use `gd`"],
         )

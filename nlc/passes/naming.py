@@ -32,9 +32,9 @@ class Names:
 
 def describe(e: Expr) -> str:
     """A short name for an unnamed value: ``S_k`` for ``S @ k``, ``exp_dt`` for ``exp(dt)``."""
-    if e.op in ("var", "hyper", "flow"):
+    if e.op in ("var", "hyper", "flow", "weight"):
         return str(e.attr).replace(".", "_")
-    if e.op == "weight":
+    if e.op in ("linear", "conv", "rmsnorm", "layernorm"):
         return str(e.attr).replace(".", "_")
     if e.op in ("num", "bool") or not e.args:
         return e.op

@@ -143,6 +143,16 @@ def _transpose(e: Expr) -> Expr | None:
     return neg(make("T", x.args[0])) if x.op == "neg" else None
 
 
+def _ones(e: Expr) -> Expr | None:
+    """The shape of a value is that of its first operand with the same axes."""
+    (x,) = e.args
+    for a in x.args:
+        same = (a.type.dims, a.type.head, a.type.clock.batched)
+        if same == (x.type.dims, x.type.head, x.type.clock.batched) and a.op != "num":
+            return make("ones", a)
+    return None
+
+
 RULES: dict[str, Rule] = {
     "neg": _neg,
     "add": _add,
@@ -154,5 +164,6 @@ RULES: dict[str, Rule] = {
     "matmul": _scalar_out,
     "dot": _scalar_out,
     "T": _transpose,
+    "ones": _ones,
     "sum": lambda e: neg(make("sum", e.args[0].args[0])) if e.args[0].op == "neg" else None,
 }

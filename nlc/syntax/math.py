@@ -178,10 +178,10 @@ class _Builder:
 
     def _number(self, rule: str, children: list[_Child]) -> _Built:
         text = str(children[0])
-        value = 0.0 if len(text) > MAX_NUMBER else float(text)
-        if len(text) > MAX_NUMBER or value == math.inf:
+        if len(text) > MAX_NUMBER or float(text) == math.inf:
             self._fail("NLC007", "this number is too large or too long", children[0], "")
-        return "num", [], int(text) if text.isdecimal() and not self.failed else value
+            return "num", [], 0
+        return "num", [], int(text) if text.isdecimal() else float(text)
 
     def _name(self, rule: str, children: list[_Child]) -> _Built:
         return "name", [], ascii_name(str(children[0]))

@@ -221,15 +221,18 @@ class _Builder:
         if items and not flow:
             start = min(start, items[0].span.start)
         span = Span(self.source, start, max(start, end))
-        if isinstance(opened.event, yaml.SequenceStartEvent):
-            split = list(self._rejoined([(item,) for item in items])) if flow else None
-            parts = tuple(item for (item,) in split) if split is not None else tuple(items)
-            self._add(Sequence(parts, span, flow))
-            return
-        pairs = list(zip(items[::2], items[1::2], strict=True))
+        is_list = isinstance(opened.event, yaml.SequenceStartEvent)
+        groups: list[tuple[Node, ...]]
+        if is_list:
+            groups = [(item,) for item in items]
+        else:
+            groups = list(zip(items[::2], items[1::2], strict=True))
         if flow:
-            pairs = list(self._rejoined(pairs))
-        self._add(Mapping(tuple(self._checked(pairs)), span, flow))
+            groups = list(self._rejoined(groups))
+        if is_list:
+            self._add(Sequence(tuple(item for (item,) in groups), span, flow))
+        else:
+            self._add(Mapping(tuple(self._checked(groups)), span, flow))
 
     def _add(self, node: Node) -> None:
         if self.stack:
@@ -242,7 +245,7 @@ class _Builder:
 
     # ------------------------------------------------------------------------------------- hygiene
 
-    def _checked(self, pairs: list[tuple[Node, Node]]) -> Iterator[tuple[Scalar, Node]]:
+    def _checked(self, pairs: list[tuple[Node, ...]]) -> Iterator[tuple[Scalar, Node]]:
         """The entries whose key is a text that was not said before."""
         first: dict[str, Scalar] = {}
         for key, value in pairs:

@@ -104,6 +104,8 @@ def _state(system: System, level: Level, update: Update, state: str, latex: bool
                 else "where the step starts from"
             )
             rows.append((B, eq, n.text(base), said))
+        if level.toward is not None and level.toward.op != "initial":
+            rows.append(("T", eq, bare.text(level.toward), "what it decays towards"))
         at = n.state((state, "anchor")) if level.anchor is not None else B
         if state in update.gradient:
             rows.append(

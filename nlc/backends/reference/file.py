@@ -126,7 +126,7 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
             w(f"{target} = {text}", note)
             continue
         if note:
-            w(f"# {note}")
+            w.comment(note)
         if part.expr.op in ("conv", "delay"):
             w.call(f"{target} = {text[: text.index('(') + 1]}", printer.operands(part.expr), ")")
         else:

@@ -384,32 +384,11 @@ class _Module:
         return name
 
     def _loop(self, loop: Loop) -> None:
-        w, p = self.w, self.printer
+        w = self.w
         for outer in loop.collects:
             w(f"{outer} = []")
-        carries = [s for s in self.program.slots if s.kind == "level"]
-        dtype = (
-            f"{carries[0].var}.dtype"
-            if carries
-            else f"torch.promote_types({self.first}.dtype, torch.float32)"
-        )
-        inner = list(loop.slices.values())
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
-            if inner:
-                targets = ", ".join(inner) + ("," if len(inner) == 1 else "")
-                args = [dtype, *loop.slices]
-                one = f"for {targets} in {p.use('ticks')}({', '.join(args)}):"
-                if 4 * w.depth + len(one) <= WIDTH:
-                    w(one)
-                else:
-                    w(f"flows = ticks({', '.join(args)})") if 4 * w.depth + 16 + len(
-                        ", ".join(args)
-                    ) <= WIDTH else w.call("flows = ticks(", args, ")")
-                    w(f"for {targets} in flows:") if 4 * w.depth + len(
-                        targets
-                    ) + 14 <= WIDTH else w.call("for (", inner, ") in flows:")
-            else:
-                w(f"for _ in range({self.first}.shape[1]):")
+            self._loop_head(loop)
             w.depth += 1
             for let in loop.body:
                 self._let(let)
@@ -418,6 +397,31 @@ class _Module:
             w.depth -= 1
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
+
+    def _loop_head(self, loop: Loop) -> None:
+        """``for k_t, v_t in ticks(S.dtype, k, v):``, over as many lines as it needs."""
+        w, inner = self.w, list(loop.slices.values())
+        if not inner:
+            w(f"for _ in range({self.first}.shape[1]):")
+            return
+        held = next((s.var for s in self.program.slots if s.kind == "level"), None)
+        dtype = (
+            f"{held}.dtype" if held else f"torch.promote_types({self.first}.dtype, torch.float32)"
+        )
+        targets = ", ".join(inner) + ("," if len(inner) == 1 else "")
+        flows = [dtype, *loop.slices]
+        one = f"for {targets} in {self.printer.use('ticks')}({', '.join(flows)}):"
+        if 4 * w.depth + len(one) <= WIDTH:
+            w(one)
+            return
+        w.call("flows = ticks(", flows, ")")
+        if 4 * w.depth + len(targets) + len("for  in flows:") <= WIDTH:
+            w(f"for {targets} in flows:")
+            return
+        w("for (")
+        for name in inner:
+            w(f"    {name},")
+        w(") in flows:")
 
     def _return(self, statement: Return) -> None:
         w, p = self.w, self.printer

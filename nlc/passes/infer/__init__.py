@@ -180,12 +180,10 @@ class _Shapes:
         if level.objective is not None and (shape := self._of(level.objective)) is not None:
             self._objective(level, shape)
         parts = [("retain", level.retain), ("toward", level.toward), ("project", level.project)]
-        parts += [
-            (k, e) for k, e in (level.rule.args.items() if level.rule else ()) if k != "exact"
-        ]
+        parts += list(level.rule.args.items()) if level.rule else []
         for key, e in parts:
             shape = self._of(e) if e is not None else None
-            if shape is not None:
+            if shape is not None and key != "exact":  # a switch, not a factor
                 for state in level.states:
                     self._gate(key, e, shape, state.dims)
         for state in level.states:

@@ -288,7 +288,7 @@ class Tokens(Lowering):
             )
         for item in ordered:
             body += self._in_loop(item)
-        body = share([*body, *self.ends], self.names)
+        body = self._without_aliases(share([*body, *self.ends], self.names))
         inner: dict[str, str] = {}
         assigned = {n for x in body for n in x.names}
         carries = [v for n, v in self.state_vars.items() if self._owner(n) in self.updates]
@@ -317,6 +317,16 @@ class Tokens(Lowering):
             for x in body
         ]
         return Loop(TOKEN, tuple(carries), inner, tuple(body), dict(self.collects))
+
+    def _without_aliases(self, body: list[Let]) -> list[Let]:
+        """A collected value that sharing has named already is collected under that name."""
+        assigned = [n for x in body for n in x.names]
+        for outer, inner in self.collects.items():
+            alias = next((x for x in body if x.names == (inner,) and x.expr.op == "var"), None)
+            if alias is not None and assigned.count(alias.expr.attr) == 1:
+                body = [x for x in body if x is not alias]
+                self.collects[outer] = alias.expr.attr
+        return body
 
     def _pull(self, item: Item) -> None:
         """Flows that an item of the loop reads: recurrent ones join the loop, others are written before it."""
