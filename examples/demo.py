@@ -27,7 +27,7 @@ import nlc
 SPEC, BASELINE = "gated_delta_net", "attention"
 NAMES = {SPEC: "gated_delta_net", BASELINE: "attention (a Transformer)"}
 PROMPT = b"def "
-SETTINGS = Settings(spec=SPEC, optimizer="adamw", lr=3e-3)
+SETTINGS = Settings(spec=SPEC, optimizer="adamw")
 
 
 def _runs(corpus: Corpus, steps: int, out: Path, device: str) -> dict[str, Run]:

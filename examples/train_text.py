@@ -1,6 +1,6 @@
 """Trains a small language model on any text, its layers and its optimizer compiled from specs.
 
-python examples/train_text.py FILE --spec gated_delta_net --optimizer adamw --steps 600
+python examples/train_text.py FILE --spec gated_delta_net --optimizer adamw --steps 1200
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _sizes(command: Any) -> Any:
 @click.option(
     "--lr",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest learning rate.  [default: 3e-3 for adamw, else the optimizer's own]",
+    help="Highest learning rate.  [default: 4e-3 for adamw, else the optimizer's own]",
 )
 @click.option(
     "--hyper",

@@ -40,10 +40,10 @@ class Settings:
     heads: int = 4
     layers: int = 2
     hidden: int = 512
-    batch: int = 32
+    batch: int = 16
     length: int = 128
-    steps: int = 600
-    lr: float | None = 3e-3  # None is the optimizer's own
+    steps: int = 1200
+    lr: float | None = 4e-3  # None is the optimizer's own
     warmup: float = 0.05  # of the steps; a cosine to a tenth of lr follows
     clip: float = 1.0
     seed: int = 0

@@ -1,13 +1,15 @@
-"""The page to read first: text -> tree -> system -> types -> graph -> updates -> program -> source -> class.
+"""The page to read first: text -> tree -> system -> types -> graph -> updates -> program -> source.
 
-``STAGES`` lists the arrows in order; each is one function from one printable value to the next. A stage adds what is
-wrong to the report and goes on; ``Spec`` runs them on demand and raises one ``SpecError`` with everything that was found.
+``STAGES`` lists the arrows in order; each is one function from one printable value to the next. A stage
+adds what is wrong to the report and goes on; ``Spec`` runs them on demand and raises one ``SpecError``
+with everything that was found.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -186,10 +188,8 @@ class Spec:
 
     def check(self) -> Report:
         """Everything that is wrong with the text, as a report; never raises for a mistake of the user's."""
-        try:
+        with suppress(SpecError):
             _ = self._checked
-        except SpecError:
-            pass
         return self.report
 
     def derive(self, level: str | None = None, format: str = "text") -> str:

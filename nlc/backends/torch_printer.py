@@ -1,13 +1,14 @@
 """Expr -> PyTorch text. Every operator works on trailing axes, so one line serves [B, H, n] and [B, T, H, n] alike.
 
 A tensor is ``[batch axes, (H,) *dims]``; where operands differ in head axis or rank, the printer inserts axes by
-indexing. Operators that need more than an expression call one of ``HELPERS``, which the file then defines.
+indexing. Operators that need more than an expression call a function of ``torch_helpers``, which the
+file then defines.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nlc.base.diagnostics import InternalError
@@ -16,76 +17,6 @@ from nlc.ir.system import System
 from nlc.ir.types import Dim, Type
 
 COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(1, 7)
-
-HELPERS: dict[str, str] = {
-    "matvec": '''
-def matvec(M: Tensor, z: Tensor) -> Tensor:
-    """M z over the last axes."""
-    return (M @ z.unsqueeze(-1)).squeeze(-1)
-''',
-    "outer": '''
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a bᵀ over the last axis of each."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
-''',
-    "l2norm": '''
-def l2norm(x: Tensor, eps: float) -> Tensor:
-    """x / √(‖x‖² + eps)."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
-''',
-    "rmsnorm": '''
-def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
-    """x over its root mean square, times a weight."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight
-''',
-    "layernorm": '''
-def layernorm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x standardised, times a weight, plus a bias."""
-    x = x - x.mean(-1, keepdim=True)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight + bias
-''',
-    "rotary": '''
-def rotary(x: Tensor, position: Tensor, base: float) -> Tensor:
-    """Channel pairs (i, i + n/2) of x turned by angles position · base^(-2i/n)."""
-    half = x.shape[-1] // 2
-    index = torch.arange(half, device=x.device, dtype=x.dtype)
-    angle = position.to(x.dtype) * base ** (-index / half)
-    cos, sin = angle.cos(), angle.sin()
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-''',
-    "causal_conv": '''
-def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """Depthwise over time: x [B, T, ...], weight [..., taps], window the taps - 1 tokens before."""
-    taps = weight.shape[-1]
-    past = torch.cat([window.to(x.dtype), x], 1)
-    shifts = [past[:, i : i + x.shape[1]] * weight[..., i] for i in range(taps)]
-    return torch.stack(shifts).sum(0), past[:, past.shape[1] - taps + 1 :]
-''',
-    "shifted": '''
-def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """x [B, T, ...] one token earlier, after ``last``; and its own last value."""
-    return torch.cat([last.unsqueeze(1), x[:, :-1]], 1), x[:, -1]
-''',
-    "causal_attention": '''
-def causal_attention(
-    q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None = None
-) -> Tensor:
-    """Softmax attention of q [B, T, H, dk], the last T of the cached tokens, over all of them."""
-    scores = (q.transpose(1, 2) @ keys.transpose(1, 2).mT) * scale
-    new, total = scores.shape[-2:]
-    now = torch.arange(total - new, total, device=q.device).unsqueeze(-1)
-    age = now - torch.arange(total, device=q.device)
-    hidden = age < 0 if window is None else (age < 0) | (age >= window)
-    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-    return (weights @ values.transpose(1, 2)).transpose(1, 2)
-''',
-    "ticks": '''
-def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The flows [B, T, ...] one token at a time, in the states' dtype."""
-    return zip(*(flow.to(dtype).unbind(1) for flow in flows), strict=True)
-''',
-}
 
 _UNARY = {
     "exp": "exp",
@@ -315,7 +246,8 @@ class TorchPrinter:
     def op_dot(self, e: Expr) -> tuple[str, int]:
         a, b = e.args
         head = a.type.head or b.type.head
-        product = f"{self.aligned(a, Type(a.type.dims, head), PRODUCT)} * {self.aligned(b, Type(b.type.dims, head), PRODUCT)}"
+        left, right = (self.aligned(x, Type(x.type.dims, head), PRODUCT) for x in (a, b))
+        product = f"{left} * {right}"
         if a.type.rank == 0:
             return product, PRODUCT
         return f"({product}).sum({self.reduce(a)})", ATOM
@@ -495,6 +427,3 @@ def _tight(a: Expr, b: Expr) -> bool:
 
 def _replace_name(text: str, name: str, by: str) -> str:
     return re.sub(rf"(?<![\w.\]]){re.escape(name)}(?![\w\[])", by, text)
-
-
-Names = Mapping[str, str]

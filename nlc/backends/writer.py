@@ -1,4 +1,4 @@
-"""Lines of generated source: indentation, comments that name the spec's lines, the header that says where it is from."""
+"""Lines of generated source: indentation, comments, the header that says where it is from."""
 
 from __future__ import annotations
 
@@ -63,6 +63,21 @@ class Writer:
         else:
             for a in args:
                 self(f"{a},")
+        self.depth -= 1
+        self(end)
+
+    def define(self, name: str, args: list[str], returns: str) -> None:
+        """The first line of a function, over as many lines as its arguments need."""
+        args = args[:-1] if args[-1] == "*" else args
+        start, end = f"def {name}(", f") -> {returns}:"
+        if 4 * self.depth + len(start) + len(", ".join(args)) + len(end) <= WIDTH:
+            self(f"{start}{', '.join(args)}{end}")
+            return
+        self(start)
+        self.depth += 1
+        inner = ", ".join(args)
+        for line in [inner] if 4 * self.depth + len(inner) <= WIDTH else [f"{a}," for a in args]:
+            self(line)
         self.depth -= 1
         self(end)
 

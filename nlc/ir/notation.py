@@ -1,6 +1,6 @@
 """Typed expressions -> the paper's notation, as Unicode text or LaTeX.
 
-``½‖S k − v‖²``, ``αS(I − β k kᵀ) + β v kᵀ``. The canonical form that is parsed again is ``show``; this one is for people.
+``½‖S k − v‖²``, ``αS(I − β k kᵀ) + β v kᵀ``: for people. The form that is parsed again is ``show``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from nlc.ir.expr import Expr
 from nlc.ir.system import System
 
-_GREEK = dict(
-    zip(
-        "alpha beta gamma delta epsilon eps zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega".split(),
-        "αβγδεεζηθικλμνξπρστυφχψω",
-    )
-)
+_GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eps": "ε", "zeta": "ζ", "eta": "η",
+    "theta": "θ", "iota": "ι", "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ",
+    "sigma": "σ", "tau": "τ", "upsilon": "υ", "phi": "φ", "chi": "χ", "psi": "ψ", "omega": "ω",
+}  # fmt: skip
 _SUB = str.maketrans("0123456789aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
 _SUP = str.maketrans("0123456789-+.tTn", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺·ᵗᵀⁿ")
 _HALVES = {0.5: "½", 0.25: "¼"}

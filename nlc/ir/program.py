@@ -1,7 +1,7 @@
 """The program: what a backend prints. Straight-line statements, loops over a clock, a return.
 
-Expressions are those of the IR over ``var(name)`` leaves, the program's own variables; a variable's type says which axes
-it has. Nothing here knows a target language.
+Expressions are those of the IR over ``var(name)`` leaves, the program's own variables, whose types say
+which axes they have. Nothing here knows a target language.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
+from nlc.ir.show import show
 from nlc.ir.system import System
 from nlc.ir.types import Clock, Type
-from nlc.ir.show import show
 
 
 @dataclass(frozen=True)
 class Slot:
     """A tensor that the stream carries from call to call.
 
-    ``kind``: ``level`` (a memory's state), ``window`` (the last tokens a convolution saw), ``prev`` (a flow one tick
-    earlier), ``cache`` (keys or values), ``tick`` (an integer count). ``key`` is its name in the state dict, ``var`` the
-    program variable that holds it.
+    ``kind``: ``level`` (a memory's state), ``window`` (the last tokens a convolution saw), ``prev`` (a
+    flow one tick earlier), ``cache`` (keys or values), ``tick`` (an integer count). ``key`` is its name
+    in the state dict, ``var`` the program variable that holds it.
     """
 
     key: str

@@ -79,8 +79,7 @@ def _words(e: Expr, is_state: Callable[[Expr], bool]) -> list[Word]:
         return contains(x, is_state)
 
     if is_state(e):
-        kind = "column" if e.type.rank == 1 and not e.type.like else "matrix"
-        return [Word(1.0, (), (Factor("state" if kind == "matrix" else "state", e),))]
+        return [Word(1.0, (), (Factor("state", e),))]
     if e.op == "neg":
         return [replace(w, number=-w.number) for w in _words(e.args[0], is_state)]
     if e.op in ("add", "sub"):

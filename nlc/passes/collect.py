@@ -11,7 +11,7 @@ from nlc.passes.affine import Factor, NotAffine, Word, affine
 
 
 def collect(e: Expr, state: str, notation: Notation) -> str | None:
-    """The expanded step of a matrix or vector state in collected form, or None where that says no more (elementwise, not affine)."""
+    """The expanded step in collected form, or None where that says no more (elementwise, not affine)."""
     if e.type.like or e.type.rank == 0:
         return None
     try:

@@ -125,7 +125,7 @@ class _Level:
     def _target(self, s: State) -> Expr | None:
         """T of the step formula, None for 0."""
         toward = self.level.toward
-        if toward is None or toward.op == "num" and toward.attr == 0:
+        if toward is None or (toward.op == "num" and toward.attr == 0):
             return None
         if toward.op == "initial":
             if not s.learned and s.init is None:
@@ -383,4 +383,4 @@ class _Level:
         )
 
 
-__all__ = ["derive", "gradient", "contains"]
+__all__ = ["contains", "derive", "gradient"]

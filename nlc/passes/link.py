@@ -247,7 +247,9 @@ def _report_cycle(system: System, cycle: list[str], places: dict, report: Report
     what = "levels" if levels else "flows"
     report.add(
         "NLC403",
-        f"{what if many else what[:-1]} {who} need{'' if many else 's'} {'each other' if many else 'itself'} in the same {unit}",
+        f"{what} {who} need each other in the same {unit}"
+        if many
+        else f"{what[:-1]} {who} needs itself in the same {unit}",
         span,
         f"`{reader.split(' ', 1)[1]}` reads `{source.split(' ', 1)[1]}`",
         related=[

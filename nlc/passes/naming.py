@@ -7,8 +7,15 @@ import re
 
 from nlc.ir.expr import Expr
 
-_WORDS = {"matmul": "{0}_{1}", "sub": "{0}_minus_{1}", "add": "{0}_plus_{1}", "mul": "{0}_times_{1}", "outer": "{0}_outer_{1}",
-          "div": "{0}_over_{1}", "dot": "{0}_dot_{1}"}  # fmt: skip
+_WORDS = {
+    "matmul": "{0}_{1}",
+    "sub": "{0}_minus_{1}",
+    "add": "{0}_plus_{1}",
+    "mul": "{0}_times_{1}",
+    "outer": "{0}_outer_{1}",
+    "div": "{0}_over_{1}",
+    "dot": "{0}_dot_{1}",
+}
 
 
 class Names:

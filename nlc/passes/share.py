@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
 from nlc.ir.program import Let
 from nlc.passes.naming import Names, describe
@@ -23,12 +24,7 @@ def share(lets: Sequence[Let], names: Names, also: Iterable[Expr] = ()) -> list[
         name = names(describe(repeated))
         value = leaf("var", name, repeated.type)
         first = next(i for i, x in enumerate(lets) if any(n == repeated for n in walk(x.expr)))
-        rewritten = [
-            Let(
-                x.names, rewrite(x.expr, lambda n: value if n == repeated else None), x.note, x.span
-            )
-            for x in lets[first:]
-        ]
+        rewritten = [replace(x, expr=substitute(x.expr, {repeated: value})) for x in lets[first:]]
         lets = [*lets[:first], Let((name,), repeated), *rewritten]
 
 

@@ -38,6 +38,11 @@ def _default(h: Hyper) -> str:
     return _number(h.value)
 
 
+def default_text(h: Hyper) -> str:
+    """A hyper's default as documentation says it."""
+    return constant(h.default, isinstance(h.value, int)) if h.derived else _default(h)
+
+
 def _number(value: object) -> str:
     if value in (float("inf"), float("-inf")):
         return 'float("inf")' if value > 0 else '-float("inf")'

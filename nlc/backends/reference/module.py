@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nlc.backends.reference import hypers
 from nlc.backends.reference.file import (
     attribute_name,
     attribute_path,
@@ -12,11 +11,11 @@ from nlc.backends.reference.file import (
     open_file,
     write_let,
 )
+from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
-from nlc.ir.expr import Expr, walk
+from nlc.ir.expr import Expr
 from nlc.ir.program import Let, Loop, Program, Return, Slot
-from nlc.ir.system import Module, State
 from nlc.ir.types import Dim, Like, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
@@ -43,6 +42,7 @@ class _Module:
         first = self.arguments[self.inputs[0]]
         self.printer = TorchPrinter(self.system, self._hyper, attribute_path, like=first)
         self.first = first
+        self.weights = Weights(self.system, self.printer, w)
         self.taken = {name for let in program.lets() for name in let.names}
 
     def _hyper(self, name: str) -> str:
@@ -54,17 +54,17 @@ class _Module:
         with w.block(f"class {name}(nn.Module):"):
             self._doc()
             w()
-            self._init()
-            if self._has_weights():
+            self.weights.init()
+            if self.weights.any:
                 w()
-                self._reset()
+                self.weights.reset()
             w()
             self._initial_state()
             w()
             self._forward()
             w()
             self._step()
-            if self._has_weights():
+            if self.weights.any:
                 w()
                 self._param_groups()
 
@@ -91,132 +91,6 @@ class _Module:
             "and the state of the stream, to be given to the next call. ValueError where shapes do not fit."
         )
         w('"""')
-
-    # -------------------------------------------------------------------------------------------- weights
-
-    def _has_weights(self) -> bool:
-        return bool(self.system.modules or self.system.weights or self._learned())
-
-    def _learned(self) -> list[State]:
-        return [s for s in self.system.states.values() if s.learned]
-
-    def _init(self) -> None:
-        w, system = self.w, self.system
-        factory = ["device: torch.device | str | None = None", "dtype: torch.dtype | None = None"]
-        args = ["self", "*", *hypers.signature(system), *(factory if self._has_weights() else [])]
-        self._def("__init__", args, "None")
-        w.depth += 1
-        w("super().__init__()")
-        hypers.settle(w, system)
-        hypers.check(w, system)
-        for name in system.hypers:
-            w(f"self.{attribute_name(name)} = {name}")
-        if self._has_weights():
-            w('factory = {"device": device, "dtype": dtype}')
-            for part in self._containers():
-                w(f"{attribute_path(part)} = nn.Module()")
-            for m in system.modules.values():
-                self._declare(m)
-            for x in system.weights.values():
-                w(f"{attribute_path(x.path)} = nn.Parameter({self._empty(Type(x.dims, x.head))})")
-            for s in self._learned():
-                level = system.levels[s.level]
-                w(
-                    f"{attribute_path(s.name)}.init = nn.Parameter({self._empty(Type(s.dims, level.head))})"
-                )
-            w("self.reset_parameters()")
-        w.depth -= 1
-
-    def _def(self, name: str, args: list[str], returns: str) -> None:
-        if "*" == args[-1]:
-            args = args[:-1]
-        one = f"def {name}({', '.join(args)}) -> {returns}:"
-        w = self.w
-        if 4 * w.depth + len(one) <= WIDTH:
-            w(one)
-            return
-        inner = ", ".join(args)
-        w(f"def {name}(")
-        w.depth += 1
-        if 4 * w.depth + len(inner) <= WIDTH:
-            w(inner)
-        else:
-            for a in args:
-                w(f"{a},")
-        w.depth -= 1
-        w(f") -> {returns}:")
-
-    def _containers(self) -> list[str]:
-        """Submodules that only hold others, outermost first."""
-        out: dict[str, None] = {}
-        leaves = {m.path for m in self.system.modules.values() if self._is_linear(m)}
-        paths = [
-            m.path if not self._is_linear(m) else m.path.rpartition(".")[0]
-            for m in self.system.modules.values()
-        ]
-        paths += [s.name for s in self._learned()]
-        for path in paths:
-            parts = path.split(".") if path else []
-            for i in range(len(parts)):
-                out[".".join(parts[: i + 1])] = None
-        return [p for p in out if p not in leaves]
-
-    @staticmethod
-    def _is_linear(m: Module) -> bool:
-        return m.function == "linear" and not m.head
-
-    def _declare(self, m: Module) -> None:
-        if self._is_linear(m):
-            outer = m.outer.python if m.outer is not None else "1"
-            bias = "" if m.bias else ", bias=False"
-            self.w(
-                f"{attribute_path(m.path)} = nn.Linear({m.inner.python}, {outer}{bias}, **factory)"
-            )
-            return
-        for name, dims in m.shapes.items():
-            self.w(
-                f"{attribute_path(m.path)}.{name} = nn.Parameter({self._empty(Type(dims, m.head))})"
-            )
-
-    def _empty(self, t: Type) -> str:
-        sizes = (["heads"] if t.head else []) + [d.python for d in t.dims]
-        return f"torch.empty({', '.join(sizes) or '()'}, **factory)"
-
-    def _reset(self) -> None:
-        w = self.w
-        w("@torch.no_grad()")
-        with w.block("def reset_parameters(self) -> None:"):
-            w(
-                '"""Draws all slow weights anew: uniform within 1/√fan_in for maps, ones for norms."""'
-            )
-            for m in self.system.modules.values():
-                path = attribute_path(m.path)
-                if self._is_linear(m):
-                    w(f"{path}.reset_parameters()")
-                elif m.function in ("linear", "conv"):
-                    fan = m.inner if m.function == "linear" else m.width
-                    bound = self.printer.size(fan)
-                    bound = f"({bound}) ** -0.5" if " " in bound else f"{bound}**-0.5"
-                    for name in m.shapes:
-                        w(f"{path}.{name}.uniform_(-({bound}), {bound})")
-                else:
-                    w(f"{path}.weight.fill_(1.0)")
-                    if m.function == "layernorm":
-                        w(f"{path}.bias.zero_()")
-            for x in self.system.weights.values():
-                self._start(attribute_path(x.path), x.init)
-            for s in self._learned():
-                self._start(f"{attribute_path(s.name)}.init", s.init)
-
-    def _start(self, target: str, init: Expr | None) -> None:
-        if init is None:
-            self.w(f"{target}.zero_()")
-        elif init.op == "num":
-            self.w(f"{target}.fill_({self.printer(init)})")
-        else:
-            self.w(
-                f"{target}.copy_({_Initial(self.system, self._hyper, attribute_path, target=target)(init)})"
-            )
 
     # -------------------------------------------------------------------------------------------- state
 
@@ -277,7 +151,7 @@ class _Module:
             "*",
             "state: dict[str, Tensor] | None = None",
         ]
-        self._def("forward", args, returns)
+        w.define("forward", args, returns)
         w.depth += 1
         w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
         self._check_inputs()
@@ -363,7 +237,8 @@ class _Module:
     def _conv_step(self, let: Let) -> None:
         p, name, window = self.printer, let.names[0], let.names[1]
         conv = f"{p.use('causal_conv')}({p(let.expr.args[0])}.unsqueeze(1), {p._conv_weight(let.expr)}, {window})"
-        self.w(f"{name}, {window} = {conv}")
+        start, arguments = conv.split("(", 1)
+        self.w.call(f"{name}, {window} = {start}(", [arguments.removesuffix(")")], ")")
         self.w(f"{name} = {name}.squeeze(1)")
         self._conv_bias(let)
 
@@ -476,7 +351,7 @@ class _Module:
             else "tuple[dict[str, Tensor], dict[str, Tensor]]"
         )
         args = ["self", *(f"{a}: Tensor" for a in names), "state: dict[str, Tensor] | None = None"]
-        self._def("step", args, returns)
+        w.define("step", args, returns)
         w.depth += 1
         w('"""One token of each sequence, without the token axis."""')
         given = [f"{a}.unsqueeze(1)" for a in names]
@@ -493,24 +368,6 @@ class _Module:
         with w.block("def param_groups(self) -> list[dict[str, list[nn.Parameter]]]:"):
             w('"""The slow weights as an optimizer takes them."""')
             w('return [{"params": list(self.parameters())}]')
-
-
-class _Initial(TorchPrinter):
-    """Prints the initial value of a weight: random functions draw a tensor like it."""
-
-    def __init__(self, *args, target: str):
-        super().__init__(*args)
-        self.target = target
-
-    def write(self, e: Expr) -> tuple[str, int]:
-        if e.op in ("uniform", "normal"):
-            args = ", ".join(self(a) for a in e.args)
-            draw = f"uniform_({args})" if e.op == "uniform" else f"normal_(0.0, {args})"
-            return f"torch.empty_like({self.target}).{draw}", 6
-        return super().write(e)
-
-    def is_number(self, e: Expr) -> bool:
-        return not any(n.op in ("uniform", "normal") for n in walk(e)) and super().is_number(e)
 
 
 def _argument(name: str) -> str:

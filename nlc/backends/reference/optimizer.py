@@ -69,9 +69,7 @@ class _Optimizer:
             "    params: tensors to train, or groups of them, each with hypers of its own if it likes."
         )
         for h in system.hypers.values():
-            w(
-                f"    {h.name}: {hypers._default(h) if not h.derived else hypers.constant(h.default, False)} by default."
-            )
+            w(f"    {h.name}: {hypers.default_text(h)} by default.")
         w("    maximize: climb the loss instead of descending it.")
         w()
         w("Raises RuntimeError for complex parameters and sparse gradients.")
@@ -80,16 +78,7 @@ class _Optimizer:
     def _init(self) -> None:
         w, system = self.w, self.system
         args = ["self", "params", *hypers.signature(system), "*", "maximize: bool = False"]
-        one = f"def __init__({', '.join(args)}) -> None:"
-        if 4 + len(one) <= WIDTH:
-            w(one)
-        else:
-            w("def __init__(")
-            w.depth += 1
-            for a in args:
-                w(f"{a},")
-            w.depth -= 1
-            w(") -> None:")
+        w.define("__init__", args, "None")
         w.depth += 1
         hypers.settle(w, system)
         names = [*system.hypers, "maximize"]
@@ -185,22 +174,7 @@ class _Optimizer:
             *(f"{n}: float" for n in names),
         ]
         w("@staticmethod")
-        one = f"def update({', '.join(args)}) -> None:"
-        if not names:
-            args.remove("*")
-        if 4 + len(one) <= WIDTH:
-            w(one)
-        else:
-            w("def update(")
-            w.depth += 1
-            inner = ", ".join(args)
-            if 8 + len(inner) <= WIDTH:
-                w(inner)
-            else:
-                for a in args:
-                    w(f"{a},")
-            w.depth -= 1
-            w(") -> None:")
+        w.define("update", args, "None")
         w.depth += 1
         w('"""One step of one tensor, in place; ``g`` is its gradient."""')
         for s in self.kept:

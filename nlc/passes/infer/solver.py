@@ -1,8 +1,9 @@
 """Unknown shapes and widths, solved by unification.
 
-A width that the text leaves open is a symbol ``?n`` in a ``Dim``; a shape whose rank is open too (``linear(x)`` may be a
-gate or a vector) is an ``Unknown``. Elementwise operators, ``split`` and ``merge`` over unknowns wait until one side
-is known; only then do defaults apply: an unknown beside a vector is such a vector.
+A width that the text leaves open is a symbol ``?n`` in a ``Dim``; a shape whose rank is open too
+(``linear(x)`` may be a gate or a vector) is an ``Unknown``. Elementwise operators, ``split`` and
+``merge`` over unknowns wait until one side is known; only then do defaults apply: an unknown beside a
+vector is such a vector.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""Functions that a generated file defines for itself where an operator is more than an expression."""
+
+from __future__ import annotations
+
+HELPERS: dict[str, str] = {
+    "matvec": '''
+def matvec(M: Tensor, z: Tensor) -> Tensor:
+    """M z over the last axes."""
+    return (M @ z.unsqueeze(-1)).squeeze(-1)
+''',
+    "outer": '''
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a bᵀ over the last axis of each."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+''',
+    "l2norm": '''
+def l2norm(x: Tensor, eps: float) -> Tensor:
+    """x / √(‖x‖² + eps)."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+''',
+    "rmsnorm": '''
+def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
+    """x over its root mean square, times a weight."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight
+''',
+    "layernorm": '''
+def layernorm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x standardised, times a weight, plus a bias."""
+    x = x - x.mean(-1, keepdim=True)
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight + bias
+''',
+    "rotary": '''
+def rotary(x: Tensor, position: Tensor, base: float) -> Tensor:
+    """Channel pairs (i, i + n/2) of x turned by angles position · base^(-2i/n)."""
+    half = x.shape[-1] // 2
+    index = torch.arange(half, device=x.device, dtype=x.dtype)
+    angle = position.to(x.dtype) * base ** (-index / half)
+    cos, sin = angle.cos(), angle.sin()
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+''',
+    "causal_conv": '''
+def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Depthwise over time: x [B, T, ...], weight [..., taps], window the taps - 1 tokens before."""
+    taps = weight.shape[-1]
+    past = torch.cat([window.to(x.dtype), x], 1)
+    shifts = [past[:, i : i + x.shape[1]] * weight[..., i] for i in range(taps)]
+    return torch.stack(shifts).sum(0), past[:, past.shape[1] - taps + 1 :]
+''',
+    "shifted": '''
+def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, T, ...] one token earlier, after ``last``; and its own last value."""
+    return torch.cat([last.unsqueeze(1), x[:, :-1]], 1), x[:, -1]
+''',
+    "causal_attention": '''
+def causal_attention(
+    q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None = None
+) -> Tensor:
+    """Softmax attention of q [B, T, H, dk], the last T of the cached tokens, over all of them."""
+    scores = (q.transpose(1, 2) @ keys.transpose(1, 2).mT) * scale
+    new, total = scores.shape[-2:]
+    now = torch.arange(total - new, total, device=q.device).unsqueeze(-1)
+    age = now - torch.arange(total, device=q.device)
+    hidden = age < 0 if window is None else (age < 0) | (age >= window)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    return (weights @ values.transpose(1, 2)).transpose(1, 2)
+''',
+    "ticks": '''
+def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The flows [B, T, ...] one token at a time, in the states' dtype."""
+    return zip(*(flow.to(dtype).unbind(1) for flow in flows), strict=True)
+''',
+}

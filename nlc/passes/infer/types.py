@@ -1,0 +1,173 @@
+"""The second half of inference: heads, clocks, ranges and dtypes bottom-up, once shapes are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nlc.base.diagnostics import Report
+from nlc.ir.expr import Expr, walk
+from nlc.ir.ops import OPS, with_dims
+from nlc.ir.system import Module, System
+from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dims, Like, Range, Type
+from nlc.passes.infer.shapes import ShapesOf
+
+
+class TypesOf:
+    """Heads by a fixpoint over levels (a level has heads iff something it reads has), then types bottom-up."""
+
+    def __init__(self, system: System, shapes: ShapesOf, report: Report):
+        self.system, self.shapes, self.report = system, shapes, report
+        self.heads: dict[str, bool] = dict.fromkeys(system.levels, False)
+        self.flows: dict[str, Type] = {}
+        self.done: dict[int, Expr] = {}
+        self.modules: dict[str, Module] = {}
+        self.alive: list[Expr] = []
+        self.owner = {s.name: s.level for s in system.states.values()}
+
+    def run(self) -> System:
+        typed = self._pass()
+        while (heads := {n: self._has_head(typed, n) for n in typed.levels}) != self.heads:
+            self.heads = heads
+            typed = self._pass()
+        typed = replace(
+            typed,
+            modules={p: self.modules.get(p, m) for p, m in self.system.modules.items()},
+            levels={n: replace(level, head=self.heads[n]) for n, level in typed.levels.items()},
+            constraints=tuple(dict.fromkeys(self.shapes.assumed)),
+        )
+        self._whole_sizes(typed)
+        return typed
+
+    def _pass(self) -> System:
+        self.done, previous, self.flows = {}, self.flows, {}
+        for _ in range(2):  # flows that read their own past settle in the second round
+            self.done = {}
+            for name in self.system.flows:
+                self._flow(name, previous)
+            previous, self.flows = self.flows, {}
+        self.flows = previous
+        return self.system.map(self._type)
+
+    def _flow(self, name: str, previous: dict[str, Type]) -> Type:
+        if name not in self.flows:
+            dims = self.shapes.solver.view(self.shapes.flow[name])
+            self.flows[name] = previous.get(
+                name, Type(dims)
+            )  # while its own expression is being typed
+            for node in walk(self.system.flows[name].expr):
+                if node.op == "flow":
+                    self._flow(node.attr, previous)
+            self.flows[name] = self._type(self.system.flows[name].expr).type
+        return self.flows[name]
+
+    def _has_head(self, typed: System, name: str) -> bool:
+        level = typed.levels[name]
+        parts = list(level.expressions)
+        parts += [f.expr for f in typed.flows.values() if f.level == name]
+        return any(n.type is not None and n.type.head for e in parts for n in walk(e))
+
+    def _type(self, e: Expr) -> Expr:
+        self.alive.append(e)
+        for node in walk(e):
+            if id(node) not in self.done:
+                args = tuple(self.done[id(a)] for a in node.args)
+                self.done[id(node)] = self._node(node, node.with_args(args))
+        return self.done[id(e)]
+
+    def _node(self, old: Expr, node: Expr) -> Expr:
+        if (
+            node.op in ("linear", "conv", "rmsnorm", "layernorm")
+            and node.attr in self.system.modules
+        ):
+            return self._weighted(old, node)
+        dims = self.shapes.final(old)
+        if node.args and node.op in OPS:
+            return with_dims(node, dims)
+        return node.with_type(self._leaf(node, dims))
+
+    def _leaf(self, node: Expr, dims: Dims) -> Type:
+        system = self.system
+        if node.op == "num":
+            return Type(
+                (),
+                False,
+                NEVER,
+                Range.point(node.attr),
+                "int" if isinstance(node.attr, int) else "float",
+            )
+        if node.op == "bool":
+            return Type((), dtype="bool")
+        if node.op == "hyper":
+            value = system.sizes.get(node.attr)
+            base = system.hypers[str(node.attr).partition("[")[0]]
+            clock = STEP if system.context != "tokens" and not base.static else NEVER
+            kind = (
+                "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+            )
+            return Type((), False, clock, Range.point(value) if value is not None else ANY, kind)
+        if node.op == "flow":
+            return replace(self.flows[node.attr], dims=dims)
+        if node.op == "input":
+            return Type(dims, system.inputs[node.attr].head, TOKEN)
+        if node.op == "state":
+            level = system.levels[self.owner[node.attr[0]]]
+            return Type(dims, self.heads[level.name], level.clock)
+        if node.op in ("variable", "initial", "grad"):
+            level = system.levels[node.attr]
+            return Type(dims, self.heads[level.name], level.clock)
+        if node.op == "weight":
+            weight = system.weights.get(node.attr)
+            return Type(dims, weight.head if weight else False, STEP)
+        if node.op == "g":
+            return Type(dims, False, STEP)
+        if node.op == "index":
+            if node.attr[0] == "head":
+                return Type((), True, NEVER, Range(0.0, float("inf")), "int")
+            base = TOKEN if system.context == "tokens" else STEP
+            low = 1.0 if node.attr[0] == "t" else 0.0
+            return Type((), False, base, Range(low, float("inf")), "int")
+        return Type(dims)  # uniform, normal
+
+    def _weighted(self, old: Expr, node: Expr) -> Expr:
+        """Settles the module: its channels, and one set of weights a head unless shared."""
+        x, module = node.args[0].type, self.system.modules[node.attr]
+        dims = self.shapes.final(old)
+        head = x.head and not module.shared
+        outer = dims[0] if dims else None
+        inner = x.dims[0] if x.dims else ONE
+        self.modules[node.attr] = replace(module, inner=inner, outer=outer, head=head)
+        one = outer if outer is not None else ONE
+        shapes: dict[str, tuple[Dims, ...]] = {
+            "linear": ((one, inner), (one,)),
+            "conv": ((one, module.width or ONE), (one,)),
+            "rmsnorm": ((inner,),),
+            "layernorm": ((inner,), (inner,)),
+        }
+        weights = tuple(
+            w.with_type(Type(shape, head, STEP)) for w, shape in zip(node.args[1:], shapes[node.op])
+        )
+        return with_dims(node.with_args((node.args[0], *weights)), dims)
+
+    def _whole_sizes(self, system: System) -> None:
+        """Every size is whole at the default hypers: ``d / heads`` must divide."""
+        sizes, seen = system.sizes, set()
+        parts = [(f.expr, f.span) for f in system.flows.values()] + [
+            (e, e.span) for e in system.output.values()
+        ]
+        for e, span in parts:
+            for node in walk(e):
+                for d in node.type.dims if node.type else ():
+                    if isinstance(d, Like) or d in seen:
+                        continue
+                    seen.add(d)
+                    try:
+                        value = d.evaluate(sizes)
+                    except (KeyError, ZeroDivisionError, TypeError):
+                        continue
+                    if value.denominator != 1 or value < 1:
+                        self.report.add(
+                            "NLC305",
+                            f"`{d}` is not a whole size",
+                            node.span or span,
+                            f"it is {float(value):g} at the default hypers",
+                        )
