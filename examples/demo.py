@@ -88,7 +88,8 @@ def main(out: Path, steps: int, device: str, threads: int, restart: bool) -> Non
                 run.resume()
         console.print(
             f"\ntext: {corpus.name}, {len(corpus.train) / 1e6:.1f} MB to learn from and "
-            f"{len(corpus.held_out) / 1e6:.1f} MB held out"
+            f"{len(corpus.held_out) / 1e6:.1f} MB held out",
+            soft_wrap=True,
         )
         for spec, run in runs.items():
             if run.finished:
@@ -105,7 +106,7 @@ def main(out: Path, steps: int, device: str, threads: int, restart: bool) -> Non
     text = PROMPT + Stream(runs[SPEC].model, PROMPT).take(500)
     title = f"{SPEC} goes on from {PROMPT.decode()!r}, one `layer.step` a byte"
     console.print(Panel(Text(text.decode(errors="replace")), title=title))
-    console.print(f"loss curves: {out / 'loss.png'}; generated sources: {out}/*.py")
+    console.print(f"loss curves: {out / 'loss.png'}; generated sources: {out}/*.py", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from training import Run
 
 MEMORY = 0.97  # of the running mean of the loss
@@ -27,14 +27,14 @@ def progress(console: Console, name: str, run: Run) -> Iterator[Callable[[Run], 
     """A bar with the loss, the speed and the time left; what it gives is called after each step."""
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed}/{task.total}"),
         TextColumn("[cyan]{task.fields[bits]}"),
         TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
-        TimeRemainingColumn(),
         console=console,
+        expand=True,
         speed_estimate_period=60,
     )
     task = bar.add_task(name, total=run.settings.steps, completed=run.step, bits="", speed="")
@@ -44,7 +44,7 @@ def progress(console: Console, name: str, run: Run) -> Iterator[Callable[[Run], 
             task,
             completed=run.step,
             bits=f"{smooth(run.history.bits[-200:])[-1]:.3f} bits/byte",
-            speed=f"{run.tokens_a_second:,.0f} tokens/s",
+            speed=f"{run.tokens_a_second:,.0f} tok/s",
         )
 
     with bar:
@@ -63,7 +63,7 @@ def draw(runs: Mapping[str, Run], path: Path) -> None:
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     by_tokens.set_ylabel("bits per byte")
-    by_tokens.set_ylim(top=min(by_tokens.get_ylim()[1], 5.0))
+    by_tokens.set_ylim(top=min(by_tokens.get_ylim()[1], 4.5))
     by_tokens.legend(title="lines: training, dots: held out", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

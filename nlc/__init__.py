@@ -14,6 +14,7 @@ from typing import Any
 
 from nlc.base.diagnostics import Diagnostic, SpecError
 from nlc.pipeline import Spec, load, loads
+from nlc.runtime import loader as _loader  # noqa: F401  instances of generated classes unpickle
 from nlc.version import __version__
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from nlc.backends.plain import PLAIN, POWERS
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
 from nlc.ir.system import System
@@ -85,9 +86,11 @@ class TorchPrinter:
         if op in _COMPARE:
             a, b = (self.aligned(x, e.type, SUM) for x in e.args)
             return f"{a} {_COMPARE[op]} {b}", COMPARE
+        if op in PLAIN and all(self.is_number(a) for a in e.args):
+            return PLAIN[op].format(
+                *(self.at(a, ATOM) for a in e.args)
+            ), POWER if op in POWERS else ATOM
         if op in _TORCH:
-            if self.is_number(e.args[0]):
-                return self.plain(e), ATOM
             return f"{_TORCH[op]}({self(e.args[0])})", ATOM
         writer = getattr(self, f"op_{op}", None)
         if writer is None:
@@ -105,17 +108,7 @@ class TorchPrinter:
             return e.op in ("num", "bool", "hyper") or (
                 e.op == "var" and e.type.dtype == "int" and not e.type.clock.batched
             )
-        return e.op not in ("numel",) and all(self.is_number(a) for a in e.args)
-
-    def plain(self, e: Expr) -> str:
-        inner = self(e.args[0])
-        own = {"sigmoid": f"1 / (1 + math.exp(-({inner})))", "relu": f"max({inner}, 0.0)", "abs": f"abs({inner})",
-               "sign": f"math.copysign(1.0, {inner})"}  # fmt: skip
-        if e.op in own:
-            return own[e.op] if e.op != "sigmoid" else f"({own[e.op]})"
-        if e.op in ("silu", "gelu"):
-            raise InternalError(f"{e.op} of a constant")
-        return f"math.{e.op}({inner})"
+        return e.op == "numel" or all(self.is_number(a) for a in e.args)
 
     # -------------------------------------------------------------------------------------------- axes
 
@@ -170,8 +163,6 @@ class TorchPrinter:
 
     def _extremum(self, e: Expr, side: str, name: str) -> tuple[str, int]:
         a, b = e.args
-        if self.is_number(a) and self.is_number(b):
-            return f"{name}({self(a)}, {self(b)})", ATOM
         for x, y in ((a, b), (b, a)):
             if self.is_number(y):
                 return f"{self.at(x, ATOM)}.clamp({side}={self(y)})", ATOM
@@ -194,14 +185,16 @@ class TorchPrinter:
         )
 
     def op_where(self, e: Expr) -> tuple[str, int]:
+        if self.is_number(e.args[0]):
+            a, b = (self.aligned(x, e.type, COMPARE) for x in e.args[1:])
+            return f"({a} if {self(e.args[0])} else {b})", ATOM
         return f"torch.where({', '.join(self.aligned(a, e.type, COMPARE) for a in e.args)})", ATOM
 
     def op_softplus(self, e: Expr) -> tuple[str, int]:
         return f"F.softplus({self(e.args[0])}, threshold=50)", ATOM
 
     def op_stop(self, e: Expr) -> tuple[str, int]:
-        x = e.args[0]
-        return (self.write(x)) if self.is_number(x) else (f"{self.at(x, ATOM)}.detach()", ATOM)
+        return f"{self.at(e.args[0], ATOM)}.detach()", ATOM
 
     # -------------------------------------------------------------------------------------------- reductions
 

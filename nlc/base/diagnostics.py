@@ -64,11 +64,15 @@ class InternalError(Exception):
     """A bug of ours, never a mistake of the user's."""
 
 
+MANY = 200  # diagnostics that one report takes; nobody reads more, and a hostile text has no end of them
+
+
 @dataclass
 class Report:
     """The diagnostics of one compilation."""
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    _known: set[tuple[str, str, int, int]] = field(default_factory=set, repr=False)
 
     def add(
         self,
@@ -85,12 +89,24 @@ class Report:
         """Adds a diagnostic unless this place already has one of that code with the same message."""
         if code not in CODES:
             raise InternalError(f"no such code: {code}")
-        new = Diagnostic(
-            code, message, span, label, tuple(related), tuple(notes), tuple(helps), fix
+        self._add(
+            Diagnostic(code, message, span, label, tuple(related), tuple(notes), tuple(helps), fix)
         )
-        same = (code, message, span.start, span.end)
-        if all((d.code, d.message, d.span.start, d.span.end) != same for d in self.diagnostics):
+
+    def take(self, other: Report) -> None:
+        """Adds the diagnostics of another report."""
+        for diagnostic in other.diagnostics:
+            self._add(diagnostic)
+
+    def _add(self, new: Diagnostic) -> None:
+        same = (new.code, new.message, new.span.start, new.span.end)
+        if same not in self._known and not self.full:
+            self._known.add(same)
             self.diagnostics.append(new)
+
+    @property
+    def full(self) -> bool:
+        return len(self.diagnostics) >= MANY
 
     def has(self, severity: str) -> bool:
         return any(d.severity == severity for d in self.diagnostics)
@@ -113,12 +129,19 @@ class Report:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that ``name`` most likely misspells, or None: the bound keeps unlike names apart."""
-    best, best_score = None, 0.0
+    """The candidate that ``name`` most likely misspells, or None: the bound keeps unlike names apart.
+
+    Of names that are equally near the first wins.
+    """
+    best, best_score = None, 0.72
+    matcher = SequenceMatcher(None, b=name.lower())  # what is set once is searched for fast
     for candidate in candidates:
-        score = SequenceMatcher(None, name.lower(), candidate.lower()).ratio()
-        if name[:1] == candidate[:1]:
-            score += 0.05
-        if score > best_score:
+        matcher.set_seq1(candidate.lower())
+        head = 0.05 if name[:1] == candidate[:1] else 0.0
+        bounds = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)
+        if candidate == name or any(bound() + head < best_score for bound in bounds):
+            continue
+        score = matcher.ratio() + head
+        if best is None or score > best_score:
             best, best_score = candidate, score
-    return best if best_score >= 0.72 and best != name else None
+    return best

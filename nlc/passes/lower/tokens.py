@@ -349,14 +349,12 @@ class Tokens(Lowering):
         """In the loop: what needs no state moves out of it, carried windows become carries of the loop."""
         recurrent = self.recurrence.recurrent
         if not recurrent(e):
-            return self._outside_loop(e, where)
+            return self._free(e, where)
         done: dict[int, Expr] = {}
         for node in walk(e):
             if not recurrent(node):
                 continue
-            args = tuple(
-                done[id(a)] if recurrent(a) else self._outside_loop(a, where) for a in node.args
-            )
+            args = tuple(done[id(a)] if recurrent(a) else self._free(a, where) for a in node.args)
             new = node.with_args(args)
             if node.op in ("conv", "delay", "attend"):
                 new = self._carried(node, new, where, lets)
@@ -364,6 +362,12 @@ class Tokens(Lowering):
                 new = self.program_expr(new)
             done[id(node)] = new
         return done[id(e)]
+
+    def _free(self, e: Expr, where: str) -> Expr:
+        """A state-free operand: moved out, except matrices, of which T would not fit (``outer(v, k)``)."""
+        if e.args and e.type.rank >= 2 and e.type.clock.batched:
+            return e.with_args(tuple(self._free(a, where) for a in e.args))
+        return self._outside_loop(e, where)
 
     def _outside_loop(self, e: Expr, where: str) -> Expr:
         """A state-free operand of a recurrent node: a leaf stays, anything else is computed before the loop."""

@@ -1,0 +1,258 @@
+"""Derived gradients equal autograd's on random expressions; the printed derivations are those of the papers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+import nlc
+from nlc.ir.expr import Expr, walk
+from nlc.ir.ops import OPS, leaf, make, num
+from nlc.ir.shapes import ShapeError
+from nlc.ir.types import TOKEN, Dim, Type
+from nlc.passes.derive import gradient
+from nlc.passes.simplify import simplify
+
+M, N = Dim.of("m"), Dim.of("n")
+SIZES = {"m": 3, "n": 4}
+STATES = {"S": (M, N), "u": (N,), "c": ()}
+FLOWS = {"k": (N,), "v": (M,), "A": (M, N), "a": ()}
+VARIABLES = [leaf("var", name, Type(dims, True, TOKEN)) for name, dims in STATES.items()]
+LEAVES = VARIABLES + [leaf("var", name, Type(dims, True, TOKEN)) for name, dims in FLOWS.items()]
+
+# Smooth everywhere, and defined everywhere once their argument is squashed where it must be.
+UNARY = ["neg", "sigmoid", "tanh", "silu", "gelu", "softplus", "erf", "abs", "relu", "sign", "stop"]
+REDUCE = ["sum", "mean", "sqnorm", "amax", "amin"]
+SHAPED = ["T", "softmax", "per_key", "per_value"]
+BINARY = ["add", "sub", "mul", "maximum", "minimum", "matmul", "outer", "dot"]
+
+
+def grow(draw: st.DrawFn, depth: int) -> Expr:
+    """A random typed expression; operators whose operands do not fit are drawn again."""
+    if depth == 0 or draw(st.integers(0, 5)) == 0:
+        return draw(st.sampled_from([*LEAVES, num(0.5), num(-2.0)]))
+    kind = draw(st.sampled_from(["unary", "reduce", "shaped", "binary", "binary", "special"]))
+    a = grow(draw, depth - 1)
+    try:
+        if kind == "unary":
+            return make(draw(st.sampled_from(UNARY)), a)
+        if kind == "reduce":
+            return make(draw(st.sampled_from(REDUCE)), a)
+        if kind == "shaped":
+            return make(draw(st.sampled_from(SHAPED)), a)
+        if kind == "binary":
+            return make(draw(st.sampled_from(BINARY)), a, grow(draw, depth - 1))
+        return special(draw, a, depth)
+    except ShapeError:
+        return a
+
+
+def special(draw: st.DrawFn, a: Expr, depth: int) -> Expr:
+    """Functions with a domain or with arguments of their own."""
+    safe = make("add", make("mul", a, a), num(0.5))
+    choice = draw(st.integers(0, 9))
+    if choice == 0:
+        return make("log", safe)
+    if choice == 1:
+        return make("sqrt", safe)
+    if choice == 2:
+        return make("exp", make("tanh", a))
+    if choice == 3:
+        return make("div", grow(draw, depth - 1), safe)
+    if choice == 4:
+        return make("pow", safe, num(draw(st.sampled_from([2, 3, 0.5, -1.5]))))
+    if choice == 5:
+        return make("l2norm", a, num(1e-6))
+    if choice == 6:
+        return make("norm", a, num(draw(st.sampled_from([2, 3]))))
+    if choice == 7:
+        return make("where", make("ge", a, num(0.1)), grow(draw, depth - 1), a)
+    if choice == 8:
+        return make("clip", a, num(-0.7), num(0.9))
+    return (
+        make("rmsnorm", a, LEAVES[3])
+        if a.type.dims == (N,)
+        else make("pow", safe, make("tanh", LEAVES[2]))
+    )
+
+
+@st.composite
+def objectives(draw: st.DrawFn) -> Expr:
+    e = grow(draw, draw(st.integers(2, 5)))
+    return e if e.type.dims == () else make("sqnorm", make("tanh", e))
+
+
+def evaluate(e: Expr, values: dict) -> object:
+    """The expression as the reference backend prints it, run by torch."""
+    import math
+
+    import torch
+    import torch.nn.functional as F
+
+    from nlc.backends.torch_helpers import HELPERS
+    from nlc.backends.torch_printer import TorchPrinter
+
+    printer = TorchPrinter(None, lambda name: str(SIZES[name]), lambda path: path)  # type: ignore[arg-type]
+    text = printer(e)
+    scope: dict = {"torch": torch, "F": F, "math": math, "Tensor": torch.Tensor, "Iterator": object}
+    for helper in printer.helpers:
+        exec(
+            re.sub(r"(: |-> )[^,)=]*Tensor[^,)=:]*", r"", HELPERS[helper])
+            if False
+            else "from __future__ import annotations\n" + HELPERS[helper],
+            scope,
+        )
+    return eval(text, scope, values)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(objectives(), st.integers(0, 2**31))
+@example(make("dot", make("matmul", VARIABLES[0], LEAVES[3]), LEAVES[4]), 0)
+def test_derived_gradients_equal_autograd(objective: Expr, seed: int) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    values = {
+        name: torch.randn(
+            2, 2, *(SIZES[str(d)] for d in dims), generator=generator, dtype=torch.float64
+        )
+        for name, dims in {**STATES, **FLOWS}.items()
+    }
+    assume(objective.op != "num")
+    for name in STATES:
+        values[name].requires_grad_()
+    found = gradient(objective, VARIABLES)
+    out = evaluate(objective, values)
+    assume(torch.is_tensor(out))
+    out = out.expand(2, 2)
+    assume(bool(torch.isfinite(out).all()) and out.abs().max() < 1e6)
+    wanted = (
+        torch.autograd.grad(out.sum(), [values[n] for n in STATES], allow_unused=True)
+        if out.requires_grad
+        else [None] * 3
+    )
+    for variable, expected in zip(VARIABLES, wanted):
+        derived = found.get(variable)
+        if derived is None:
+            assert expected is None or expected.abs().max() == 0
+            continue
+        got = evaluate(derived, values)
+        got = torch.as_tensor(got, dtype=torch.float64).detach().expand(values[variable.attr].shape)
+        expected = torch.zeros_like(got) if expected is None else expected
+        assume(bool(torch.isfinite(expected).all()))
+        scale = max(1.0, float(expected.abs().max()))
+        assert (got - expected).abs().max() <= 1e-9 * scale, (str(objective), str(derived))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(objectives(), st.integers(0, 2**31))
+def test_simplifying_changes_no_value(objective: Expr, seed: int) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    values = {
+        name: torch.randn(
+            2, 2, *(SIZES[str(d)] for d in dims), generator=generator, dtype=torch.float64
+        )
+        for name, dims in {**STATES, **FLOWS}.items()
+    }
+    before, after = (
+        torch.as_tensor(evaluate(e, values), dtype=torch.float64)
+        for e in (objective, simplify(objective))
+    )
+    assume(bool(torch.isfinite(before).all()))
+    assert torch.allclose(before, after, rtol=1e-10, atol=1e-10)
+    assert simplify(objective).type.dims == objective.type.dims
+
+
+def test_every_differentiable_operator_is_drawn_or_derived_elsewhere() -> None:
+    """An operator that gains a gradient rule must be tested here."""
+    drawn = {
+        *UNARY,
+        *REDUCE,
+        *SHAPED,
+        *BINARY,
+        "log",
+        "sqrt",
+        "exp",
+        "div",
+        "pow",
+        "l2norm",
+        "norm",
+        "where",
+        "clip",
+        "rmsnorm",
+    }
+    elsewhere = {
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "numel",
+        "ones",
+        "sum_rows",
+        "sum_cols",
+        "layernorm",
+        "rotary",
+        "linear",
+    }
+    assert {name for name, op in OPS.items() if op.vjp} == drawn | elsewhere
+
+
+SPEC = """
+nlc: 1
+system: derived
+context: tokens
+hyper: {d: 8}
+inputs: {k: [d], v: [d], a: [], w: [d]}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(d, d)
+    key: k
+    value: v
+    objective: OBJECTIVE
+    rule: RULE
+output: {y: S(k)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("objective", "rule", "line"),
+    [
+        ("-dot(S(key), value)", "gd(lr=1)", "S ← S + v kᵀ"),
+        ("-dot(S(key), value)", "gd(lr=a, decay=per_key(w))", "S ← S Diag(w) + a v kᵀ"),
+        ("0.5*sqnorm(S(key) - value)", "gd(lr=a)", "S ← S(I − a k kᵀ) + a v kᵀ"),
+        ("sqnorm(S(key) - value)", "gd(lr=a)", "S ← S(I − 2 a k kᵀ) + 2 a v kᵀ"),
+        ("0.5*sqnorm(S(key) - value)", "dgd(lr=a)", "S ← S(I − 2 a k kᵀ) + a v kᵀ"),
+        ("-dot(S(key), value) + 0.5*sqnorm(S.T @ value)", "gd(lr=a)", "S ← (I − a v vᵀ)S + a v kᵀ"),
+        (
+            "0.5*sqnorm(S(key) - value)",
+            "prox(lr=a)",
+            "S ← S(I − (a / (1 + a ‖k‖²)) k kᵀ) + (a / (1 + a ‖k‖²)) v kᵀ",
+        ),
+    ],
+)
+def test_the_update_is_the_papers(objective: str, rule: str, line: str) -> None:
+    """The table of paper §3: objective × rule -> update, derived and collected."""
+    spec = nlc.loads(SPEC.replace("OBJECTIVE", objective).replace("RULE", rule))
+    assert spec.derive().split("\n")[-1].strip().startswith(line)
+
+
+def test_gated_delta_net_is_derived_in_steps() -> None:
+    lines = [line.strip() for line in nlc.load("gated_delta_net").derive().split("\n")]
+    assert lines[-1].startswith("S ← αS(I − β k kᵀ) + β v kᵀ")
+    assert any(line.startswith("B = α S") for line in lines)
+    assert any(line.startswith("∇ℓ(B) = (B k − v) kᵀ") for line in lines)
+
+
+def test_a_derivation_never_contains_what_the_program_does_not() -> None:
+    """The gradient that is printed is the gradient that is compiled."""
+    spec = nlc.load("gated_delta_net")
+    compiled = {str(n) for let in spec.program().lets() for n in walk(let.expr)}
+    assert any("outer" in text for text in compiled)

@@ -1,0 +1,334 @@
+"""Every shipped token system as a module: streams, gradients, checkpoints, files; a new spec is covered by itself."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import nlc
+from nlc.pipeline import shipped
+
+SIZES = {"d": 16, "heads": 2}
+NAMES = sorted(shipped())
+TOKENS = [name for name in NAMES if nlc.load(name).system.context == "tokens"]
+every = pytest.mark.parametrize("name", TOKENS)
+
+
+def _module(name: str, operator: bool = False) -> nn.Module:
+    """A small one in float64, its weights drawn from seed 0."""
+    made = nlc.compile(name, operator=operator)
+    torch.manual_seed(0)
+    sizes = {k: v for k, v in SIZES.items() if k in inspect.signature(made).parameters}
+    return made(**sizes).double()
+
+
+def _inputs(name: str, length: int, operator: bool = False) -> dict[str, Tensor]:
+    """A batch of two for every input that the spec declares; gates of an operator within (0, 1)."""
+    system, module = nlc.load(name, operator=operator).system, _module(name, operator)
+    noise, out = torch.Generator().manual_seed(1), {}
+    for key, given in system.inputs.items():
+        shape = [int(dim.evaluate(vars(module))) for dim in given.dims]
+        shape = [2, length, *([module.heads] if given.head else []), *shape]
+        drawn = torch.randn(shape, generator=noise, dtype=torch.float64)
+        out[key] = drawn if given.dims else drawn.sigmoid()
+    return out
+
+
+def _outputs(found: Tensor | tuple[Tensor, ...] | dict[str, Tensor]) -> list[Tensor]:
+    if isinstance(found, Tensor):
+        return [found]
+    return list(found.values() if isinstance(found, dict) else found)
+
+
+def _same(a: list[Tensor] | dict, b: list[Tensor] | dict, tolerance: float = 1e-12) -> None:
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def _python(code: str, *arguments: str, cwd: Path, seed: str = "0", isolated: bool = False) -> str:
+    """What a fresh process prints."""
+    command = [sys.executable, *(["-I"] if isolated else []), "-c", code, *arguments]
+    env = {**os.environ, "PYTHONHASHSEED": seed}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# streams
+
+
+@every
+def test_pieces_and_steps_of_a_stream_equal_one_call(name: str) -> None:
+    module, inputs = _module(name), _inputs(name, 13)
+    whole, end = module(**inputs)
+    for sizes in ([1, 5, 7], [9, 3, 1], [1] * 13):
+        pieces, state = [], None
+        for piece in zip(*(x.split(sizes, 1) for x in inputs.values()), strict=True):
+            y, state = module(**dict(zip(inputs, piece, strict=True)), state=state)
+            pieces.append(_outputs(y))
+        _same([torch.cat(parts, 1) for parts in zip(*pieces, strict=True)], _outputs(whole))
+        _same(state, end)
+    ticks, state = [], None
+    for t in range(13):
+        y, state = module.step(**{key: x[:, t] for key, x in inputs.items()}, state=state)
+        ticks.append(_outputs(y))
+    _same([torch.stack(parts, 1) for parts in zip(*ticks, strict=True)], _outputs(whole))
+    _same(state, end)
+
+
+@every
+def test_the_past_does_not_see_the_future(name: str) -> None:
+    module, inputs = _module(name), _inputs(name, 9)
+    changed = {key: torch.cat([x[:, :6], -x[:, 6:]], 1) for key, x in inputs.items()}
+    for a, b in zip(_outputs(module(**inputs)[0]), _outputs(module(**changed)[0]), strict=True):
+        _same([a[:, :6]], [b[:, :6]])
+        assert (a[:, 6:] - b[:, 6:]).norm() > 1e-3 * a.norm()
+
+
+@every
+def test_a_state_survives_a_file(name: str) -> None:
+    module, inputs = _module(name), _inputs(name, 8)
+    _, state = module(**{key: x[:, :5] for key, x in inputs.items()})
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    rest = {key: x[:, 5:] for key, x in inputs.items()}
+    _same(*(_outputs(module(**rest, state=s)[0]) for s in (torch.load(file), state)), 0)
+
+
+@every
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_and_autocast_stay_finite_and_near(name: str, autocast: bool) -> None:
+    exact, inputs = _module(name), _inputs(name, 64)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    module = copy.deepcopy(exact).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y, state = module(**{key: x.to(dtype) for key, x in inputs.items()})
+    for a, b in zip(_outputs(y), _outputs(exact(**inputs)[0]), strict=True):
+        assert a.isfinite().all() and (a.double() - b).norm() < 0.05 * b.norm()
+    memories = nlc.load(name).system.states
+    assert all(state[key].dtype == torch.float32 for key in memories)
+
+
+# gradients
+
+
+@every
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    module, inputs = _module(name), _inputs(name, 12)
+    loss = sum(y.square().sum() for y in _outputs(module(**inputs)[0]))
+    loss.backward()
+    found = {key: p.grad for key, p in module.named_parameters()}
+    assert all(g is not None and g.isfinite().all() and g.any() for g in found.values()), found
+    assert sum(len(group["params"]) for group in module.param_groups()) == len(found)
+
+
+LEARNED_START = """
+nlc: 1
+system: learned_start
+context: tokens
+hyper:
+  d: 4
+  n: d / heads
+heads: 2
+inputs:
+  x: [d]
+let:
+  q: split(linear(x))
+  beta: sigmoid(split(linear(x)))
+levels:
+  S:
+    frequency: every token
+    memory: matrix(n, n)
+    key: split(linear(x))
+    value: split(linear(x))
+    objective: 0.5 * sqnorm(S(key) - value)
+    rule: gd(lr=beta)
+    init: learned
+output:
+  y: merge(S(q))
+"""
+
+
+def test_the_outer_gradient_passes_the_inner_updates_to_the_learned_start() -> None:
+    """Reverse mode through every write equals finite differences, for the start and for all weights."""
+    torch.manual_seed(0)
+    module = nlc.loads(LEARNED_START).compile()().double()
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    names = [key for key, _ in module.named_parameters()]
+    assert "S.init" in names
+    values = [torch.randn_like(p).requires_grad_() for p in module.parameters()]
+
+    def run(*values: Tensor) -> Tensor:
+        weights = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(module, weights, (x,))[0]
+
+    assert torch.autograd.gradcheck(run, values)
+    (gradient,) = torch.autograd.grad(run(*values)[:, -1].sum(), values[names.index("S.init")])
+    assert gradient.norm() > 1e-3
+
+
+# checkpoints and processes
+
+
+@every
+def test_weights_round_trip_through_a_state_dict(name: str) -> None:
+    module, inputs = _module(name), _inputs(name, 5)
+    other = _module(name)
+    other.reset_parameters()
+    assert any((a != b).any() for a, b in zip(module.parameters(), other.parameters(), strict=True))
+    other.load_state_dict(module.state_dict())
+    _same(*(_outputs(m(**inputs)[0]) for m in (module, other)), 0)
+
+
+def test_modules_unpickle_in_a_fresh_process_that_imports_nlc(tmp_path: Path) -> None:
+    for name in TOKENS:
+        module, inputs = _module(name), _inputs(name, 5)
+        made = pickle.loads(pickle.dumps(type(module)))
+        assert made is type(module)
+        kept = (module, inputs, _outputs(module(**inputs)[0]))
+        (tmp_path / name).write_bytes(pickle.dumps(kept))
+    code = """
+import pickle, sys, nlc, torch
+for name in sys.argv[1:]:
+    module, inputs, expected = pickle.load(open(name, "rb"))
+    y = module(**inputs)[0]
+    found = [y] if isinstance(y, torch.Tensor) else list(y.values() if isinstance(y, dict) else y)
+    print(name, all(map(torch.equal, found, expected)))
+"""
+    assert _python(code, *TOKENS, cwd=tmp_path).splitlines() == [f"{n} True" for n in TOKENS]
+
+
+@every
+def test_the_operator_compiles_without_graph_breaks(name: str) -> None:
+    operator, inputs = _module(name, operator=True), _inputs(name, 3, operator=True)
+    compiled = torch.compile(operator, backend="aot_eager", fullgraph=True)
+    (y, state), (expected, end) = compiled(**inputs), operator(**inputs)
+    _same(_outputs(y), _outputs(expected))
+    _same(state, end)
+
+
+# the generated files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generated file of every shipped spec."""
+    folder = tmp_path_factory.mktemp("generated")
+    for name in NAMES:
+        (folder / f"made_{name}.py").write_text(nlc.load(name).source_text())
+        if name in TOKENS:
+            text = nlc.load(name, operator=True).source_text()
+            (folder / f"made_{name}_operator.py").write_text(text)
+    return folder
+
+
+def test_the_text_does_not_depend_on_the_process(files: Path) -> None:
+    code = """
+import json, sys, nlc
+from nlc.pipeline import shipped
+specs = {f"made_{n}": nlc.load(n) for n in shipped()}
+specs |= {f"made_{n}_operator": nlc.load(n, operator=True) for n, s in list(specs.items())
+          for n in [n[5:]] if s.system.context == "tokens"}
+print(json.dumps({name: spec.source_text() for name, spec in specs.items()}))
+assert "torch" not in sys.modules
+"""
+    expected = {path.stem: path.read_text() for path in files.glob("made_*.py")}
+    for seed in ("1", "2"):
+        assert json.loads(_python(code, cwd=files, seed=seed)) == expected
+
+
+def test_the_files_are_formatted_and_clean(files: Path) -> None:
+    for command in (["format", "--check"], ["check", "--select", "E,F,I,B"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--isolated", "--line-length", "100", "."]
+        done = subprocess.run(ruff, cwd=files, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_files_need_torch_alone(files: Path) -> None:
+    assert all("import nlc" not in path.read_text() for path in files.glob("*.py"))
+    code = """
+import importlib, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+for path in sorted(folder.glob("made_*.py")):
+    module = importlib.import_module(path.stem)
+    print(path.stem, [getattr(module, name).__name__ for name in module.__all__] == module.__all__)
+print([m for m in sys.modules if m.split(".")[0] == "nlc"])
+"""
+    lines = _python(code, str(files), cwd=files, isolated=True).splitlines()
+    assert lines == [*(f"{p.stem} True" for p in sorted(files.glob("*.py"))), "[]"]
+
+
+# independent transcriptions
+
+
+def _rotary(x: Tensor) -> Tensor:
+    """x [B, T, H, n]: the pair (i, i + n/2) of token t as a complex number, turned by t · 10000^(-2i/n)."""
+    length, n = x.shape[1], x.shape[3]
+    angle = torch.outer(
+        torch.arange(length), 10000.0 ** (-torch.arange(0, n, 2, dtype=x.dtype) / n)
+    )
+    turned = torch.complex(x[..., : n // 2], x[..., n // 2 :])
+    turned = turned * torch.polar(torch.ones_like(angle), angle)[:, None]
+    return torch.cat([turned.real, turned.imag], -1)
+
+
+def test_attention_is_torch_s() -> None:
+    module, x = _module("attention"), _inputs("attention", 17)["x"]
+    weights = dict(module.named_parameters())
+
+    def heads(key: str) -> Tensor:
+        return (x @ weights[f"{key}.linear.weight"].T).unflatten(-1, (2, 8))
+
+    q, k, v = _rotary(heads("q")), _rotary(heads("A.key")), heads("A.value")
+    q, k, v = (z.transpose(1, 2) for z in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+    _same(module(x)[0], mixed @ weights["y.linear.weight"].T)
+
+
+def test_the_gated_delta_net_layer_is_what_its_paper_says() -> None:
+    """Projections, short convolutions, gates, recurrence, normed and gated output, in torch's own functions."""
+    module, x = _module("gated_delta_net"), _inputs("gated_delta_net", 19)["x"]
+    batch, length, d, heads = *x.shape, 2
+    n = d // heads
+    weights = dict(module.named_parameters())
+    with torch.no_grad():
+        weights["y.rmsnorm.weight"].uniform_(0.5, 1.5)  # ones would hide it
+
+    def linear(key: str) -> Tensor:
+        return F.linear(x, weights[f"{key}.linear.weight"])
+
+    def mixed(key: str) -> Tensor:
+        kernel = weights[f"{key}.conv.weight"].reshape(d, 1, 4)
+        past = F.pad(linear(key).transpose(1, 2), (3, 0))
+        return F.silu(F.conv1d(past, kernel, groups=d)).transpose(1, 2).unflatten(-1, (heads, n))
+
+    def unit(z: Tensor) -> Tensor:
+        return z / (z.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+
+    q, k, v = unit(mixed("q")), unit(mixed("S.key")), mixed("S.value")
+    beta, alpha = linear("beta").sigmoid(), (linear("alpha") + 4).sigmoid()
+    S, reads = torch.zeros(batch, heads, n, n, dtype=x.dtype), []
+    for t in range(length):
+        S = S * alpha[:, t, :, None, None]
+        error = v[:, t] - torch.einsum("bhij,bhj->bhi", S, k[:, t])
+        S = S + torch.einsum("bh,bhi,bhj->bhij", beta[:, t], error, k[:, t])
+        reads.append(torch.einsum("bhij,bhj->bhi", S, q[:, t]))
+    normed = F.rms_norm(torch.stack(reads, 2), (n,), eps=1e-6)
+    normed = normed.transpose(1, 2) * weights["y.rmsnorm.weight"]
+    gated = normed * F.silu(linear("y")).unflatten(-1, (heads, n))
+    y, state = module(x)
+    _same(y, F.linear(gated.flatten(2), weights["y.linear_2.weight"]))
+    _same(state["S"], S)
