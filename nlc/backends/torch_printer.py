@@ -185,10 +185,24 @@ class TorchPrinter:
         )
 
     def op_where(self, e: Expr) -> tuple[str, int]:
-        if self.is_number(e.args[0]):
-            a, b = (self.aligned(x, e.type, COMPARE) for x in e.args[1:])
-            return f"({a} if {self(e.args[0])} else {b})", ATOM
-        return f"torch.where({', '.join(self.aligned(a, e.type, COMPARE) for a in e.args)})", ATOM
+        c, a, b = e.args
+        numbers = self.is_number(a), self.is_number(b)
+        texts = [self.aligned(x, e.type, COMPARE) for x in (a, b)]
+        if self.is_number(c):
+            if any(numbers):  # a number beside a tensor becomes a tensor like it
+                k = numbers.index(True)
+                texts[k] = f"torch.full_like({texts[1 - k]}, {texts[k]})"
+            return f"({texts[0]} if {self(c)} else {texts[1]})", ATOM
+        if all(numbers):  # two numbers alone would have the default dtype
+            like = next(
+                (x for x in c.args if not self.is_number(x) and x.type.dtype == "float"), None
+            )
+            texts[0] = (
+                f"torch.full_like({self.aligned(like, e.type, COMPARE)}, {texts[0]})"
+                if like is not None
+                else f"{self.like}.new_tensor({texts[0]})"
+            )
+        return f"torch.where({self.aligned(c, e.type, COMPARE)}, {', '.join(texts)})", ATOM
 
     def op_softplus(self, e: Expr) -> tuple[str, int]:
         return f"F.softplus({self(e.args[0])}, threshold=50)", ATOM

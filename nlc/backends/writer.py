@@ -49,6 +49,21 @@ class Writer:
         yield
         self.depth -= 1
 
+    @contextmanager
+    def condition(self, parts: list[str]) -> Iterator[None]:
+        """``if a or b:``, one part a line where they do not fit on one."""
+        one = f"if {' or '.join(parts)}:"
+        if 4 * self.depth + len(one) <= WIDTH:
+            self(one)
+        else:
+            self("if (")
+            for i, part in enumerate(parts):
+                self(f"    {'or ' if i else ''}{part}")
+            self("):")
+        self.depth += 1
+        yield
+        self.depth -= 1
+
     def call(self, start: str, args: list[str], end: str) -> None:
         """``start(args)end`` on one line if it fits, else one argument a line, as formatters do."""
         one = f"{start}{', '.join(args)}{end}"

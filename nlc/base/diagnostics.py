@@ -136,10 +136,12 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     best, best_score = None, 0.72
     matcher = SequenceMatcher(None, b=name.lower())  # what is set once is searched for fast
     for candidate in candidates:
+        if candidate == name:
+            return None
         matcher.set_seq1(candidate.lower())
         head = 0.05 if name[:1] == candidate[:1] else 0.0
         bounds = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)
-        if candidate == name or any(bound() + head < best_score for bound in bounds):
+        if any(bound() + head < best_score for bound in bounds):
             continue
         score = matcher.ratio() + head
         if best is None or score > best_score:

@@ -61,3 +61,14 @@ class Span:
     def __str__(self) -> str:
         line, column = self.source.position(self.start)
         return f"{self.source.name}:{line}:{column}"
+
+
+class Placed(str):
+    """A word that knows where it stands; otherwise the word itself, also to ``==``."""
+
+    span: Span
+
+    def __new__(cls, text: str, span: Span) -> Placed:
+        word = super().__new__(cls, text)
+        word.span = span
+        return word

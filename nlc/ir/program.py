@@ -71,6 +71,7 @@ class Program:
     system: System
     slots: tuple[Slot, ...]
     body: tuple[Let | Loop | Return, ...]
+    inputs: dict[str, str]  # the variable of each input
     about: tuple[str, ...] = ()  # the levels and their updates, for the generated file's docstring
 
     def lets(self) -> Iterator[Let]:

@@ -22,15 +22,14 @@ class Names:
     """Hands out identifiers, each once; ``reserved`` are those that generated text uses itself."""
 
     def __init__(self, reserved: frozenset[str] = frozenset()):
-        self.taken = set(reserved) | set(keyword.kwlist)
+        self.reserved = set(reserved) | set(keyword.kwlist)
+        self.taken = set(self.reserved)
 
     def __call__(self, wanted: str) -> str:
         base = re.sub(r"\W+", "_", wanted).strip("_") or "value"
         if base[0].isdigit():
             base = f"n{base}"
-        name, n = base, 2
-        if name in keyword.kwlist:
-            name = base = f"{base}_"
+        name, n = (f"{base}_" if base in self.reserved else base), 2
         while name in self.taken:
             name, n = f"{base}_{n}", n + 1
         self.taken.add(name)

@@ -7,7 +7,7 @@ from nlc.base.span import Span
 from nlc.syntax.schema import EXCLUSIVE, Block, keys_of
 from nlc.syntax.values import Entry
 from nlc.syntax.yamlerrors import cut
-from nlc.syntax.yamltree import MANY, Mapping, Scalar
+from nlc.syntax.yamltree import Mapping, Scalar
 
 # What other systems call it.
 _SYNONYMS = {
@@ -33,19 +33,23 @@ def block(
 ) -> dict[str, Entry]:
     """The entries of a block under the keys they stand for; a misspelt key counts as the one meant.
 
+    The key of another system counts as said too, but its value is not read: it has another form.
     ``where`` names this block and ``kind`` its kind (``level `M```, ``a level``); a missing key is
     reported at ``at``.
     """
     keys = keys_of(model)
     found = {k.text: Entry(k, v, where) for k, v in mapping.entries if k.text in keys}
     for key, value in mapping.entries:
-        if len(report.diagnostics) >= MANY:
+        if report.full:
             break
         if key.text not in keys and not key.broken:
             _unknown(key, found, keys, where, kind, report)
             meant = nearest(cut(key.text), keys)
+            other = _SYNONYMS.get(key.text)
             if meant is not None and meant not in found:
                 found[meant] = Entry(key, value, where)
+            elif other in keys and other not in found:
+                found[other] = Entry(key, Scalar("", value.span, broken=True), where)
     for key, required in keys.items():
         if required and key not in found:
             description = _description(model, key)

@@ -3,7 +3,7 @@
 Operators: ``num`` ``bool`` ``name`` ``call`` ``index`` ``attr`` ``T`` ``list`` ``fold`` ``neg``
 ``add`` ``sub`` ``mul`` ``div`` ``matmul`` ``pow`` ``eq`` ``ne`` ``lt`` ``le`` ``gt`` ``ge``. A
 ``call`` has the callee, the positional and the keyword arguments as operands, and the names of the
-keywords as attribute. Unicode leaves no trace: ``‖x‖²`` is a call of ``sqnorm``.
+keywords (``Placed``) as attribute. Unicode leaves no trace: ``‖x‖²`` is a call of ``sqnorm``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedToken
 
 from nlc.base.diagnostics import Label, Report
-from nlc.base.span import Source, Span
+from nlc.base.span import Placed, Source, Span
 from nlc.ir.expr import Expr
 from nlc.syntax import hints
 from nlc.syntax.symbols import ascii_name, fraction, superscript
@@ -255,7 +255,8 @@ class _Builder:
             else:
                 positional.append(argument)
         values = [k.value for k in keywords.values()]
-        return "call", [function, *positional, *values], tuple(keywords)
+        names = (Placed(name, self._span(k.token)) for name, k in keywords.items())
+        return "call", [function, *positional, *values], tuple(names)
 
     def _span(self, child: Token | _Part) -> Span:
         return self.scalar.span_of(_start(child), _end(child))

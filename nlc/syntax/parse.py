@@ -6,7 +6,7 @@ What a key takes is in ``schema``, how a value is read in ``values``; here is wh
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Source, Span
@@ -14,6 +14,7 @@ from nlc.ir.expr import Expr
 from nlc.syntax.blocks import block
 from nlc.syntax.clock import parse_clock, parse_period
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, choices_of
+from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import (
     ClockTree,
     Field,
@@ -43,6 +44,8 @@ from nlc.syntax.values import (
 from nlc.syntax.yamlerrors import cut
 from nlc.syntax.yamltree import Mapping, Scalar, parse_yaml
 
+_DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks that give names
+_WORD = re.compile(r"[^\W\d]\w*")
 _READ = re.compile(r"\s*read\s*(?:\((?P<params>.*)\))?\s*", re.DOTALL)
 
 
@@ -91,7 +94,20 @@ class _Parser:
             eval_at=self._expr(found, "eval_at"),
             keys={key: entry.key.span for key, entry in found.items()},
         )
-        return None if context is None else tree
+        if context is None:
+            return None
+        return replace(tree, lost=_lost(found, tree), partial=self._partial(root, found))
+
+    def _partial(self, root: Mapping, found: dict[str, Entry]) -> bool:
+        """Whether a block that declares names could not be read."""
+        read = {id(entry.node) for entry in found.values()}
+        blocks = [found[key].node for key in _DECLARE if key in found]
+        unread = [node for _, node in root.entries if id(node) not in read]
+        return (
+            self.report.full
+            or any(not isinstance(node, Mapping) for node in blocks)
+            or any(isinstance(node, Mapping) for node in unread)
+        )
 
     def _version(self, found: dict[str, Entry]) -> None:
         if "nlc" not in found:
@@ -135,11 +151,11 @@ class _Parser:
         entries = self._members(found, "levels", "a mapping of levels")
         return named(entries, self.report, self._level, indexed=True)
 
-    def _level(self, entry: Entry, given: Named) -> LevelTree:
+    def _level(self, entry: Entry, given: Named) -> LevelTree | None:
         where = f"level `{cut(entry.key.text)}`"
         if not isinstance(entry.node, Mapping):
             wrong_kind(entry, "the keys of a level", self.report)
-            return LevelTree(given.name, given.index, given.span)
+            return None
         found = block(entry.node, Level, where, "a level", given.span, self.report)
         return LevelTree(
             name=given.name,
@@ -316,6 +332,20 @@ class _Parser:
         else:
             expr = expression(entry, self.report, lists=True)
         return LetTree(given.name, given.index, given.span, expr or error(_place(entry)), over)
+
+
+def _lost(found: dict[str, Entry], tree: SpecTree) -> frozenset[str]:
+    """The words of names that were refused: what reads them is not to be blamed again."""
+    named = [*tree.hyper, *tree.inputs, *tree.weights, *tree.let, *tree.levels, *tree.use]
+    known = {item.name for item in named}
+    known |= {let.name for level in tree.levels for let in level.let}
+    blocks = [found[key].node for key in _DECLARE if key in found]
+    for level in blocks[-1].entries if "levels" in found and _is_map(found["levels"]) else ():
+        if isinstance(level[1], Mapping):
+            blocks += [node for key, node in level[1].entries if key.text == "let"]
+    keys = [key.text for node in blocks if isinstance(node, Mapping) for key, _ in node.entries]
+    words = {ascii_name(word) for key in keys for word in _WORD.findall(key)}
+    return frozenset(words - known)
 
 
 def _is_map(entry: Entry) -> bool:

@@ -73,7 +73,7 @@ class WeightTree:
 
 @dataclass(frozen=True)
 class MemoryTree:
-    """``matrix(m, n)`` (``call``), or inline: ``fields`` name the states' shapes and ``read`` is ``read(params): e``."""
+    """``matrix(m, n)`` (``call``), or inline: ``fields`` name the states' shapes, ``read`` is their read."""
 
     span: Span
     call: Expr | None = None
@@ -145,6 +145,8 @@ class SpecTree:
     applies_to: tuple[Field, ...] = ()
     grad_at: Expr | None = None
     eval_at: Expr | None = None
+    lost: frozenset[str] = frozenset()  # names that a reported mistake keeps from being declared
+    partial: bool = False  # whether a mistake hides names that cannot be told
     keys: dict[str, Span] = field(
         default_factory=dict, compare=False
     )  # where each top-level key stands

@@ -18,7 +18,7 @@ from nlc.syntax.math import parse_expr
 from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import Word
 from nlc.syntax.yamlerrors import cut, quoted
-from nlc.syntax.yamltree import MANY, Mapping, Node, Scalar, Sequence
+from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
 
 MAX_NAME = 64
 
@@ -231,7 +231,7 @@ def named(
     """``read(entry, name)`` of each entry whose key is a name that was not given before."""
     out, first = [], {}
     for entry in entries:
-        if len(report.diagnostics) >= MANY:
+        if report.full:
             break
         given = name(entry.key, report, indexed, reserved)
         if given is None:

@@ -25,7 +25,6 @@ __all__ = ["Mapping", "Node", "Scalar", "Sequence", "parse_yaml", "read_source"]
 MAX_DEPTH = 100
 MAX_NODES = 20_000
 _ROUNDS = 10  # mistakes of YAML that one run goes on after
-MANY = 200  # mistakes, after which no more are looked for
 _SPLIT = 64  # pieces that an unquoted expression may have been split into
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -123,7 +122,7 @@ def parse_yaml(source: Source, report: Report) -> Mapping | None:
 
 def _merge(attempt: Report, report: Report) -> None:
     known = {(d.code, d.span) for d in report.diagnostics}
-    report.diagnostics += [d for d in attempt.diagnostics if (d.code, d.span) not in known]
+    report.take(Report([d for d in attempt.diagnostics if (d.code, d.span) not in known]))
 
 
 class _Refused(Exception):
@@ -173,7 +172,7 @@ class _Builder:
     def _node(self, event: yaml.NodeEvent) -> None:
         self.count += 1
         span = self._span(event)
-        if len(self.report.diagnostics) >= MANY:
+        if self.report.full:
             raise _Refused
         if self.count > MAX_NODES:
             self.report.add("NLC007", f"a spec has at most {MAX_NODES} keys and values", span)
@@ -249,7 +248,7 @@ class _Builder:
         """The entries whose key is a text that was not said before."""
         first: dict[str, Scalar] = {}
         for key, value in pairs:
-            if len(self.report.diagnostics) >= MANY:
+            if self.report.full:
                 raise _Refused
             if not isinstance(key, Scalar):
                 self.report.add(

@@ -37,9 +37,8 @@ class _Module:
         self.program, self.header, self.w = program, header, w
         self.system = program.system
         self.hyper_names = {n: f"self.{attribute_name(n)}" for n in self.system.hypers}
-        self.inputs = [n for n in self.system.inputs]
-        self.arguments = {n: _argument(n) for n in self.inputs}
-        first = self.arguments[self.inputs[0]]
+        self.arguments = program.inputs
+        first = next(iter(self.arguments.values()))
         self.printer = TorchPrinter(self.system, self._hyper, attribute_path, like=first)
         self.first = first
         self.weights = Weights(self.system, self.printer, w)
@@ -184,11 +183,9 @@ class _Module:
                 else ""
             )
             parts = [f"{argument}.ndim != {rank}", lead, *([tail] if tail else [])]
-            condition = f"if {' or '.join(parts)}:"
-            with w.block(condition):
-                w(
-                    f'raise ValueError(f"{n} must be [{shape}] with T > 0, not {{list({argument}.shape)}}")'
-                )
+            found = f"not {{list({argument}.shape)}}"
+            with w.condition(parts):
+                w(f'raise ValueError(f"{n} must be [{shape}] with T > 0, {found}")')
 
     def _open_state(self) -> None:
         w = self.w
@@ -368,10 +365,6 @@ class _Module:
         with w.block("def param_groups(self) -> list[dict[str, list[nn.Parameter]]]:"):
             w('"""The slow weights as an optimizer takes them."""')
             w('return [{"params": list(self.parameters())}]')
-
-
-def _argument(name: str) -> str:
-    return f"{name}_" if name in ("self", "state", "torch", "nn", "F", "math") else name
 
 
 def _shape_text(t: Type) -> str:

@@ -45,7 +45,9 @@ class Gradients(Lowering):
             for level in system.levels.values()
             for s in level.states
         ]
-        return Program(system, (*slots, *ticks), (*share(body, self.names), Return({}, {})))
+        return Program(
+            system, (*slots, *ticks), (*share(body, self.names), Return({}, {})), self.inputs
+        )
 
     def _ticks(self) -> list[Slot]:
         used = any(n.op == "index" for e in self._all() for n in walk(e))

@@ -59,9 +59,8 @@ class Tokens(Lowering):
         body += [loop] if loop else []
         body += share(self.after, self.names, [e for e in outputs.values()])
         self._level_slots()
-        return Program(
-            system, tuple(self.slots), (*body, Return(outputs, {s.key: s.var for s in self.slots}))
-        )
+        end = Return(outputs, {s.key: s.var for s in self.slots})
+        return Program(system, tuple(self.slots), (*body, end), self.inputs)
 
     # -------------------------------------------------------------------------------------------- state
 
