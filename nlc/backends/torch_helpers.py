@@ -33,9 +33,9 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def rotary(x: Tensor, position: Tensor, base: float) -> Tensor:
     """Channel pairs (i, i + n/2) of x turned by angles position · base^(-2i/n)."""
     half = x.shape[-1] // 2
-    index = torch.arange(half, device=x.device, dtype=x.dtype)
-    angle = position.to(x.dtype) * base ** (-index / half)
-    cos, sin = angle.cos(), angle.sin()
+    index = torch.arange(half, device=x.device, dtype=position.dtype)
+    angle = position * base ** (-index / half)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 ''',

@@ -53,6 +53,7 @@ class TorchPrinter:
     attribute: Callable[[str], str]
     helpers: set[str] = field(default_factory=set)
     like: str = "x"  # a tensor whose device and dtype new tensors take
+    numbers: set[str] = field(default_factory=set)  # variables that hold Python numbers
 
     # -------------------------------------------------------------------------------------------- entry
 
@@ -105,9 +106,7 @@ class TorchPrinter:
     def is_number(self, e: Expr) -> bool:
         """Whether the generated text computes it as a Python number."""
         if not e.args:
-            return e.op in ("num", "bool", "hyper") or (
-                e.op == "var" and e.type.dtype == "int" and not e.type.clock.batched
-            )
+            return e.op in ("num", "bool", "hyper") or (e.op == "var" and e.attr in self.numbers)
         return e.op == "numel" or all(self.is_number(a) for a in e.args)
 
     # -------------------------------------------------------------------------------------------- axes
@@ -372,7 +371,10 @@ class TorchPrinter:
     # -------------------------------------------------------------------------------------------- time
 
     def op_ticks(self, e: Expr) -> tuple[str, int]:
-        return f"torch.arange({self.like}.shape[1], device={self.like}.device)[None]", ATOM
+        return (
+            f"torch.arange({self.like}.shape[1], dtype=dtype, device={self.like}.device)[None]",
+            ATOM,
+        )
 
     def _conv_weight(self, e: Expr) -> str:
         weight = self(e.args[1])

@@ -34,7 +34,6 @@ _NAMED = (
     "hyper",
     "flow",
     "input",
-    "state",
     "weight",
     "let",
 )  # their attr is what they are called
@@ -87,6 +86,21 @@ def _called(e: Expr, args: list[_Shown]) -> _Shown:
     return str(e.attr), _ATOM
 
 
+def _state(e: Expr, args: list[_Shown]) -> _Shown:
+    """A read of a state, with its time where that is not the present."""
+    name, time = e.attr  # type: ignore[misc]
+    return (
+        (name, _ATOM)
+        if time in ("now", "var", "base")
+        else (f"{'prev' if time == 'prev' else time}({name})", _POSTFIX)
+    )
+
+
+def _index(e: Expr, args: list[_Shown]) -> _Shown:
+    """``M[k]`` of the surface, or a count such as ``t`` once it is resolved."""
+    return _after(e, args[:1], f"[{_list(args[1:])}]") if args else (str(e.attr[0]), _ATOM)  # type: ignore[index]
+
+
 def _call(e: Expr, args: list[_Shown]) -> _Shown:
     keywords: tuple[str, ...] = e.attr or ()  # type: ignore[assignment]
     positional = len(args) - len(keywords)
@@ -115,9 +129,10 @@ _FORMS: dict[str, Callable[[Expr, list[_Shown]], _Shown]] = {
     "neg": lambda e, args: (f"-{_in(args[0], _SIGN)}", _SIGN),
     "T": lambda e, args: _after(e, args, ".T"),
     "attr": lambda e, args: _after(e, args, f".{e.attr}"),
-    "index": lambda e, args: _after(e, args[:1], f"[{_list(args[1:])}]"),
     "list": lambda e, args: (f"[{_list(args)}]", _ATOM),
     "call": _call,
     "fold": _fold,
+    "state": _state,
+    "index": _index,
     **dict.fromkeys(_NAMED, _called),
 }

@@ -105,6 +105,11 @@ def _words(e: Expr, is_state: Callable[[Expr], bool]) -> list[Word]:
     if e.op == "outer":
         left, right = _words(e.args[0], is_state), _words(e.args[1], is_state)
         return [x.times(y.flipped()) for x in left for y in right]
+    if e.op == "dot" and holds(e) and e.args[0].type.rank == 1 and not e.args[0].type.like:
+        left, right = (_words(a, is_state) for a in e.args)
+        products = [x.flipped().times(y) for x in left for y in right]
+        upright = [not any(f.kind == "state" and f.transposed for f in p.factors) for p in products]
+        return [p if up else p.flipped() for p, up in zip(products, upright)]  # aᵀb = bᵀa
     if e.op == "T":
         return [w.flipped() for w in _words(e.args[0], is_state)]
     if e.type.dims == () and e.op == "div" and not holds(e):
@@ -122,7 +127,9 @@ def _product(e: Expr, is_state, holds) -> list[Word]:
     for x, y in ((a, b), (b, a)):
         if x.type.dims == ():
             if holds(x) and y.type.dims != ():
-                raise NotAffine(e)
+                if y.type.rank != 1 or y.type.like or holds(y):
+                    raise NotAffine(e)
+                return [w.times(u) for w in _words(y, is_state) for u in _words(x, is_state)]
             return [u.times(w) for u in _words(x, is_state) for w in _words(y, is_state)]
         if x.op in ("per_key", "per_value") and not holds(x):
             diagonal = Word(1.0, (), (Factor("diagonal", x.args[0]),))

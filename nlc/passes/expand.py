@@ -11,7 +11,7 @@ from typing import Any
 
 from nlc.base.diagnostics import Report
 from nlc.base.span import Span
-from nlc.ir.expr import Expr, rewrite
+from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.show import show
 from nlc.syntax.tree import Field, ForTree, LetTree, LevelTree, SpecTree
 
@@ -24,7 +24,7 @@ def expand(tree: SpecTree, report: Report) -> SpecTree:
     families = {part.name for part in (*tree.levels, *tree.let) if part.index is not None}
     for level in tree.levels:
         families |= {let.name for let in level.let if let.index is not None}
-    loops = {name: envs for over in _loops(tree) for name, envs in _by_name(over, lists).items()}
+    loops = _runs(tree, lists)
 
     def settle(e: Expr) -> Expr:
         return rewrite(_unfold(e, loops, report), lambda n: _indexed(n, families, report))
@@ -75,9 +75,14 @@ def _map(part: Any, f: Callable[[Expr], Expr]) -> Any:
     return part
 
 
-def _loops(tree: SpecTree) -> list[ForTree]:
-    parts = [p for level in tree.levels for p in (level, *level.let)]
-    return [p.over for p in (*parts, *tree.let) if p.over is not None]
+def _runs(tree: SpecTree, lists: dict[str, int]) -> dict[tuple[str, str], list[Expr]]:
+    """What an index runs over, by family and index name."""
+    runs = {}
+    for part in (*tree.let, *tree.levels, *(let for level in tree.levels for let in level.let)):
+        if part.over is not None:
+            for name, items in _by_name(part.over, lists).items():
+                runs[part.name, name] = items
+    return runs
 
 
 def _items(item: Field, lists: dict[str, int]) -> list[Expr] | None:
@@ -132,29 +137,49 @@ def _bind(e: Expr, env: Env) -> Expr:
     )
 
 
-def _unfold(e: Expr, loops: dict[str, list[Expr]], report: Report) -> Expr:
-    """``sum(e for i)`` written out over the members of the ``for`` that declares i."""
+def _unfold(e: Expr, runs: dict[tuple[str, str], list[Expr]], report: Report) -> Expr:
+    """``sum(e for i)`` written out over the members of the family that e indexes by i."""
 
     def rule(n: Expr) -> Expr | None:
         if n.op != "fold":
             return None
         kind, index = n.attr  # type: ignore[misc]
-        if kind != "sum" or index not in loops:
+        indexed = {
+            node.args[0].attr
+            for node in walk(n.args[0])
+            if node.op == "index"
+            and any(x.op == "name" and x.attr == index for x in walk(node.args[1]))
+        }
+        found = {
+            items for (family, name), items in _tuples(runs) if name == index and family in indexed
+        }
+        if kind != "sum" or len(found) != 1:
+            many = len(found) > 1
             report.add(
                 "NLC205",
-                f"no `for` declares `{index}`",
+                f"`{index}` runs over unlike families here"
+                if many
+                else f"no family here runs over `{index}`",
                 n.span,
-                "summed over nothing",
-                helps=[f"declare it where the family stands: `for: {{{index}: [1, 2, 3]}}`"],
+                "the families have other members" if many else "summed over nothing",
+                helps=[
+                    f"index a family declared with `for: {{{index}: [1, 2, 3]}}`, then `sum(S[{index}](q) for {index})`"
+                ],
             )
             return Expr("error", (), None, None, n.span)
-        terms = [_bind(n.args[0], {index: item}) for item in loops[index]]
+        terms = [_bind(n.args[0], {index: item}) for item in next(iter(found))]
         total = terms[0]
         for term in terms[1:]:
             total = Expr("add", (total, term), None, None, n.span)
         return total
 
     return rewrite(e, rule)
+
+
+def _tuples(
+    runs: dict[tuple[str, str], list[Expr]],
+) -> list[tuple[tuple[str, str], tuple[Expr, ...]]]:
+    return [(key, tuple(items)) for key, items in runs.items()]
 
 
 def _label(index: Expr | None) -> str:

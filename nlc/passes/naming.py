@@ -52,6 +52,6 @@ def describe(e: Expr) -> str:
     )
     return (
         text
-        if len(text) <= 24
+        if len(text) <= 20
         else "_".join(filter(None, [e.op, parts[0].split("_")[0] if parts else ""]))
     )

@@ -127,6 +127,8 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
         where = place(header, part)
         note = "; ".join(filter(None, [part.note, where if where != w.place else ""]))
         w.place = where
+        if printer.is_number(part.expr):
+            printer.numbers.update(part.names)
         if 4 * w.depth + len(target) + 3 + len(text) <= WIDTH:
             w(f"{target} = {text}", note)
             continue
@@ -135,7 +137,9 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
         if part.expr.op in ("conv", "delay"):
             w.call(f"{target} = {text[: text.index('(') + 1]}", printer.operands(part.expr), ")")
         else:
-            w.call(f"{target} = (", [text], ")")
+            w(f"{target} = (")
+            w(f"    {text}")
+            w(")")
 
 
 def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[Let]:
@@ -150,7 +154,7 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
 
     out, current = [], let
     while not fits(current):
-        inner = _part(current.expr, printer, WIDTH - indent - 24)
+        inner = _part(current.expr, printer, WIDTH - indent - len(let.names[0]) - 14)
         if inner is None:
             break
         name = fresh(let.names[0], inner)

@@ -209,9 +209,7 @@ class _Module:
 
     def _let(self, let: Let) -> None:
         if let.expr.op == "ticks":
-            end = let.names[1]
-            self.w(f"{let.names[0]} = {end} + {self.printer(let.expr)}", let.note)
-            self.w(f"{end} = {end} + {self.first}.shape[1]")
+            self._ticks(let)
             return
         if let.expr.op == "conv":
             self._conv(let)
@@ -220,6 +218,13 @@ class _Module:
             self._conv_step(let)
             return
         write_let(self.w, let, self.printer, self.header, self._fresh_name)
+
+    def _ticks(self, let: Let) -> None:
+        """Positions as floating point numbers, for int / int would fall back to torch's default dtype."""
+        w, first, end = self.w, self.first, let.names[1]
+        w(f"dtype = torch.promote_types({first}.dtype, torch.float32)")
+        w(f"{let.names[0]} = {end} + {self.printer(let.expr)}", let.note)
+        w(f"{end} = {end} + {first}.shape[1]")
 
     def _conv(self, let: Let) -> None:
         write_let(self.w, let, self.printer, self.header, self._fresh_name)

@@ -146,22 +146,16 @@ class _Optimizer:
             return f"{W}.detach().clone()"
         value = self.printer(s.init)
         return (
-            f"torch.full_like({W}, {value})"
-            if s.type.like
-            else f"{W}.new_full(({shape},), {value})"
+            f"torch.full_like({W}, {value})" if s.type.like else f"{W}.new_full({shape}, {value})"
         )
 
     def _shape(self, t: Type) -> str:
-        W = self.trained.var
-        sizes = []
-        for d in t.dims:
-            text = d.python if isinstance(d, Dim) else ""
-            sizes.append(
-                text.replace(f"rows({self.trained.key})", f"{W}.shape[-2]").replace(
-                    f"cols({self.trained.key})", f"{W}.shape[-1]"
-                )
-            )
-        return ", ".join(sizes) or "()"
+        """``(W.shape[-2],)``: sizes of the trained matrix are those of its last axes."""
+        W, key = self.trained.var, self.trained.key
+        sizes = [d.python for d in t.dims if isinstance(d, Dim)]
+        for symbol, axis in ((f"rows({key})", "-2"), (f"cols({key})", "-1")):
+            sizes = [text.replace(symbol, f"{W}.shape[{axis}]") for text in sizes]
+        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
     def _update(self) -> None:
         w, W = self.w, self.trained.var
@@ -180,6 +174,7 @@ class _Optimizer:
         for s in self.kept:
             if s.kind == "tick":
                 w(f'{s.var} = state["{s.key}"] + 1')
+                self.printer.numbers.add(s.var)
             else:
                 w(f'{s.var} = state["{s.key}"]')
         for let in self.program.lets():

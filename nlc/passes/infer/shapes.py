@@ -153,7 +153,7 @@ class ShapesOf:
         parts += list(level.rule.args.items()) if level.rule else []
         for key, e in parts:
             shape = self._of(e) if e is not None else None
-            if shape is not None and key != "exact":  # a switch, not a factor
+            if shape is not None and key != "exact" and e.op != "initial":  # a switch, each state's own
                 for state in level.states:
                     self._gate(key, e, shape, state.dims)
         for state in level.states:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from nlc.ir.expr import Expr, walk
+from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.program import Let, Program, Return, Slot
+from nlc.ir.system import System
 from nlc.ir.types import STEP, Type
+from nlc.ir.update import Update
 from nlc.passes.lower.schedule import Item, schedule
 from nlc.passes.lower.step import Lowering, state_type
 from nlc.passes.share import share
 
 
 class Gradients(Lowering):
+    """The statements in the order of one tick; what they need of the step before is carried in slots."""
+
+    def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
+        super().__init__(system, updates, reserved)
+        self.past: list[Slot] = []
+        self.ends: list[Let] = []
+        self.delayed: dict[Expr, Expr] = {}
+
     def program(self) -> Program:
         system = self.system
         ticks = self._ticks()
@@ -38,16 +48,42 @@ class Gradients(Lowering):
             else:
                 flow = system.flows[item.name]
                 body.append(
-                    Let((self.flow_vars[item.name],), self.program_expr(flow.expr), "", flow.span)
+                    Let(
+                        (self.flow_vars[item.name],),
+                        self.translate(flow.expr, item.name, body),
+                        "",
+                        flow.span,
+                    )
                 )
         slots = [
             Slot(s.name, self.state_vars[s.name], "level", state_type(s, level), s.init, s.learned)
             for level in system.levels.values()
             for s in level.states
         ]
-        return Program(
-            system, (*slots, *ticks), (*share(body, self.names), Return({}, {})), self.inputs
-        )
+        lets = share([*body, *self.ends], self.names)
+        return Program(system, (*slots, *self.past, *ticks), (*lets, Return({}, {})), self.inputs)
+
+    def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
+        """``prev(f)`` of a flow is a state of its own: last step's value, replaced at the end of the step."""
+
+        def remember(n: Expr) -> Expr | None:
+            if n.op != "delay":
+                return None
+            if n not in self.delayed:
+                taken = {s.key for s in self.past}
+                key = (
+                    f"{where}.prev"
+                    if f"{where}.prev" not in taken
+                    else f"{where}.prev_{len(taken) + 1}"
+                )
+                init = None if n.args[1].op == "num" and n.args[1].attr == 0 else n.args[1]
+                slot = Slot(key, self.names(key), "prev", n.type, init)
+                self.past.append(slot)
+                self.ends.append(Let((slot.var,), n.args[0], "for the next step"))
+                self.delayed[n] = self.var(slot.var, n.type)
+            return self.delayed[n]
+
+        return rewrite(self.program_expr(e), remember)
 
     def _ticks(self) -> list[Slot]:
         used = any(n.op == "index" for e in self._all() for n in walk(e))

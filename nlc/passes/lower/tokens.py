@@ -195,6 +195,9 @@ class Tokens(Lowering):
         flow = self.system.flows[name]
         if not self.recurrence.flow(name):
             e = self._before(flow.expr, name)
+            if e.op == "var":  # another name for the same thing
+                self.flow_vars[name] = str(e.attr)
+                return
             self.before.append(Let((self.flow_vars[name],), e, "", flow.span))
         elif name in self.recurrence.feedback:
             self.items[name] = Item(name, [flow.expr])
