@@ -7,13 +7,14 @@ AdamW on the same bytes in the same order; only the spec of the mixing layers di
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
 from corpus import Corpus, CorpusError, standard_library
 from display import draw, progress
-from generation import Stream
+from generation import Stream, readable
 from language_model import hidden_for, mixing, parameter_count
 from rich.console import Console
 from rich.panel import Panel
@@ -27,22 +28,27 @@ import nlc
 SPEC, BASELINE = "gated_delta_net", "attention"
 NAMES = {SPEC: "gated_delta_net", BASELINE: "attention (a Transformer)"}
 PROMPT = b"def "
+STRETCH = 8  # times the length of the windows that the models were trained on
 SETTINGS = Settings(spec=SPEC, optimizer="adamw")
 
 
 def _runs(corpus: Corpus, steps: int, out: Path, device: str) -> dict[str, Run]:
     """The two runs; the Transformer's MLPs are widened to the same number of parameters."""
-    ours = Settings(**{**vars(SETTINGS), "steps": steps})
+    ours = replace(SETTINGS, steps=steps)
     run = Run(ours, corpus, out / f"{SPEC}.pt", device)
     mix = mixing(nlc.compile(BASELINE), ours.d, ours.heads)
     hidden = hidden_for(parameter_count(run.model), mix, ours.d, ours.layers)
-    theirs = Settings(**{**vars(ours), "spec": BASELINE, "hidden": hidden})
+    theirs = replace(ours, spec=BASELINE, hidden=hidden)
     return {SPEC: run, BASELINE: Run(theirs, corpus, out / f"{BASELINE}.pt", device)}
+
+
+def _bits(value: float) -> str:
+    return f"[bold]{value:.3f}[/] bits/byte"
 
 
 def _table(runs: dict[str, Run]) -> Table:
     """What the two came to, side by side."""
-    table = Table(title="the same bytes, the same number of parameters, the same optimizer")
+    table = Table(title="the same bytes in the same order, as many parameters, the same optimizer")
     table.add_column()
     rows: dict[str, list[str]] = {}
 
@@ -53,7 +59,9 @@ def _table(runs: dict[str, Run]) -> Table:
         table.add_column(NAMES[spec], justify="right")
         row("parameters", f"{parameter_count(run.model):,}")
         row("training, bytes", f"{run.step * run.tokens_a_step:,}")
-        row("held out, bits per byte", f"[bold]{run.held_out_bits(1024):.3f}[/]")
+        row(f"held out, {run.settings.length} bytes at a time", _bits(run.held_out_bits(1024)))
+        stretch = STRETCH * run.settings.length
+        row(f"held out, streams of {stretch:,} bytes", _bits(run.held_out_bits(64, STRETCH)))
         row("training, seconds", f"{run.seconds:.0f}")
         row("tokens a second", f"{run.tokens_a_second:,.0f}")
         for length in (100, 1000):
@@ -95,17 +103,22 @@ def main(out: Path, steps: int, device: str, threads: int, restart: bool) -> Non
             if run.finished:
                 console.print(f"{spec}: trained before; `make demo ARGS=--restart` begins anew")
                 continue
+            if run.step:
+                console.print(f"{spec}: goes on after step {run.step}")
             with progress(console, f"{spec:15}", run) as show:
-                if not train(run, show):
-                    console.print(f"stopped at step {run.step}, saved; `make demo` goes on there")
-                    sys.exit(130)
+                train(run, show)
+            if not run.finished:
+                console.print(f"stopped after step {run.step}, saved; `make demo` goes on there")
+                sys.exit(130)
     except (CorpusError, RunError) as error:
         raise click.ClickException(str(error)) from None
-    draw({NAMES[spec]: run for spec, run in runs.items()}, out / "loss.png")
-    console.print(_table(runs))
-    text = PROMPT + Stream(runs[SPEC].model, PROMPT).take(500)
+    with console.status("reading the held-out text, writing a sample"):
+        draw({NAMES[spec]: run for spec, run in runs.items()}, out / "loss.png")
+        table = _table(runs)
+        text = PROMPT + Stream(runs[SPEC].model, PROMPT).take(500)
+    console.print(table)
     title = f"{SPEC} goes on from {PROMPT.decode()!r}, one `layer.step` a byte"
-    console.print(Panel(Text(text.decode(errors="replace")), title=title))
+    console.print(Panel(Text(readable(text)), title=title))
     console.print(f"loss curves: {out / 'loss.png'}; generated sources: {out}/*.py", soft_wrap=True)
 
 

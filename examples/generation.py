@@ -8,6 +8,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
+def readable(text: bytes) -> str:
+    """Bytes as a terminal may show them: what is no letter, mark or line break becomes a dot."""
+    letters = text.decode(errors="replace").expandtabs(4)
+    return "".join(c if c.isprintable() or c == "\n" else "·" for c in letters)
+
+
 class Stream:
     """An endless text that begins with ``prompt``; iterating gives the bytes after it."""
 

@@ -14,9 +14,10 @@ import click
 import torch
 from corpus import CorpusError, from_file
 from display import draw, progress
-from generation import Stream
+from generation import Stream, readable
 from language_model import parameter_count
 from rich.console import Console
+from rich.text import Text
 from training import Run, RunError, Settings, train
 
 import nlc
@@ -164,6 +165,10 @@ def main(
             f"{parameter_count(run.model):,} parameters, {len(run.corpus.train):,} bytes, "
             f"{settings.steps:,} steps of {run.tokens_a_step:,}"
         )
+        if run.finished:
+            console.print("trained before; --restart begins anew")
+        elif run.step:
+            console.print(f"goes on after step {run.step}")
         with progress(console, Path(spec).stem, run) as show:
             finished = train(run, show)
     except (CorpusError, RunError) as error:
@@ -180,7 +185,7 @@ def main(
     )
     if sample:
         text = Stream(run.model, prompt.encode() or b"\n").take(sample)
-        console.print((prompt.encode() + text).decode(errors="replace"), markup=False)
+        console.print(Text(readable(prompt.encode() + text)))
 
 
 if __name__ == "__main__":

@@ -140,9 +140,10 @@ class Run:
             content = torch.load(self.path, map_location=self.device, weights_only=True)
             identity = content["identity"] if content["format"] == FORMAT else None
         except Exception as error:
-            raise RunError(f"{self.path} is not a checkpoint that can be read") from error
+            raise RunError(f"{self.path} is not a checkpoint; --restart begins anew") from error
         if identity != self.identity:
-            raise RunError(f"{self.path} is of another run: {_difference(identity, self.identity)}")
+            found = _difference(identity, self.identity)
+            raise RunError(f"{self.path} is of another run, --restart begins anew: {found}")
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.history = History(**content["history"])
@@ -155,7 +156,7 @@ class Run:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             if rate is not None:
                 group["lr"] = rate * share
-        loss = self._loss(*self.windows[self.step])
+        loss, _ = self._loss(*self.windows[self.step])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
@@ -168,18 +169,29 @@ class Run:
         return bits
 
     @torch.no_grad()
-    def held_out_bits(self, count: int) -> float:
-        """Bits per byte over windows of the held-out text, each read from an empty state."""
-        starts = spread(self.corpus.held_out, count, self.settings.length)
+    def held_out_bits(self, count: int, pieces: int = 1) -> float:
+        """Bits per byte over stretches of the held-out text, each read from an empty state.
+
+        A stretch of several ``pieces``, windows as long as those of the training, is read piece by
+        piece, each from the state that the one before left.
+        """
+        length = self.settings.length
+        starts = spread(self.corpus.held_out, count, pieces * length)
         total = 0.0
         for some in starts.split(2 * self.settings.batch):
-            pair = windows(self.corpus.held_out, some, self.settings.length)
-            total += self._loss(*pair).item() * len(some)
-        return total / len(starts) / math.log(2)
+            inputs, targets = windows(self.corpus.held_out, some, pieces * length)
+            state = None
+            for pair in zip(inputs.split(length, 1), targets.split(length, 1), strict=True):
+                loss, state = self._loss(*pair, state)
+                total += loss.item() * len(some)
+        return total / pieces / len(starts) / math.log(2)
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        logits, _ = self.model(inputs.to(self.device))
-        return F.cross_entropy(logits.flatten(0, 1), targets.to(self.device).flatten())
+    def _loss(
+        self, inputs: Tensor, targets: Tensor, state: list[Any] | None = None
+    ) -> tuple[Tensor, list[Any]]:
+        logits, state = self.model(inputs.to(self.device), state)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.to(self.device).flatten())
+        return loss, state
 
 
 def train(

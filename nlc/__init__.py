@@ -40,7 +40,9 @@ def compile(
         SpecError: the spec has mistakes; the message shows all of them with their places.
         ValueError: there is no such backend.
     """
-    made = spec if isinstance(spec, Spec) else load(spec, operator=operator)
+    made = spec if isinstance(spec, Spec) else load(spec)
+    if operator and not made.as_operator:
+        made = Spec(made.source, as_operator=True)
     return made.compile(backend)
 
 

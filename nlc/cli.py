@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from nlc.base.diagnostics import SpecError
+from nlc.base.diagnostics import SpecError, nearest
 from nlc.version import __version__
 
 FORMATS = click.Choice(["text", "json", "github"])
@@ -52,13 +52,12 @@ def _verb(f: Callable) -> Callable:
                 else "text",
             )
             sys.exit(1)
-        except OSError as error:
-            click.echo(
-                f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True
-            )
-            sys.exit(1)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
+        except OSError as error:
+            place = kwargs.get("output") or kwargs.get("path") or error.filename or ""
+            click.echo(f"error: {error.strerror or error}: {place}".rstrip(": "), err=True)
+            sys.exit(1)
         except Exception as error:
             if click.get_current_context().find_root().params.get("debug"):
                 raise
@@ -134,6 +133,7 @@ def check(specs: tuple[str, ...], format: str) -> None:
     type=click.Choice(["text", "mermaid", "dot", "svg", "json"]),
     default="text",
     show_default=True,
+    help="How it is drawn.",
 )
 @click.option(
     "--optimizer", metavar="SPEC", help="The gradient system that trains this token system."
@@ -151,7 +151,13 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
     if optimizer:
         trainer = _load(optimizer)
         if loaded.system.context != "tokens" or trainer.system.context != "gradients":
-            raise click.UsageError("--optimizer takes a gradient system, for a token system")
+            which, context = (
+                (spec, loaded) if loaded.system.context != "tokens" else (optimizer, trainer)
+            )
+            raise click.UsageError(
+                f"--optimizer combines a token system with a gradient system; `{which}` has the context "
+                f"{context.system.context}"
+            )
         made = loaded.combined(trainer)
     _warn(loaded)
     _put(draw(made, format), output)
@@ -160,7 +166,13 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
 @main.command()
 @click.argument("spec")
 @click.argument("level", required=False)
-@click.option("--format", type=click.Choice(["text", "latex"]), default="text", show_default=True)
+@click.option(
+    "--format",
+    type=click.Choice(["text", "latex"]),
+    default="text",
+    show_default=True,
+    help="How it is written.",
+)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
 )
@@ -170,10 +182,9 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
     loaded = _load(spec)
     updates = loaded.updates
     if level is not None and level not in updates:
-        raise click.BadParameter(
-            f"no level {level!r} with an update; there are: {', '.join(updates) or 'none'}",
-            param_hint="LEVEL",
-        )
+        close = nearest(level, updates)
+        hint = f"did you mean {close!r}?" if close else f"there are: {', '.join(updates) or 'none'}"
+        raise click.BadParameter(f"no level {level!r} has an update; {hint}", param_hint="LEVEL")
     _warn(loaded)
     _put(loaded.derive(level, format), output)
 
@@ -187,12 +198,21 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
     help="Write to a file; standard output without it.",
 )
 @click.option(
-    "--backend", type=click.Choice(["auto", "reference"]), default="auto", show_default=True
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="Who prints the program: reference, or auto for the fastest that can.",
 )
 @click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
 @_verb
 def compile(spec: str, output: Path | None, backend: str, operator: bool) -> None:
     """Write the generated PyTorch file."""
+    from nlc.pipeline import BACKENDS
+
+    if backend not in ("auto", *BACKENDS):
+        raise click.BadParameter(
+            f"{backend!r}; backends: auto, {', '.join(BACKENDS)}", param_hint="--backend"
+        )
     loaded = _load(spec, operator=operator)
     text = loaded.source_text(backend)
     _warn(loaded)
@@ -211,7 +231,13 @@ def compile(spec: str, output: Path | None, backend: str, operator: bool) -> Non
 @click.argument(
     "what", type=click.Choice(["specs", "functions", "memories", "rules", "codes"]), default="specs"
 )
-@click.option("--format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How the rows are written.",
+)
 @_verb
 def list_(what: str, format: str) -> None:
     """List the shipped specs, or the functions, memories, rules or codes of the language."""
@@ -262,7 +288,7 @@ def schema(output: Path | None) -> None:
 
 def _put(text: str, output: Path | None) -> None:
     if output is None:
-        click.echo(text)
+        click.echo(text.rstrip("\n"))
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ with everything that was found.
 from __future__ import annotations
 
 import hashlib
+import keyword
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from nlc.ir.notation import Notation
 from nlc.ir.program import Program
 from nlc.ir.system import System
 from nlc.ir.update import Update
+from nlc.passes.clocks import clocks
 from nlc.passes.derive import derive
 from nlc.passes.expand import expand
 from nlc.passes.infer import infer
@@ -44,6 +46,7 @@ STAGES = (
     ),
     ("expand", expand, "SpecTree -> SpecTree: families written out"),
     ("resolve", resolve, "SpecTree -> System: names, reads of states with their time, calls"),
+    ("clocks", clocks, "System -> System: what slow levels gather over their periods"),
     ("infer", infer, "System -> typed System: shapes, widths, heads, clocks, ranges"),
     ("link", link, "typed System -> level graph: who reads whom, cycles, the order of levels"),
     ("derive", derive, "System -> Updates: gradients and steps"),
@@ -95,6 +98,8 @@ def find(name: str | os.PathLike[str]) -> Path:
     if path.suffix in (".yaml", ".yml") or os.sep in text:
         if path.is_file():
             return path
+        if path.is_dir():
+            return _not_found(text, f"`{text}` is a folder, not a spec", None)
         near = [p.name for p in path.parent.glob(f"*{_SUFFIX}")] if path.parent.is_dir() else []
         close = nearest(path.name, near)
         return _not_found(
@@ -119,7 +124,7 @@ def _not_found(text: str, message: str, close: str | None, known: list[str] | No
     raise SpecNotFound(report)
 
 
-@dataclass
+@dataclass(repr=False)
 class Spec:
     """A spec and what the compiler makes of it, stage by stage, each computed when asked for.
 
@@ -129,6 +134,9 @@ class Spec:
     source: Source
     as_operator: bool = False
     report: Report = field(default_factory=Report)
+
+    def __repr__(self) -> str:
+        return f"<nlc.Spec {self.source.name}{' as an operator' if self.as_operator else ''}>"
 
     # -------------------------------------------------------------------------------------------- stages
 
@@ -151,8 +159,9 @@ class Spec:
     def _checked(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         """Through derivation; later stages pass over what earlier ones found wrong."""
         system = self._resolved
+        self._free_names(system)
         self.report.raise_if_errors()
-        system = infer(system, self.report)
+        system = infer(clocks(system, self.report), self.report)
         self.report.raise_if_errors()
         graph = link(system, self.report)
         updates = derive(system, self.report)
@@ -162,6 +171,20 @@ class Spec:
             self.report.raise_if_errors()
             graph, updates = link(system, self.report), derive(system, self.report)
         return system, graph, updates
+
+    def _free_names(self, system: System) -> None:
+        """Hypers are arguments of the generated constructor, under their own names."""
+        from nlc.backends.reference import RESERVED
+
+        for hyper in system.hypers.values():
+            if hyper.name in RESERVED or keyword.iskeyword(hyper.name):
+                self.report.add(
+                    "NLC106",
+                    f"`{hyper.name}` cannot be a hyper",
+                    hyper.span,
+                    "Python or the generated file uses this name itself",
+                    helps=["choose another name"],
+                )
 
     @property
     def system(self) -> System:

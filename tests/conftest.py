@@ -39,19 +39,22 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """``golden(name, text)``: ``text`` is what ``tests/golden/<name>`` says, to the byte."""
+def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """``golden(name, text)``: ``text`` is what ``tests/golden/<name>`` says, to the byte.
+
+    A golden that belongs beside its input has a ``folder`` of its own.
+    """
     update = request.config.getoption("--update-golden")
 
-    def check(name: str, text: str) -> None:
-        path = GOLDEN / name
+    def check(name: str, text: str, folder: Path = GOLDEN) -> None:
+        path, shown = folder / name, f"tests/{folder.name}/{name}"
         if update:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode())
             return
         if not path.exists():
             pytest.fail(
-                f"there is no tests/golden/{name}; `pytest --update-golden` writes it:\n{text}",
+                f"there is no {shown}; `pytest --update-golden` writes it:\n{text}",
                 pytrace=False,
             )
         expected = path.read_bytes().decode()
@@ -59,14 +62,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
             diff = difflib.unified_diff(
                 expected.splitlines(),
                 text.splitlines(),
-                f"tests/golden/{name}",
+                shown,
                 "this run",
                 lineterm="",
             )
-            shown = "\n".join(diff) or "only the line breaks differ"
+            found = "\n".join(diff) or "only the line breaks differ"
             pytest.fail(
-                f"tests/golden/{name} says something else; if this run is right, "
-                f"`pytest --update-golden` accepts it:\n{shown}",
+                f"{shown} says something else; if this run is right, "
+                f"`pytest --update-golden` accepts it:\n{found}",
                 pytrace=False,
             )
 

@@ -195,6 +195,7 @@ def test_every_differentiable_operator_is_drawn_or_derived_elsewhere() -> None:
         "ge",
         "numel",
         "ones",
+        "zeros",
         "sum_rows",
         "sum_cols",
         "layernorm",

@@ -18,7 +18,7 @@ context: tokens
 doc: 'quotes \"\"\" and \\ and a newline
   {braces} %s'
 ref: '\"\"\"; import os'
-hyper: {d: 8, train: d / heads, list: 0.5}
+hyper: {d: 8, train: d / heads, scale: 0.5}
 heads: 2
 inputs: {x: [d], state: [train]}
 weights:
@@ -32,7 +32,7 @@ levels:
     frequency: every token
     memory: matrix(train, train)
     key: torch
-    value: linear(state) * list
+    value: linear(state) * scale
     objective: 0.5 * sqnorm(F(key) - value)
     rule: gd(lr=forward)
     init: learned

@@ -99,11 +99,12 @@ def test_a_stream_is_the_model_byte_by_byte(spec: str) -> None:
     with torch.no_grad():
         expected, _ = model(tokens)
         first, state = model(tokens[:, :4])
+        second, state = model(tokens[:, 4:6], state)
         rest = []
-        for token in tokens[:, 4:].unbind(1):
+        for token in tokens[:, 6:].unbind(1):
             logits, state = model.step(token, state)
             rest.append(logits)
-    torch.testing.assert_close(torch.cat([first, torch.stack(rest, 1)], 1), expected)
+    torch.testing.assert_close(torch.cat([first, second, torch.stack(rest, 1)], 1), expected)
 
 
 def test_a_memory_keeps_a_state_of_one_size() -> None:
@@ -160,6 +161,12 @@ def test_a_stopped_run_ends_with_the_same_model(corpus: Corpus, tmp_path: Path) 
     assert rest.history.bits == whole.history.bits
     assert [tuple(look) for look in rest.history.looks] == whole.history.looks
     assert _same(rest.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_stretch_is_read_in_one_stream(corpus: Corpus, tmp_path: Path) -> None:
+    pieces = Run(TINY, corpus, tmp_path / "run.pt", "cpu")
+    whole = Run(replace(TINY, length=36), corpus, tmp_path / "run.pt", "cpu")
+    assert pieces.held_out_bits(4, 3) == pytest.approx(whole.held_out_bits(4), rel=1e-5)
 
 
 def test_it_learns(corpus: Corpus, tmp_path: Path) -> None:

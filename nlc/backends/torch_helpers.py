@@ -39,6 +39,12 @@ def rotary(x: Tensor, position: Tensor, base: float) -> Tensor:
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 ''',
+    "positions": '''
+def positions(seen: Tensor, x: Tensor) -> Tensor:
+    """[1, T]: where the tokens of x stand in the stream, as floating point numbers."""
+    count = seen + torch.arange(x.shape[1], device=x.device)
+    return count[None].to(torch.promote_types(x.dtype, torch.float32))
+''',
     "causal_conv": '''
 def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     """Depthwise over time: x [B, T, ...], weight [..., taps], window the taps - 1 tokens before."""

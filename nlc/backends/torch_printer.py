@@ -106,7 +106,9 @@ class TorchPrinter:
     def is_number(self, e: Expr) -> bool:
         """Whether the generated text computes it as a Python number."""
         if not e.args:
-            return e.op in ("num", "bool", "hyper") or (e.op == "var" and e.attr in self.numbers)
+            return e.op in ("num", "bool", "hyper", "size") or (
+                e.op == "var" and e.attr in self.numbers
+            )
         return e.op == "numel" or all(self.is_number(a) for a in e.args)
 
     # -------------------------------------------------------------------------------------------- axes
@@ -140,14 +142,10 @@ class TorchPrinter:
     # -------------------------------------------------------------------------------------------- arithmetic
 
     def infix(self, e: Expr) -> tuple[str, int]:
+        """Left-associative, so a right operand of the same kind keeps its brackets: the order of the spec."""
         glyph, binds = _INFIX[e.op]
         a, b = e.args
-        right = binds + 1 if e.op in ("sub", "div") else binds
-        if e.op == "mul" and b.op in ("mul", "div") and not self.is_number(b):
-            right = binds + 1  # the order of the factors is the order of the spec
-        if e.op == "add" and b.op in ("add", "sub"):
-            right = binds + 1
-        return f"{self.aligned(a, e.type, binds)}{glyph}{self.aligned(b, e.type, right)}", binds
+        return f"{self.aligned(a, e.type, binds)}{glyph}{self.aligned(b, e.type, binds + 1)}", binds
 
     def op_neg(self, e: Expr) -> tuple[str, int]:
         return f"-{self.at(e.args[0], UNARY)}", UNARY
@@ -370,11 +368,18 @@ class TorchPrinter:
 
     # -------------------------------------------------------------------------------------------- time
 
-    def op_ticks(self, e: Expr) -> tuple[str, int]:
-        return (
-            f"torch.arange({self.like}.shape[1], dtype=dtype, device={self.like}.device)[None]",
-            ATOM,
-        )
+    def op_positions(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('positions')}({self(e.args[0])}, {self.like})", ATOM
+
+    def op_advance(self, e: Expr) -> tuple[str, int]:
+        return f"{self(e.args[0])} + {self.like}.shape[1]", SUM
+
+    def op_size(self, e: Expr) -> tuple[str, int]:
+        text = self.size(e.attr)
+        return text, ATOM if " " not in text else PRODUCT
+
+    def op_zeros(self, e: Expr) -> tuple[str, int]:
+        return f"torch.zeros_like({self(e.args[0])})", ATOM
 
     def _conv_weight(self, e: Expr) -> str:
         weight = self(e.args[1])

@@ -105,7 +105,16 @@ CODES.update(
         "NLC208": Code(
             "not a value", "This name stands for something that has no value of its own."
         ),
+        "NLC209": Code(
+            "hyper defined by itself", "A hyper's default reads numbers and other hypers."
+        ),
         "NLC210": Code("never used", "Nothing reads this, so it has no effect.", "warning"),
+        "NLC211": Code(
+            "bare name where a constant may be meant",
+            "Inside its own objective a level's bare name is what the gradient is taken by;"
+            " a factor that should not be differentiated is `prev(W)`.",
+            "warning",
+        ),
         # 3 shapes and heads
         "NLC301": Code(
             "shapes do not match", "The operands' sizes differ where they must be equal."
@@ -142,6 +151,11 @@ CODES.update(
             "Each needs the other's new value in the same tick; one of them must read the previous one.",
         ),
         "NLC404": Code("clock out of place", "This clock has no meaning in this context."),
+        "NLC405": Code(
+            "faster than its reader",
+            "A slow level sees many values of something faster in a period, so it says which:"
+            " `last(e)`, `mean(e)` or `sum(e)`.",
+        ),
         # 5 derivation
         "NLC501": Code(
             "not differentiable", "The objective passes through something without a gradient."
@@ -155,9 +169,6 @@ CODES.update(
         ),
         "NLC504": Code(
             "no closed form", "`prox` needs an objective quadratic in the state, with one key."
-        ),
-        "NLC505": Code(
-            "rule and objective", "A rule descends an objective; `update` replaces both."
         ),
         # 7 backends and what is not built yet
         "NLC701": Code(

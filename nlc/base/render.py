@@ -35,7 +35,8 @@ def summary(report: Report) -> str:
         if n := severities.count(severity):
             counts.append(f"{n} {severity}" + ("s" if n > 1 else ""))
     files = dict.fromkeys(escape(d.span.source.name) for d in report.ordered)
-    return f"{' and '.join(counts) or 'no errors'} in {', '.join(files)}"
+    more = "; more are not looked for" if report.full else ""
+    return f"{' and '.join(counts) or 'no errors'} in {', '.join(files)}{more}"
 
 
 def render_diagnostic(diagnostic: Diagnostic, color: bool = False) -> str:

@@ -52,6 +52,11 @@ class Span:
     def text(self) -> str:
         return self.source.text[self.start : self.end]
 
+    def quote(self, longest: int = 48) -> str:
+        """The text on one line, short enough for a message."""
+        text = " ".join(self.text.split())
+        return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
     def to(self, other: Span | None) -> Span:
         """The smallest span that covers both."""
         if other is None:

@@ -35,6 +35,7 @@ class Notation:
     latex: bool = False
     own: str | None = None
     plain_base: bool = False  # write B as the state itself, where the step starts from it unchanged
+    marked: bool = True  # write the own state before the tick as W⁻, to tell it from the variable
 
     # -------------------------------------------------------------------------------------------- symbols
 
@@ -91,7 +92,7 @@ class Notation:
             if self.plain_base:
                 return text
             return self._subscript("B", name.rpartition(".")[2]) if "." in name else "B"
-        if time == "prev" and not mine:
+        if time == "prev" and (self.marked or not mine):
             return f"{text}^{{-}}" if self.latex else f"{text}⁻"
         if time == "anchor":
             return self._subscript(text, "anchor")
@@ -127,6 +128,8 @@ class Notation:
             return "g", ATOM
         if e.op == "index":
             return str(e.attr[0]), ATOM
+        if e.op == "total":
+            return self._over(e), MUL
         if e.op == "ones":
             return "1", ATOM
         writer = getattr(self, f"_{e.op}", None)
@@ -182,6 +185,9 @@ class Notation:
     def _mul(self, a: Expr, b: Expr) -> tuple[str, int]:
         if a == b:
             return self._power(a, "2"), POW
+        for x, y in ((a, b), (b, a)):
+            if x.op == "ones":
+                return self._write(y)
         for x, y in ((a, b), (b, a)):
             if x.op == "per_key":
                 return f"{self.inside(y, MUL)} {self._diag(x.args[0])}", MUL
@@ -267,6 +273,16 @@ class Notation:
 
     def _exp(self, x: Expr) -> tuple[str, int]:
         return f"{self._word('exp')}({self.text(x)})", ATOM
+
+    def _over(self, e: Expr) -> str:
+        kind = e.attr[0]
+        sign = {
+            "sum": r"\sum" if self.latex else "Σ",
+            "mean": self._word("mean"),
+            "last": self._word("last"),
+        }[kind]
+        inner = self.inside(e.args[0], MUL)
+        return f"{sign}_t {inner}" if kind == "sum" else f"{sign}({self.text(e.args[0])})"
 
     def _stop(self, x: Expr) -> tuple[str, int]:
         return self._write(x)

@@ -61,7 +61,9 @@ def with_dims(node: Expr, dims: Dims) -> Expr:
     bounds = rule.range(*(t.range for t in types)) if types else ANY
     if dims == () and bounds.norm == math.inf:
         bounds = replace(bounds, norm=bounds.magnitude)
-    return node.with_type(Type(dims, head, fastest(t.clock for t in types), bounds, dtype))
+    # what is gathered over a period is known once a period: attr is (sum | mean | last, the period)
+    clock = node.attr[1] if node.op == "total" else fastest(t.clock for t in types)
+    return node.with_type(Type(dims, head, clock, bounds, dtype))
 
 
 def leaf(op: str, attr: object, type: Type, span: Span | None = None) -> Expr:
@@ -400,6 +402,7 @@ OPS: dict[str, Op] = {
         lambda a: Range(0.0, r._times(a.norm, a.norm)),
     ),
     "norm": Op(_to_scalar, _norm, lambda a, p: Range(0.0, math.inf)),
+    "zeros": Op(_same, lambda n, g: (None,), lambda a: Range(0.0, 0.0)),
     "ones": Op(_same, lambda n, g: (None,), lambda a: Range(1.0, 1.0)),
     # vectors and matrices
     "matmul": Op(lambda s, d, e: s.matmul(d[0], d[1]), _matmul),
@@ -453,14 +456,11 @@ OPS: dict[str, Op] = {
     # time
     "delay": Op(_delay, None, r.union, why=_TIME),
     "attend": Op(_attend, None, lambda q, k, v: Range(v.low, v.high, v.norm), why=_TIME),
+    "total": Op(
+        _same, None, why="over a period, only a scalar is differentiated: sum(…) of a number"
+    ),
     "stop": Op(_same, lambda n, g: (None,), lambda a: a, "same"),
 }
-
-LEAVES = {"num", "bool", "hyper", "flow", "input", "state", "weight", "index", "g"}
-
-
-def is_scalar_number(e: Expr) -> bool:
-    return e.op == "num"
 
 
 def like_type(name: str, **kwargs: object) -> Type:

@@ -13,14 +13,15 @@ from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.show import show
 from nlc.ir.system import System
-from nlc.ir.types import Clock, Type
+from nlc.ir.types import Clock, Dim, Type
 
 
 @dataclass(frozen=True)
 class Slot:
     """A tensor that the stream carries from call to call.
 
-    ``kind``: ``level`` (a memory's state), ``window`` (the last tokens a convolution saw), ``prev`` (a
+    ``kind``: ``level`` (a memory's state), ``anchor`` (that state at its last boundary), ``gathered`` (a sum over a
+    period so far), ``window`` (the last tokens a convolution saw), ``prev`` (a
     flow one tick earlier), ``cache`` (keys or values), ``tick`` (an integer count). ``key`` is its name
     in the state dict, ``var`` the program variable that holds it.
     """
@@ -31,17 +32,30 @@ class Slot:
     type: Type
     init: Expr | None = None
     learned: bool = False
+    of: str = ""  # of an anchor: the state whose boundary value it is
     window: object = None  # of a window: its taps; of a cache: how many tokens it keeps (None: all)
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Only in ticks that end (or start) a period; periods count from the start of the stream."""
+
+    period: Dim
+    phase: str = "end"
+
+
+@dataclass(frozen=True)
 class Let:
-    """``names = expr``; more than one name where the operator also returns its carried window or cache."""
+    """``names = expr``; more than one name where the operator also returns its carried window or cache.
+
+    ``when`` restricts it to some ticks of the loop; the names keep their values in the others.
+    """
 
     names: tuple[str, ...]
     expr: Expr
     note: str = ""
     span: Span | None = None
+    when: Guard | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,9 @@ class Loop:
     slices: dict[str, str]
     body: tuple[Let, ...]
     collects: dict[str, str]
+    counter: str | None = (
+        None  # the number of this tick, from 1 at the start of the stream, if a guard asks
+    )
 
 
 @dataclass(frozen=True)

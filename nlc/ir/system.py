@@ -128,6 +128,15 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Reset:
+    """At the end of every period of ``every`` the memory returns to ``to``, or to where it started."""
+
+    every: Clock
+    to: Expr | None
+    span: Span
+
+
+@dataclass(frozen=True)
 class Level:
     """A component with a state of its own. ``update`` maps state names to expressions where there is no ``rule``."""
 
@@ -142,6 +151,7 @@ class Level:
     toward: Expr | None = None
     project: Expr | None = None
     anchor: Clock | None = None
+    reset: Reset | None = None
     backprop: bool = True
     doc: str = ""
     head: bool = False
@@ -155,6 +165,7 @@ class Level:
     def expressions(self) -> Iterator[Expr]:
         """Everything that its tick evaluates, besides flows."""
         parts = [self.objective, self.retain, self.toward, self.project]
+        parts += [self.reset.to] if self.reset else []
         parts += list(self.rule.args.values()) if self.rule else []
         parts += list(self.update.values()) if self.update else []
         return (e for e in parts if e is not None)
@@ -215,6 +226,7 @@ class System:
                 retain=each(level.retain),
                 toward=each(level.toward),
                 project=each(level.project),
+                reset=level.reset and replace(level.reset, to=each(level.reset.to)),
                 memory=replace(
                     level.memory,
                     states=tuple(replace(s, init=each(s.init)) for s in level.states),

@@ -53,8 +53,10 @@ _TABLE = [
     _function("erf", "x", "error function"),
     _function("clip", "x, low, high", "x kept within [low, high]"),
     _function("where", "condition, a, b", "a where the condition holds, else b"),
-    _function("max", "x, y=none", "the larger of two, elementwise; of one, its largest element", op="maximum"),
-    _function("min", "x, y=none", "the smaller of two, elementwise; of one, its smallest element", op="minimum"),
+    _function("max", "x, y=none", "the larger of two, elementwise; of one, its largest element",
+              op="maximum"),
+    _function("min", "x, y=none", "the smaller of two, elementwise; of one, its smallest element",
+              op="minimum"),
     # reductions
     _function("sum", "x", "sum of all elements"),
     _function("mean", "x", "mean of all elements"),
@@ -74,9 +76,11 @@ _TABLE = [
     _function("rotary", "x, position, base=10000", "rotary position embedding of channel pairs (i, i + n/2)"),
     _function("slice", "x, start, stop", "channels start to stop - 1", static=("start", "stop")),
     # with slow weights of their own
-    _function("linear", "x, width=none, bias=false, shared=false", "an affine map to `width` channels (inferred where not given)",
+    _function("linear", "x, width=none, bias=false, shared=false",
+              "an affine map to `width` channels (inferred where not given)",
               static=("width", "bias", "shared"), weights=("weight", "bias")),
-    _function("conv", "x, width, bias=false, shared=false", "causal depthwise convolution over the last `width` tokens",
+    _function("conv", "x, width, bias=false, shared=false",
+              "causal depthwise convolution over the last `width` tokens",
               static=("width", "bias", "shared"), weights=("weight", "bias")),
     _function("rmsnorm", "x, shared=false", "x over its root mean square, times a weight",
               static=("shared",), weights=("weight",)),
@@ -85,11 +89,26 @@ _TABLE = [
     # heads, time
     _function("split", "x", "[heads * n] channels to n per head"),
     _function("merge", "x", "n channels per head to [heads * n]"),
+    _function("last", "x", "the newest value of something faster, for a level with a period", op="total"),
     _function("stop", "x", "x as a constant: no gradient passes, inner or outer"),
     # where a weight or a state starts
     _function("uniform", "low, high", "uniformly distributed", init_only=True),
     _function("normal", "std", "normally distributed around 0", init_only=True),
     _function("inv_softplus", "x", "the number whose softplus is x", is_="log(exp(x) - 1)"),
 ]  # fmt: skip
+
+# Functions of the language that this version has not.
+LATER = frozenset(
+    "embedding substeps newton_schulz inv_root solve eigh_basis qr nrows ncols".split()
+)
+
+
+def usage(name: str, params: dict[str, object]) -> str:
+    """``linear(x, width=none, bias=false)``: a call with its defaults."""
+    inside = (
+        p if d is REQUIRED else f"{p}={'none' if d is None else d}" for p, d in params.items()
+    )
+    return f"{name}({', '.join(inside)})"
+
 
 FUNCTIONS: dict[str, Function] = {f.name: f for f in _TABLE}

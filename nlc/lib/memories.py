@@ -20,9 +20,6 @@ class MemoryKind:
     doc: str
     states: dict[str, str] = field(default_factory=dict)
     read: str = ""
-    init: dict[str, str] = field(
-        default_factory=dict
-    )  # how `init: learned` starts, zeros where not said
     context: str = ""  # "tokens" or "gradients" where it makes sense in one only
 
 
@@ -31,10 +28,16 @@ _TABLE = [
                {"": "[m, n]"}, "self @ z"),
     MemoryKind("vector", {"n": REQUIRED}, "n numbers", {"": "[n]"}),
     MemoryKind("scalar", {}, "one number", {"": "[]"}),
-    MemoryKind("like", {"W": REQUIRED}, "a tensor like the trained one", {"": "like(W)"}, context="gradients"),
-    MemoryKind("rows", {"W": REQUIRED}, "one number for each row of the trained matrix", {"": "rows(W)"}, context="gradients"),
-    MemoryKind("cols", {"W": REQUIRED}, "one number for each column of the trained matrix", {"": "cols(W)"}, context="gradients"),
-    MemoryKind("cache", {"window": None, "scale": None}, "every key and value, read by softmax attention", context="tokens"),
+    MemoryKind("like", {"W": REQUIRED}, "a tensor like the trained one",
+               {"": "like(W)"}, context="gradients"),
+    MemoryKind("rows", {"W": REQUIRED}, "one number for each row of the trained matrix",
+               {"": "rows(W)"}, context="gradients"),
+    MemoryKind("cols", {"W": REQUIRED}, "one number for each column of the trained matrix",
+               {"": "cols(W)"}, context="gradients"),
+    MemoryKind("cache", {"window": None, "scale": None},
+               "every key and value, read by softmax attention", context="tokens"),
 ]  # fmt: skip
+
+LATER = frozenset({"mlp", "gram"})  # memories of the language that this version has not
 
 MEMORIES: dict[str, MemoryKind] = {m.name: m for m in _TABLE}

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nlc.base.diagnostics import Label, Report
-from nlc.ir.expr import Expr, contains, rewrite, substitute, walk
+from nlc.ir.expr import Expr, rewrite, substitute, walk
 from nlc.ir.ops import OPS, NotDifferentiable, add, div, leaf, make, mul, num, sub
 from nlc.ir.shapes import ShapeError
 from nlc.ir.system import Level, State, System
 from nlc.ir.types import Type
 from nlc.ir.update import Step, Update
 from nlc.passes.affine import NotAffine, affine
+from nlc.passes.infer.shapes import never_learns
 from nlc.passes.simplify import simplify
 
 
@@ -54,6 +55,11 @@ def gradient(
             continue
         if node in wanted:
             found[node] = simplify(add(found[node], g)) if node in found else g
+            continue
+        if node.op == "total" and node.type.dims == ():
+            for v, inner in gradient(node.args[0], wanted).items():
+                gathered = simplify(mul(g, make("total", inner, attr=node.attr)))
+                found[v] = simplify(add(found[v], gathered)) if v in found else gathered
             continue
         if node.op not in OPS or OPS[node.op].vjp is None:
             raise NotDifferentiable(
@@ -103,6 +109,8 @@ class _Level:
 
     def _done(self, base, gradients, new, steps) -> Update:
         new = {name: self._projected(name, e) for name, e in new.items()}
+        if not self.level.backprop:  # the outer gradient may not pass this level's updates
+            new = {name: make("stop", e) for name, e in new.items()}
         return Update(
             self.level.name,
             {k: simplify(e) for k, e in base.items()},
@@ -130,6 +138,8 @@ class _Level:
         if toward.op == "initial":
             if not s.learned and s.init is None:
                 return None
+            if not s.learned:
+                return s.init
             return leaf("initial", s.name, Type(s.dims, self.level.head, self.level.clock))
         return toward
 
@@ -161,7 +171,7 @@ class _Level:
         variables = {self._leaf(s, "var"): s for s in level.states}
         trace: list[Step] = []
         try:
-            objective = self._inner_grads(level.objective)
+            objective = simplify(self._inner_grads(level.objective))
             found = gradient(objective, variables, trace)
         except NotDifferentiable as e:
             self.report.add(
@@ -173,18 +183,7 @@ class _Level:
             )
             return None
         if not found:
-            self.report.add(
-                "NLC502",
-                f"level `{level.name}` can never learn: its objective does not depend on `{level.name}`",
-                level.objective.span,
-                f"d(objective)/d{level.name} = 0",
-                related=[
-                    Label(level.keys.get("memory", level.span), "the state this level updates")
-                ],
-                helps=[
-                    f"use the state in the prediction, for example `0.5 * sqnorm({level.name}(key) - value)`"
-                ],
-            )
+            never_learns(level, self.report)
             return None
         at = "anchor" if level.anchor is not None else "base"
         point = {v: self._leaf(s, at) for v, s in variables.items()}
@@ -381,6 +380,3 @@ class _Level:
             self.level.project,
             lambda n: e if n.op == "state" and n.attr == (name, "base") else None,
         )
-
-
-__all__ = ["contains", "derive", "gradient"]

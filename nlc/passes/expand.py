@@ -7,49 +7,238 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from nlc.base.diagnostics import Report
+from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.show import show
 from nlc.syntax.tree import Field, ForTree, LetTree, LevelTree, SpecTree
 
 Env = dict[str, Expr]
+Part = TypeVar("Part", LevelTree, LetTree)
+
+MEMBERS = 256  # of one family
+_LARGEST = 20_000  # operations of a sum written out
+_ALL = 200_000  # operations of all families written out
 
 
 def expand(tree: SpecTree, report: Report) -> SpecTree:
     """Families of levels and lets written out, folds unrolled, indexed names replaced by generated ones."""
-    lists = {f.name: len(f.expr.args) for f in tree.hyper if f.expr.op == "list"}
-    families = {part.name for part in (*tree.levels, *tree.let) if part.index is not None}
-    for level in tree.levels:
-        families |= {let.name for let in level.let if let.index is not None}
-    loops = _runs(tree, lists)
-
-    def settle(e: Expr) -> Expr:
-        return rewrite(_unfold(e, loops, report), lambda n: _indexed(n, families, report))
-
-    levels = [
-        _level(level, env, lists, report)
-        for level in tree.levels
-        for env in _envs(level.over, lists, report)
-    ]
-    lets = [_let(let, env) for let in tree.let for env in _envs(let.over, lists, report)]
-    out = replace(tree, levels=tuple(levels), let=tuple(lets))
-    return _map(out, settle)
+    return _Expander(tree, report).run()
 
 
-def _level(level: LevelTree, env: Env, lists: dict[str, int], report: Report) -> LevelTree:
-    level = _map(level, lambda e: _bind(e, env))
-    lets = [_let(let, inner) for let in level.let for inner in _envs(let.over, lists, report)]
-    name = f"{level.name}_{_label(level.index)}" if level.index is not None else level.name
-    return replace(level, name=name, index=None, over=None, let=tuple(lets))
+class _Expander:
+    def __init__(self, tree: SpecTree, report: Report):
+        self.tree, self.report = tree, report
+        self.lists = {f.name: len(f.expr.args) for f in tree.hyper if f.expr.op == "list"}
+        self.runs: dict[tuple[str, str], tuple[Expr, ...]] = {}  # by family and index name
+        self.families: dict[str, list[str]] = {}  # the labels of each
+        self.lost = set(tree.lost)
+        self.budget = _ALL
+
+    def run(self) -> SpecTree:
+        levels = [m for level in self.tree.levels for m in self._members(level)]
+        levels = [replace(level, let=self._all(level.let)) for level in levels]
+        out = replace(self.tree, levels=tuple(levels), let=self._all(self.tree.let))
+        return replace(_map(out, self._settle), lost=frozenset(self.lost))
+
+    def _all(self, lets: tuple[LetTree, ...]) -> tuple[LetTree, ...]:
+        return tuple(m for let in lets for m in self._members(let))
+
+    def _settle(self, e: Expr) -> Expr:
+        return rewrite(rewrite(e, self._fold), self._indexed)
+
+    # -------------------------------------------------------------------------------------------- members
+
+    def _members(self, part: Part) -> list[Part]:
+        """One part for each member of a family, its label in its name; the part itself if it is none."""
+        if part.index is None and part.over is None:
+            return [part]
+        out: list[Part] = []
+        labels: list[str] = []
+        envs = self._envs(part)
+        if not self._affordable(part, len(envs)):
+            envs = []
+        for env in envs:
+            bound = _map(part, lambda e, env=env: _bind(e, env))
+            label = _label(bound.index)
+            if label is None:
+                self._no_label(part, bound.index)
+                break
+            if label in labels:
+                self.report.add(
+                    "NLC205",
+                    f"family `{part.name}` has two members `{label}`",
+                    part.over.span,
+                    f"`{show(part.index)}` is `{label}` twice",
+                )
+                break
+            labels.append(label)
+            out.append(replace(bound, name=f"{part.name}_{label}", index=None, over=None))
+        if not out:
+            self.lost.add(part.name)
+        self.families.setdefault(part.name, []).extend(labels)
+        return out
+
+    def _affordable(self, part: Part, members: int) -> bool:
+        """Whether a family may be written out: all of them together are bounded."""
+        if members > 1:
+            sizes: list[int] = []
+            _map(part, lambda e: sizes.append(sum(1 for _ in walk(e))) or e)
+            self.budget -= sum(sizes) * members
+        if self.budget < 0:
+            message = f"the families have more than {_ALL} operations written out"
+            self.report.add("NLC007", message, part.span, "this one is too much")
+        return self.budget >= 0
+
+    def _no_label(self, part: Part, index: Expr | None) -> None:
+        if index is None:
+            first = part.over.names[0].name
+            self.report.add(
+                "NLC205",
+                f"`{part.name}` has a `for` but no index",
+                part.span,
+                "all members would have this name",
+                related=[Label(part.over.span, "the family is declared here")],
+                helps=[f"write `{part.name}[{first}]:`"],
+            )
+        elif index.op != "error":
+            self.report.add(
+                "NLC205",
+                f"`{show(index)}` is not a label or an integer",
+                index.span or part.span,
+                "an index is known when the spec is checked",
+            )
+
+    def _envs(self, part: Part) -> list[Env]:
+        """One environment a member; the names of a ``for`` zip."""
+        over = part.over
+        if over is None:
+            return [{}]
+        table: Env = {}
+        for item in over.names:
+            items = self._items(item)
+            if items is None:
+                return []
+            table[item.name] = self.runs[part.name, item.name] = items
+        lengths = {name: len(items) for name, items in table.items()}
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"`{name}` has {n}" for name, n in lengths.items())
+            message = "the names of a `for` must have equally many members"
+            self.report.add("NLC205", message, over.span, said)
+            return []
+        return [dict(zip(table, members)) for members in zip(*table.values())]
+
+    def _items(self, item: Field) -> tuple[Expr, ...] | None:
+        """What an index runs over: the elements of a list, or of a list-valued hyper."""
+        e, items = item.expr, None
+        if e.op == "list":
+            items = e.args
+        elif e.op == "name" and e.attr in self.lists:
+            numbers = [Expr("num", (), i) for i in range(self.lists[e.attr])]
+            items = tuple(Expr("index", (e, n), None, None, e.span) for n in numbers)
+        if items and len(items) <= MEMBERS:
+            return items
+        if e.op == "error" or (e.op == "name" and e.attr in self.lost):
+            return None
+        span = e.span or item.span
+        if items is None:
+            self.report.add(
+                "NLC205",
+                f"`{item.name}` of a `for` needs a list",
+                span,
+                "neither a list nor a list-valued hyper",
+                helps=[
+                    f"write `{item.name}: [1, 2, 3]`, or name a hyper such as `periods: [64, 256]`"
+                ],
+            )
+        elif not items:
+            self.report.add("NLC205", f"`{item.name}` runs over nothing", span, "an empty list")
+        else:
+            message = f"a family has at most {MEMBERS} members"
+            self.report.add("NLC007", message, span, f"this has {len(items)}")
+        return None
+
+    # -------------------------------------------------------------------------------------------- uses
+
+    def _fold(self, n: Expr) -> Expr | None:
+        """``sum(e for i)`` written out over the members of the family that e indexes by i."""
+        if n.op != "fold":
+            return None
+        kind, index = n.attr  # type: ignore[misc]
+        if kind != "sum":
+            message = f"`{kind}(e for {index})` is no fold"
+            self.report.add("NLC202", message, n.span, "a family is folded by `sum`")
+            return _error(n)
+        families = {
+            node.args[0].attr
+            for node in walk(n.args[0])
+            if node.op == "index"
+            and any(x.op == "name" and x.attr == index for x in walk(node.args[1]))
+        }
+        found = {
+            items
+            for (family, name), items in self.runs.items()
+            if name == index and family in families
+        }
+        if len(found) != 1:
+            if not families & self.lost:
+                self._no_run(n, index, many=len(found) > 1)
+            return _error(n)
+        items = found.pop()
+        if _size(n.args[0]) * len(items) > _LARGEST:
+            message = f"this sum has more than {_LARGEST} operations written out"
+            self.report.add("NLC007", message, n.span, f"over {len(items)} members")
+            return _error(n)
+        total, *terms = [_bind(n.args[0], {index: item}) for item in items]
+        for term in terms:
+            total = Expr("add", (total, term), None, None, n.span)
+        return total
+
+    def _no_run(self, n: Expr, index: str, many: bool) -> None:
+        message = f"no family here runs over `{index}`"
+        if many:
+            message = f"`{index}` runs over unlike families here"
+        example = f"`for: {{{index}: [1, 2, 3]}}`, then `sum(S[{index}](q) for {index})`"
+        self.report.add(
+            "NLC205",
+            message,
+            n.span,
+            "the families have other members" if many else "summed over nothing",
+            helps=[f"index a family declared with {example}"],
+        )
+
+    def _indexed(self, n: Expr) -> Expr | None:
+        if n.op != "index" or n.args[0].op != "name" or n.args[0].attr not in self.families:
+            return None
+        family, index = n.args[0].attr, n.args[1]
+        label = _label(index)
+        labels = self.families[family]
+        if label in labels:
+            return Expr("name", (), f"{family}_{label}", None, n.span)
+        if family not in self.lost and not self.tree.partial and index.op != "error":
+            known = ", ".join(f"{family}[{known}]" for known in labels[:12])
+            self.report.add(
+                "NLC205",
+                f"family `{family}` has no member `{label or show(index)}`",
+                n.span,
+                "not one of its members" if label else "an index is a label or an integer",
+                notes=[f"members: {known}{', …' if len(labels) > 12 else ''}"],
+            )
+        return _error(n)
 
 
-def _let(let: LetTree, env: Env) -> LetTree:
-    bound = _map(let, lambda e: _bind(e, env))
-    name = f"{let.name}_{_label(bound.index)}" if bound.index is not None else let.name
-    return replace(bound, name=name, index=None, over=None)
+def _error(n: Expr) -> Expr:
+    return Expr("error", (), None, None, n.span)
+
+
+def _size(e: Expr) -> int:
+    """How many operations an expression has as text, parts that stand twice counted twice."""
+    sizes: dict[int, int] = {}
+    for node in walk(e):
+        sizes[id(node)] = 1 + sum(sizes[id(a)] for a in node.args)
+    return sizes[id(e)]
 
 
 def _map(part: Any, f: Callable[[Expr], Expr]) -> Any:
@@ -75,60 +264,6 @@ def _map(part: Any, f: Callable[[Expr], Expr]) -> Any:
     return part
 
 
-def _runs(tree: SpecTree, lists: dict[str, int]) -> dict[tuple[str, str], list[Expr]]:
-    """What an index runs over, by family and index name."""
-    runs = {}
-    for part in (*tree.let, *tree.levels, *(let for level in tree.levels for let in level.let)):
-        if part.over is not None:
-            for name, items in _by_name(part.over, lists).items():
-                runs[part.name, name] = items
-    return runs
-
-
-def _items(item: Field, lists: dict[str, int]) -> list[Expr] | None:
-    """What an index runs over: the elements of a list, or of a list-valued hyper."""
-    if item.expr.op == "list":
-        return list(item.expr.args)
-    if item.expr.op == "name" and item.expr.attr in lists:
-        return [
-            Expr("index", (item.expr, Expr("num", (), i)), None, None, item.expr.span)
-            for i in range(lists[item.expr.attr])
-        ]
-    return None
-
-
-def _by_name(over: ForTree, lists: dict[str, int]) -> dict[str, list[Expr]]:
-    return {f.name: items for f in over.names if (items := _items(f, lists)) is not None}
-
-
-def _envs(over: ForTree | None, lists: dict[str, int], report: Report) -> list[Env]:
-    """One environment a member; the names of a ``for`` zip."""
-    if over is None:
-        return [{}]
-    table: dict[str, list[Expr]] = {}
-    for item in over.names:
-        items = _items(item, lists)
-        if items is None:
-            report.add(
-                "NLC205",
-                f"`for: {item.name}` needs a list",
-                item.expr.span or item.span,
-                "this is neither a list nor a list-valued hyper",
-                helps=[
-                    f"write `{item.name}: [1, 2, 3]`, or name a hyper such as `periods: [64, 256]`"
-                ],
-            )
-            return []
-        table[item.name] = items
-    lengths = {name: len(items) for name, items in table.items()}
-    if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-        report.add("NLC205", "the names of a `for` must have equally many members", over.span, said)
-        return []
-    count = next(iter(lengths.values()), 0)
-    return [{name: items[i] for name, items in table.items()} for i in range(count)]
-
-
 def _bind(e: Expr, env: Env) -> Expr:
     if not env:
         return e
@@ -137,55 +272,12 @@ def _bind(e: Expr, env: Env) -> Expr:
     )
 
 
-def _unfold(e: Expr, runs: dict[tuple[str, str], list[Expr]], report: Report) -> Expr:
-    """``sum(e for i)`` written out over the members of the family that e indexes by i."""
-
-    def rule(n: Expr) -> Expr | None:
-        if n.op != "fold":
-            return None
-        kind, index = n.attr  # type: ignore[misc]
-        indexed = {
-            node.args[0].attr
-            for node in walk(n.args[0])
-            if node.op == "index"
-            and any(x.op == "name" and x.attr == index for x in walk(node.args[1]))
-        }
-        found = {
-            items for (family, name), items in _tuples(runs) if name == index and family in indexed
-        }
-        if kind != "sum" or len(found) != 1:
-            many = len(found) > 1
-            report.add(
-                "NLC205",
-                f"`{index}` runs over unlike families here"
-                if many
-                else f"no family here runs over `{index}`",
-                n.span,
-                "the families have other members" if many else "summed over nothing",
-                helps=[
-                    f"index a family declared with `for: {{{index}: [1, 2, 3]}}`, then `sum(S[{index}](q) for {index})`"
-                ],
-            )
-            return Expr("error", (), None, None, n.span)
-        terms = [_bind(n.args[0], {index: item}) for item in next(iter(found))]
-        total = terms[0]
-        for term in terms[1:]:
-            total = Expr("add", (total, term), None, None, n.span)
-        return total
-
-    return rewrite(e, rule)
-
-
-def _tuples(
-    runs: dict[tuple[str, str], list[Expr]],
-) -> list[tuple[tuple[str, str], tuple[Expr, ...]]]:
-    return [(key, tuple(items)) for key, items in runs.items()]
-
-
-def _label(index: Expr | None) -> str:
+def _label(index: Expr | None) -> str | None:
     """The text of an index: a label, or an integer once its arithmetic is done."""
     value = _integer(index)
-    return str(value) if value is not None else show(index)
+    if value is not None:
+        return str(value) if 0 <= value < 10**9 else None
+    return str(index.attr) if index is not None and index.op == "name" else None
 
 
 def _integer(e: Expr | None) -> int | None:
@@ -199,19 +291,3 @@ def _integer(e: Expr | None) -> int | None:
     if e.op == "neg":
         return -args[0]
     return {"add": args[0] + args[1], "sub": args[0] - args[1], "mul": args[0] * args[1]}[e.op]
-
-
-def _indexed(n: Expr, families: set[str], report: Report) -> Expr | None:
-    if n.op != "index" or n.args[0].op != "name" or n.args[0].attr not in families:
-        return None
-    index = n.args[1]
-    label = _label(index)
-    if not label.isidentifier() and not label.isdecimal():
-        report.add(
-            "NLC205",
-            f"`{show(index)}` is not a label or an integer",
-            index.span,
-            "an index is resolved when the spec is checked",
-        )
-        return Expr("error", (), None, None, n.span)
-    return Expr("name", (), f"{n.args[0].attr}_{label}", None, n.span)

@@ -234,31 +234,38 @@ def _slower(system: System, source: str, reader: str) -> bool:
 
 
 def _report_cycle(system: System, cycle: list[str], places: dict, report: Report) -> None:
-    levels = [c.split(" ", 1)[1] for c in cycle if c.startswith("level ")]
     names = [c.split(" ", 1)[1] for c in cycle]
-    pairs = list(zip(cycle, [*cycle[1:], cycle[0]]))
-    spans = [(places.get(p), p) for p in pairs if places.get(p) is not None]
-    if not spans:
+    levels = [c.split(" ", 1)[1] for c in cycle if c.startswith("level ")]
+    edges = [
+        (places[pair], *(p.split(" ", 1)[1] for p in pair))
+        for pair in zip(cycle, [*cycle[1:], cycle[0]], strict=True)
+        if places.get(pair) is not None
+    ]
+    if not edges:
         return
-    (span, (source, reader)), *others = sorted(spans, key=lambda x: -x[0].start)
+    edges.sort(key=lambda edge: (edge[1] in levels, edge[0].start))
+    span, source, reader = (
+        edges.pop()
+    )  # a read of a state, where there is one: it has a previous value
+    shown = levels or names
+    who = " and ".join(f"`{n}`" for n in shown[:3])
+    kind = "level" if levels else "flow"
+    subject = f"{kind}s {who} need each other" if len(shown) > 1 else f"{kind} {who} needs itself"
     unit = "step" if system.context != "tokens" else "token"
-    who = " and ".join(f"`{n}`" for n in (levels or names)[:3])
-    many = len(levels or names) > 1
-    what = "levels" if levels else "flows"
+    past = f"prev({source})"
+    if span.text.startswith(f"{source}("):
+        past += span.text[len(source) :]
     report.add(
         "NLC403",
-        f"{what} {who} need each other in the same {unit}"
-        if many
-        else f"{what[:-1]} {who} needs itself in the same {unit}",
+        f"{subject} in the same {unit}",
         span,
-        f"`{reader.split(' ', 1)[1]}` reads `{source.split(' ', 1)[1]}`",
-        related=[
-            Label(s, f"`{b.split(' ', 1)[1]}` reads `{a.split(' ', 1)[1]}`")
-            for s, (a, b) in others[:2]
-        ],
-        notes=[f"cycle: {' -> '.join([*names, names[0]])}"],
+        f"`{reader}` reads `{source}`",
+        related=[Label(s, f"`{b}` reads `{a}`") for s, a, b in reversed(edges)],
+        notes=[f"cycle: {' -> '.join([*names, names[0]])}"] if len(names) > 1 else [],
         helps=[
-            f"break the cycle by reading the previous value: `prev({span.text if len(span.text) < 40 else names[0]})`"
+            f"break the cycle by reading the value before this {unit}: `{past}`"
+            if len(past) <= 48
+            else f"break the cycle by reading the value before this {unit}, with `prev`"
         ],
     )
 

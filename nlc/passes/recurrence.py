@@ -7,6 +7,8 @@ mechanism for everything that can be hoisted).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import networkx as nx
 
 from nlc.ir.expr import Expr, walk
@@ -17,8 +19,8 @@ from nlc.ir.update import Update
 class Recurrence:
     """Answers for one system; expressions are typed and read flows by name."""
 
-    def __init__(self, system: System, updates: dict[str, Update]):
-        self.system = system
+    def __init__(self, system: System, updates: dict[str, Update], gathered: Iterable[Expr] = ()):
+        self.system, self.gathered = system, list(gathered)
         self.loops = _loops_of_flows(system)
         self._flow: dict[str, bool] = {}
         self._node: dict[int, bool] = {}
@@ -31,7 +33,7 @@ class Recurrence:
         for node in walk(e):
             if id(node) not in self._node:
                 self._node[id(node)] = (
-                    node.op in ("state", "gradient", "variable")
+                    node.op in ("state", "gradient", "variable", "gathered")
                     or (node.op == "flow" and self.flow(node.attr))
                     or any(self._node[id(a)] for a in node.args)
                 )
@@ -46,7 +48,9 @@ class Recurrence:
 
     def reads_state(self, e: Expr) -> bool:
         """Whether this node must stand where the state stands: it takes a state, or a matrix made of one."""
-        return any(a.op == "state" or (self._inside(a) and a.type.rank >= 2) for a in e.args)
+        return any(
+            a.op in ("state", "gathered") or (self._inside(a) and a.type.rank >= 2) for a in e.args
+        )
 
     def _inside(self, e: Expr) -> bool:
         return e.op != "flow" and self.recurrent(e) and self.reads_state(e)
@@ -70,6 +74,8 @@ class Recurrence:
         for update in updates.values():
             for e in (*update.base.values(), *update.gradient.values(), *update.new.values()):
                 out |= self.needed(e)
+        for e in self.gathered:
+            out |= self.needed(e)
         written = [f.expr for f in self.system.flows.values()] + list(self.system.output.values())
         for e in written:
             for node in walk(e):

@@ -157,7 +157,7 @@ class _Builder:
                     documents += 1
                     if documents > 1:
                         self._several(event)
-                        break
+                        raise _Refused  # what the first one lacks may stand in the other
                     self._directives(event)
                 elif isinstance(event, yaml.NodeEvent):
                     self._node(event)

@@ -5,14 +5,8 @@ from __future__ import annotations
 from nlc.base.codes import CODES
 from nlc.lib.functions import FUNCTIONS, REQUIRED
 from nlc.lib.memories import MEMORIES
-from nlc.passes.resolve import RULES
+from nlc.lib.rules import RULES
 from nlc.pipeline import load, shipped
-
-_RULE_DOCS = {
-    "gd": "M = T + decay ∘ (B − T) − lr ∘ ∇ℓ(P)",
-    "dgd": "as gd, and erases what each weight holds at its key: − lr (B x) xᵀ",
-    "prox": "argmin of the objective plus the squared distance from decay ∘ B, in closed form",
-}
 
 
 def catalogue(what: str) -> list[tuple[str, str]]:
@@ -24,7 +18,7 @@ def catalogue(what: str) -> list[tuple[str, str]]:
     if what == "memories":
         return [(_call(m.name, m.params), m.doc) for m in MEMORIES.values()]
     if what == "rules":
-        return [(_call(name, params), _RULE_DOCS[name]) for name, params in RULES.items()]
+        return [(_call(r.name, r.params), r.doc) for r in RULES.values()]
     return [(code, f"{c.title}: {c.text}") for code, c in CODES.items()]
 
 

@@ -9,37 +9,29 @@ from nlc.ir.expr import Expr, rewrite
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, System
 from nlc.ir.update import Update
+from nlc.lib.rules import RULES
 from nlc.passes.collect import collect
 from nlc.passes.simplify import simplify
 
-_STEP_FORMULAS = {
-    "gd": (
-        "{T}decay ∘ {B} − lr ∘ ∇ℓ({P})",
-        r"{T}\mathrm{decay} \circ {B} - \mathrm{lr} \circ \nabla\ell({P})",
-    ),
-    "dgd": (
-        "{T}decay ∘ {B} − lr ∘ ∇ℓ({P}) − lr {B} x xᵀ, x the input of the weight",
-        r"{T}\mathrm{decay} \circ {B} - \mathrm{lr} \circ \nabla\ell({P}) - \mathrm{lr}\,{B}\, x x^\top",
-    ),
-    "prox": (
-        "argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ {B}) / √lr‖²",
-        r"\arg\min_\Phi \ell(\Phi) + \tfrac12 \lVert (\Phi - \mathrm{decay} \circ {B}) / \sqrt{\mathrm{lr}} \rVert^2",
-    ),
-}
-
 
 def derivation(system: System, updates: dict[str, Update], level: str | None, format: str) -> str:
-    """One level or all of them. Raises KeyError for a level that has no update, ValueError for a format."""
+    """One level or all of them. Raises ValueError for a level without an update, or an unknown format."""
     if format not in ("text", "latex"):
         raise ValueError(f"there is no format {format!r}; formats: text, latex")
+    if level is not None and level not in updates:
+        raise ValueError(
+            f"no level {level!r} has an update; there are: {', '.join(updates) or 'none'}"
+        )
     chosen = [level] if level else list(updates)
+    if not chosen:
+        return f"{system.name} has no level with an update: its memories are solved anew for every query"
     parts = [_level(system, updates[name], format == "latex") for name in chosen]
     return "\n\n".join(parts)
 
 
 def update_line(system: System, update: Update, state: str, latex: bool = False) -> str:
     """``S ← αS(I − β k kᵀ) + β v kᵀ``: the whole step in one line."""
-    n = Notation(system, latex=latex, own=update.level, plain_base=True)
+    n = Notation(system, latex=latex, own=update.level, plain_base=True, marked=False)
     arrow = r"\leftarrow" if latex else "←"
     return f"{n.symbol(state)} {arrow} {expanded(update, state, n)}"
 
@@ -53,8 +45,8 @@ def expanded(update: Update, state: str, n: Notation) -> str:
 def _level(system: System, update: Update, latex: bool) -> str:
     level = system.levels[update.level]
     rows = []
-    for state in update.new:
-        rows += _state(system, level, update, state, latex)
+    for i, state in enumerate(update.new):
+        rows += _state(system, level, update, state, latex, first=i == 0)
     head = f"{level.name}, {level.clock}, {level.memory.text}" + (
         f": {level.doc}" if level.doc else ""
     )
@@ -72,19 +64,21 @@ def _level(system: System, update: Update, latex: bool) -> str:
 
 
 def _prose(text: str) -> str:
-    return (
-        text.replace("_", r"\_")
-        .replace("ᵀ", "$^\\top$")
-        .replace("ℓ", r"$\ell$")
-        .replace("∘", r"$\circ$")
-        .replace("Φ", r"$\Phi$")
-    )
+    """Text for ``\\text{…}``: what is not yet mathematics is escaped."""
+    parts = text.split("$")
+    marks = {"_": r"\_", "ᵀ": r"$^\top$", "ℓ": r"$\ell$", "∘": r"$\circ$", "Φ": r"$\Phi$"}
+    for i in range(0, len(parts), 2):
+        for mark, latex in marks.items():
+            parts[i] = parts[i].replace(mark, latex)
+    return "$".join(parts)
 
 
 Row = tuple[str, str, str, str]
 
 
-def _state(system: System, level: Level, update: Update, state: str, latex: bool) -> list[Row]:
+def _state(
+    system: System, level: Level, update: Update, state: str, latex: bool, first: bool
+) -> list[Row]:
     """The rows (left, relation, right, why) of one state's derivation."""
     bare = Notation(system, latex=latex, own=level.name, plain_base=True)
     base = update.base[state]
@@ -94,8 +88,10 @@ def _state(system: System, level: Level, update: Update, state: str, latex: bool
     ell, nabla = (r"\ell", r"\nabla") if latex else ("ℓ", "∇")
     rows: list[Row] = []
     if level.rule is not None:
-        rows.append((f"{ell}({S})", eq, bare.text(level.objective), "objective"))
-        rows += _chain(bare, update, state, latex)
+        if first:  # the sweep back from the objective is one for all states
+            name = S if len(update.new) == 1 else bare.symbol(level.name)
+            rows.append((f"{ell}({name})", eq, bare.text(simplify(level.objective)), "objective"))
+            rows += _chain(bare, update, state, latex)
         B = n.state((state, "base"))
         if not plain:
             said = (
@@ -116,10 +112,11 @@ def _state(system: System, level: Level, update: Update, state: str, latex: bool
                     f"gradient at {'the last boundary' if level.anchor else B if plain else 'B'}",
                 )
             )
-        rows.append((S, arrow, _formula(level, n, B, at, latex), f"the rule {_rule(level, bare)}"))
+        rows.append((S, arrow, _formula(level, n, B, at, latex), _rule(level, bare)))
         stepped = _with_gradient(update, state)
         rows.append((S, arrow, n.text(simplify(stepped)), "gradient put in"))
-    whole = expanded(update, state, bare)
+    plainly = Notation(system, latex=latex, own=level.name, plain_base=True, marked=False)
+    whole = expanded(update, state, plainly)
     if not rows or rows[-1][2] != whole:
         rows.append((S, arrow, whole, "update" if level.rule is None else "multiplied out"))
     return rows
@@ -143,7 +140,8 @@ def _chain(n: Notation, update: Update, state: str, latex: bool) -> list[Row]:
 
 
 def _formula(level: Level, n: Notation, base: str, at: str, latex: bool) -> str:
-    text = _STEP_FORMULAS[level.rule.name][1 if latex else 0]
+    kind = RULES[level.rule.name]
+    text = kind.latex if latex else kind.formula
     if "decay" not in level.rule.args:
         text = text.replace(r"\mathrm{decay} \circ {B}", "{B}").replace("decay ∘ {B}", "{B}")
     target = ""
@@ -158,10 +156,11 @@ def _formula(level: Level, n: Notation, base: str, at: str, latex: bool) -> str:
 
 
 def _rule(level: Level, n: Notation) -> str:
-    args = ", ".join(
-        f"{k} = {n.text(e)}" for k, e in level.rule.args.items() if k != "exact" or e.attr
-    )
-    return f"{level.rule.name}({args})"
+    """The rule as it is called; in LaTeX the arguments are mathematics within the text."""
+    dollar = "$" if n.latex else ""
+    given = [(k, e) for k, e in level.rule.args.items() if k != "exact" or e.attr]
+    args = ", ".join(f"{k} = {dollar}{n.text(e)}{dollar}" for k, e in given)
+    return f"the rule {level.rule.name}({args})"
 
 
 def _with_gradient(update: Update, state: str) -> Expr:

@@ -43,10 +43,21 @@ def attribute_path(path: str) -> str:
     return "self." + ".".join(attribute_name(part) for part in path.split("."))
 
 
-def class_name(name: str) -> str:
-    """``gated_delta_net`` -> ``GatedDeltaNet``."""
+def class_name(system: System) -> str:
+    """``gated_delta_net`` -> ``GatedDeltaNet``, its operator form ``GatedDeltaNetOperator``."""
+    name = system.name + ("_operator" if system.operator else "")
     text = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     return f"{text}_" if keyword.iskeyword(text) else text
+
+
+def title(system: System) -> str:
+    """What the docstrings say that the system is."""
+    said = docstring(system.doc) or f"The system {system.name}."
+    return (
+        f"The recurrent core of {system.name}, its flows as inputs. {said}"
+        if system.operator
+        else said
+    )
 
 
 def docstring(text: str) -> str:
@@ -56,8 +67,7 @@ def docstring(text: str) -> str:
 
 def open_file(w: Writer, system: System, header: Header, about: tuple[str, ...]) -> None:
     """The module docstring: what it is, where it is from, its levels."""
-    title = docstring(system.doc) or f"the system {system.name}"
-    lines = wrap(f"{class_name(system.name)}: {title}", WIDTH - 4)
+    lines = wrap(f"{class_name(system)}: {title(system)}", WIDTH - 4)
     w('"""' + lines[0])
     for line in lines[1:]:
         w(line)
@@ -159,7 +169,7 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
             break
         name = fresh(let.names[0], inner)
         value = leaf("var", name, inner.type)
-        out.append(Let((name,), inner, "", let.span))
+        out.append(Let((name,), inner, "", let.span, let.when))
         current = replace(current, expr=substitute(current.expr, {inner: value}))
     return [*out, current]
 

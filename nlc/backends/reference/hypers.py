@@ -50,9 +50,11 @@ def _number(value: object) -> str:
 
 
 def settle(w: Writer, system: System) -> None:
-    """Derived hypers at their defaults, each after those that it reads."""
+    """Derived hypers at their defaults, each after those that it reads; ValueError for sizes below 1."""
+    _at_least_one(w, [h.name for h in system.hypers.values() if _is_size(h) and not h.derived])
     done = {n for n, h in system.hypers.items() if not h.derived}
     waiting = [h for h in system.hypers.values() if h.derived]
+    derived = [h.name for h in waiting if _is_size(h)]
     while waiting:
         h = next(h for h in waiting if _reads(h.default) <= done)
         waiting.remove(h)
@@ -60,6 +62,17 @@ def settle(w: Writer, system: System) -> None:
         w(
             f"{h.name} = {constant(h.default, isinstance(h.value, int))} if {h.name} is None else {h.name}"
         )
+    _at_least_one(w, derived)
+
+
+def _is_size(h: Hyper) -> bool:
+    return h.static and isinstance(h.value, int) and not isinstance(h.value, bool)
+
+
+def _at_least_one(w: Writer, names: list[str]) -> None:
+    for name in names:
+        with w.block(f"if {name} < 1:"):
+            w(f'raise ValueError(f"{name} = {{{name}}} must be at least 1")')
 
 
 def _reads(e: Expr) -> set[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from nlc.backends.reference.file import (
     attribute_name,
     attribute_path,
     class_name,
     close_file,
-    docstring,
     open_file,
+    title,
     write_let,
 )
 from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr
-from nlc.ir.program import Let, Loop, Program, Return, Slot
+from nlc.ir.program import Guard, Let, Loop, Program, Return, Slot
 from nlc.ir.types import Dim, Like, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
@@ -29,7 +31,7 @@ def emit_module(program: Program, header: Header) -> str:
     body = Writer()
     emitter = _Module(program, header, body)
     emitter.write()
-    return close_file(file, emitter.printer, body, _IMPORTS, class_name(system.name))
+    return close_file(file, emitter.printer, body, _IMPORTS, class_name(system))
 
 
 class _Module:
@@ -49,7 +51,7 @@ class _Module:
         return self.hyper_names.get(base, base) + bracket + index
 
     def write(self) -> None:
-        w, name = self.w, class_name(self.system.name)
+        w, name = self.w, class_name(self.system)
         with w.block(f"class {name}(nn.Module):"):
             self._doc()
             w()
@@ -71,8 +73,7 @@ class _Module:
 
     def _doc(self) -> None:
         w, system = self.w, self.system
-        title = docstring(system.doc) or f"The system {system.name}."
-        lines = wrap(title, WIDTH - 8)
+        lines = wrap(title(system), WIDTH - 8)
         w('"""' + lines[0])
         for line in lines[1:]:
             w(line)
@@ -100,7 +101,7 @@ class _Module:
                 f'"""Where a stream starts, for inputs like ``{first}``; memories are held in float32 at least."""'
             )
             slots = self.program.slots
-            if any(s.kind == "level" for s in slots) or any(s.kind == "prev" for s in slots):
+            if any(s.kind in ("level", "anchor", "gathered", "prev") for s in slots):
                 w(f"dtype = torch.promote_types({first}.dtype, torch.float32)")
             if slots:
                 w(f"batch = {first}.shape[0]")
@@ -121,9 +122,11 @@ class _Module:
             return f"{first}.new_zeros({', '.join(['batch', past, *sizes])})"
         if s.kind == "cache":
             return f"{first}.new_zeros({', '.join(['batch', '0', *sizes])})"
+        if s.init is not None and s.init.op == "state":  # starts where another level starts
+            return self._fresh(next(x for x in self.program.slots if x.key == s.init.attr[0]))
         shape = ", ".join(["batch", *sizes])
         if s.learned:
-            return f"{attribute_path(s.key)}.init.to(dtype).expand({shape})"
+            return f"{attribute_path(s.of or s.key)}.init.to(dtype).expand({shape})"
         if s.init is None:
             return f"{first}.new_zeros({shape}, dtype=dtype)"
         if s.init.op == "num" or (s.init.op == "neg" and s.init.args[0].op == "num"):
@@ -208,9 +211,6 @@ class _Module:
             w(f'{s.var} = state["{s.key}"]')
 
     def _let(self, let: Let) -> None:
-        if let.expr.op == "ticks":
-            self._ticks(let)
-            return
         if let.expr.op == "conv":
             self._conv(let)
             return
@@ -218,13 +218,6 @@ class _Module:
             self._conv_step(let)
             return
         write_let(self.w, let, self.printer, self.header, self._fresh_name)
-
-    def _ticks(self, let: Let) -> None:
-        """Positions as floating point numbers, for int / int would fall back to torch's default dtype."""
-        w, first, end = self.w, self.first, let.names[1]
-        w(f"dtype = torch.promote_types({first}.dtype, torch.float32)")
-        w(f"{let.names[0]} = {end} + {self.printer(let.expr)}", let.note)
-        w(f"{end} = {end} + {first}.shape[1]")
 
     def _conv(self, let: Let) -> None:
         write_let(self.w, let, self.printer, self.header, self._fresh_name)
@@ -264,16 +257,35 @@ class _Module:
         w = self.w
         for outer in loop.collects:
             w(f"{outer} = []")
+        if loop.counter:
+            start = next(s for s in self.program.slots if s.kind == "tick")
+            w(f"{loop.counter} = int({start.var})", "tokens seen so far")
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
             self._loop_head(loop)
             w.depth += 1
-            for let in loop.body:
-                self._let(let)
+            if loop.counter:
+                w(f"{loop.counter} += 1")
+            for when, lets in groupby(loop.body, key=lambda x: x.when):
+                if when is None:
+                    for let in lets:
+                        self._let(let)
+                    continue
+                with w.block(f"if {self._ends(when, loop.counter)}:"):
+                    for let in lets:
+                        self._let(let)
             for outer, name in loop.collects.items():
                 w(f"{outer}.append({name})")
             w.depth -= 1
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
+
+    def _ends(self, when: Guard, counter: str) -> str:
+        """Whether this tick is the last (or the first) of a period."""
+        size = self.printer.size(when.period)
+        size = f"({size})" if " " in size else size
+        return (
+            f"{counter} % {size} == 0" if when.phase == "end" else f"({counter} - 1) % {size} == 0"
+        )
 
     def _loop_head(self, loop: Loop) -> None:
         """``for k_t, v_t in ticks(S.dtype, k, v):``, over as many lines as it needs."""

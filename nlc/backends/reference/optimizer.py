@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import class_name, close_file, docstring, open_file, write_let
+from nlc.backends.reference.file import class_name, close_file, open_file, title, write_let
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr
@@ -24,7 +26,7 @@ def emit_optimizer(program: Program, header: Header) -> str:
     open_file(file, program.system, header, program.about)
     emitter = _Optimizer(program, header, body)
     emitter.write()
-    return close_file(file, emitter.printer, body, _IMPORTS, class_name(program.system.name))
+    return close_file(file, emitter.printer, body, _IMPORTS, class_name(program.system))
 
 
 class _Optimizer:
@@ -45,7 +47,7 @@ class _Optimizer:
 
     def write(self) -> None:
         w = self.w
-        with w.block(f"class {class_name(self.system.name)}(Optimizer):"):
+        with w.block(f"class {class_name(self.system)}(Optimizer):"):
             self._doc()
             w()
             self._init()
@@ -59,9 +61,7 @@ class _Optimizer:
 
     def _doc(self) -> None:
         w, system = self.w, self.system
-        for i, line in enumerate(
-            wrap(docstring(system.doc) or f"The system {system.name}.", WIDTH - 8)
-        ):
+        for i, line in enumerate(wrap(title(system), WIDTH - 8)):
             w(('"""' if i == 0 else "") + line)
         w()
         w("Args:")
@@ -115,7 +115,7 @@ class _Optimizer:
                             f'kind = "complex parameters" if {W}.is_complex() else "sparse gradients"'
                         )
                         w(
-                            f'raise RuntimeError(f"{class_name(self.system.name)} does not take {{kind}}")'
+                            f'raise RuntimeError(f"{class_name(self.system)} does not take {{kind}}")'
                         )
                     g = f'-{W}.grad if group["maximize"] else {W}.grad'
                     if self.kept:
@@ -177,13 +177,25 @@ class _Optimizer:
                 self.printer.numbers.add(s.var)
             else:
                 w(f'{s.var} = state["{s.key}"]')
-        for let in self.program.lets():
-            self._let(let)
+        tick = next((s.var for s in self.kept if s.kind == "tick"), "")
+        for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
+            if when is None:
+                for let in lets:
+                    self._let(let)
+                continue
+            size = self.printer.size(when.period)
+            with w.block(f"if {tick if when.phase == 'end' else f'({tick} - 1)'} % {size} == 0:"):
+                for let in lets:
+                    self._let(let)
         for s in self.kept:
             w(f'state["{s.key}"] = {s.var}')
         w.depth -= 1
 
     def _let(self, let: Let) -> None:
+        W = self.trained.var
+        if let.expr.op == "var" and let.expr.attr == W and let.names != (W,):
+            self.w(f"{let.names[0]} = {W}.clone()", let.note)  # W itself is changed in place
+            return
         if let.names == (self.trained.var,):
             expr = let.expr
             name = f"{self.trained.var}_next"

@@ -8,9 +8,24 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS
 from nlc.ir.shapes import ShapeError
 from nlc.ir.show import show
-from nlc.ir.system import Module, System
+from nlc.ir.system import Level, Module, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 from nlc.passes.infer.solver import Solver, Unknown
+
+
+def never_learns(level: Level, report: Report) -> None:
+    """The objective does not depend on the state."""
+    report.add(
+        "NLC502",
+        f"level `{level.name}` can never learn: its objective does not depend on `{level.name}`",
+        level.objective.span or level.span,
+        f"d(objective)/d{level.name} = 0",
+        related=[Label(level.keys.get("memory", level.span), "the state this level updates")],
+        helps=[
+            "use the state in the prediction, for example "
+            f"`0.5 * sqnorm({level.name}(key) - value)`"
+        ],
+    )
 
 
 class ShapesOf:
@@ -28,6 +43,8 @@ class ShapesOf:
         self.flow: dict[str, object] = {}
         self.module: dict[str, tuple[Dim | None, object]] = {}
         self.failed: set[int] = set()
+        self.blamed: set[tuple[str, ...]] = set()
+        self.objectives: list[tuple[Level, object]] = []
         self.assumed: list[tuple[Dim, Dim, Span]] = []
         self.states = system.states
 
@@ -48,8 +65,12 @@ class ShapesOf:
                 declared = first.dims if self._of(e) is not None and not first.head else None
             shape = self._of(e)
             if declared is not None and shape is not None:
-                self._expect(e, shape, declared, f"output `{name}` is {{}}")
+                self._expect(e, shape, declared, f"output `{name}`")
         self.solver.solve(self._blame)
+        for level, shape in self.objectives:
+            self._objective(level, shape)
+        if self.report.has_errors:
+            return  # an open width may follow from a mistake
         for path, (_, shape) in self.module.items():
             if isinstance(self.solver.view(shape), Unknown) or self._open(shape):
                 self._no_width(self.system.modules[path])
@@ -148,14 +169,22 @@ class ShapesOf:
 
     def _level(self, level) -> None:
         if level.objective is not None and (shape := self._of(level.objective)) is not None:
-            self._objective(level, shape)
+            self.objectives.append((level, shape))
+            if not any(n.op == "state" and n.attr[1] == "var" for n in walk(level.objective)):
+                never_learns(level, self.report)
         parts = [("retain", level.retain), ("toward", level.toward), ("project", level.project)]
         parts += list(level.rule.args.items()) if level.rule else []
         for key, e in parts:
             shape = self._of(e) if e is not None else None
-            if shape is not None and key != "exact" and e.op != "initial":  # a switch, each state's own
+            if (
+                shape is not None and key != "exact" and e.op != "initial"
+            ):  # a switch, each state's own
                 for state in level.states:
-                    self._gate(key, e, shape, state.dims)
+                    self._gate(level, key, e, shape, state)
+        if level.reset is not None and level.reset.to is not None:
+            to = level.reset.to
+            if (shape := self._of(to)) is not None and self.solver.view(shape) != ():
+                self._expect(to, shape, level.states[0].dims, f"level `{level.name}` is {{}}")
         for state in level.states:
             e = (level.update or {}).get(state.name)
             if (
@@ -163,13 +192,14 @@ class ShapesOf:
                 and (shape := self._of(e)) is not None
                 and self.solver.view(shape) != ()
             ):
-                self._expect(e, shape, state.dims, f"state `{state.name}` is {{}}")
+                self._expect(e, shape, state.dims, f"state `{state.name}`", state.span)
             if (
                 state.init is not None
                 and (shape := self._of(state.init)) is not None
                 and self.solver.view(shape) != ()
             ):
-                self._expect(state.init, shape, state.dims, f"state `{state.name}` is {{}}")
+                what = f"state `{state.name}`"
+                self._expect(state.init, shape, state.dims, what, state.span)
 
     def _objective(self, level, shape) -> None:
         try:
@@ -186,9 +216,9 @@ class ShapesOf:
                 ],
             )
 
-    def _gate(self, key: str, e: Expr, shape, state: Dims) -> None:
+    def _gate(self, level: Level, key: str, e: Expr, shape, of: State) -> None:
         """A scalar, ``per_key``/``per_value`` or memory-shaped (language §3); what is open becomes a scalar."""
-        solver = self.solver
+        solver, state = self.solver, of.dims
         if not solver.known(shape):
             solver.bind(shape, ())
         dims = solver.view(shape)
@@ -198,31 +228,47 @@ class ShapesOf:
             if dims and len(dims) == 1 == len(state) and key != "toward" and dims != state:
                 raise ShapeError("not the state's shape")
         except ShapeError:
-            helps = (
-                [
-                    "write `per_key(…)` for a factor a key channel, `per_value(…)` for one a value channel"
-                ]
-                if len(dims) == 1
-                else []
-            )
-            self.report.add(
-                "NLC306",
-                f"`{key}` does not fit the state",
-                e.span,
-                f"this is {self.sized(dims)}, the state is {self.sized(state)}",
-                helps=helps,
-            )
+            self._misfit(level, key, e, dims, of)
 
-    def _expect(self, e: Expr, shape, wanted: Dims, text: str) -> None:
+    def _misfit(self, level: Level, key: str, e: Expr, dims: Dims, of: State) -> None:
+        helps = ["a bare gate is a scalar"]
+        if len(of.dims) == 2:
+            rows, columns = (self.sized((d,)) for d in of.dims)
+            helps += [f"`per_key(…)` takes {columns}, `per_value(…)` takes {rows}"]
+        self.report.add(
+            "NLC306",
+            f"`{key}` does not fit the state of level `{level.name}`",
+            e.span or level.span,
+            f"this is {self.sized(dims)}",
+            related=[Label(of.span, f"`{of.name}` is {self.sized(of.dims)}")],
+            helps=helps,
+        )
+
+    def _expect(
+        self, e: Expr, shape, wanted: Dims, what: str, declared: Span | None = None
+    ) -> None:
+        """``what`` is declared with a shape, at ``declared`` if that is a place of its own."""
         before = len(self.solver.assumed)
         try:
             self.solver.same(shape, wanted)
         except ShapeError:
+            said, helps = f"{what} is {self.sized(wanted)}", []
+            if e.op == "state" and (
+                read := self.system.levels[self.states[e.attr[0]].level].memory.read
+            ):
+                helps = [f"read it with a query: `{e.span.quote()}(q)`"] if read and e.span else []
+            notes = []
+            if declared is None and not self.system.outputs:
+                notes = ["without `outputs`, the output has the shape of the first input"]
             self.report.add(
                 "NLC301",
-                "shapes do not match",
-                e.span,
-                f"this is {self.sized(self.solver.view(shape))}, but {text.format(self.sized(wanted))}",
+                f"`{_quoted(e)}` does not have the shape of {what}",
+                e.span or self.system.span,
+                f"this is {self.sized(self.solver.view(shape))}"
+                + ("" if declared else f", but {said}"),
+                related=[Label(declared, said)] if declared else [],
+                notes=notes,
+                helps=helps,
             )
         for a, b in self.solver.assumed[before:]:
             self.assumed.append((a, b, e.span))
@@ -249,32 +295,69 @@ class ShapesOf:
         )
 
     def _blame(self, node: Expr, mistake: ShapeError) -> None:
-        at = (
-            node.args[mistake.operand]
-            if mistake.operand is not None and mistake.operand < len(node.args)
-            else node
-        )
-        facts = []
+        at = node
+        if mistake.operand is not None and mistake.operand < len(node.args):
+            at = node.args[mistake.operand]
+        states = [str(a.attr[0]) for a in node.args if a.op == "state"]
+        same = (node.op, *states[:1], mistake.message)
+        if states and same in self.blamed:
+            return  # one declaration, wrong for all its uses
+        self.blamed.add(same)
+        related, notes = [], []
         for a in node.args:
             shape = self.shape.get(id(a))
-            if shape is not None and a.span and a.op not in ("num",):
-                facts.append(f"`{show(a)}` is {self.sized(self.solver.view(shape))}")
-        related = [
-            Label(
-                flow.span, f"`{flow.name}` is {self.sized(self.solver.view(self.flow[flow.name]))}"
-            )
-            for a in node.args
-            if a.op == "flow" and (flow := self.system.flows.get(a.attr)) and a.attr in self.flow
-        ]
+            if shape is None or a.span is None or a.op == "num":
+                continue
+            fact = f"`{self._called(a)}` is {self.sized(self.solver.view(shape))}"
+            place = self._declared(a)
+            if place is None:
+                notes.append(fact)
+            elif all(label.text != fact for label in related):
+                related.append(Label(place, fact))
+        label, help = self._query(node) or (mistake.message, mistake.help)
         self.report.add(
             "NLC301",
-            f"shapes do not match in `{show(node)}`",
+            f"shapes do not match in `{_quoted(node)}`",
             at.span or node.span or self.system.span,
-            mistake.message,
-            related=related[:2],
-            notes=facts,
-            helps=[mistake.help] if mistake.help else [],
+            label,
+            related=related,
+            notes=notes,
+            helps=[help] if help else [],
         )
+
+    def _query(self, node: Expr) -> tuple[str, str] | None:
+        """What to say of a matrix that is read with a query of another size: label and help."""
+        matrix, *query = (self.solver.view(self.shape.get(id(a), ())) for a in node.args)
+        state = node.args[0] if node.op == "matmul" else None
+        if state is None or state.op != "state" or len(matrix) != 2 or len(query[0]) != 1:
+            return None
+        name = state.attr[0]
+        label = f"`{name}` takes {self.sized(matrix[1:])}, this is {self.sized(query[0])}"
+        if (
+            matrix[0] != query[0][0]
+            or self.system.levels[self.states[name].level].memory.kind != "matrix"
+        ):
+            return label, ""
+        return (
+            label,
+            f"for keys of {self.sized(query[0])} declare `matrix({matrix[1]}, {matrix[0]})`",
+        )
+
+    def _declared(self, e: Expr) -> Span | None:
+        """Where the shape of a name is said."""
+        system = self.system
+        if e.op == "flow" and e.attr in system.flows:
+            return system.flows[e.attr].span
+        if e.op == "state" and e.attr[0] in self.states:
+            return self.states[e.attr[0]].span
+        if e.op == "input" and e.attr in system.inputs:
+            return system.inputs[e.attr].span
+        return (
+            system.weights[e.attr].span if e.op == "weight" and e.attr in system.weights else None
+        )
+
+    def _called(self, e: Expr) -> str:
+        return str(e.attr[0]) if e.op == "state" else _quoted(e)
 
     def _open(self, shape) -> bool:
         dims = self.solver.view(shape)
@@ -290,6 +373,10 @@ class ShapesOf:
             f"nothing that reads `{module.path.rsplit('.', 1)[0]}` fixes it",
             helps=["state it: `linear(x, n)`"],
         )
+
+
+def _quoted(e: Expr) -> str:
+    return (e.span.quote() if e.span is not None else "") or show(e)
 
 
 def _polynomial(e: Expr) -> Dim | None:

@@ -215,9 +215,12 @@ class Solver(Shapes):
         shapes = [self.view(a) for a in (*w.args, w.result) if self.known(a) and self.view(a) != ()]
         if not shapes:
             return False
+        vector = all(len(s) == 1 and not isinstance(s[0], Like) for s in shapes)
         for a in w.args:
-            if not self.known(a):
-                self.bind(a, shapes[0])
+            if not self.known(
+                a
+            ):  # a width can be a vector's; beside a matrix it can only be a gate
+                self.bind(a, shapes[0] if vector else ())
         return True
 
     def _alike(self, w: Waiting) -> bool:

@@ -24,12 +24,17 @@ class Gradients(Lowering):
     def program(self) -> Program:
         system = self.system
         ticks = self._ticks()
-        items = {n: Item(n, [f.expr]) for n, f in system.flows.items() if n in self._needed()}
+        items = {n: Item(n, [f.expr], STEP) for n, f in system.flows.items() if n in self._needed()}
         for level in system.levels.values():
             update = self.updates[level.name]
             items[f"step {level.name}"] = Item(
                 f"step {level.name}",
                 [*update.base.values(), *update.gradient.values(), *update.new.values()],
+                level.clock,
+            )
+        for key, (total, _) in self.totals.items():
+            items[f"gather {key}"] = Item(
+                f"gather {key}", [total.args[0]], total.args[0].type.clock
             )
         ordered, kept = schedule(items, system)
         body: list[Let] = []
@@ -45,6 +50,8 @@ class Gradients(Lowering):
         for item in ordered:
             if item.name.startswith("step "):
                 body += self.step(system.levels[item.name[5:]])
+            elif item.name.startswith("gather "):
+                body += self.gather(item.name[7:])
             else:
                 flow = system.flows[item.name]
                 body.append(
@@ -60,8 +67,10 @@ class Gradients(Lowering):
             for level in system.levels.values()
             for s in level.states
         ]
-        lets = share([*body, *self.ends], self.names)
-        return Program(system, (*slots, *self.past, *ticks), (*lets, Return({}, {})), self.inputs)
+        lets = share([*self.opening(), *body, *self.closing(), *self.ends], self.names)
+        return Program(
+            system, (*slots, *self.timed, *self.past, *ticks), (*lets, Return({}, {})), self.inputs
+        )
 
     def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
         """``prev(f)`` of a flow is a state of its own: last step's value, replaced at the end of the step."""
@@ -87,7 +96,7 @@ class Gradients(Lowering):
 
     def _ticks(self) -> list[Slot]:
         used = any(n.op == "index" for e in self._all() for n in walk(e))
-        if not used:
+        if not used and not self.guarded:
             return []
         name = self.names("t")
         kind = Type((), False, STEP, dtype="int")
@@ -97,6 +106,7 @@ class Gradients(Lowering):
 
     def _all(self) -> list[Expr]:
         out = [f.expr for f in self.system.flows.values()]
+        out += [total.args[0] for total, _ in self.totals.values()]
         for u in self.updates.values():
             out += [*u.base.values(), *u.gradient.values(), *u.new.values()]
         return out
@@ -108,6 +118,7 @@ class Gradients(Lowering):
             for u in self.updates.values()
             for e in (*u.base.values(), *u.gradient.values(), *u.new.values())
         ]
+        stack += [total.args[0] for total, _ in self.totals.values()]
         while stack:
             for n in walk(stack.pop()):
                 if n.op == "flow" and n.attr not in seen:

@@ -9,20 +9,24 @@ import networkx as nx
 
 from nlc.ir.expr import Expr
 from nlc.ir.system import System
+from nlc.ir.types import Clock
 
 
 @dataclass(eq=False)
 class Item:
-    """Something to compute in one tick: a flow, a level's step (``step L``), or a value to collect."""
+    """Something to compute in one tick: a flow, a level's step (``step L``), what a slow level gathers
+    (``gather …``), or a value to collect."""
 
     name: str
     exprs: list[Expr]
+    clock: Clock  # when it happens: what it reads of something slower than that is held
 
 
 def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[str]]:
     """Items in an order in which each finds what it reads, and the states whose old value must be kept.
 
-    Reading a state before the tick asks to come before that state's step; where that cannot be, the value is kept.
+    Reading a state before the tick, or one that is held, asks to come before that state's step; where that cannot
+    be, the value is kept.
     """
     graph = nx.DiGraph()
     graph.add_nodes_from(items)
@@ -33,11 +37,14 @@ def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[st
             for node in _tick(e):
                 if node.op == "flow" and node.attr in items:
                     graph.add_edge(node.attr, name)
+                elif node.op == "gathered":
+                    graph.add_edge(f"gather {node.attr}", name)
                 elif node.op == "state":
                     step = f"step {owner[node.attr[0]]}"
-                    if node.attr[1] == "now" and step in items and step != name:
+                    held = item.clock.faster(system.levels[owner[node.attr[0]]].clock)
+                    if node.attr[1] == "now" and step in items and step != name and not held:
                         graph.add_edge(step, name)
-                    elif node.attr[1] == "prev" and step != name:
+                    elif (node.attr[1] == "prev" or held) and step != name:
                         wishes.append((name, step, node.attr[0]))
     kept = set()
     for name, step, state in wishes:

@@ -22,7 +22,8 @@ class Tokens(Lowering):
 
     def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
         super().__init__(system, updates, reserved)
-        self.recurrence = Recurrence(system, updates)
+        inner = [total.args[0] for total, _ in self.totals.values()]
+        self.recurrence = Recurrence(system, self.updates, inner)
         self.before: list[Let] = []
         self.after: list[Let] = []
         self.items: dict[str, Item] = {}
@@ -49,7 +50,11 @@ class Tokens(Lowering):
             if level.name in self.updates:
                 u = self.updates[level.name]
                 exprs = [*u.base.values(), *u.gradient.values(), *u.new.values()]
-                self.items[f"step {level.name}"] = Item(f"step {level.name}", exprs)
+                self.items[f"step {level.name}"] = Item(f"step {level.name}", exprs, level.clock)
+        for key, (total, _) in self.totals.items():
+            self.items[f"gather {key}"] = Item(
+                f"gather {key}", [total.args[0]], total.args[0].type.clock
+            )
         for name in self._needed():  # in the order of the spec
             if not self.recurrence.flow(name):
                 self._flow(name)
@@ -88,7 +93,7 @@ class Tokens(Lowering):
             if level.name in self.updates
             for s in level.states
         ]
-        self.slots = levels + self.slots
+        self.slots = levels + self.timed + self.slots
 
     def _ticks(self) -> None:
         parts = [f.expr for f in self.system.flows.values()] + list(self.system.output.values())
@@ -97,25 +102,23 @@ class Tokens(Lowering):
             for item in self.updates.values()
             for e in (*item.base.values(), *item.gradient.values(), *item.new.values())
         ]
-        used = {n.attr for e in parts for n in walk(e) if n.op == "index"}
-        if any(what in ("pos", "t") for what, _ in used):
-            pos, kind = self.names("pos"), Type((), False, TOKEN, dtype="int")
-            self.slots.append(
-                Slot("pos", self.names("pos_end"), "tick", Type((), False, NEVER, dtype="int"))
-            )
-            self.before.append(
-                Let(
-                    (pos, self.slots[-1].var),
-                    Expr("ticks", (), "pos", kind),
-                    "positions in the stream",
-                )
-            )
-            here = self.var(pos, kind)
+        used = {n.attr for e in parts for n in walk(e) if n.op == "index" and n.attr[0] != "head"}
+        if not used and not self.guarded:
+            return
+        whole = Type((), False, NEVER, dtype="int")
+        end = Slot("pos", self.names("pos_end"), "tick", whole)
+        self.slots.append(end)
+        seen = self.var(end.var, whole)
+        if used:
+            kind = Type((), False, TOKEN, dtype="int")
+            here = self.var(self.names("pos"), kind)
+            now = Expr("positions", (seen,), None, kind)
+            self.before.append(Let((str(here.attr),), now, "positions in the stream"))
             for what, level in used:
-                if what == "pos":
-                    self.vars[Expr("index", (), ("pos", level))] = here
-                elif what == "t":
-                    self.vars[Expr("index", (), ("t", level))] = add(here, num(1))
+                self.vars[Expr("index", (), (what, level))] = (
+                    here if what == "pos" else add(here, num(1))
+                )
+        self.after.append(Let((end.var,), Expr("advance", (seen,), None, whole)))
 
     # -------------------------------------------------------------------------------------------- before
 
@@ -200,7 +203,7 @@ class Tokens(Lowering):
                 return
             self.before.append(Let((self.flow_vars[name],), e, "", flow.span))
         elif name in self.recurrence.feedback:
-            self.items[name] = Item(name, [flow.expr])
+            self.items[name] = Item(name, [flow.expr], TOKEN)
         else:
             e = self._after(flow.expr, name)
             self.after.append(Let((self.flow_vars[name],), e, "", flow.span))
@@ -263,7 +266,7 @@ class Tokens(Lowering):
         """A value computed in the loop and gathered over its ticks."""
         if e not in self.hoisted:
             name = self.names(describe(self.program_expr(e)))
-            self.items[f"collect {name}"] = Item(f"collect {name}", [e])
+            self.items[f"collect {name}"] = Item(f"collect {name}", [e], TOKEN)
             inner = self.names(f"{name}_t")
             self.collects[name] = inner
             self.hoisted[e] = self.var(name, e.type.at(TOKEN))
@@ -290,11 +293,12 @@ class Tokens(Lowering):
             )
         for item in ordered:
             body += self._in_loop(item)
-        body = self._without_aliases(share([*body, *self.ends], self.names))
+        body = [*self.opening(), *body, *self.closing(), *self.ends]
+        body = self._without_aliases(share(body, self.names))
         inner: dict[str, str] = {}
         assigned = {n for x in body for n in x.names}
         carries = [v for n, v in self.state_vars.items() if self._owner(n) in self.updates]
-        carries += self.carries
+        carries += [*self.carries, *(s.var for s in self.timed)]
         for x in body:
             for n in walk(x.expr):
                 if (
@@ -318,7 +322,8 @@ class Tokens(Lowering):
             )
             for x in body
         ]
-        return Loop(TOKEN, tuple(carries), inner, tuple(body), dict(self.collects))
+        counter = self.names("count") if self.guarded else None
+        return Loop(TOKEN, tuple(carries), inner, tuple(body), dict(self.collects), counter)
 
     def _without_aliases(self, body: list[Let]) -> list[Let]:
         """A collected value that sharing has named already is collected under that name."""
@@ -342,6 +347,8 @@ class Tokens(Lowering):
     def _in_loop(self, item: Item) -> list[Let]:
         if item.name.startswith("step "):
             return self.step(self.system.levels[item.name[5:]])
+        if item.name.startswith("gather "):
+            return self.gather(item.name[7:])
         e, lets = item.exprs[0], []
         span = self.system.flows[item.name].span if item.name in self.system.flows else e.span
         value = self.translate(e, item.name, lets)

@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import nearest
-from nlc.ir.expr import Expr
+from nlc.base.diagnostics import Fix, nearest
+from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.system import Memory, State
 from nlc.ir.types import Dim, Dims, Like
-from nlc.lib.memories import MEMORIES, MemoryKind
-from nlc.passes.resolve.terms import Place, Terms
+from nlc.lib.memories import LATER, MEMORIES, MemoryKind
+from nlc.passes.resolve.arguments import Bound, bind
+from nlc.passes.resolve.constants import size
+from nlc.passes.resolve.scope import CONTEXTS, TRAINED
+from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.math import parse_text
 from nlc.syntax.tree import LevelTree, MemoryTree
-
-TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
 
 
 def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
     """None after a mistake. Init expressions are not resolved here: they may read other levels."""
-    scope = terms.scope
+    scope, tree = terms.scope, level.memory
     if scope.gradients and level.name == TRAINED:
-        if level.memory is not None:
+        if "memory" in level.keys:
             scope.report.add(
                 "NLC105",
-                f"level `{TRAINED}` is the trained tensor itself",
-                level.keys.get("memory", level.span),
-                "it takes no memory of its own",
+                f"level `{TRAINED}` has no `memory`: it is the trained tensor itself",
+                level.keys["memory"],
+                "",
+                helps=["remove this key"],
             )
             return None
-        return Memory(
-            "trained",
-            (State(TRAINED, TRAINED, (Like(TRAINED),), level.span),),
-            text="the trained tensor",
-        )
-    tree = level.memory
+        state = State(TRAINED, TRAINED, (Like(TRAINED),), level.span)
+        return Memory("trained", (state,), text="the trained tensor")
     if tree is None:
         if "memory" not in level.keys:
+            example = f"like({TRAINED})" if scope.gradients else "matrix(dv, dk)"
             scope.report.add(
                 "NLC102",
-                f"level `{level.name}` has no `memory`",
+                f"level `{level.name}` has no `memory`, which is required",
                 level.span,
-                "required here",
-                helps=["for example `memory: matrix(dv, dk)`"],
+                "what does it store?",
+                helps=[f"for example `memory: {example}`"],
             )
         return None
     return _called(level, tree, terms) if tree.call is not None else _inline(level, tree, terms)
@@ -48,41 +47,35 @@ def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
 
 def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
     scope, call = terms.scope, tree.call
-    name = (
-        call.args[0].attr
-        if call.op == "call" and call.args[0].op == "name"
-        else call.attr
-        if call.op == "name"
-        else None
-    )
     if call.op == "error":
         return None
+    named = call.args[0] if call.op == "call" else call
+    name = named.attr if named.op == "name" else None
     kind = MEMORIES.get(name) if isinstance(name, str) else None
+    if name in LATER:
+        scope.later(f"the memory `{name}`", named.span)
+        return None
     if kind is None:
-        if name in ("mlp", "gram"):
-            scope.later(f"the memory `{name}`", call.span)
-            return None
-        close = nearest(str(name or show(call)), MEMORIES)
+        close = nearest(str(name or ""), MEMORIES)
         scope.report.add(
             "NLC202",
-            f"there is no memory `{show(call) if name is None else name}`",
-            call.span,
+            f"there is no memory `{quoted(named)}`",
+            named.span,
             f"did you mean `{close}`?" if close else "not a memory of the language",
-            notes=[f"memories: {', '.join(MEMORIES)}, or inline: {{W: [n, n], read(z): W @ z}}"],
+            notes=[f"memories: {', '.join(MEMORIES)}"],
+            helps=[] if close else ["or write it out: `{W: [n, n], read(z): W @ z}`"],
+            fix=Fix(named.span, close) if close else None,
         )
         return None
     if kind.context and (kind.context == "gradients") != scope.gradients:
         scope.report.add(
             "NLC404",
-            f"`{name}` belongs to {kind.context} systems",
-            call.span,
-            f"this is a {scope.tree.context.text} system",
+            f"the memory `{name}` belongs to {CONTEXTS[kind.context]} systems",
+            named.span,
+            f"this is {scope.context}",
         )
         return None
-    given = call.args[1:] if call.op == "call" else ()
-    bound = terms.bind(
-        kind.params, given, (call.attr or ()) if call.op == "call" else (), call, kind.name
-    )
+    bound = bind(scope.report, kind.params, call, kind.name)
     if bound is None:
         return None
     if kind.name == "cache":
@@ -91,17 +84,16 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
 
 
 def _from_kind(
-    level: LevelTree, kind: MemoryKind, bound, terms: Terms, call: Expr, tree: MemoryTree
+    level: LevelTree, kind: MemoryKind, bound: Bound, terms: Terms, call: Expr, tree: MemoryTree
 ) -> Memory | None:
+    dtype = tree.dtype.text if tree.dtype else None
     states = []
     for suffix, shape in kind.states.items():
         dims = _shape(parse_text(shape), bound, terms)
         if dims is None:
             return None
         name = f"{level.name}.{suffix}" if suffix else level.name
-        states.append(
-            State(name, level.name, dims, call.span, dtype=tree.dtype.text if tree.dtype else None)
-        )
+        states.append(State(name, level.name, dims, call.span, dtype=dtype))
     read, params = None, ()
     if kind.read:
         params = ("z",)
@@ -110,83 +102,69 @@ def _from_kind(
     return Memory(kind.name, tuple(states), params, read, text=show(call))
 
 
-def _shape(shape: Expr, bound: dict[str, Expr | None], terms: Terms) -> Dims | None:
+def _shape(shape: Expr, bound: Bound, terms: Terms) -> Dims | None:
     """A kind's shape text at the arguments of this call."""
     if shape.op == "list":
-        out = []
-        for e in shape.args:
-            dim = terms.scope.size(bound.get(e.attr, e) if e.op == "name" else e, "a size")
-            if dim is None:
-                return None
-            out.append(dim)
-        return tuple(out)
+        return sizes(terms, tuple(bound[e.attr] for e in shape.args))
     function, target = shape.args[0].attr, bound["W"]
     if target.op != "name" or target.attr != TRAINED:
-        terms.scope.report.add(
-            "NLC206",
-            f"`{function}` takes the trained tensor",
-            target.span,
-            f"write `{function}({TRAINED})`",
-        )
+        label = f"write `{function}({TRAINED})`"
+        terms.say("NLC206", f"`{function}` takes the trained tensor, `{TRAINED}`", target, label)
         return None
-    return {
-        "like": (Like(TRAINED),),
-        "rows": (Dim.of(f"rows({TRAINED})"),),
-        "cols": (Dim.of(f"cols({TRAINED})"),),
-    }[function]
+    if function == "like":
+        return (Like(TRAINED),)
+    return (Dim.of(f"{function}({TRAINED})"),)
 
 
-def _cache(level: LevelTree, bound, terms: Terms, call: Expr) -> Memory | None:
+def sizes(terms: Terms, items: tuple[Expr, ...]) -> Dims | None:
+    """Expressions as sizes; all of them are looked at before a mistake counts."""
+    dims = [size(terms.scope, e, "a size") for e in items]
+    return None if None in dims else tuple(dims)
+
+
+def _cache(level: LevelTree, bound: Bound, terms: Terms, call: Expr) -> Memory | None:
+    scope = terms.scope
     options: dict[str, object] = {}
-    window = bound.get("window")
-    if window is not None and not (window.op == "name" and window.attr == "none"):
-        options["window"] = terms.scope.size(window, "a window")
-        if options["window"] is None:
-            return None
-    if bound.get("scale") is not None:
+    if bound["window"] is not None:
+        options["window"] = size(scope, bound["window"], "a window")
+    if bound["scale"] is not None:
         options["scale"] = terms.resolve(bound["scale"], Place(f"{level.name}.scale"))
     for key in ("key", "value"):
-        if getattr(level, key) is None and key not in level.keys:
-            terms.scope.report.add(
+        if key not in level.keys:
+            scope.report.add(
                 "NLC102",
-                f"level `{level.name}` has no `{key}`",
+                f"level `{level.name}` has no `{key}`, which a cache needs",
                 level.span,
                 "a cache stores keys and values",
+                helps=[f"for example `{key}: linear(x)`"],
             )
-            return None
+        scope.read(f"{level.name}.{key}", "")
+    if "key" not in level.keys or "value" not in level.keys or options.get("window", 0) is None:
+        return None
     return Memory("cache", (), ("q",), None, options, show(call))
 
 
 def _inline(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
     """``{W: [n, n], b: [n], read(z): z + layernorm(W @ z + b)}``"""
-    scope, states = terms.scope, []
+    dtype = tree.dtype.text if tree.dtype else None
+    states, sound = [], tree.read is not None
     for item in tree.fields:
-        if item.expr.op != "list":
-            scope.report.add(
-                "NLC103",
-                f"`{item.name}` needs a shape",
-                item.expr.span or item.span,
-                "write a list such as `[n, n]`",
-            )
-            return None
-        dims = tuple(scope.size(e, "a size") for e in item.expr.args)
-        if None in dims:
-            return None
-        states.append(
-            State(
-                f"{level.name}.{item.name}",
-                level.name,
-                dims,
-                item.span,
-                dtype=tree.dtype.text if tree.dtype else None,
-            )
-        )
+        dims = sizes(terms, item.expr.args) if item.expr.op == "list" else None
+        if item.expr.op not in ("list", "error"):
+            label = "write a list such as `[n, n]`"
+            terms.say("NLC103", f"state `{item.name}` needs a list of sizes", item.expr, label)
+        sound = sound and dims is not None
+        name = f"{level.name}.{item.name}"
+        states.append(State(name, level.name, dims or (), item.span, dtype=dtype))
+    if not tree.fields:
+        return None
     read = None
     if tree.read is not None:
         bounds = [(f.name, Expr("self", (), f"{level.name}.{f.name}")) for f in tree.fields]
         bounds += [(p, Expr("param", (), p)) for p in tree.read_params]
         read = terms.resolve(tree.read, Place(f"{level.name}.read", bound=tuple(bounds)))
-        if any(n.op == "error" for n in (read, *read.args)):
-            read = None
+        sound = sound and all(n.op != "error" for n in walk(read))
     text = ", ".join(f"{f.name}: {show(f.expr)}" for f in tree.fields)
+    if not sound:
+        return None
     return Memory("inline", tuple(states), tree.read_params, read, text="{" + text + "}")

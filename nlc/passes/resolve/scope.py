@@ -1,29 +1,19 @@
-"""The names of a spec: who declares what, what the constants are worth, and which names were ever read."""
+"""The names of a spec: who declares what, who reads it, and what to say of a name that nobody declares."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from nlc.base.diagnostics import Fix, Label, Report, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
-from nlc.ir.show import show
 from nlc.ir.system import Hyper
-from nlc.ir.types import ONE, Clock, Dim, Number
-from nlc.syntax.tree import ClockTree, LetTree, LevelTree, SpecTree, WeightTree
+from nlc.ir.types import Dim
+from nlc.syntax.tree import LetTree, LevelTree, SpecTree, WeightTree
 
-RESERVED = ("t", "pos", "head", "g", "substep", "age")
-_MATH = {"exp": math.exp, "log": math.log, "sqrt": math.sqrt, "abs": abs, "tanh": math.tanh}
-_BINARY = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "pow": lambda a, b: a**b,
-}
-LARGEST = 2**40  # a size beyond it is a slip, and sizes must stay printable
+TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
+CONTEXTS = {"tokens": "token", "gradients": "gradient", "layers": "layer"}
+_SHOWN = 16  # names that a message lists
 
 
 def error(span: Span | None) -> Expr:
@@ -38,12 +28,15 @@ class Scope:
     tree: SpecTree
     report: Report
     hypers: dict[str, Hyper] = field(default_factory=dict)
+    inputs: set[str] = field(default_factory=set)
     lets: dict[str, LetTree] = field(default_factory=dict)
     levels: dict[str, LevelTree] = field(default_factory=dict)
     weights: dict[str, WeightTree] = field(default_factory=dict)
-    spans: dict[str, Span] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    static: set[str] = field(default_factory=set)
+    spans: dict[str, Span] = field(default_factory=dict)  # flows of levels too: `S.key`
+    readers: dict[str, set[str]] = field(default_factory=dict)  # name -> the places that read it
+    static: set[str] = field(default_factory=set)  # hypers that are fixed at construction
+    circular: set[str] = field(default_factory=set)  # hypers that are defined by themselves
+    blamed: set[Dim] = field(default_factory=set)  # sizes that are reported to be none
 
     def __post_init__(self) -> None:
         tree = self.tree
@@ -51,23 +44,64 @@ class Scope:
             self._declare(item.name, item.span)
         if tree.heads is not None:
             self._declare("heads", tree.keys.get("heads", tree.system.span))
-        for item in (*tree.inputs, *tree.weights, *tree.let, *tree.levels):
-            if self._declare(item.name, item.span):
-                if isinstance(item, LetTree):
-                    self.lets[item.name] = item
-                elif isinstance(item, LevelTree):
-                    self.levels[item.name] = item
-                elif isinstance(item, WeightTree):
-                    self.weights[item.name] = item
-        self.inputs = {item.name for item in tree.inputs}
-        self._hypers()
+        tables = (
+            (tree.inputs, None),
+            (tree.weights, self.weights),
+            (tree.let, self.lets),
+            (tree.levels, self.levels),
+        )
+        for items, table in tables:
+            for item in items:
+                if not self._declare(item.name, item.span):
+                    continue
+                if table is None:
+                    self.inputs.add(item.name)
+                else:
+                    table[item.name] = item  # type: ignore[index]
+        for level in self.levels.values():
+            self._flows(level)
 
     @property
     def gradients(self) -> bool:
         return self.tree.context.text != "tokens"
 
+    @property
+    def context(self) -> str:
+        """``a token system``, as messages call it."""
+        return f"a {CONTEXTS[self.tree.context.text]} system"
+
+    def kind(self, name: str) -> str:
+        tables = (
+            (self.levels, "level"),
+            (self.inputs, "input"),
+            (self.weights, "weight"),
+            (self.lets, "let"),
+        )
+        return next((kind for table, kind in tables if name in table), "hyper")
+
+    def own(self, level: str, name: str) -> Expr | None:
+        """A level's own flow of this name, as written."""
+        tree = self.levels[level]
+        if name in ("key", "value"):
+            return getattr(tree, name)
+        return next((let.expr for let in tree.let if let.name == name), None)
+
+    def flows(self, level: str) -> list[str]:
+        """The names of a level's own flows."""
+        tree = self.levels[level]
+        named = [k for k in ("key", "value") if getattr(tree, k) is not None]
+        return named + [let.name for let in tree.let]
+
+    def read(self, name: str, reader: str) -> None:
+        self.readers.setdefault(name, set()).add(reader)
+
+    # -------------------------------------------------------------------------------------------- declaring
+
     def _declare(self, name: str, span: Span) -> bool:
-        if name in self.spans:
+        if name not in self.spans:
+            self.spans[name] = span
+            return True
+        if self.spans[name] != span:
             self.report.add(
                 "NLC203",
                 f"`{name}` is defined twice",
@@ -76,249 +110,67 @@ class Scope:
                 related=[Label(self.spans[name], f"`{name}` is defined here")],
                 helps=["hypers, inputs, weights, lets and levels share one space of names"],
             )
-            return False
-        self.spans[name] = span
-        return True
+        return False
 
-    # -------------------------------------------------------------------------------------------- constants
-
-    def _hypers(self) -> None:
-        fields = {f.name: f for f in self.tree.hyper}
-        pending: list[str] = []
-
-        def settle(name: str) -> Hyper | None:
-            if name in self.hypers:
-                return self.hypers[name]
-            if name in pending:
-                cycle = " -> ".join([*pending[pending.index(name) :], name])
+    def _flows(self, level: LevelTree) -> None:
+        """The names of a level: its key and value, its lets, the states of an inline memory."""
+        for key in ("key", "value"):
+            if key in level.keys:
+                self.spans[f"{level.name}.{key}"] = level.keys[key]
+        fields = level.memory.fields if level.memory is not None else ()
+        for item in (*fields, *level.let):
+            if item.name in ("key", "value", "objective", level.name):
                 self.report.add(
-                    "NLC403", f"hyper `{name}` is defined by itself", fields[name].span, cycle
+                    "NLC203",
+                    f"`{item.name}` has a meaning of its own in level `{level.name}`",
+                    item.span,
+                    "the level itself" if item.name == level.name else f"`{item.name}:` of a level",
+                    helps=[f"choose another name, such as `{item.name}_1`"],
                 )
-                return None
-            pending.append(name)
-            item = fields[name]
-            default = self._constant(item.expr, settle, fields)
-            value = self._value(default)
-            self.hypers[name] = Hyper(name, default, value, item.span)
-            pending.pop()
-            return self.hypers[name]
-
-        if self.tree.heads is not None and "heads" not in fields:
-            from nlc.syntax.tree import Field
-
-            span = self.spans["heads"]
-            fields["heads"] = Field("heads", span, self.tree.heads)
-            self.static.add("heads")
-        for name in fields:
-            settle(name)
-
-    def _constant(self, e: Expr, settle, fields) -> Expr:
-        if e.op == "name":
-            if e.attr in fields:
-                settle(e.attr)
-                self.used.add(e.attr)
-                return Expr("hyper", (), e.attr, None, e.span)
-            self.not_defined(
-                e.attr, e.span, list(fields), "a hyper's default reads numbers and hypers"
-            )
-            return error(e.span)
-        if (
-            e.op == "call"
-            and e.args[0].op == "name"
-            and e.args[0].attr in _MATH
-            and len(e.args) == 2
-        ):
-            return Expr(
-                e.args[0].attr, (self._constant(e.args[1], settle, fields),), None, None, e.span
-            )
-        if e.op in ("num", "bool"):
-            return e
-        if e.op in (*_BINARY, "neg", "list"):
-            return Expr(
-                e.op, tuple(self._constant(a, settle, fields) for a in e.args), e.attr, None, e.span
-            )
-        if e.op == "index" and e.args[0].op == "name" and e.args[1].op == "num":
-            name = f"{e.args[0].attr}[{e.args[1].attr}]"
-            self.used.add(e.args[0].attr)
-            return Expr("hyper", (), name, None, e.span)
-        self.report.add(
-            "NLC206",
-            f"`{show(e)}` is not a constant",
-            e.span,
-            "a hyper is a number, a switch or a list of numbers",
-        )
-        return error(e.span)
-
-    def _value(self, e: Expr):
-        """What a constant comes to at the defaults; None if it cannot be said."""
-        try:
-            return self._evaluate(e)
-        except (ArithmeticError, ValueError, TypeError, KeyError):
-            if all(n.op != "error" for n in (e, *e.args)):
-                self.report.add(
-                    "NLC206", f"`{show(e)}` has no value", e.span, "undefined at the defaults"
-                )
-            return None
-
-    def _evaluate(self, e: Expr):
-        if e.op in ("num", "bool"):
-            return e.attr
-        if e.op == "hyper":
-            base, _, index = str(e.attr).partition("[")
-            value = self.hypers[base].value
-            return value[int(index[:-1])] if index else value
-        if e.op == "error":
-            raise KeyError(e)
-        args = [self._evaluate(a) for a in e.args]
-        if e.op == "list":
-            return args
-        if e.op == "neg":
-            return -args[0]
-        if e.op == "pow" and (abs(args[1]) > 64 or abs(args[0]) > LARGEST):
-            raise ArithmeticError("out of range")
-        value = _MATH[e.op](*args) if e.op in _MATH else _BINARY[e.op](*args)
-        return (
-            int(value)
-            if e.op == "div" and value == int(value) and isinstance(args[0], int)
-            else value
-        )
-
-    def default(self, dim: Dim) -> Fraction | None:
-        """A size at the default hypers."""
-        values = {}
-        for symbol in dim.symbols:
-            base, _, index = symbol.partition("[")
-            hyper = self.hypers.get(base)
-            value = hyper.value if hyper else None
-            if index and isinstance(value, list):
-                value = value[int(index[:-1])]
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                return None
-            values[symbol] = value
-        try:
-            return dim.evaluate(values)
-        except ZeroDivisionError:
-            return None
-
-    def size(self, e: Expr, what: str) -> Dim | None:
-        """An expression over hypers as an exact size, at least 1 and whole at the defaults."""
-        dim = self._dim(e, what)
-        if dim is None:
-            return None
-        value = self.default(dim)
-        if value is not None and (value.denominator != 1 or not 1 <= value <= LARGEST):
-            said = f"{dim} = {float(value):g}" if dim.constant is None else f"{float(value):g}"
-            self.report.add(
-                "NLC305",
-                f"{what} must be a whole number of at least 1",
-                e.span,
-                f"this is {said} at the default hypers",
-            )
-            return None
-        return dim
-
-    def _dim(self, e: Expr, what: str) -> Dim | None:
-        if e.op == "num" and isinstance(e.attr, int):
-            return Dim.of(e.attr)
-        if e.op == "name" and (e.attr in self.hypers):
-            self.used.add(e.attr)
-            self.static.add(e.attr)
-            return Dim.of(e.attr)
-        if (
-            e.op == "index"
-            and e.args[0].op == "name"
-            and e.args[0].attr in self.hypers
-            and e.args[1].op == "num"
-        ):
-            self.used.add(e.args[0].attr)
-            self.static.add(e.args[0].attr)
-            return Dim.of(f"{e.args[0].attr}[{e.args[1].attr}]")
-        if e.op in ("add", "sub", "mul", "div"):
-            a, b = (self._dim(x, what) for x in e.args)
-            if a is None or b is None:
-                return None
-            try:
-                return {"add": a.__add__, "sub": a.__sub__, "mul": a.__mul__, "div": a.__truediv__}[
-                    e.op
-                ](b)
-            except (ZeroDivisionError, ValueError):
-                self.report.add(
-                    "NLC206", f"{what} divides by more than one term", e.span, "not exact"
-                )
-                return None
-        if e.op == "name":
-            self.not_defined(
-                e.attr, e.span, list(self.hypers), f"{what} is made of numbers and hypers"
-            )
-        elif e.op != "error":
-            self.report.add(
-                "NLC206",
-                f"{what} is not a constant",
-                e.span,
-                "sizes are made of whole numbers and hypers",
-            )
-        return None
-
-    def clock(self, tree: ClockTree | None) -> Clock | None:
-        if tree is None:
-            return None
-        if tree.kind in ("infinite", "never"):
-            return Clock(tree.kind)
-        count = ONE if tree.count is None else self.size(tree.count, "a period")
-        if count is None:
-            return None
-        expected = "step" if self.gradients else "token"
-        if tree.unit not in ("token", "step"):
-            names = [f.name for f in self.tree.clocks]
-            if tree.unit in names:
-                self.later("a declared clock", tree.span)
             else:
-                close = nearest(tree.unit or "", [*names, "token", "step"])
-                self.report.add(
-                    "NLC014",
-                    f"`{tree.unit}` is not a clock",
-                    tree.span,
-                    f"did you mean `{close}`?" if close else "a clock ticks in tokens or steps",
-                )
-            return None
-        if self.gradients and tree.unit == "token":
-            self.report.add(
-                "NLC404",
-                "a gradient system has no tokens",
-                tree.span,
-                f"its clocks count in `{expected}`s",
-            )
-            return None
-        return Clock(tree.kind, tree.unit, count, self.default(count) or Fraction(1))
+                self._declare(f"{level.name}.{item.name}", item.span)
 
     # -------------------------------------------------------------------------------------------- messages
 
-    def not_defined(self, name: str, span: Span | None, visible: list[str], note: str = "") -> None:
+    def not_defined(
+        self, name: str, span: Span | None, visible: list[str], level: str | None = None
+    ) -> None:
+        """Says so, unless a mistake that is reported already is why."""
+        if self.is_lost(name):
+            return
         close = nearest(name, visible)
-        shown = ", ".join(visible[:16]) + (", …" if len(visible) > 16 else "")
-        related = (
-            [Label(self.spans[close], f"`{close}` is defined here")] if close in self.spans else []
-        )
+        where = f" in level `{level}`" if level else ""
+        helps = []
+        owners = [n for n in self.levels if f"{n}.{name}" in self.spans and n != level]
+        if not close and owners and (span is None or span.text == name):
+            helps = [f"a level's own names are read from outside as `{owners[0]}.{name}`"]
+        elif not close and level and name in ("key", "value"):
+            helps = [f"give level `{level}` a `{name}`, a named flow of its own"]
+        shown = ", ".join(visible[:_SHOWN]) + (", …" if len(visible) > _SHOWN else "")
+        place = self.spans.get(f"{level}.{close}", self.spans.get(close or ""))
         self.report.add(
             "NLC201",
-            f"`{name}` is not defined",
-            span,
+            f"`{name}` is not defined{where}",
+            span or self.tree.system.span,
             f"did you mean `{close}`?" if close else "nothing of this name is visible here",
-            related=related,
-            notes=[note] if note else [f"visible here: {shown}"] if visible else [],
+            related=[Label(place, f"`{close}` is defined here")] if close and place else [],
+            notes=[f"visible here: {shown}"] if visible else [],
+            helps=helps,
             fix=Fix(span, close) if close and span else None,
         )
 
-    def later(self, what: str, span: Span, help: str = "") -> None:
+    def is_lost(self, name: str) -> bool:
+        """Whether a mistake elsewhere keeps a name from being known."""
+        if self.gradients and TRAINED not in self.levels and name == TRAINED:
+            return True
+        return self.tree.partial or name in self.tree.lost
+
+    def later(self, what: str, span: Span | None, help: str = "") -> None:
         """The language has it, this version of the compiler does not: said plainly, never half done."""
         self.report.add(
             "NLC701",
             f"{what} is not in this version of nlc",
-            span,
+            span or self.tree.system.span,
             "part of the language, not built yet",
             helps=[help] if help else [],
         )
-
-    def number(self, name: str) -> Number | None:
-        value = self.hypers[name].value if name in self.hypers else None
-        return value if isinstance(value, int | float) else None

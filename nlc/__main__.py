@@ -1,0 +1,5 @@
+"""``python -m nlc`` is ``nlc``."""
+
+from nlc.cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""Arguments of a call to parameters, by position and by name."""
+
+from __future__ import annotations
+
+from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.span import Placed, Span
+from nlc.ir.expr import Expr, rewrite
+from nlc.lib.functions import REQUIRED, usage
+from nlc.syntax.math import parse_text
+
+Bound = dict[str, Expr | None]
+
+
+def bind(
+    report: Report, params: dict[str, object], e: Expr, name: str, what: str = ""
+) -> Bound | None:
+    """Arguments of the call ``e`` by parameter, defaults parsed; None after a mistake.
+
+    A parameter that is not given and has no default is None; ``none`` stands for it in the text.
+    """
+    given, keywords = (e.args[1:], e.attr or ()) if e.op == "call" else ((), ())
+    positional = given[: len(given) - len(keywords)]
+    named = dict(zip(keywords, given[len(positional) :]))
+    called, notes = f"{what} `{name}`".strip(), [usage(name, params)]
+    before = len(report.diagnostics)
+    if len(positional) > len(params):
+        count = f"{len(params) or 'no'} argument{'s' * (len(params) != 1)}"
+        extra = positional[len(params)]
+        report.add(
+            "NLC204", f"{called} takes {count}", extra.span or e.span, "one too many", notes=notes
+        )
+    out: Bound = dict(zip(params, positional))
+    missing = [k for k, d in params.items() if d is REQUIRED and k not in out and k not in named]
+    for key, value in named.items():
+        span = key.span if isinstance(key, Placed) else value.span or e.span
+        if key in out:
+            first = out[key].span
+            report.add(
+                "NLC204",
+                f"{called} gets `{key}` twice",
+                span,
+                "given by position too",
+                related=[Label(first, f"this is `{key}`")] if first else [],
+                notes=notes,
+            )
+        elif key in params:
+            out[key] = value
+        else:
+            _unknown(report, key, span, called, params, missing, notes)
+    for key in missing:
+        report.add(
+            "NLC204",
+            f"{called} needs `{key}`",
+            e.span,
+            "an argument is missing",
+            notes=notes,
+        )
+    if len(report.diagnostics) > before or report.full:
+        return None
+    for key, default in params.items():
+        if key not in out:
+            out[key] = None if default is None else _default(str(default), e.span)
+        elif default is None and out[key].op == "name" and out[key].attr == "none":
+            out[key] = None
+    return {key: out[key] for key in params}
+
+
+def _unknown(
+    report: Report,
+    key: str,
+    span: Span | None,
+    called: str,
+    params: dict[str, object],
+    missing: list[str],
+    notes: list[str],
+) -> None:
+    close = nearest(key, params)
+    if close in missing:
+        missing.remove(close)  # it was meant, so it is not missing as well
+    report.add(
+        "NLC204",
+        f"{called} has no argument `{key}`",
+        span,
+        f"did you mean `{close}`?" if close else "not one of its arguments",
+        notes=notes,
+        fix=Fix(span, close) if close and span else None,
+    )
+
+
+def _default(text: str, span: Span | None) -> Expr:
+    return rewrite(parse_text(text), lambda n: n.at(span))

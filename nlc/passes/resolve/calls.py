@@ -1,0 +1,218 @@
+"""Calls: reads of memories (``M(z)``), functions of the library, ``prev`` and ``grad``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nlc.base.diagnostics import Fix, nearest
+from nlc.base.span import Span
+from nlc.ir.expr import Expr, rewrite, substitute, walk
+from nlc.ir.types import Dim
+from nlc.lib.functions import FUNCTIONS, LATER, Function
+from nlc.passes.resolve import names
+from nlc.passes.resolve.arguments import bind
+from nlc.passes.resolve.constants import size
+from nlc.passes.resolve.owned import module_of
+from nlc.passes.resolve.scope import error
+from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.syntax.math import parse_text
+
+
+def call(terms: Terms, e: Expr, at: Place) -> Expr:
+    scope, fn = terms.scope, e.args[0]
+    if fn.op == "name" and fn.attr in names.PAST:
+        return names.past(terms, e, fn.attr, at)
+    target, when, label = fn, None, None
+    if fn.op == "call" and fn.args[0].op == "name" and fn.args[0].attr in names.PAST:
+        target, when = fn.args[1] if len(fn.args) == 2 else fn, fn.args[0].attr
+    if fn.op == "index" and fn.args[0].op == "name" and fn.args[0].attr in FUNCTIONS:
+        target, label = fn.args[0], fn
+    if target.op == "name" and target.attr in scope.levels:
+        return _read(terms, target.attr, when, e, at)
+    if target.op == "name" and when is None and (through := _level_of_let(terms, target, at)):
+        return _read(terms, through, None, e, at, held=names.name(terms, target, at))
+    if fn.op == "error":
+        return error(e.span)
+    if target.op != "name":
+        return terms.say(
+            "NLC202",
+            f"`{quoted(fn)}` cannot be called",
+            fn,
+            "only functions and memories take arguments",
+        )
+    if target.attr == "grad":
+        return _grad(terms, e, at)
+    function = FUNCTIONS.get(target.attr)
+    if function is not None and "last" in (e.attr or ()) and target.attr in ("sum", "mean"):
+        return terms.later(f"`{target.attr}` over a window of ticks", e)
+    if function is None:
+        return _unknown(terms, target, at)
+    if function.init_only and at.key != "init":
+        label = "nothing random happens in a tick"
+        return terms.say("NLC202", f"`{target.attr}` is for initial values only", target, label)
+    return _function(terms, function, e, label, at)
+
+
+def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
+    scope, name = terms.scope, target.attr
+    if name in LATER:
+        return terms.later(f"the function `{name}`", target)
+    if scope.is_lost(name):
+        return error(target.span)
+    own = at.names is not None and scope.own(at.names, name) is not None
+    if name in scope.spans or own or name in (n for n, _ in at.bound):
+        return terms.say(
+            "NLC202",
+            f"`{name}` is not a function",
+            target,
+            "a value takes no arguments",
+            helps=["write `*` for a product"],
+        )
+    close = nearest(name, [*FUNCTIONS, *scope.levels, *names.PAST, "grad"])
+    return terms.say(
+        "NLC202",
+        f"there is no function or level `{name}`",
+        target,
+        f"did you mean `{close}`?" if close else "not a function of the language",
+        helps=[] if close else ["`nlc list functions` shows all of them"],
+        fix=Fix(target.span, close) if close and target.span else None,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- memories
+
+
+def _level_of_let(terms: Terms, target: Expr, at: Place) -> str | None:
+    """The level whose state a let is made of, so that ``P(q)`` reads through it (language §3)."""
+    scope = terms.scope
+    bound = dict(at.bound).get(target.attr)
+    if bound is not None:
+        return bound.attr if bound.op == "variable" else None
+    written = scope.own(at.names, target.attr) if at.names else None
+    let = scope.lets.get(target.attr)
+    written = written if written is not None else let.expr if let is not None else None
+    if written is None:
+        return None
+    found = {n.attr for n in walk(written) if n.op == "name" and n.attr in scope.levels}
+    called = {n.args[0].attr for n in walk(written) if n.op == "call" and n.args[0].op == "name"}
+    made_of = found - called
+    return made_of.pop() if len(made_of) == 1 else None
+
+
+def _read(
+    terms: Terms, level: str, when: str | None, e: Expr, at: Place, held: Expr | None = None
+) -> Expr:
+    """``M(z)``; ``held`` stands in for the state."""
+    scope, given = terms.scope, e.args[1:]
+    if level != at.level:
+        scope.read(level, at.reader)
+    args = [terms.resolve(a, at) for a in given]
+    memory = terms.memories.get(level)
+    if memory is None or any(a.op == "error" for a in args):
+        return error(e.span)
+    if memory.kind == "cache":
+        if len(args) != 1 or e.attr or when:
+            message = f"reading `{level}` takes one query"
+            return terms.say("NLC204", message, e, f"write `{level}(q)`")
+        flows = [Expr("flow", (), f"{level}.{k}", None, e.span) for k in ("key", "value")]
+        window = memory.options.get("window")
+        return Expr("attend", (args[0], *flows), (level, window), None, e.span)
+    if memory.read is None:
+        label = f"{memory.text} is a value: write `{level}`"
+        return terms.say("NLC202", f"`{level}` cannot be read with an argument", e, label)
+    if len(args) != len(memory.params) or e.attr:
+        params = ", ".join(memory.params)
+        count = f"{len(memory.params)} argument{'s' * (len(memory.params) != 1)}"
+        message = f"reading `{level}` takes {count}"
+        return terms.say("NLC204", message, e, f"it is read as `{level}({params})`")
+    mapping = {Expr("param", (), p): a for p, a in zip(memory.params, args)}
+    time = names.past_time(terms, level, when) if when else None
+    for s in memory.states:
+        inner = s.name.split(".")[1] if "." in s.name else None
+        value = held if held is not None else names.state(terms, level, inner, e, at, time)
+        if value.op == "error":
+            return error(e.span)
+        mapping[Expr("self", (), s.name)] = value
+    return substitute(memory.read, mapping).at(e.span)
+
+
+def _grad(terms: Terms, e: Expr, at: Place) -> Expr:
+    """``grad(e, P)``: P is a level or a let of a level's state, a variable inside e and a value outside."""
+    if len(e.args) != 3 or e.attr or e.args[2].op != "name":
+        label = "write `grad(e, M)`"
+        return terms.say("NLC204", "`grad` takes an expression and a name", e, label)
+    target = e.args[2]
+    level = target.attr if target.attr in terms.scope.levels else None
+    level = level or _level_of_let(terms, target, at)
+    value = terms.resolve(target, at)
+    if value.op == "error":
+        return value
+    if level is None:
+        label = "differentiate by a level, or by a let of its state"
+        message = f"`{target.attr}` is not made of a level's state"
+        return terms.say("NLC204", message, target, label)
+    variable = Expr("variable", (), level, None, target.span)
+    inside = terms.resolve(e.args[1], replace(at, bound=(*at.bound, (target.attr, variable))))
+    return (
+        error(e.span)
+        if inside.op == "error"
+        else Expr("grad", (inside, value), level, None, e.span)
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- functions
+
+
+def _function(terms: Terms, f: Function, e: Expr, label: Expr | None, at: Place) -> Expr:
+    bound = bind(terms.scope.report, f.params, e, f.name)
+    if bound is None:
+        return error(e.span)
+    values = {
+        k: terms.resolve(v, at) for k, v in bound.items() if k not in f.static and v is not None
+    }
+    if any(v.op == "error" for v in values.values()):
+        return error(e.span)
+    if f.is_:
+        body = terms.resolve(parse_text(f.is_), Place(at.path, bound=tuple(values.items())))
+        return _placed(body, values, e.span)
+    if f.name in ("split", "merge") and terms.scope.tree.heads is None:
+        return terms.say(
+            "NLC304",
+            f"`{f.name}` needs a system with heads",
+            e,
+            "no `heads:` is declared",
+            helps=["add `heads: 4` to the spec"],
+        )
+    operands = tuple(values.values())
+    if f.name in ("max", "min") and len(operands) == 1:
+        return Expr("a" + f.name, operands, None, None, e.span)
+    if label is not None and not f.weights:
+        message = f"`{f.name}` has no weights to name"
+        return terms.say("NLC204", message, label, "a label names weights, as in `linear[gate](x)`")
+    attr: object = None
+    if f.name == "slice":
+        attr = _channels(terms, bound, e)
+        if attr is None:
+            return error(e.span)
+    if f.weights:
+        module = module_of(terms, f, e, bound, label, at)
+        if module is None:
+            return error(e.span)
+        attr = module.path
+        owned = [w for w in f.weights if w != "bias" or module.bias or "bias" not in f.params]
+        operands += tuple(Expr("weight", (), f"{attr}.{w}", None, e.span) for w in owned)
+    return Expr(f.op, operands, attr, None, e.span)
+
+
+def _placed(body: Expr, values: dict[str, Expr], span: Span | None) -> Expr:
+    """The body of a library function, every part of it at the place of the call, the arguments at their own."""
+    given = {id(n) for v in values.values() for n in walk(v)}
+    return rewrite(body, lambda n: None if id(n) in given else n.at(span))
+
+
+def _channels(terms: Terms, bound: dict[str, Expr | None], e: Expr) -> tuple[Dim, Dim] | None:
+    """The bounds of a ``slice``: sizes, but that the first may be 0."""
+    zero = bound["start"].op == "num" and bound["start"].attr == 0
+    start = Dim.of(0) if zero else size(terms.scope, bound["start"], "a channel")
+    stop = size(terms.scope, bound["stop"], "a channel")
+    return None if start is None or stop is None else (start, stop)

@@ -1,0 +1,260 @@
+"""What a system and its levels must have, must not have, and have in vain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nlc.base.diagnostics import Label
+from nlc.base.span import Span
+from nlc.ir.expr import walk
+from nlc.ir.system import Flow, Memory, System
+from nlc.passes.resolve.constants import clock
+from nlc.passes.resolve.scope import CONTEXTS, TRAINED, Scope
+from nlc.syntax.tree import ClockTree, LevelTree
+
+
+def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
+    """The keys of a level that need each other or exclude each other."""
+    is_cache = _is_cache(level)
+    if is_cache and scope.gradients:
+        return  # reported with the memory
+    if "frequency" not in level.keys:
+        usual = "infinite" if is_cache else "every step" if scope.gradients else "every token"
+        _missing(
+            level, scope, "frequency", "when does it tick?", f"for example `frequency: {usual}`"
+        )
+    _later_keys(level, scope)
+    for part in (level.anchor, level.reset.every if level.reset is not None else None):
+        if part is not None:
+            _unit(part, scope)
+    _clock(level, "cache" if is_cache else "state" if memory is not None else "", scope)
+    if is_cache:
+        for key in ("objective", "rule", "update", "retain", "toward", "project", "init"):
+            if key in level.keys:
+                scope.report.add(
+                    "NLC105",
+                    f"level `{level.name}` is a cache, which has no `{key}`",
+                    level.keys[key],
+                    "it stores every key and value as they are",
+                    related=[_memory_label(level)],
+                    helps=["remove this key"],
+                )
+        return
+    if not {"rule", "update"} & level.keys.keys():
+        help = "for example `rule: gd(lr=0.1)`, or `update: e` for what is no gradient step"
+        _missing(level, scope, "rule", "it would never change", help)
+    if "rule" in level.keys and "objective" not in level.keys:
+        s = level.name
+        example = f"-dot({s}, g)" if scope.gradients else f"0.5 * sqnorm({s}(key) - value)"
+        span, help = level.keys["rule"], f"for example `objective: {example}`"
+        _missing(level, scope, "objective", "a rule descends an objective", help, span)
+    if "toward" in level.keys and not _decays(level):
+        scope.report.add(
+            "NLC210",
+            f"`toward` of level `{level.name}` is never used",
+            level.keys["toward"],
+            "neither `retain` nor `decay` leads there",
+            helps=["remove it, or give the level a `retain`"],
+        )
+    if "update" in level.keys and "objective" in level.keys and not level.keys.get("rule"):
+        scope.report.add(
+            "NLC210",
+            f"the objective of level `{level.name}` is never used",
+            level.keys["objective"],
+            "`update` is the whole step",
+            related=[Label(level.keys["update"], "this makes the new state")],
+            helps=["remove it, or write `rule:` in place of `update:`"],
+        )
+
+
+def _is_cache(level: LevelTree) -> bool:
+    """Whether a cache is meant, with or without a mistake in it."""
+    call = level.memory.call if level.memory is not None else None
+    named = call.args[0] if call is not None and call.op == "call" else call
+    return named is not None and named.op == "name" and named.attr == "cache"
+
+
+def _decays(level: LevelTree) -> bool:
+    rule = level.rule
+    return "retain" in level.keys or (
+        rule is None or rule.op != "call" or "decay" in (rule.attr or ()) or len(rule.args) > 2
+    )
+
+
+def _memory_label(level: LevelTree) -> Label:
+    return Label(level.keys.get("memory", level.span), "this is why")
+
+
+def _missing(
+    level: LevelTree, scope: Scope, key: str, label: str, help: str, span: Span | None = None
+) -> None:
+    scope.report.add(
+        "NLC102",
+        f"level `{level.name}` has no `{key}`, which is required",
+        span or level.span,
+        label,
+        helps=[help],
+    )
+
+
+def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
+    """The clock of a level: one that its context has, and that its memory (cache, state or unknown) can have."""
+    tree, ticks = level.frequency, clock(scope, level.frequency)
+    if tree is None:
+        return
+    unit = "step" if scope.gradients else "token"
+    if not _unit(tree, scope) or ticks is None:
+        return
+    if kind == "cache":
+        if ticks.kind != "infinite":
+            label = "it keeps everything, so it never updates"
+            message = f"level `{level.name}` is a cache, whose frequency is `infinite`"
+            _misplaced(scope, message, tree.span, label, "write `frequency: infinite`")
+    elif ticks.kind == "infinite" and kind:
+        message = f"level `{level.name}` has a state, which no `infinite` frequency updates"
+        label = "only a cache has it"
+        _misplaced(scope, message, tree.span, label, f"write `frequency: every {unit}`")
+    elif ticks.kind == "never":
+        label = "declare it under `weights`"
+        _misplaced(scope, "a level that never ticks is a weight", tree.span, label)
+    elif ticks.kind == "per":
+        scope.later(f"`frequency: {_shown(tree)}`", tree.span)
+
+
+def _unit(tree: ClockTree, scope: Scope) -> bool:
+    """Whether a clock counts what this context counts."""
+    unit = "step" if scope.gradients else "token"
+    if tree.unit in ("token", "step") and tree.unit != unit:
+        message = f"{scope.context} has no `{_shown(tree)}`"
+        _misplaced(scope, message, tree.span, f"its levels tick in {unit}s")
+        return False
+    return True
+
+
+def _shown(tree: ClockTree) -> str:
+    return " ".join(tree.span.text.split())
+
+
+def _misplaced(scope: Scope, message: str, span: Span, label: str, help: str = "") -> None:
+    scope.report.add("NLC404", message, span, label, helps=[help] if help else [])
+
+
+def _later_keys(level: LevelTree, scope: Scope) -> None:
+    for key in ("phase", "through"):
+        if key in level.keys:
+            scope.later(f"`{key}`", level.keys[key])
+    e = level.objective
+    if e is not None and e.op == "name" and e.attr == "loss":
+        scope.later("`objective: loss`", e.span)
+
+
+# ---------------------------------------------------------------------------------------------------- the whole
+
+
+def check_whole(scope: Scope) -> None:
+    """What a system of this context must have, and what this version does not build."""
+    tree, report = scope.tree, scope.report
+    for key in ("clocks", "use", "applies_to", "grad_at", "eval_at"):
+        if key in tree.keys:
+            scope.later(f"`{key}`", tree.keys[key])
+    if scope.gradients:
+        _check_gradients(scope)
+        return
+    wanted = {
+        "inputs": ("what does the module take?", "for example `inputs: {x: [d]}`"),
+        "output": ("what does the module return?", "for example `output: S(q)`"),
+    }
+    for key, (label, help) in wanted.items():
+        if key not in tree.keys:
+            report.add(
+                "NLC102",
+                f"a {CONTEXTS[tree.context.text]} system has no `{key}`, which is required",
+                tree.context.span,
+                label,
+                helps=[help],
+            )
+
+
+def _check_gradients(scope: Scope) -> None:
+    tree, report = scope.tree, scope.report
+    if "inputs" in tree.keys:
+        scope.later("`inputs` of a gradient system", tree.keys["inputs"])
+    if TRAINED not in scope.levels and not scope.tree.partial and TRAINED not in scope.tree.lost:
+        report.add(
+            "NLC102",
+            f"a gradient system has no level `{TRAINED}`, which is required",
+            tree.keys.get("levels", tree.context.span),
+            f"`{TRAINED}` is the trained tensor itself",
+            helps=[
+                f"for example `{TRAINED}:` with `objective: dot({TRAINED}, g)` and `rule: gd(lr=lr)`"
+            ],
+        )
+    for key, why in (
+        ("output", f"its result is `{TRAINED}`"),
+        ("outputs", f"its result is `{TRAINED}`"),
+        ("heads", "a tensor that it trains has no heads of its own"),
+    ):
+        if key in tree.keys:
+            report.add(
+                "NLC105",
+                f"a gradient system has no `{key}`",
+                tree.keys[key],
+                why,
+                helps=["remove this key, or write `context: tokens`"],
+            )
+
+
+# ---------------------------------------------------------------------------------------------------- in vain
+
+
+def unread(scope: Scope) -> list[str]:
+    """The names that nothing reads but itself."""
+    out = []
+    for name in scope.spans:
+        readers = scope.readers.get(name, set())
+        if readers - {name} or name == "heads" or (name == TRAINED and scope.gradients):
+            continue
+        if "." in name and not _is_flow(scope, name):
+            continue
+        out.append(name)
+    return out
+
+
+def _is_flow(scope: Scope, full: str) -> bool:
+    level, _, own = full.partition(".")
+    return scope.own(level, own) is not None
+
+
+def warn_unused(scope: Scope, names: list[str]) -> None:
+    for name in names:
+        level, _, own = name.rpartition(".")
+        what = f"`{own}` of level `{level}`" if level else f"{scope.kind(name)} `{name}`"
+        scope.report.add(
+            "NLC210",
+            f"{what} is never used",
+            scope.spans[name],
+            "nothing reads it",
+            helps=["remove it"],
+        )
+
+
+def without_unread(system: System, scope: Scope, names: list[str]) -> System:
+    """The system without flows that only unread flows read: what they leave open is no mistake."""
+    dead = {n for n in names if n in system.flows}
+    more = True
+    while more:
+        more = {
+            n
+            for n in system.flows
+            if n not in dead and scope.readers.get(n, set()) - {n} <= dead and scope.readers.get(n)
+        }
+        dead |= more
+    flows: dict[str, Flow] = {n: f for n, f in system.flows.items() if n not in dead}
+    live = [f.expr for f in flows.values()] + list(system.output.values())
+    for level in system.levels.values():
+        live += level.expressions
+        live += [s.init for s in level.states if s.init is not None]
+        live += [level.memory.read] if level.memory.read is not None else []
+    used = {n.attr for e in live for n in walk(e) if isinstance(n.attr, str)}
+    modules = {path: m for path, m in system.modules.items() if path in used}
+    return replace(system, flows=flows, modules=modules)

@@ -1,0 +1,313 @@
+"""Names and reads of states: what a name means where it stands, and the time at which it reads (language §2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nlc.base.diagnostics import Fix, Label, nearest
+from nlc.ir.expr import Expr
+from nlc.lib.functions import FUNCTIONS
+from nlc.passes.resolve.constants import no_member
+from nlc.passes.resolve.scope import error
+from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.syntax.values import RESERVED
+
+PAST = ("prev", "anchor")
+
+
+def visible(terms: Terms, at: Place) -> list[str]:
+    scope, names = terms.scope, [n for n, _ in at.bound]
+    if at.names:
+        names += scope.flows(at.names)
+    return names + [n for n in scope.spans if "." not in n]
+
+
+def name(terms: Terms, e: Expr, at: Place) -> Expr:
+    name, scope = e.attr, terms.scope
+    for bound, value in at.bound:
+        if bound == name:
+            return value
+    if at.names and scope.own(at.names, name) is not None:
+        return flow(terms, f"{at.names}.{name}", e, at)
+    if at.names and name in ("key", "value") and name in scope.levels[at.names].keys:
+        return error(e.span)  # there, but with a mistake
+    if name in scope.levels:
+        if at.level == name and at.mode == "objective" and e.span:
+            terms.bare.append(e.span)
+        return state(terms, name, None, e, at)
+    if name in scope.lets:
+        return flow(terms, name, e, at)
+    if name in scope.spans:
+        scope.read(name, at.reader)
+    if name in scope.inputs:
+        return Expr("input", (), name, None, e.span)
+    if name in scope.hypers:
+        if isinstance(scope.hypers[name].value, list):
+            return terms.wrong(e, f"`{name}` is a list; a family runs over it")
+        return Expr("hyper", (), name, None, e.span)
+    if name in scope.weights:
+        return Expr("weight", (), name, None, e.span)
+    if name in RESERVED and not scope.is_lost(name):
+        return _reserved(terms, e, at)
+    if name in FUNCTIONS:
+        return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
+    scope.not_defined(name, e.span, visible(terms, at), at.names)
+    return error(e.span)
+
+
+def _reserved(terms: Terms, e: Expr, at: Place) -> Expr:
+    scope, name = terms.scope, e.attr
+    if name == "g":
+        if scope.gradients:
+            return Expr("g", (), None, None, e.span)
+        return terms.wrong(e, "`g` is the gradient at `W`: gradient systems only")
+    if name in (*PAST, "stop"):
+        return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
+    if name == "head" and scope.tree.heads is None:
+        return terms.say("NLC304", "`head` needs a system with heads", e, "no `heads:` is declared")
+    if name in ("substep", "age", "loss"):
+        return terms.later(f"`{name}`", e)
+    if name in ("pos", "head") and scope.gradients:
+        what = "the position of a token" if name == "pos" else "the index of a head"
+        return terms.wrong(e, f"{what}: token systems only")
+    if name not in ("t", "pos", "head"):
+        return terms.wrong(e, f"`{name}` is a word of the language: {RESERVED[name]}")
+    return Expr("index", (), (name, at.level if name == "t" else None), None, e.span)
+
+
+# ---------------------------------------------------------------------------------------------------- flows
+
+
+def flow(terms: Terms, full: str, e: Expr, at: Place) -> Expr:
+    """A named flow. Where it reads the level's own bare name it is written out: the reader decides what that means."""
+    terms.scope.read(full, at.reader)
+    owner = full.partition(".")[0] if "." in full else None
+    if at.mode == "flow" or owner not in (None, at.level) or full not in _bare(terms, at.level):
+        return Expr("flow", (), full, None, e.span)
+    key = (full, at.level, at.mode, at.bound)
+    if key in terms.opened:
+        return _circle(terms, full, e)
+    for inner in _first(terms, full, at):  # so that a chain of lets costs no recursion
+        key = (inner, at.level, at.mode, at.bound)
+        if key not in terms.written:
+            text = _text(terms, inner)
+            terms.opened.append(key)
+            inside = replace(at, path=inner, outside="." not in inner)
+            terms.written[key] = terms.bounded(terms.resolve(text, inside), text)
+            terms.opened.pop()
+    return terms.written[full, at.level, at.mode, at.bound].at(e.span)
+
+
+def _text(terms: Terms, full: str) -> Expr:
+    level, _, own = full.rpartition(".")
+    return terms.scope.own(level, own) if level else terms.scope.lets[full].expr
+
+
+def _first(terms: Terms, full: str, at: Place) -> list[str]:
+    """The flows to write out, each after those that it reads, ``full`` last."""
+    bare, order, seen = _bare(terms, at.level), [], set()
+    stack = [(full, False)]
+    while stack:
+        name, ready = stack.pop()
+        if ready:
+            order.append(name)
+        elif name not in seen and (name, at.level, at.mode, at.bound) not in terms.opened:
+            seen.add(name)
+            stack.append((name, True))
+            stack += [(n, False) for n in sorted(_reads(terms, name) & bare)]
+    return order
+
+
+def _bare(terms: Terms, level: str | None) -> set[str]:
+    """The flows that a level's own expressions write out: its own and the system's that read its bare name."""
+    if level is None:
+        return set()
+    if level not in terms.bare_flows:
+        scope = terms.scope
+        mine = [*scope.lets, *(f"{level}.{n}" for n in scope.flows(level))]
+        readers: dict[str, list[str]] = {}
+        for full in mine:
+            for read in _reads(terms, full):
+                readers.setdefault(read, []).append(full)
+        found: set[str] = set()
+        stack = [level]
+        while stack:
+            for reader in readers.get(stack.pop(), ()):
+                if reader not in found:
+                    found.add(reader)
+                    stack.append(reader)
+        terms.bare_flows[level] = found
+    return terms.bare_flows[level]
+
+
+def _reads(terms: Terms, full: str) -> set[str]:
+    """The levels and flows that a flow reads, but for what it reads through ``prev`` and ``anchor``."""
+    if full not in terms.reads:
+        level = full.rpartition(".")[0] or None
+        terms.reads[full] = set(_leaves(terms, _text(terms, full), level))
+    return terms.reads[full]
+
+
+def _leaves(terms: Terms, e: Expr, level: str | None) -> Iterator[str]:
+    scope, stack = terms.scope, [e]
+    while stack:
+        node = stack.pop()
+        if node.op == "call" and node.args[0].op == "name" and node.args[0].attr in PAST:
+            stack.extend(node.args[2:])
+        elif node.op == "attr" and node.args[0].op == "name" and node.args[0].attr in scope.levels:
+            owner = node.args[0].attr
+            yield owner if scope.own(owner, node.attr) is None else f"{owner}.{node.attr}"
+        elif node.op == "name":
+            own = level is not None and scope.own(level, node.attr) is not None
+            yield f"{level}.{node.attr}" if own else node.attr
+        else:
+            stack.extend(node.args)
+
+
+def _circle(terms: Terms, full: str, e: Expr) -> Expr:
+    names = [str(key[0]) for key in terms.opened]  # type: ignore[index]
+    circle = [*names[names.index(full) :], full]
+    unit = "step" if terms.scope.gradients else "token"
+    return terms.say(
+        "NLC403",
+        f"flow `{full}` needs itself in the same {unit}",
+        e,
+        f"`{circle[-2]}` reads `{full}`",
+        notes=[f"cycle: {' -> '.join(circle)}"],
+        helps=[f"break the cycle by reading the previous value: `prev({full})`"],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- states
+
+
+def state(
+    terms: Terms, level: str, inner: str | None, e: Expr, at: Place, time: str | None = None
+) -> Expr:
+    """A state as a value; ``inner`` names one of several, ``time`` overrides when it is read."""
+    scope = terms.scope
+    if level != at.level:
+        scope.read(level, at.reader)
+    memory = terms.memories.get(level)
+    if memory is None:
+        return error(e.span)
+    if memory.kind == "cache":
+        label = f"read it with a query: `{level}(q)`"
+        return terms.say("NLC208", f"`{level}` is a cache, not a value", e, label)
+    names = [s.name for s in memory.states]
+    if inner is None and len(names) > 1:
+        known = " or ".join(f"`{n}`" for n in names)
+        label = f"name one, {known}, or read it: `{level}(z)`"
+        return terms.say("NLC208", f"`{level}` has several states", e, label)
+    full = names[0] if inner is None else f"{level}.{inner}"
+    time = time or _time(terms, level, e, at)
+    return Expr("state", (), (full, time), None, e.span) if time else error(e.span)
+
+
+def _time(terms: Terms, level: str, e: Expr, at: Place) -> str | None:
+    if at.level != level or at.mode == "flow":
+        return "now"
+    if at.mode != "own":
+        return {"objective": "var", "rule": "base"}[at.mode]
+    through = at.path if at.path != f"{level}.{at.key}" else ""
+    place = terms.scope.levels[level].keys.get(at.key)
+    past = "" if at.key == "init" else f"write `prev({level})` for the state before this tick"
+    terms.say(
+        "NLC401",
+        f"`{level}` is read by its own `{at.key}`" + (f" through `{through}`" if through else ""),
+        e,
+        "its new state is not there yet",
+        related=[Label(place, f"`{at.key}` reads `{through}`")] if through and place else [],
+        helps=[f"{past}, or `anchor({level})` for its last boundary"] if past else [],
+    )
+    return None
+
+
+def past_time(terms: Terms, level: str, when: str) -> str:
+    """Without an ``anchor:`` field, ``anchor(M)`` is ``prev(M)``."""
+    has_anchor = terms.scope.levels[level].anchor is not None
+    return "anchor" if when == "anchor" and has_anchor else "prev"
+
+
+def past(terms: Terms, e: Expr, when: str, at: Place) -> Expr:
+    """``prev(M)``, ``prev(f, init)``, ``anchor(M)`` as values."""
+    given, known = e.args[1:], e.attr or ()
+    if not 1 <= len(given) <= (2 if when == "prev" else 1) or known not in ((), ("init",)):
+        usage = "prev(M)` or `prev(f, init)" if when == "prev" else "anchor(M)"
+        return terms.say("NLC204", f"`{when}` takes a level or a flow", e, f"write `{usage}`")
+    target = given[0]
+    bound = {n for n, _ in at.bound}
+    if target.op == "name" and target.attr in terms.scope.levels and target.attr not in bound:
+        time = past_time(terms, target.attr, when)
+        return state(terms, target.attr, None, e, at, time)
+    if when == "anchor":
+        label = "only a level has boundaries"
+        return terms.say("NLC204", "`anchor` takes a level", target, label)
+    zero = Expr("num", (), 0.0, None, e.span)
+    init = terms.resolve(given[1], at) if len(given) == 2 else zero
+    inside = terms.resolve(target, replace(at, mode="flow"))
+    if "error" in (init.op, inside.op):
+        return error(e.span)
+    return Expr("delay", (inside, init), None, None, e.span)
+
+
+# ---------------------------------------------------------------------------------------------------- parts
+
+
+def attribute(terms: Terms, e: Expr, at: Place) -> Expr:
+    """``S.key``: a flow of a level, or one of its states."""
+    base, scope = e.args[0], terms.scope
+    if base.op != "name" or base.attr not in scope.levels:
+        if base.op == "name" and (base.attr not in scope.spans or scope.is_lost(base.attr)):
+            scope.not_defined(base.attr, base.span, list(scope.levels), at.level)
+            return error(e.span)
+        return terms.wrong(e, "only levels have named parts, as in `S.key`")
+    level = base.attr
+    if level != at.level:
+        scope.read(level, at.reader)
+    memory = terms.memories.get(level)
+    states = [s.name.split(".")[1] for s in memory.states if "." in s.name] if memory else []
+    if e.attr in states:
+        return state(terms, level, e.attr, e, at)
+    if scope.own(level, e.attr) is not None:
+        return flow(terms, f"{level}.{e.attr}", e, at)
+    if e.attr == "objective":
+        return terms.later("reading a level's objective", e)
+    if memory is None and scope.levels[level].memory is not None:
+        return error(e.span)  # its states are not known
+    names = [*scope.flows(level), *states]
+    if e.attr in scope.levels[level].keys or e.attr in scope.tree.lost:
+        return error(e.span)  # there, but with a mistake
+    close = nearest(e.attr, names)
+    return terms.say(
+        "NLC201",
+        f"level `{level}` has no `{e.attr}`",
+        e,
+        f"did you mean `{level}.{close}`?" if close else "no flow or state of this name",
+        notes=[f"`{level}` has: {', '.join(names)}"] if names else [],
+        fix=Fix(e.span, f"{level}.{close}") if close and e.span else None,
+    )
+
+
+def member(terms: Terms, e: Expr, at: Place) -> Expr:
+    """``periods[0]`` of a list-valued hyper; families are written out before."""
+    base, index = e.args[0], e.args[1]
+    scope = terms.scope
+    if base.op == "name" and base.attr in scope.hypers:
+        scope.read(base.attr, at.reader)
+        value = scope.hypers[base.attr].value
+        number = index.attr if index.op == "num" and len(e.args) == 2 else None
+        if value is None:
+            return error(e.span)
+        if isinstance(value, list) and isinstance(number, int) and number < len(value):
+            return Expr("hyper", (), f"{base.attr}[{number}]", None, e.span)
+        no_member(scope, e, base.attr)
+        return error(e.span)
+    if base.op == "name" and base.attr not in scope.spans and base.attr not in FUNCTIONS:
+        scope.not_defined(base.attr, base.span, visible(terms, at), at.level)
+        return error(e.span)
+    helps = ["channels a to b - 1 of a vector are `slice(x, a, b)`"]
+    return terms.say(
+        "NLC205", f"`{quoted(base)}` is no family", e, "only families have members", helps=helps
+    )

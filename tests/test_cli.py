@@ -1,0 +1,454 @@
+"""The command line: what each verb prints and where, its exit codes, and what it must not import."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import nlc
+from nlc import cli, pipeline
+from nlc.base.codes import CODES
+from nlc.lib.functions import FUNCTIONS
+from nlc.lib.memories import MEMORIES
+from nlc.lib.rules import RULES
+from nlc.pipeline import shipped
+from nlc.tools.draw import FORMATS
+
+TOKENS = sorted(n for n in shipped() if nlc.load(n).tree.context.text == "tokens")
+VERBS = sorted(cli.main.commands)
+WRONG = """\
+nlc: 1
+system: wrong
+context: tokens
+inputs: {x: [8]}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(8, 8)
+    objective: 0.5 * sqnrom(S(x) - x)
+    rule: gd(lr=rate)
+output: S(x)
+"""
+UNUSED = WRONG.replace("sqnrom", "sqnorm").replace("rate", "0.1") + "let:\n  z: x + 1\n"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NLC_PATH", raising=False)
+    (tmp_path / "wrong.yaml").write_text(WRONG)
+    (tmp_path / "unused.yaml").write_text(UNUSED)
+
+
+def run(line: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(cli.main, line.split(), input=text, prog_name="nlc")
+
+
+def printed(line: str, text: str | None = None) -> str:
+    """Standard output of a command that must succeed and say nothing on standard error."""
+    result = run(line, text)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return result.stdout
+
+
+# ---------------------------------------------------------------------------------------------- check
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_shipped_specs_pass_check(name: str) -> None:
+    assert name in printed(f"check {name}")
+
+
+def test_check_takes_several_specs_and_goes_on_after_a_wrong_one() -> None:
+    result = run("check wrong.yaml nosuch adamw")
+    assert result.exit_code == 1
+    assert "adamw" in result.stdout
+    assert "NLC202" in result.stderr and "NLC207" in result.stderr
+
+
+def test_mistakes_go_to_stderr_all_at_once() -> None:
+    result = run("check wrong.yaml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.findall(r"^(\w+)\[(NLC\d+)\]", result.stderr, re.M) == [
+        ("error", "NLC202"),
+        ("error", "NLC201"),
+    ]
+    assert "wrong.yaml:9:22" in result.stderr and "did you mean `sqnorm`?" in result.stderr
+
+
+def test_a_warning_is_said_and_does_not_fail() -> None:
+    for line in ("check unused.yaml", "graph unused.yaml", "derive unused.yaml"):
+        result = run(line)
+        assert result.exit_code == 0
+        assert "warning[NLC210]" in result.stderr and "NLC210" not in result.stdout
+
+
+def test_check_as_json_is_one_object_a_line() -> None:
+    result = run("check wrong.yaml --format json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert [row["code"] for row in rows] == ["NLC202", "NLC201"]
+    assert {row["file"] for row in rows} == {"wrong.yaml"}
+    start, end = rows[0]["range"]["start"], rows[0]["range"]["end"]
+    assert (start["line"], end["character"] - start["character"]) == (8, len("sqnrom"))
+    assert printed("check adamw --format json") == ""
+
+
+def test_check_as_github_annotations() -> None:
+    lines = run("check wrong.yaml --format github").stdout.splitlines()
+    assert [line.split(",")[:2] for line in lines] == [
+        ["::error file=wrong.yaml", "line=9"],
+        ["::error file=wrong.yaml", "line=10"],
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- graph
+
+
+def test_graph_with_an_optimizer_has_three_levels() -> None:
+    text = printed("graph gated_delta_net --optimizer adamw")
+    levels = json.loads(printed("graph gated_delta_net --optimizer adamw --format json"))
+    assert levels["levels"] == [["S"], ["m", "v"], ["W"]]
+    assert [m[1] for m in re.finditer(r"^(\d) +every", text, re.M)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_graph_in_every_format(name: str) -> None:
+    assert json.loads(printed(f"graph {name} --format json"))["system"] == name
+    assert ET.fromstring(printed(f"graph {name} --format svg")).tag.endswith("svg")
+    assert printed(f"graph {name} --format dot").startswith(("digraph", "strict digraph"))
+    assert "flowchart" in printed(f"graph {name} --format mermaid")
+    assert printed(f"graph {name}").startswith(name)
+
+
+def test_graph_offers_the_formats_that_draw_has() -> None:
+    option = next(p for p in cli.main.commands["graph"].params if p.name == "format")
+    assert set(option.type.choices) == set(FORMATS)
+
+
+def test_graph_of_a_wrong_spec_as_json_says_so_as_json() -> None:
+    result = run("graph wrong.yaml --format json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout.splitlines()[0])["code"] == "NLC202"
+
+
+# ---------------------------------------------------------------------------------------------- derive
+
+
+def test_derive_ends_with_the_update() -> None:
+    assert "S ← αS(I − β k kᵀ) + β v kᵀ" in printed("derive gated_delta_net")
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_derive_says_something_of_every_system(name: str) -> None:
+    result = run(f"derive {name}")
+    assert result.exit_code == 0 and result.output.strip()
+
+
+def test_derive_of_one_level() -> None:
+    every = printed("derive adamw").split("\n\n")
+    assert [part.split(",")[0] for part in every] == ["m", "v", "W"]
+    assert printed("derive adamw v").strip() == every[1].strip()
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_latex_is_balanced(name: str) -> None:
+    text = re.sub(r"(?m)^%.*$|\\\\|\\[{}]", "", printed(f"derive {name} --format latex"))
+    open_groups: list[str] = []
+    for token in re.finditer(r"\\(begin|end)\{(\w+\*?)\}|\\(left|right)(?![a-z])|([{}])", text):
+        kind, name_, side, brace = token.groups()
+        if kind == "begin" or side == "left" or brace == "{":
+            open_groups.append(name_ or side or brace)
+        else:
+            expected = name_ or {"right": "left", "}": "{", None: None}[side or brace]
+            assert open_groups and open_groups.pop() == expected, f"{token[0]} in\n{text}"
+    assert open_groups == []
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_latex_is_ascii_and_keeps_mathematics_out_of_text(name: str) -> None:
+    text = re.sub(r"(?m)^%.*$", "", printed(f"derive {name} --format latex"))
+    assert text.isascii()
+    for prose in _arguments(text, r"\text{"):
+        outside = "".join(prose.split("$")[::2])
+        assert not re.search(r"\\(?!_)", outside), f"\\text{{{prose}}} needs $"
+
+
+def _arguments(text: str, command: str) -> list[str]:
+    """What stands in the braces after a command."""
+    out = []
+    for start in (m.end() for m in re.finditer(re.escape(command), text)):
+        depth, end = 1, start
+        while depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        out.append(text[start : end - 1])
+    return out
+
+
+# ---------------------------------------------------------------------------------------------- compile
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_compile_prints_a_file_that_needs_torch_alone(name: str) -> None:
+    tree = ast.parse(printed(f"compile {name}"))
+    roots = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            roots.add(str(node.module).split(".")[0])
+    assert roots - set(sys.stdlib_module_names) == {"torch"}
+
+
+def test_compile_to_a_file_says_so_on_stderr() -> None:
+    result = run("compile sgd -o out/made.py")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "out/made.py" in result.stderr
+    assert Path("out/made.py").read_text() == printed("compile sgd")
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_compile_the_operator(name: str) -> None:
+    assert "nn.Parameter" not in printed(f"compile {name} --operator")
+
+
+def test_the_backends_are_those_of_the_pipeline() -> None:
+    option = next(p for p in cli.main.commands["compile"].params if p.name == "backend")
+    assert set(option.type.choices) == {"auto", *pipeline.BACKENDS}
+
+
+# ---------------------------------------------------------------------------------------------- list, new, schema
+
+
+TABLES = {
+    "specs": set(shipped()),
+    "functions": set(FUNCTIONS),
+    "memories": set(MEMORIES),
+    "rules": set(RULES),
+    "codes": set(CODES),
+}
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_list_is_complete_and_says_something_of_each(what: str) -> None:
+    rows = json.loads(printed(f"list {what} --format json"))
+    assert {row["name"].partition("(")[0] for row in rows} == TABLES[what]
+    assert len(rows) == len(TABLES[what])
+    assert all(row["doc"] for row in rows)
+    text = printed(f"list {what}")
+    assert all(row["name"] in text and row["doc"] in text for row in rows)
+
+
+def test_list_shows_the_specs_if_nothing_is_named() -> None:
+    assert printed("list") == printed("list specs")
+
+
+@pytest.mark.parametrize("like", sorted(shipped()))
+def test_new_makes_a_spec_that_passes_check(like: str) -> None:
+    assert "sub/mine.yaml" in printed(f"new sub/mine --like {like}")
+    assert "mine" in printed("check sub/mine.yaml")
+    assert nlc.load("sub/mine.yaml").system.name == "mine"
+
+
+def test_new_overwrites_nothing() -> None:
+    result = run("new wrong.yaml")
+    assert result.exit_code == 2 and "exists" in result.stderr
+    assert Path("wrong.yaml").read_text() == WRONG
+
+
+def test_schema_is_json_with_every_key() -> None:
+    made = json.loads(printed("schema"))
+    keys = {*made["properties"]}
+    for name in shipped():
+        assert {f.split(":")[0] for f in _top_keys(name)} <= keys
+
+
+def _top_keys(name: str) -> list[str]:
+    text = shipped()[name].read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line[:1].isalpha()]
+
+
+# ---------------------------------------------------------------------------------------------- input, output, colour
+
+
+@pytest.mark.parametrize("verb", ["check", "graph", "derive", "compile"])
+def test_a_dash_is_standard_input(verb: str) -> None:
+    text = shipped()["sgd"].read_text(encoding="utf-8")
+    from_input = printed(f"{verb} -", text).replace("<stdin>", "sgd.yaml")
+    Path("sgd.yaml").write_text(text, encoding="utf-8")
+    assert from_input == printed(f"{verb} sgd.yaml")
+
+
+def test_mistakes_of_standard_input_are_placed_in_it() -> None:
+    assert "<stdin>:9:22" in run("check -", WRONG).stderr
+
+
+@pytest.mark.parametrize("verb", ["graph", "derive", "schema"])
+def test_output_goes_to_a_file(verb: str) -> None:
+    line = verb if verb == "schema" else f"{verb} sgd"
+    result = run(f"{line} -o deep/made")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert Path("deep/made").read_text(encoding="utf-8").rstrip() == printed(line).rstrip()
+
+
+def test_colour_only_on_a_terminal_and_without_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal:
+        def __init__(self, is_one: bool):
+            self.isatty = lambda: is_one
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert cli._color(Terminal(True))
+    assert not cli._color(Terminal(False))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not cli._color(Terminal(True))
+    monkeypatch.setattr(cli, "_color", lambda stream: True)
+    assert "\x1b[" in CliRunner().invoke(cli.main, ["check", "wrong.yaml"], color=True).stderr
+
+
+def test_a_closed_pipe_is_no_mistake() -> None:
+    made = subprocess.run(
+        ["sh", "-c", f'{sys.executable} -c "from nlc.cli import main; main()" list codes | true'],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert made.stderr == ""
+
+
+# ---------------------------------------------------------------------------------------------- exit codes
+
+
+MISTAKES = [
+    "check nosuch",
+    "check ./nosuch.yaml",
+    "check .",
+    "check wrong.yaml",
+    "graph wrong.yaml",
+    "derive wrong.yaml",
+    "compile wrong.yaml",
+    "compile adamw --operator",
+    "graph gated_delta_net --optimizer nosuch",
+    "new mine --like nosuch",
+    "compile sgd -o wrong.yaml/made.py",
+    "graph sgd -o wrong.yaml/made.svg",
+]
+USAGE = [
+    "",
+    "nosuch",
+    "check",
+    "graph",
+    "check adamw --format nosuch",
+    "graph adamw --format png",
+    "graph adamw --optimizer adamw",
+    "graph delta_net --optimizer delta_net",
+    "derive adamw nosuch",
+    "compile adamw --backend nosuch",
+    "list nosuch",
+]
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_ends_with_one_and_without_traceback(line: str) -> None:
+    result = run(line)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == "" and result.stderr.strip()
+    assert "Traceback" not in result.output and "internal error" not in result.output
+
+
+@pytest.mark.parametrize("line", USAGE)
+def test_wrong_usage_ends_with_two(line: str) -> None:
+    result = run(line)
+    assert result.exit_code == 2, result.output
+    assert "Usage: nlc" in result.stderr and result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\x00", "nlc: 1", "- a", "{", "nlc: 1\n\tx: 2", "\ufeff", "a: &b 1"]
+)
+def test_no_text_gives_a_traceback(text: str) -> None:
+    for verb in ("check", "graph", "derive", "compile"):
+        result = run(f"{verb} -", text)
+        assert result.exit_code == 1, result.output
+        assert re.search(r"error\[NLC[0-8]\d\d\]", result.stderr), result.output
+
+
+def test_bytes_that_are_no_text() -> None:
+    Path("bytes.yaml").write_bytes(b"\xff\xfe\x00nlc: 1")
+    assert "error[NLC0" in run("check bytes.yaml").stderr
+
+
+BROKEN = {
+    "check sgd": "derive",
+    "graph sgd": "link",
+    "derive sgd": "infer",
+    "compile sgd": "lower",
+}
+
+
+@pytest.mark.parametrize(("line", "stage"), BROKEN.items())
+def test_a_bug_of_ours_ends_with_three(
+    line: str, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, stage, lambda *args, **keywords: 1 / 0)
+    result = run(line)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "internal error[NLC901]: ZeroDivisionError" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert isinstance(run(f"--debug {line}").exception, ZeroDivisionError)
+
+
+# ---------------------------------------------------------------------------------------------- imports, help
+
+
+IMPORTS = """
+import sys
+from click.testing import CliRunner
+from nlc.cli import main
+for line in {lines!r}:
+    result = CliRunner().invoke(main, line.split())
+    assert result.exit_code == 0, result.output
+print(*sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "triton", "sympy", "numpy"}}))
+"""
+
+
+def test_check_and_graph_import_no_torch() -> None:
+    lines = ["check gated_delta_net adamw", "graph gated_delta_net --optimizer adamw"]
+    lines += [f"graph attention --format {f}" for f in FORMATS] + ["list functions", "--help"]
+    made = subprocess.run(
+        [sys.executable, "-c", IMPORTS.format(lines=lines)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert (made.returncode, made.stdout.strip()) == (0, ""), made.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_and_option_has_help(verb: str) -> None:
+    text = printed(f"{verb} --help")
+    assert f"Usage: nlc {verb}" in text
+    command = cli.main.commands[verb]
+    assert command.help
+    missing = [p.name for p in command.params if p.param_type_name == "option" and not p.help]
+    assert missing == []
+    assert verb in printed("--help")
+
+
+def test_version_also_as_a_module() -> None:
+    assert nlc.__version__ in printed("--version")
+    made = subprocess.run(
+        [sys.executable, "-m", "nlc", "--version"],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert made.stdout == printed("--version"), made.stderr
