@@ -106,7 +106,7 @@ def main(out: Path, steps: int, device: str, threads: int, restart: bool) -> Non
             if run.step:
                 console.print(f"{spec}: goes on after step {run.step}")
             with progress(console, f"{spec:15}", run) as show:
-                train(run, show)
+                train(run, show, console.print)
             if not run.finished:
                 console.print(f"stopped after step {run.step}, saved; `make demo` goes on there")
                 sys.exit(130)

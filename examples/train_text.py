@@ -170,7 +170,7 @@ def main(
         elif run.step:
             console.print(f"goes on after step {run.step}")
         with progress(console, Path(spec).stem, run) as show:
-            finished = train(run, show)
+            finished = train(run, show, console.print)
     except (CorpusError, RunError) as error:
         raise click.ClickException(str(error)) from None
     except nlc.SpecError as error:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from corpus import Corpus, Windows, spread, windows
 from language_model import LanguageModel, mixing
+from threads import Crowding
 from torch import Tensor, nn
 
 import nlc
@@ -195,14 +196,23 @@ class Run:
 
 
 def train(
-    run: Run, on_step: Callable[[Run], None], *, looks: int = 10, look_windows: int = 128
+    run: Run,
+    on_step: Callable[[Run], None],
+    tell: Callable[[str], None] = print,
+    *,
+    looks: int = 10,
+    look_windows: int = 128,
 ) -> bool:
     """Trains to the last step, saving now and then; False when an interrupt ended it before."""
     every = max(1, run.settings.steps // looks)
+    crowding = Crowding()
     with _interrupts() as interrupted:
         while not run.finished and not interrupted.is_set():
+            before = run.seconds
             run.train_step()
             on_step(run)
+            if run.device.type == "cpu" and crowding.relieve(run.seconds - before):
+                tell("other programs hold the cores: going on with one thread")
             if run.step % every == 0 or run.finished:
                 run.history.looks.append((run.step, run.held_out_bits(look_windows)))
                 run.save()

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from nlc.base.diagnostics import SpecError, nearest
+from nlc.pipeline import BACKENDS
 from nlc.version import __version__
 
 FORMATS = click.Choice(["text", "json", "github"])
@@ -199,20 +200,15 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
 )
 @click.option(
     "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
-    help="Who prints the program: reference, or auto for the fastest that can.",
+    help="Who prints the program; auto: the fastest that can.",
 )
 @click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
 @_verb
 def compile(spec: str, output: Path | None, backend: str, operator: bool) -> None:
     """Write the generated PyTorch file."""
-    from nlc.pipeline import BACKENDS
-
-    if backend not in ("auto", *BACKENDS):
-        raise click.BadParameter(
-            f"{backend!r}; backends: auto, {', '.join(BACKENDS)}", param_hint="--backend"
-        )
     loaded = _load(spec, operator=operator)
     text = loaded.source_text(backend)
     _warn(loaded)

@@ -185,6 +185,18 @@ class Spec:
                     "Python or the generated file uses this name itself",
                     helps=["choose another name"],
                 )
+        for flow in system.flows.values():
+            start = flow.name.removesuffix(".init")
+            if start != flow.name and any(
+                s.learned for s in system.states.values() if s.level == start
+            ):
+                self.report.add(
+                    "NLC106",
+                    f"`init` cannot be a flow of level `{start}`",
+                    flow.span,
+                    f"`{start}.init` is the learned start",
+                    helps=["choose another name"],
+                )
 
     @property
     def system(self) -> System:

@@ -1096,7 +1096,6 @@ def test_an_average_of_the_weights_starts_at_them_and_pulls_them_back() -> None:
     _equal(_descend(made), _descend(lambda p: _Written(p, line)))
 
 
-@pytest.mark.xfail(strict=True, reason="toward: init of W is silently 0, not its start")
 def test_weights_decay_towards_where_they_started() -> None:
     made = _gradients("""
     m:

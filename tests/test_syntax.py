@@ -420,7 +420,7 @@ error[NLC001]: a tab cannot indent YAML
 9 | →  rule: gd(lr=0.1)
   | ^ this line starts with a tab
   |
-  = help: replace it with spaces (`nlc fmt` does not guess the depth)"""
+  = help: replace it with spaces, as many as its neighbours have"""
     )
 
 

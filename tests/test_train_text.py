@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from corpus import Corpus, CorpusError, Windows, from_file, spread, standard_library, windows
 from generation import Stream
 from language_model import LanguageModel, hidden_for, mixing, parameter_count
+from threads import Crowding
 from training import Run, RunError, Settings, train
 
 import nlc
@@ -193,6 +194,15 @@ def test_a_checkpoint_of_another_run_is_refused(corpus: Corpus, tmp_path: Path) 
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(RunError, match="not a checkpoint"):
         Run(TINY, corpus, path, "cpu").resume()
+
+
+def test_one_thread_where_the_cores_are_taken() -> None:
+    torch.set_num_threads(2)
+    crowding = Crowding(patience=10)
+    assert not any(crowding.relieve(seconds) for seconds in (2.0, 0.1, 0.15, 5.0, 0.1))
+    assert torch.get_num_threads() == 2
+    assert crowding.relieve(6.0) and torch.get_num_threads() == 1
+    assert not crowding.relieve(60.0)
 
 
 # the command

@@ -140,10 +140,12 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
             return None
         matcher.set_seq1(candidate.lower())
         head = 0.05 if name[:1] == candidate[:1] else 0.0
-        bounds = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)
+        bounds = (matcher.real_quick_ratio, matcher.quick_ratio)
         if any(bound() + head < best_score for bound in bounds):
             continue
         score = matcher.ratio() + head
-        if best is None or score > best_score:
+        if len(name) > 2 and sorted(name.lower()) == sorted(candidate.lower()):
+            score += 0.2  # letters in another order
+        if score >= 0.72 and (best is None or score > best_score):
             best, best_score = candidate, score
     return best

@@ -20,10 +20,10 @@ from nlc.ir.types import Clock, Dim, Type
 class Slot:
     """A tensor that the stream carries from call to call.
 
-    ``kind``: ``level`` (a memory's state), ``anchor`` (that state at its last boundary), ``gathered`` (a sum over a
-    period so far), ``window`` (the last tokens a convolution saw), ``prev`` (a
-    flow one tick earlier), ``cache`` (keys or values), ``tick`` (an integer count). ``key`` is its name
-    in the state dict, ``var`` the program variable that holds it.
+    ``kind``: ``level`` (a memory's state), ``anchor`` (that state at its last boundary), ``start`` (where
+    it started), ``gathered`` (a sum over a period so far), ``window`` (the last tokens a convolution
+    saw), ``prev`` (a flow one tick earlier), ``cache`` (keys or values), ``tick`` (an integer count).
+    ``key`` is its name in the state dict, ``var`` the program variable that holds it.
     """
 
     key: str
@@ -104,15 +104,20 @@ class Program:
         out += [f"  slot {s.key}: {s.kind} {s.type}" for s in self.slots]
         for s in self.body:
             if isinstance(s, Let):
-                out.append(f"  let {', '.join(s.names)} = {show(s.expr)}")
+                out.append(f"  {_line(s)}")
             elif isinstance(s, Loop):
                 out.append(
                     f"  loop {s.clock} carries {', '.join(s.carries)} over {', '.join(s.slices)}"
                 )
-                out += [f"    let {', '.join(x.names)} = {show(x.expr)}" for x in s.body]
+                out += [f"    {_line(x)}" for x in s.body]
                 out.append(f"    collect {', '.join(f'{a} = {b}' for a, b in s.collects.items())}")
             else:
                 out.append(
                     f"  return {', '.join(f'{k} = {show(e)}' for k, e in s.outputs.items())}"
                 )
         return "\n".join(out)
+
+
+def _line(let: Let) -> str:
+    when = f" at the {let.when.phase} of every {let.when.period}" if let.when else ""
+    return f"let {', '.join(let.names)} = {show(let.expr)}{when}"

@@ -36,6 +36,7 @@ _NAMED = (
     "input",
     "weight",
     "let",
+    "var",
 )  # their attr is what they are called
 
 _Shown = tuple[str, int]  # the text and how tightly it binds

@@ -104,6 +104,14 @@ class State:
     init: Expr | None = None
     learned: bool = False
     dtype: str | None = None
+    trained: bool = False  # the tensor that a gradient system trains
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether it starts from another tensor's value, which must be kept to be known later."""
+        return self.trained or (
+            self.init is not None and any(n.op == "state" for n in walk(self.init))
+        )
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,7 @@ class _Level:
         if toward is None or (toward.op == "num" and toward.attr == 0):
             return None
         if toward.op == "initial":
-            if not s.learned and s.init is None:
-                return None
-            if not s.learned:
+            if not s.learned and not s.borrowed:
                 return s.init
             return leaf("initial", s.name, Type(s.dims, self.level.head, self.level.clock))
         return toward
@@ -279,6 +277,9 @@ class _Level:
             f"`{s.name}` is read in {len(uses)} ways in the objective"
             if len(uses) != 1
             else f"`{s.name}` is not read as `{s.name} @ z`",
+            related=[Label(self.level.objective.span, "this objective")]
+            if self.level.objective.span
+            else [],
             helps=["each weight must occur once in the read, as `W @ z`; else use `gd`"],
         )
         return None
@@ -292,12 +293,13 @@ class _Level:
             hessian = self._hessian(s, found)
         except (NotAffine, ShapeError) as e:
             node = getattr(e, "node", self.level.objective)
+            span = node.span or self.level.objective.span
             self.report.add(
                 "NLC504",
                 f"`prox` has no closed form for level `{self.level.name}`",
                 self.level.rule.span,
                 "the objective is not quadratic in the state with one key",
-                related=[Label(node.span, "this is in the way")] if node.span else [],
+                related=[Label(span, "this is in the way")] if span else [],
                 helps=[
                     "use `gd` with a step size, or an objective such as `0.5 * sqnorm(S(key) - value)`"
                 ],

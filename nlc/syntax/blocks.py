@@ -79,7 +79,7 @@ def _unknown(
         "NLC101",
         f"unknown key `{cut(key.text)}` in {where}",
         key.span,
-        f"did you mean `{guess}`?" if guess else "",
+        f"did you mean `{guess}`?" if guess else f"not a key of {kind}",
         notes=[f"{where} has no `{near}`, which is required"] if missing and keys[near] else [],
         helps=[f"{kind} has: {', '.join(keys)}"],
         fix=Fix(key.span, near) if missing else None,

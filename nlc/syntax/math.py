@@ -179,7 +179,8 @@ class _Builder:
     def _number(self, rule: str, children: list[_Child]) -> _Built:
         text = str(children[0])
         if len(text) > MAX_NUMBER or float(text) == math.inf:
-            self._fail("NLC007", "this number is too large or too long", children[0], "")
+            label = f"at most {MAX_NUMBER} characters, and below 1e308"
+            self._fail("NLC007", "this number is too large or too long", children[0], label)
             return "num", [], 0
         return "num", [], int(text) if text.isdecimal() else float(text)
 
@@ -193,7 +194,7 @@ class _Builder:
     def _superscript(self, rule: str, children: list[_Child]) -> _Built:
         base, token = children
         if len(token) > MAX_NUMBER:
-            self._fail("NLC007", "this number is too long", token, "")
+            self._fail("NLC007", "this number is too long", token, f"at most {MAX_NUMBER} digits")
             return "pow", [base], None
         value = superscript(token)
         exponent = self._made("num", abs(value), token)

@@ -154,7 +154,8 @@ class _Parser:
     def _level(self, entry: Entry, given: Named) -> LevelTree | None:
         where = f"level `{cut(entry.key.text)}`"
         if not isinstance(entry.node, Mapping):
-            wrong_kind(entry, "the keys of a level", self.report)
+            help = "write its keys below it: `frequency`, `memory`, `objective`, `rule`"
+            wrong_kind(entry, "the keys of a level", self.report, help)
             return None
         found = block(entry.node, Level, where, "a level", given.span, self.report)
         return LevelTree(

@@ -67,7 +67,7 @@ def readable(source: Source, report: Report) -> bool:
             Span(source, at, at + 1),
             "this line starts with a tab" if at == first.start() else "a tab in the indentation",
             notes=[f"{len(tabs)} lines have one"] if len(tabs) > 1 else [],
-            helps=["replace it with spaces (`nlc fmt` does not guess the depth)"],
+            helps=["replace it with spaces, as many as its neighbours have"],
         )
     return not tabs
 

@@ -90,6 +90,8 @@ def wrong_kind(entry: Entry, expected: str, report: Report, help: str = "") -> N
         message, span = f"{entry.called} has no value", entry.key.span
         report.add("NLC103", message, span, f"expected {expected}", helps=helps)
         return
+    if not helps and "mapping" in expected:
+        helps = ["write one `name: value` a line, indented below the key"]
     kind = {Scalar: "text", Mapping: "a mapping", Sequence: "a list"}[type(entry.node)]
     message = f"{entry.called} takes {expected}, not {kind}"
     report.add("NLC103", message, entry.node.span, f"this is {kind}", helps=helps)
@@ -198,7 +200,10 @@ def name(
         scalar = scalar.part(match.start("name"), match.end("name"))
     text = ascii_name(scalar.text.strip())
     if not _NAME.fullmatch(text) or len(text) > MAX_NAME:
-        report.add("NLC106", *_not_a_name(scalar, text, indexed))
+        message, label = _not_a_name(scalar, text, indexed)
+        near = re.sub(r"\W+", "_", text).strip("_")[:MAX_NAME]
+        helps = [f"for example `{near}`"] if _NAME.fullmatch(near) and "[" not in text else []
+        report.add("NLC106", message, scalar.span, label, helps=helps)
         return None
     if text in RESERVED and not reserved:
         report.add(
@@ -212,13 +217,13 @@ def name(
     return Named(text, index, scalar.span)
 
 
-def _not_a_name(scalar: Scalar, text: str, indexed: bool) -> tuple[str, Span, str]:
+def _not_a_name(scalar: Scalar, text: str, indexed: bool) -> tuple[str, str]:
     shown = cut(text)
     if _NAME.fullmatch(text):
-        return f"`{shown}` is too long a name", scalar.span, f"at most {MAX_NAME} characters"
+        return f"`{shown}` is too long a name", f"at most {MAX_NAME} characters"
     if "[" in text and not indexed:
-        return f"`{shown}` is not a name", scalar.span, "an index stands only on levels and lets"
-    return f"`{shown}` is not a name", scalar.span, "a name is a letter, then letters, digits, `_`"
+        return f"`{shown}` is not a name", "an index stands only on levels and lets"
+    return f"`{shown}` is not a name", "a name is a letter, then letters, digits, `_`"
 
 
 def named(
@@ -244,6 +249,7 @@ def named(
                 given.span,
                 f"also reads as `{given.name}`",
                 related=[Label(first[same], "first said here")],
+                helps=["keep one of them; a Greek letter and its name are the same"],
             )
             continue
         first[same] = given.span

@@ -326,7 +326,7 @@ class _Builder:
             "NLC004",
             f"`{cut(text)}` is a YAML {kind}, which nlc does not use",
             Span(self.source, span.start, span.start + len(text)),
-            helps=[f"if this is an expression, quote it: `{quoted(cut(text))}`"],
+            helps=["remove it; if it is part of an expression, quote the whole of that"],
         )
 
     def _directives(self, event: yaml.DocumentStartEvent) -> None:

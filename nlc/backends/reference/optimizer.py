@@ -142,8 +142,9 @@ class _Optimizer:
         shape = self._shape(s.type)
         if s.init is None:
             return f"torch.zeros_like({W})" if s.type.like else f"{W}.new_zeros({shape})"
-        if s.init.op == "state":
-            return f"{W}.detach().clone()"
+        if s.init.op == "state":  # starts where another starts
+            origin = next(x for x in self.program.slots if x.key == s.init.attr[0])
+            return f"{W}.detach().clone()" if origin is self.trained else self._fresh(origin)
         value = self.printer(s.init)
         return (
             f"torch.full_like({W}, {value})" if s.type.like else f"{W}.new_full({shape}, {value})"

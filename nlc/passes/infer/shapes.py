@@ -258,6 +258,10 @@ class ShapesOf:
             ):
                 helps = [f"read it with a query: `{e.span.quote()}(q)`"] if read and e.span else []
             notes = []
+            if declared is None and not helps and not self._open(shape):
+                helps = [
+                    f"declare it with {show_dims(self.solver.view(shape))}, or map it: `linear(…, n)`"
+                ]
             if declared is None and not self.system.outputs:
                 notes = ["without `outputs`, the output has the shape of the first input"]
             self.report.add(
@@ -279,6 +283,8 @@ class ShapesOf:
         """``[e, d] = [32, 64]``: names and sizes."""
         if isinstance(dims, Unknown):
             return "a shape not known yet"
+        if not dims:
+            return "a scalar"
         text, sizes = show_dims(dims), []
         for d in dims:
             try:
@@ -310,8 +316,10 @@ class ShapesOf:
                 continue
             fact = f"`{self._called(a)}` is {self.sized(self.solver.view(shape))}"
             place = self._declared(a)
-            if place is None:
+            if place is None and a is not at:
                 notes.append(fact)
+            elif place is None:
+                continue  # the label says it
             elif all(label.text != fact for label in related):
                 related.append(Label(place, fact))
         label, help = self._query(node) or (mistake.message, mistake.help)
@@ -366,12 +374,15 @@ class ShapesOf:
         )
 
     def _no_width(self, module: Module) -> None:
+        owner = module.path.rpartition(".")[0]
         self.report.add(
             "NLC303",
             f"the width of `{module.function}` cannot be inferred",
             module.span,
-            f"nothing that reads `{module.path.rsplit('.', 1)[0]}` fixes it",
-            helps=["state it: `linear(x, n)`"],
+            f"nothing that reads `{owner}` fixes it"
+            if owner in self.system.flows
+            else "its use fixes none",
+            helps=[f"state it: `{module.function}(x, n)`"],
         )
 
 

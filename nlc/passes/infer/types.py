@@ -36,6 +36,15 @@ class TypesOf:
             constraints=tuple(dict.fromkeys(self.shapes.assumed)),
         )
         self._whole_sizes(typed)
+        for name, e in typed.output.items():
+            if not e.type.clock.batched:
+                self.report.add(
+                    "NLC404",
+                    f"output `{name}` is the same for every token",
+                    e.span or typed.span,
+                    f"it is computed {e.type.clock}",
+                    helps=["an output reads an input or a level"],
+                )
         return typed
 
     def _pass(self) -> System:

@@ -78,6 +78,16 @@ class Lowering:
                 )
             )
             self.vars[state_leaf(s, level, "anchor")] = self.var(name, state_type(s, level))
+        for level in self.system.levels.values():
+            wanted = (level.toward is not None and level.toward.op == "initial") or (
+                level.reset is not None and level.reset.to is None
+            )
+            for s in level.states if wanted else ():
+                if s.borrowed:
+                    name, kind = self.names(f"{s.name}_start"), state_type(s, level)
+                    origin = s.init or leaf("state", (s.name, "now"), kind)
+                    self.timed.append(Slot(f"{s.name}.start", name, "start", kind, origin))
+                    self.vars[leaf("initial", s.name, kind)] = self.var(name, kind)
         for key, (total, _) in self.totals.items():
             name, kind = self.names(key), total.type
             self.timed.append(Slot(key, name, "gathered", kind))
@@ -160,10 +170,10 @@ class Lowering:
                 held = self.var(self.state_vars[s.name], state_type(s, level))
                 if level.reset.to is not None:
                     value = self.program_expr(level.reset.to)
-                elif s.learned or s.init is not None:
-                    value = make(
-                        "add", make("zeros", held), leaf("initial", s.name, state_type(s, level))
-                    )
+                elif s.learned or s.init is not None or s.borrowed:
+                    kept = s.learned or s.borrowed
+                    start = leaf("initial", s.name, state_type(s, level)) if kept else s.init
+                    value = make("add", make("zeros", held), self.program_expr(start))
                 else:
                     value = make("zeros", held)
                 out.append(

@@ -222,10 +222,11 @@ class Tokens(Lowering):
                 node.op != "flow" and r.recurrent(node) and r.reads_state(node)
             ):
                 cut.add(id(node))
-        top: dict[int, Expr] = {}
+        above = _above(e, cut)
         for node in walk(e):
+            if id(node) not in above:
+                continue
             if id(node) in cut:
-                top[id(node)] = node
                 done[id(node)] = node
                 continue
             args = tuple(
@@ -417,3 +418,15 @@ class Tokens(Lowering):
         lets.append(Let((name, slot.var), step))
         self.hoisted[node] = self.var(name, node.type)
         return self.hoisted[node]
+
+
+def _above(e: Expr, cut: set[int]) -> set[int]:
+    """The nodes of ``e`` down to the cut, but not below it."""
+    seen: set[int] = set()
+    stack = [e]
+    while stack:
+        node = stack.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            stack.extend(() if id(node) in cut else node.args)
+    return seen

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nlc.base.diagnostics import Report
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Flow, Input, Level, Memory, System, Weight
 from nlc.ir.types import Dim, Dims
 from nlc.passes.resolve import constants
@@ -64,7 +64,7 @@ def resolve(tree: SpecTree, report: Report, known_rules: frozenset[str] = frozen
         outputs={f.name: _dims(f.expr, terms) for f in tree.outputs},
         weights=_weights(terms),
         modules=terms.modules,
-        flows=flows,
+        flows=_ordered(flows),
         levels=levels,
         output=_output(terms),
         doc=tree.doc.text if tree.doc else "",
@@ -77,6 +77,26 @@ def resolve(tree: SpecTree, report: Report, known_rules: frozenset[str] = frozen
     names = unread(scope)
     warn_unused(scope, names)
     return without_unread(system, scope, names)
+
+
+def _ordered(flows: dict[str, Flow]) -> dict[str, Flow]:
+    """The flows in the order of the text, but each after those that it reads, if there is such an order."""
+    reads = {
+        name: [n.attr for n in walk(flow.expr) if n.op == "flow" and n.attr in flows]
+        for name, flow in flows.items()
+    }
+    out: dict[str, Flow] = {}
+    seen: set[str] = set()
+    stack = [(name, False) for name in reversed(flows)]
+    while stack:
+        name, ready = stack.pop()
+        if ready:
+            out[name] = flows[name]
+        elif name not in seen:
+            seen.add(name)
+            stack.append((name, True))
+            stack += [(other, False) for other in reversed(reads[name])]
+    return out
 
 
 def _output(terms: Terms) -> dict[str, Expr]:

@@ -126,7 +126,8 @@ def _unit(tree: ClockTree, scope: Scope) -> bool:
     unit = "step" if scope.gradients else "token"
     if tree.unit in ("token", "step") and tree.unit != unit:
         message = f"{scope.context} has no `{_shown(tree)}`"
-        _misplaced(scope, message, tree.span, f"its levels tick in {unit}s")
+        usual = f"write `every {unit}` or `every n {unit}s`"
+        _misplaced(scope, message, tree.span, f"it counts in {unit}s", usual)
         return False
     return True
 

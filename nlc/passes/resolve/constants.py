@@ -97,17 +97,21 @@ def _report_circle(scope: Scope, circle: list[str], fields: dict[str, Field]) ->
     if scope.circular & set(circle):
         return
     scope.circular |= set(circle)
-    first, *others = sorted(circle, key=lambda n: fields[n].span.start)
+    first = min(circle, key=lambda n: fields[n].span.start)
     start = circle.index(first)
-    shown = [*circle[start:], *circle[:start], first]
+    circle = [*circle[start:], *circle[:start]]
+    reads = dict(zip(circle, [*circle[1:], first], strict=True))
     scope.report.add(
         "NLC209",
         f"hyper `{first}` is defined by itself",
         fields[first].expr.span or fields[first].span,
-        "to know it, one must know it",
-        related=[Label(fields[n].expr.span or fields[n].span, f"`{n}`") for n in others],
-        notes=[f"circle: {' -> '.join(shown)}"] if others else [],
-        helps=["give one of them a number" if others else "give it a number"],
+        f"`{first}` reads `{reads[first]}`",
+        related=[
+            Label(fields[n].expr.span or fields[n].span, f"`{n}` reads `{reads[n]}`")
+            for n in circle[1:]
+        ],
+        notes=[f"circle: {' -> '.join([*circle, first])}"] if len(circle) > 1 else [],
+        helps=["give one of them a number" if len(circle) > 1 else "give it a number"],
     )
 
 
@@ -166,8 +170,16 @@ def _value(scope: Scope, e: Expr) -> Number | bool | list | None:
             f"`{show(e)}` has no value",
             e.span or scope.tree.system.span,
             _why(mistake),
+            notes=_values(scope, {str(n.attr) for n in walk(e) if n.op == "hyper"}),
         )
         return None
+
+
+def _values(scope: Scope, names: set[str]) -> list[str]:
+    """``at the defaults d = 64 and heads = 5``, for the facts of a message."""
+    known = {n: scope.hypers[n].value for n in sorted(names) if n in scope.hypers}
+    said = [f"{n} = {v:g}" for n, v in known.items() if isinstance(v, int | float)]
+    return [f"at the defaults {', '.join(said)}"] if said else []
 
 
 def _why(mistake: Exception) -> str:
@@ -246,6 +258,7 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
             f"{what} must be a whole number of at least 1",
             e.span or scope.tree.system.span,
             f"this is {said}" + ("" if dim.constant is not None else " at the default hypers"),
+            notes=_values(scope, dim.symbols),
         )
     scope.blamed.add(dim)
     return None

@@ -103,7 +103,19 @@ def _init(state: State, level: LevelTree, terms: Terms) -> State:
             terms.say("NLC204", "`learned` takes one argument", e, "the value it starts from")
             return state
         return replace(state, learned=True, init=initial(terms, e.args[1], place))
-    return replace(state, init=initial(terms, e, place))
+    start = initial(terms, e, place)
+    drawn = next((n for n in walk(start) if n.op in ("uniform", "normal")), None)
+    if drawn is not None:
+        label = "it would be drawn anew for every stream"
+        terms.say(
+            "NLC208",
+            "a random start is a slow weight",
+            drawn,
+            label,
+            helps=[f"write `init: learned({quoted(e)})`"],
+        )
+        return state
+    return replace(state, init=start)
 
 
 def initial(terms: Terms, e: Expr, at: Place) -> Expr:
@@ -240,9 +252,9 @@ def _bare_reads(level: LevelTree, objective: Expr, terms: Terms) -> None:
             if span is not None and node.args[0] != node.args[1]:
                 terms.scope.report.add(
                     "NLC211",
-                    f"the gradient of level `{level.name}` also passes this `{level.name}`",
+                    f"the gradient of level `{level.name}` is also taken through this `{level.name}`",
                     span,
-                    "differentiated, as every bare name of the level in its own objective",
+                    "as through every bare name of the level in its own objective",
                     helps=[f"write `prev({level.name})` if it is meant as a constant factor"],
                 )
                 return

@@ -29,7 +29,7 @@ def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
                 helps=["remove this key"],
             )
             return None
-        state = State(TRAINED, TRAINED, (Like(TRAINED),), level.span)
+        state = State(TRAINED, TRAINED, (Like(TRAINED),), level.span, trained=True)
         return Memory("trained", (state,), text="the trained tensor")
     if tree is None:
         if "memory" not in level.keys:
@@ -73,6 +73,7 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
             f"the memory `{name}` belongs to {CONTEXTS[kind.context]} systems",
             named.span,
             f"this is {scope.context}",
+            helps=[f"memories that it may have: {', '.join(_fitting(scope.gradients))}"],
         )
         return None
     bound = bind(scope.report, kind.params, call, kind.name)
@@ -81,6 +82,11 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
     if kind.name == "cache":
         return _cache(level, bound, terms, call)
     return _from_kind(level, kind, bound, terms, call, tree)
+
+
+def _fitting(gradients: bool) -> list[str]:
+    context = "gradients" if gradients else "tokens"
+    return [name for name, kind in MEMORIES.items() if kind.context in ("", context)]
 
 
 def _from_kind(

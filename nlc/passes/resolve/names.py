@@ -175,7 +175,7 @@ def _circle(terms: Terms, full: str, e: Expr) -> Expr:
         e,
         f"`{circle[-2]}` reads `{full}`",
         notes=[f"cycle: {' -> '.join(circle)}"],
-        helps=[f"break the cycle by reading the previous value: `prev({full})`"],
+        helps=[f"break the cycle by reading the value before this {unit}: `prev({full})`"],
     )
 
 

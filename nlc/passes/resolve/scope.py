@@ -124,7 +124,9 @@ class Scope:
                     "NLC203",
                     f"`{item.name}` has a meaning of its own in level `{level.name}`",
                     item.span,
-                    "the level itself" if item.name == level.name else f"`{item.name}:` of a level",
+                    "the level itself"
+                    if item.name == level.name
+                    else f"`{level.name}.{item.name}` is what the level says under this key",
                     helps=[f"choose another name, such as `{item.name}_1`"],
                 )
             else:
