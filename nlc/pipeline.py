@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import keyword
 import os
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlc.base.diagnostics import InternalError, Report, SpecError, nearest
 from nlc.base.span import Source, Span
+from nlc.ir.expr import walk
 from nlc.ir.notation import Notation
 from nlc.ir.program import Program
 from nlc.ir.system import System
@@ -124,6 +127,20 @@ def _not_found(text: str, message: str, close: str | None, known: list[str] | No
     raise SpecNotFound(report)
 
 
+DEEPEST = 200  # operations inside one another
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
+    """Room for recursion over expressions: derived gradients are deeper than what they derive from."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 100 * DEEPEST))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
 @dataclass(repr=False)
 class Spec:
     """A spec and what the compiler makes of it, stage by stage, each computed when asked for.
@@ -158,8 +175,13 @@ class Spec:
     @cached_property
     def _checked(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         """Through derivation; later stages pass over what earlier ones found wrong."""
+        with _deep():
+            return self._check()
+
+    def _check(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         system = self._resolved
         self._free_names(system)
+        self._shallow(system)
         self.report.raise_if_errors()
         system = infer(clocks(system, self.report), self.report)
         self.report.raise_if_errors()
@@ -171,6 +193,22 @@ class Spec:
             self.report.raise_if_errors()
             graph, updates = link(system, self.report), derive(system, self.report)
         return system, graph, updates
+
+    def _shallow(self, system: System) -> None:
+        """What lets within lets come to is bounded, as the depth of one expression is."""
+        exprs = [e for level in system.levels.values() for e in level.expressions]
+        for e in (*exprs, *(f.expr for f in system.flows.values()), *system.output.values()):
+            depth: dict[int, int] = {}
+            for node in walk(e):
+                depth[id(node)] = 1 + max((depth[id(a)] for a in node.args), default=0)
+            if depth[id(e)] > DEEPEST:
+                self.report.add(
+                    "NLC007",
+                    f"this expression is more than {DEEPEST} operations deep",
+                    e.span or system.span,
+                    "with what it reads written out",
+                    helps=["split it, with a level or a flow that stands on its own in between"],
+                )
 
     def _free_names(self, system: System) -> None:
         """Hypers are arguments of the generated constructor, under their own names."""
@@ -231,7 +269,8 @@ class Spec:
         """The derivation, from objective to update; ``format`` is ``text`` or ``latex``."""
         from nlc.tools.derivation import derivation
 
-        return derivation(self.system, self.updates, level, format)
+        with _deep():
+            return derivation(self.system, self.updates, level, format)
 
     def source_text(self, backend: str = "auto") -> str:
         """The generated file."""
@@ -245,7 +284,8 @@ class Spec:
             Path(self.source.name).name,
             hashlib.sha256(self.source.text.encode()).hexdigest()[:16],
         )
-        return _backend(name).emit(self.program(name), header)
+        with _deep():
+            return _backend(name).emit(self.program(name), header)
 
     def compile(self, backend: str = "auto") -> Any:
         """The class that the generated file defines."""

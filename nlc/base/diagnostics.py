@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import islice
 
 from nlc.base.codes import CODES
 from nlc.base.span import Span
@@ -135,13 +136,15 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """
     best, best_score = None, 0.72
     matcher = SequenceMatcher(None, b=name.lower())  # what is set once is searched for fast
-    for candidate in candidates:
+    for candidate in islice(candidates, MANY * 10):
         if candidate == name:
             return None
-        matcher.set_seq1(candidate.lower())
         head = 0.05 if name[:1] == candidate[:1] else 0.0
-        bounds = (matcher.real_quick_ratio, matcher.quick_ratio)
-        if any(bound() + head < best_score for bound in bounds):
+        shorter, longer = sorted((len(name), len(candidate)))
+        if 2 * shorter < (best_score - head) * (shorter + longer):
+            continue  # too unlike in length to come near
+        matcher.set_seq1(candidate.lower())
+        if matcher.quick_ratio() + head < best_score:
             continue
         score = matcher.ratio() + head
         if len(name) > 2 and sorted(name.lower()) == sorted(candidate.lower()):

@@ -244,4 +244,5 @@ class System:
         }
         flows = {name: replace(f, expr=rule(f.expr)) for name, f in self.flows.items()}
         output = {name: rule(e) for name, e in self.output.items()}
-        return replace(self, levels=levels, flows=flows, output=output)
+        weights = {name: replace(w, init=each(w.init)) for name, w in self.weights.items()}
+        return replace(self, levels=levels, flows=flows, output=output, weights=weights)

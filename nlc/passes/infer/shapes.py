@@ -44,6 +44,7 @@ class ShapesOf:
         self.module: dict[str, tuple[Dim | None, object]] = {}
         self.failed: set[int] = set()
         self.blamed: set[tuple[str, ...]] = set()
+        self._classes: dict[Dim, Dim] | None = None
         self.objectives: list[tuple[Level, object]] = []
         self.assumed: list[tuple[Dim, Dim, Span]] = []
         self.states = system.states
@@ -53,6 +54,9 @@ class ShapesOf:
             self._flow(name)
         for level in self.system.levels.values():
             self._level(level)
+        for weight in self.system.weights.values():
+            if weight.init is not None and (shape := self._of(weight.init)) not in (None, ()):
+                self._expect(weight.init, shape, weight.dims, f"weight `{weight.path}` is {{}}")
         for name, e in self.system.output.items():
             declared = self.system.outputs.get(name)
             if (
@@ -76,7 +80,26 @@ class ShapesOf:
                 self._no_width(self.system.modules[path])
 
     def final(self, e: Expr) -> Dims:
-        return self.solver.view(self.shape[id(e)])
+        return self.canonical(self.solver.view(self.shape[id(e)]))
+
+    def canonical(self, dims: Dims) -> Dims:
+        """Sizes that were taken as equal are one size from here on."""
+        return tuple(d if isinstance(d, Like) else self._one(self.solver.settle(d)) for d in dims)
+
+    def _one(self, dim: Dim) -> Dim:
+        if self._classes is None:
+            self._classes = {}
+            for a, b, _ in self.assumed:
+                first, second = (self._root(self.solver.settle(x)) for x in (a, b))
+                if first != second:
+                    simple, other = sorted((first, second), key=lambda d: (len(str(d)), str(d)))
+                    self._classes[other] = simple
+        return self._root(dim)
+
+    def _root(self, dim: Dim) -> Dim:
+        while dim in self._classes:
+            dim = self._classes[dim]
+        return dim
 
     # -------------------------------------------------------------------------------------------- walking
 

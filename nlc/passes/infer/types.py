@@ -7,7 +7,7 @@ from dataclasses import replace
 from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS, with_dims
-from nlc.ir.system import Module, System
+from nlc.ir.system import Level, Module, System
 from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dims, Like, Range, Type
 from nlc.passes.infer.shapes import ShapesOf
 
@@ -32,7 +32,7 @@ class TypesOf:
         typed = replace(
             typed,
             modules={p: self.modules.get(p, m) for p, m in self.system.modules.items()},
-            levels={n: replace(level, head=self.heads[n]) for n, level in typed.levels.items()},
+            levels={n: self._level(n, level) for n, level in typed.levels.items()},
             constraints=tuple(dict.fromkeys(self.shapes.assumed)),
         )
         self._whole_sizes(typed)
@@ -46,6 +46,11 @@ class TypesOf:
                     helps=["an output reads an input or a level"],
                 )
         return typed
+
+    def _level(self, name: str, level: Level) -> Level:
+        states = tuple(replace(s, dims=self.shapes.canonical(s.dims)) for s in level.states)
+        memory = replace(level.memory, states=states)
+        return replace(level, head=self.heads[name], memory=memory)
 
     def _pass(self) -> System:
         self.done, previous, self.flows = {}, self.flows, {}

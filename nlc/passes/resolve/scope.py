@@ -138,7 +138,7 @@ class Scope:
         self, name: str, span: Span | None, visible: list[str], level: str | None = None
     ) -> None:
         """Says so, unless a mistake that is reported already is why."""
-        if self.is_lost(name):
+        if self.is_lost(name) or self.report.full:
             return
         close = nearest(name, visible)
         where = f" in level `{level}`" if level else ""
