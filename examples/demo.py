@@ -59,9 +59,9 @@ def _table(runs: dict[str, Run]) -> Table:
         table.add_column(NAMES[spec], justify="right")
         row("parameters", f"{parameter_count(run.model):,}")
         row("training, bytes", f"{run.step * run.tokens_a_step:,}")
-        row(f"held out, {run.settings.length} bytes at a time", _bits(run.held_out_bits(1024)))
+        row(f"held out, {run.settings.length}-byte windows", _bits(run.held_out_bits(1024)))
         stretch = STRETCH * run.settings.length
-        row(f"held out, streams of {stretch:,} bytes", _bits(run.held_out_bits(64, STRETCH)))
+        row(f"held out, {stretch:,}-byte streams", _bits(run.held_out_bits(64, STRETCH)))
         row("training, seconds", f"{run.seconds:.0f}")
         row("tokens a second", f"{run.tokens_a_second:,.0f}")
         for length in (100, 1000):

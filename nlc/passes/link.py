@@ -222,7 +222,8 @@ def _cycles(system: System, report: Report) -> None:
         some = next(iter(component))
         if len(component) == 1 and not needs.has_edge(some, some):
             continue
-        cycle = [a for a, _ in nx.find_cycle(needs.subgraph(sorted(component)))]
+        ring = nx.DiGraph(sorted(needs.subgraph(component).edges))  # the same cycle in every run
+        cycle = [a for a, _ in nx.find_cycle(ring)]
         _report_cycle(system, cycle, places, report)
 
 

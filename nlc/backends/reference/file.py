@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import ClassVar
 
 from nlc.backends.torch_helpers import HELPERS
 from nlc.backends.torch_printer import TorchPrinter
@@ -126,6 +127,29 @@ def place(header: Header, let: Let) -> str:
         if let.span is not None and let.span.source.name.endswith(header.spec)
         else ""
     )
+
+
+class PartNames:
+    """Names for parts of a statement: what it is part of, and what it does."""
+
+    WORDS: ClassVar = {
+        "mul": "product",
+        "matmul": "product",
+        "sub": "difference",
+        "add": "total",
+        "div": "ratio",
+    }
+
+    def __init__(self, taken: Iterable[str]):
+        self.taken = set(taken)
+
+    def __call__(self, target: str, e: Expr) -> str:
+        base = f"{target}_{self.WORDS.get(e.op, e.op)}"
+        name, n = base, 2
+        while name in self.taken:
+            name, n = f"{base}_{n}", n + 1
+        self.taken.add(name)
+        return name
 
 
 def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh: Fresh) -> None:

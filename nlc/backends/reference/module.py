@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from nlc.backends.reference.file import (
+    PartNames,
     attribute_name,
     attribute_path,
     class_name,
@@ -44,7 +45,8 @@ class _Module:
         self.printer = TorchPrinter(self.system, self._hyper, attribute_path, like=first)
         self.first = first
         self.weights = Weights(self.system, self.printer, w)
-        self.taken = {name for let in program.lets() for name in let.names}
+        self.outputs: dict[str, str] = {}
+        self.parts = PartNames(name for let in program.lets() for name in let.names)
 
     def _hyper(self, name: str) -> str:
         base, bracket, index = name.partition("[")
@@ -217,10 +219,10 @@ class _Module:
         if let.expr.op == "conv_step":
             self._conv_step(let)
             return
-        write_let(self.w, let, self.printer, self.header, self._fresh_name)
+        write_let(self.w, let, self.printer, self.header, self.parts)
 
     def _conv(self, let: Let) -> None:
-        write_let(self.w, let, self.printer, self.header, self._fresh_name)
+        write_let(self.w, let, self.printer, self.header, self.parts)
         self._conv_bias(let)
 
     def _conv_bias(self, let: Let) -> None:
@@ -236,22 +238,6 @@ class _Module:
         self.w.call(f"{name}, {window} = {start}(", [arguments.removesuffix(")")], ")")
         self.w(f"{name} = {name}.squeeze(1)")
         self._conv_bias(let)
-
-    def _fresh_name(self, target: str, e: Expr) -> str:
-        """A name for a part of a statement: what it is part of, and what it does."""
-        what = {
-            "mul": "product",
-            "matmul": "product",
-            "sub": "difference",
-            "add": "total",
-            "div": "ratio",
-        }
-        base = f"{target}_{what.get(e.op, e.op)}"
-        name, n = base, 2
-        while name in self.taken or name in self.hyper_names:
-            name, n = f"{base}_{n}", n + 1
-        self.taken.add(name)
-        return name
 
     def _loop(self, loop: Loop) -> None:
         w = self.w
@@ -316,9 +302,7 @@ class _Module:
         w, p = self.w, self.printer
         texts = {}
         for n, e in statement.outputs.items():
-            write_let(
-                w, Let((self._output_name(n, e),), e, "", e.span), p, self.header, self._fresh_name
-            )
+            write_let(w, Let((self._output_name(n, e),), e, "", e.span), p, self.header, self.parts)
             texts[n] = self._output_name(n, e)
         windows = {
             s.key: s for s in self.program.slots if s.kind == "cache" and s.window is not None
@@ -338,20 +322,21 @@ class _Module:
             w.call("return {", [f'"{n}": {t}' for n, t in texts.items()], "}, state")
 
     def _output_name(self, name: str, e: Expr) -> str:
+        """The variable of an output: its own name, unless that is taken."""
         if e.op == "var":
             return str(e.attr)
-        if not hasattr(self, "_outputs"):
-            self._outputs: dict[str, str] = {}
-        if name not in self._outputs:
-            text = name
-            while (
-                text in self.taken
-                or text in self.arguments.values()
-                or text in ("self", "state", "torch", "nn", "F")
-            ):
-                text += "_out"
-            self._outputs[name] = text
-        return self._outputs[name]
+        if name not in self.outputs:
+            taken = {
+                *self.parts.taken,
+                *self.arguments.values(),
+                "self",
+                "state",
+                "torch",
+                "nn",
+                "F",
+            }
+            self.outputs[name] = f"{name}_out" if name in taken else name
+        return self.outputs[name]
 
     # -------------------------------------------------------------------------------------------- step and the rest
 

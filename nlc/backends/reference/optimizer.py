@@ -5,10 +5,16 @@ from __future__ import annotations
 from itertools import groupby
 
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import class_name, close_file, open_file, title, write_let
+from nlc.backends.reference.file import (
+    PartNames,
+    class_name,
+    close_file,
+    open_file,
+    title,
+    write_let,
+)
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
-from nlc.ir.expr import Expr
 from nlc.ir.program import Let, Program, Slot
 from nlc.ir.types import Dim, Type
 
@@ -43,7 +49,8 @@ class _Optimizer:
         )
         self.printer.op_g = lambda e: ("g", 6)  # type: ignore[attr-defined]
         self.kept = [s for s in program.slots if s is not self.trained]
-        self.taken = {n for let in program.lets() for n in let.names} | set(self.system.hypers)
+        names = {n for let in program.lets() for n in let.names}
+        self.parts = PartNames(names | set(self.system.hypers))
 
     def write(self) -> None:
         w = self.w
@@ -205,24 +212,8 @@ class _Optimizer:
                 Let((name,), expr, let.note, let.span),
                 self.printer,
                 self.header,
-                self._fresh_name,
+                self.parts,
             )
             self.w(f"{self.trained.var}.copy_({name})")
             return
-        write_let(self.w, let, self.printer, self.header, self._fresh_name)
-
-    def _fresh_name(self, target: str, e: Expr) -> str:
-        """A name for a part of a statement: what it is part of, and what it does."""
-        what = {
-            "mul": "product",
-            "matmul": "product",
-            "sub": "difference",
-            "add": "total",
-            "div": "ratio",
-        }
-        base = f"{target}_{what.get(e.op, e.op)}"
-        name, n = base, 2
-        while name in self.taken:
-            name, n = f"{base}_{n}", n + 1
-        self.taken.add(name)
-        return name
+        write_let(self.w, let, self.printer, self.header, self.parts)
