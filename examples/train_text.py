@@ -163,7 +163,8 @@ def main(
         console.print(
             f"{Path(spec).stem} trained by {Path(optimizer).stem} on {file}: "
             f"{parameter_count(run.model):,} parameters, {len(run.corpus.train):,} bytes, "
-            f"{settings.steps:,} steps of {run.tokens_a_step:,}"
+            f"{settings.steps:,} steps of {run.tokens_a_step:,}",
+            soft_wrap=True,
         )
         if run.finished:
             console.print("trained before; --restart begins anew")
@@ -181,7 +182,8 @@ def main(
     draw({Path(spec).stem: run}, out / "loss.png")
     console.print(
         f"{run.held_out_bits(1024):.4f} bits per byte on the held-out text, "
-        f"{run.seconds:,.0f} s of training; see {out / 'loss.png'}"
+        f"{run.seconds:,.0f} s of training; see {out / 'loss.png'}",
+        soft_wrap=True,
     )
     if sample:
         text = Stream(run.model, prompt.encode() or b"\n").take(sample)

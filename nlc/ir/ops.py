@@ -59,11 +59,27 @@ def with_dims(node: Expr, dims: Dims) -> Expr:
     if dtype == "same":
         dtype = "int" if types and all(t.dtype == "int" for t in types) else "float"
     bounds = rule.range(*(t.range for t in types)) if types else ANY
-    if dims == () and bounds.norm == math.inf:
+    if rule.shape is _elementwise and any(t.dims != dims for t in types):
+        bounds = replace(bounds, norm=_broadcast_norm(node.op, types))
+    if dims == ():
         bounds = replace(bounds, norm=bounds.magnitude)
     # what is gathered over a period is known once a period: attr is (sum | mean | last, the period)
     clock = node.attr[1] if node.op == "total" else fastest(t.clock for t in types)
     return node.with_type(Type(dims, head, clock, bounds, dtype))
+
+
+def _broadcast_norm(op: str, types: list[Type]) -> float:
+    """A scalar scales a norm; spread over a vector in any other way it has none that is known."""
+    scalars = [t for t in types if t.dims == ()]
+    others = [t for t in types if t.dims != ()]
+    if (
+        op in ("mul", "div")
+        and len(scalars) == len(others) == 1
+        and (op == "mul" or types[1] is scalars[0])
+    ):
+        factor = scalars[0].range if op == "mul" else r.reciprocal(scalars[0].range)
+        return r.times(factor.magnitude, others[0].range.norm)
+    return math.inf
 
 
 def leaf(op: str, attr: object, type: Type, span: Span | None = None) -> Expr:
@@ -367,7 +383,7 @@ OPS: dict[str, Op] = {
                 None,
             )
         ),
-        lambda a, low, high: Range(max(a.low, low.low), min(a.high, high.high)),
+        r.clip,
     ),
     "where": Op(
         _elementwise,
@@ -378,7 +394,7 @@ OPS: dict[str, Op] = {
                 _where(n.args[0], _zero, g),
             )
         ),
-        lambda c, a, b: r.union(a, b),
+        lambda c, a, b: replace(r.union(a, b), norm=a.norm + b.norm),
     ),
     **{name: _COMPARISON for name in ("eq", "ne", "lt", "le", "gt", "ge")},
     # reductions over all axes of a value
@@ -394,12 +410,12 @@ OPS: dict[str, Op] = {
     "dot": Op(
         _pair_to_scalar,
         lambda n, g: (mul(g, n.args[1]), mul(g, n.args[0])),
-        lambda a, b: (lambda m: Range(-m, m))(r._times(a.norm, b.norm)),
+        lambda a, b: (lambda m: Range(-m, m))(r.times(a.norm, b.norm)),
     ),
     "sqnorm": Op(
         _to_scalar,
         lambda n, g: (mul(g, mul(num(2), n.args[0])),),
-        lambda a: Range(0.0, r._times(a.norm, a.norm)),
+        lambda a: Range(0.0, r.times(a.norm, a.norm)),
     ),
     "norm": Op(_to_scalar, _norm, lambda a, p: Range(0.0, math.inf)),
     "zeros": Op(_same, lambda n, g: (None,), lambda a: Range(0.0, 0.0)),

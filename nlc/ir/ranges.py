@@ -23,7 +23,7 @@ def _finite(f: Callable[[], float], otherwise: float) -> float:
     return otherwise if math.isnan(value) else value
 
 
-def _times(x: float, y: float) -> float:
+def times(x: float, y: float) -> float:
     return 0.0 if x == 0 or y == 0 else x * y
 
 
@@ -42,8 +42,8 @@ def sub(a: Range, b: Range) -> Range:
 
 
 def mul(a: Range, b: Range) -> Range:
-    corners = [_times(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
-    norm = min(_times(a.norm, b.magnitude), _times(a.magnitude, b.norm))
+    corners = [times(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
+    norm = min(times(a.norm, b.magnitude), times(a.magnitude, b.norm))
     return Range(min(corners), max(corners), norm)
 
 
@@ -76,6 +76,12 @@ def power(a: Range, b: Range) -> Range:
         for y in (b.low, b.high)
     ]
     return Range(min(corners), max(corners))
+
+
+def clip(a: Range, low: Range, high: Range) -> Range:
+    """Between ``low`` and ``high``; where they cross, ``high`` wins, as in torch."""
+    bottom, top = max(a.low, low.low), max(a.high, low.high)
+    return Range(min(bottom, high.low), min(top, high.high))
 
 
 def monotone(f: Callable[[float], float], low: float, high: float) -> Callable[[Range], Range]:

@@ -345,8 +345,8 @@ def _lost(found: dict[str, Entry], tree: SpecTree) -> frozenset[str]:
         if isinstance(level[1], Mapping):
             blocks += [node for key, node in level[1].entries if key.text == "let"]
     keys = [key.text for node in blocks if isinstance(node, Mapping) for key, _ in node.entries]
-    words = {ascii_name(word) for key in keys for word in _WORD.findall(key)}
-    return frozenset(words - known)
+    refused = [key for key in keys if ascii_name(key.partition("[")[0].strip()) not in known]
+    return frozenset({ascii_name(w) for key in refused for w in _WORD.findall(key)} - known)
 
 
 def _is_map(entry: Entry) -> bool:

@@ -115,6 +115,8 @@ def _read(
             message = f"reading `{level}` takes one query"
             return terms.say("NLC204", message, e, f"write `{level}(q)`")
         flows = [Expr("flow", (), f"{level}.{k}", None, e.span) for k in ("key", "value")]
+        if level == at.level and at.mode == "own":
+            return names.state(terms, level, None, e, at)
         window = memory.options.get("window")
         return Expr("attend", (args[0], *flows), (level, window), None, e.span)
     if memory.read is None:

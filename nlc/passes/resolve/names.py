@@ -192,6 +192,9 @@ def state(
     memory = terms.memories.get(level)
     if memory is None:
         return error(e.span)
+    if memory.kind == "cache" and level == at.level and at.mode == "own":
+        _time(terms, level, e, at)
+        return error(e.span)
     if memory.kind == "cache":
         label = f"read it with a query: `{level}(q)`"
         return terms.say("NLC208", f"`{level}` is a cache, not a value", e, label)
@@ -212,7 +215,8 @@ def _time(terms: Terms, level: str, e: Expr, at: Place) -> str | None:
         return {"objective": "var", "rule": "base"}[at.mode]
     through = at.path if at.path != f"{level}.{at.key}" else ""
     place = terms.scope.levels[level].keys.get(at.key)
-    past = "" if at.key == "init" else f"write `prev({level})` for the state before this tick"
+    kind = terms.memories[level].kind
+    past = "" if at.key == "init" or kind == "cache" else f"write `prev({level})` for the state before this tick"
     terms.say(
         "NLC401",
         f"`{level}` is read by its own `{at.key}`" + (f" through `{through}`" if through else ""),

@@ -82,7 +82,7 @@ class Scope:
     def own(self, level: str, name: str) -> Expr | None:
         """A level's own flow of this name, as written."""
         tree = self.levels[level]
-        if name in ("key", "value"):
+        if name in ("key", "value") and getattr(tree, name) is not None:
             return getattr(tree, name)
         return next((let.expr for let in tree.let if let.name == name), None)
 
@@ -90,7 +90,7 @@ class Scope:
         """The names of a level's own flows."""
         tree = self.levels[level]
         named = [k for k in ("key", "value") if getattr(tree, k) is not None]
-        return named + [let.name for let in tree.let]
+        return named + [let.name for let in tree.let if let.name not in named]
 
     def read(self, name: str, reader: str) -> None:
         self.readers.setdefault(name, set()).add(reader)
