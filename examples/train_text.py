@@ -1,6 +1,6 @@
 """Trains a small language model on any text, its layers and its optimizer compiled from specs.
 
-python examples/train_text.py FILE --spec gated_delta_net --optimizer adamw --steps 1200
+python examples/train_text.py FILE --spec gated_delta_net --optimizer adamw --steps 1000
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Settings:
     hidden: int = 512
     batch: int = 16
     length: int = 128
-    steps: int = 1200
+    steps: int = 1000
     lr: float | None = 4e-3  # None is the optimizer's own
     warmup: float = 0.05  # of the steps; a cosine to a tenth of lr follows
     clip: float = 1.0
@@ -223,7 +223,7 @@ def train(
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that no step is cut in two; a second Ctrl-C ends at once."""
+    """An event that Ctrl-C or a polite kill sets, so that no step is cut in two; a second ends it."""
     asked = threading.Event()
 
     def ask(_signal: int, _frame: object) -> None:
@@ -234,11 +234,12 @@ def _interrupts() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _source_digest(system: type) -> str:

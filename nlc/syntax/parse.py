@@ -42,7 +42,7 @@ from nlc.syntax.values import (
     wrong_kind,
 )
 from nlc.syntax.yamlerrors import cut
-from nlc.syntax.yamltree import Mapping, Scalar, parse_yaml
+from nlc.syntax.yamltree import Mapping, Node, Scalar, parse_yaml
 
 _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks that give names
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -340,13 +340,16 @@ def _lost(found: dict[str, Entry], tree: SpecTree) -> frozenset[str]:
     named = [*tree.hyper, *tree.inputs, *tree.weights, *tree.let, *tree.levels, *tree.use]
     known = {item.name for item in named}
     known |= {let.name for level in tree.levels for let in level.let}
-    blocks = [found[key].node for key in _DECLARE if key in found]
-    for level in blocks[-1].entries if "levels" in found and _is_map(found["levels"]) else ():
-        if isinstance(level[1], Mapping):
-            blocks += [node for key, node in level[1].entries if key.text == "let"]
-    keys = [key.text for node in blocks if isinstance(node, Mapping) for key, _ in node.entries]
+    blocks = [_entries(entry.node) for key, entry in found.items() if key in _DECLARE]
+    for _, level in _entries(found["levels"].node) if "levels" in found else ():
+        blocks += [_entries(node) for key, node in _entries(level) if key.text == "let"]
+    keys = [key.text for block in blocks for key, _ in block]
     refused = [key for key in keys if ascii_name(key.partition("[")[0].strip()) not in known]
     return frozenset({ascii_name(w) for key in refused for w in _WORD.findall(key)} - known)
+
+
+def _entries(node: Node) -> tuple[tuple[Scalar, Node], ...]:
+    return node.entries if isinstance(node, Mapping) else ()
 
 
 def _is_map(entry: Entry) -> bool:

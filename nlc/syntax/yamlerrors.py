@@ -101,7 +101,7 @@ class _Place:
     context: int | None
 
     def span(self, start: int, end: int) -> Span:
-        return Span(self.source, start, max(start, end))
+        return Span(self.source, start, min(max(start, end), len(self.source.text)))
 
     @property
     def rest(self) -> Span:

@@ -5,6 +5,8 @@ Every line is printed from the expressions that are compiled, so it cannot diffe
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nlc.ir.expr import Expr, rewrite
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, System
@@ -99,7 +101,7 @@ def _state(
                 if level.retain is not None
                 else "where the step starts from"
             )
-            rows.append((B, eq, n.text(base), said))
+            rows.append((B, eq, replace(n, marked=False).text(base), said))
         if level.toward is not None and level.toward.op != "initial":
             rows.append(("T", eq, bare.text(level.toward), "what it decays towards"))
         at = n.state((state, "anchor")) if level.anchor is not None else B
@@ -114,7 +116,7 @@ def _state(
             )
         rows.append((S, arrow, _formula(level, n, B, at, latex), _rule(level, bare)))
         stepped = _with_gradient(update, state)
-        rows.append((S, arrow, n.text(simplify(stepped)), "gradient put in"))
+        rows.append((S, arrow, replace(n, marked=False).text(simplify(stepped)), "gradient put in"))
     plainly = Notation(system, latex=latex, own=level.name, plain_base=True, marked=False)
     whole = expanded(update, state, plainly)
     if not rows or rows[-1][2] != whole:

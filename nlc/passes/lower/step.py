@@ -231,7 +231,8 @@ class Lowering:
                 self.vars[at] = self.program_expr(base)
                 continue
             name = self.names(f"{s.name}_base")
-            note = f"{n.state((s.name, 'base'))} = {n.text(base)}"
+            before = replace(n, marked=False)
+            note = f"{n.state((s.name, 'base'))} = {before.text(base)}"
             lets.append(let(name, base, note, level.keys.get("retain") or level.keys.get("rule")))
             self.vars[at] = self.var(name, state_type(s, level))
         for s in level.states:

@@ -12,11 +12,12 @@ from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Flow, Input, Level, Memory, System, Weight
 from nlc.ir.types import Dim, Dims
-from nlc.passes.resolve import constants
 from nlc.passes.resolve.checks import check_level, check_whole, unread, warn_unused, without_unread
+from nlc.passes.resolve.constants import settle
 from nlc.passes.resolve.level import initial, resolve_level
-from nlc.passes.resolve.memory import resolve_memory, sizes
+from nlc.passes.resolve.memory import dims_of, resolve_memory
 from nlc.passes.resolve.scope import Scope
+from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms
 from nlc.syntax.tree import SpecTree
 
@@ -32,10 +33,10 @@ def resolve(tree: SpecTree, report: Report, known_rules: frozenset[str] = frozen
         )
         report = Report()  # the rest would be judged by the rules of another context
     scope = Scope(tree, report)
-    constants.settle(scope)
+    settle(scope)
     heads = None
     if tree.heads is not None:
-        heads = constants.size(scope, tree.heads, "the number of heads")
+        heads = size(scope, tree.heads, "the number of heads")
         if heads is None:
             scope.blamed.add(Dim.of("heads"))
     memories: dict[str, Memory] = {}
@@ -119,7 +120,7 @@ def _output(terms: Terms) -> dict[str, Expr]:
 
 def _dims(e: Expr, terms: Terms) -> Dims | None:
     if e.op in ("list", "error"):
-        return sizes(terms, e.args) if e.op == "list" else None
+        return dims_of(terms, e.args) if e.op == "list" else None
     terms.say("NLC103", "sizes of a flow are a list", e, "write a list such as `[d]`")
     return None
 

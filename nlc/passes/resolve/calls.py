@@ -11,9 +11,9 @@ from nlc.ir.types import Dim
 from nlc.lib.functions import FUNCTIONS, LATER, Function
 from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
-from nlc.passes.resolve.constants import size
 from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
+from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.math import parse_text
 

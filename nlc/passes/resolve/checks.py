@@ -8,8 +8,8 @@ from nlc.base.diagnostics import Label
 from nlc.base.span import Span
 from nlc.ir.expr import walk
 from nlc.ir.system import Flow, Memory, System
-from nlc.passes.resolve.constants import clock
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED, Scope
+from nlc.passes.resolve.sizes import clock
 from nlc.syntax.tree import ClockTree, LevelTree
 
 

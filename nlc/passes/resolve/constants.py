@@ -1,21 +1,21 @@
-"""What is fixed at construction: the values of hypers, exact sizes, clocks."""
+"""The values of hypers, in the order in which they need each other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from fractions import Fraction
+from contextlib import suppress
+from dataclasses import replace
 
 from nlc.base.diagnostics import Label, nearest
-from nlc.ir.expr import Expr, walk
+from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.show import show
 from nlc.ir.system import Hyper
-from nlc.ir.types import ONE, Clock, Dim, Number
+from nlc.ir.types import Number
 from nlc.passes.resolve.scope import Scope, error
-from nlc.syntax.tree import ClockTree, Field
+from nlc.syntax.tree import Field
 
 LARGEST = 2**40  # a size beyond it is a slip, and sizes must stay printable
-_TERMS = 64  # of a size, multiplied out
 _MATH: dict[str, Callable] = {
     "exp": math.exp,
     "log": math.log,
@@ -54,7 +54,8 @@ def settle(scope: Scope) -> None:
     }
     made: dict[str, Hyper] = {}
     scope.hypers = made
-    for name in _ordered(reads, scope, fields):
+    scope.order = _ordered(reads, scope, fields)
+    for name in scope.order:
         item = fields[name]
         default = error(item.expr.span)
         if name not in scope.circular:
@@ -120,7 +121,7 @@ def _constant(scope: Scope, e: Expr, reader: str, fields: dict[str, Field]) -> E
         if e.attr in fields:
             scope.read(e.attr, reader)
             return Expr("hyper", (), e.attr, None, e.span)
-        _no_hyper(scope, e, list(fields), "a hyper's default")
+        no_hyper(scope, e, list(fields), "a hyper's default")
         return error(e.span)
     if e.op in ("num", "bool", "error"):
         return e
@@ -141,7 +142,7 @@ def _constant(scope: Scope, e: Expr, reader: str, fields: dict[str, Field]) -> E
             notes=[f"functions of constants: {', '.join(_MATH)}"],
         )
         return error(e.span)
-    if _is_member(e) and e.args[0].attr in fields:
+    if is_member(e) and e.args[0].attr in fields:
         scope.read(e.args[0].attr, reader)
         return Expr("hyper", (), f"{e.args[0].attr}[{e.args[1].attr}]", None, e.span)
     scope.report.add(
@@ -153,7 +154,7 @@ def _constant(scope: Scope, e: Expr, reader: str, fields: dict[str, Field]) -> E
     return error(e.span)
 
 
-def _is_member(e: Expr) -> bool:
+def is_member(e: Expr) -> bool:
     """``periods[0]``"""
     return e.op == "index" and len(e.args) == 2 and e.args[0].op == "name" and e.args[1].op == "num"
 
@@ -170,12 +171,12 @@ def _value(scope: Scope, e: Expr) -> Number | bool | list | None:
             f"`{show(e)}` has no value",
             e.span or scope.tree.system.span,
             _why(mistake),
-            notes=_values(scope, {str(n.attr) for n in walk(e) if n.op == "hyper"}),
+            notes=values_of(scope, {str(n.attr) for n in walk(e) if n.op == "hyper"}),
         )
         return None
 
 
-def _values(scope: Scope, names: set[str]) -> list[str]:
+def values_of(scope: Scope, names: set[str]) -> list[str]:
     """``at the defaults d = 64 and heads = 5``, for the facts of a message."""
     known = {n: scope.hypers[n].value for n in sorted(names) if n in scope.hypers}
     said = [f"{n} = {v:g}" for n, v in known.items() if isinstance(v, int | float)]
@@ -229,138 +230,35 @@ def _evaluate(scope: Scope, e: Expr) -> Number | bool | list:
     return int(value) if whole and value == int(value) else value
 
 
-# ---------------------------------------------------------------------------------------------------- sizes
+def as_whole(scope: Scope, name: str) -> bool:
+    """Makes `64.0` and `1e3` the whole numbers that sizes are made of, and says whether the hyper comes out whole."""
+    wanted: set[str] = set()
+    stack = [name]
+    while stack:
+        if (hyper := stack.pop()) not in wanted:
+            wanted.add(hyper)
+            reads = walk(scope.hypers[hyper].default)
+            stack += [str(n.attr).partition("[")[0] for n in reads if n.op == "hyper"]
+    for each in scope.order:
+        hyper = scope.hypers[each]
+        if each in wanted and hyper.value is not None:
+            literal = all(n.op in ("num", "list") for n in walk(hyper.default))
+            default = rewrite(hyper.default, _whole) if literal else hyper.default
+            with suppress(ArithmeticError):
+                value = _evaluate(scope, default)
+                scope.hypers[each] = replace(hyper, default=default, value=value)
+    return not isinstance(scope.hypers[name].value, float)
 
 
-def size(scope: Scope, e: Expr, what: str) -> Dim | None:
-    """An expression over hypers as an exact size, at least 1 and whole at the defaults."""
-    dim = _dim(scope, e, what)
-    if dim is None:
-        return None
-    value = at_defaults(scope, dim)
-    if any(Dim.of(symbol) in scope.blamed for symbol in dim.symbols):
-        return None
-    if value is None or (value.denominator == 1 and 1 <= value <= LARGEST):
-        return dim
-    said = f"{float(value):g}"
-    if e.op == "name":  # every use of the hyper has the same cause
-        hyper = scope.hypers[e.attr]
-        scope.report.add(
-            "NLC305",
-            f"hyper `{e.attr}` must be a whole number of at least 1: it is a size",
-            hyper.default.span or hyper.span,
-            f"this is {said}",
-            related=[Label(e.span, f"{what} is made of it here")] if e.span else [],
-        )
-    elif dim not in scope.blamed:
-        scope.report.add(
-            "NLC305",
-            f"{what} must be a whole number of at least 1",
-            e.span or scope.tree.system.span,
-            f"this is {said}" + ("" if dim.constant is not None else " at the default hypers"),
-            notes=_values(scope, dim.symbols),
-        )
-    scope.blamed.add(dim)
-    return None
+def _whole(n: Expr) -> Expr | None:
+    whole = n.op == "num" and isinstance(n.attr, float) and n.attr.is_integer()
+    return Expr("num", (), int(n.attr), None, n.span) if whole else None  # type: ignore[call-overload]
 
 
-def at_defaults(scope: Scope, dim: Dim) -> Fraction | None:
-    """A size at the default hypers."""
-    values: dict[str, Number] = {}
-    for symbol in dim.symbols:
-        base, _, index = symbol.partition("[")
-        value = scope.hypers[base].value if base in scope.hypers else None
-        if index and isinstance(value, list):
-            value = value[int(index[:-1])]
-        if not isinstance(value, int | float) or abs(value) == math.inf:
-            return None
-        values[symbol] = value
-    try:
-        return dim.evaluate(values)
-    except ZeroDivisionError:
-        return None
+# ---------------------------------------------------------------------------------------------------- messages
 
 
-def _dim(scope: Scope, e: Expr, what: str) -> Dim | None:
-    if e.op == "num" and isinstance(e.attr, int):
-        return Dim.of(e.attr)
-    if e.op == "name" and e.attr in scope.hypers:
-        return _symbol(scope, e, e.attr, None, what)
-    if _is_member(e) and e.args[0].attr in scope.hypers:
-        return _symbol(scope, e, e.args[0].attr, e.args[1].attr, what)
-    if e.op in ("add", "sub", "mul", "div"):
-        a, b = (_dim(scope, x, what) for x in e.args)
-        return None if a is None or b is None else _joined(scope, e, a, b, what)
-    if e.op == "name":
-        _no_hyper(scope, e, list(scope.hypers), what)
-    elif e.op != "error":
-        number = e.op == "num" or (e.op == "neg" and e.args[0].op == "num")
-        scope.report.add(
-            "NLC305" if number else "NLC206",
-            f"{what} must be a whole number of at least 1"
-            if number
-            else f"{what} is not a constant",
-            e.span or scope.tree.system.span,
-            f"this is {show(e)}" if number else "sizes are whole numbers and hypers with + - * /",
-        )
-    return None
-
-
-def _joined(scope: Scope, e: Expr, a: Dim, b: Dim, what: str) -> Dim | None:
-    span = e.span or scope.tree.system.span
-    if len(a.terms) * len(b.terms) > _TERMS:
-        scope.report.add("NLC007", f"{what} has more than {_TERMS} terms", span, "multiplied out")
-        return None
-    if e.op == "div" and len(b.terms) != 1:
-        message = f"{what} divides by zero" if not b.terms else f"{what} divides by a sum"
-        helps = ["name the sum as a hyper of its own"] if b.terms else []
-        label = "no size" if not b.terms else "exact division is by one term"
-        scope.report.add("NLC206", message, e.args[1].span or span, label, helps=helps)
-        return None
-    return {"add": a.__add__, "sub": a.__sub__, "mul": a.__mul__, "div": a.__truediv__}[e.op](b)
-
-
-def _symbol(scope: Scope, e: Expr, name: str, index: object, what: str) -> Dim | None:
-    """A hyper, or a member of a list-valued one, as a size."""
-    scope.read(name, "")
-    scope.static.add(name)
-    hyper = scope.hypers[name]
-    value = hyper.value
-    if index is not None and isinstance(value, list):
-        value = value[index] if isinstance(index, int) and index < len(value) else ()
-        if value == ():
-            no_member(scope, e, name)
-            return None
-    elif index is not None and value is not None:
-        no_member(scope, e, name)
-        return None
-    if isinstance(value, bool | list) or (isinstance(value, float) and abs(value) == math.inf):
-        kind = "a list" if isinstance(value, list) else "no finite number"
-        scope.report.add(
-            "NLC206",
-            f"{what} is one whole number",
-            e.span or scope.tree.system.span,
-            f"`{name}` is {'a switch' if isinstance(value, bool) else kind}",
-            related=[Label(hyper.span, f"`{name}` is defined here")],
-        )
-        return None
-    return Dim.of(name if index is None else f"{name}[{index}]")
-
-
-def no_member(scope: Scope, e: Expr, name: str) -> None:
-    """``periods[7]`` of a hyper that has no such member."""
-    value = scope.hypers[name].value
-    known = isinstance(value, list)
-    scope.report.add(
-        "NLC205",
-        f"`{show(e)}` is not a member of hyper `{name}`",
-        e.span or scope.tree.system.span,
-        f"it has {len(value)}, the first is `{name}[0]`" if known else f"`{name}` is no list",
-        related=[Label(scope.hypers[name].span, f"`{name}` is defined here")],
-    )
-
-
-def _no_hyper(scope: Scope, e: Expr, hypers: list[str], what: str) -> None:
+def no_hyper(scope: Scope, e: Expr, hypers: list[str], what: str) -> None:
     """A name in a constant that is not a hyper's."""
     if e.attr not in scope.spans:
         scope.not_defined(e.attr, e.span, hypers)
@@ -376,20 +274,3 @@ def _no_hyper(scope: Scope, e: Expr, hypers: list[str], what: str) -> None:
 
 def _an(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
-
-
-# ---------------------------------------------------------------------------------------------------- clocks
-
-
-def clock(scope: Scope, tree: ClockTree | None) -> Clock | None:
-    if tree is None:
-        return None
-    if tree.kind in ("infinite", "never"):
-        return Clock(tree.kind)
-    count = ONE if tree.count is None else size(scope, tree.count, "a period")
-    if count is None or tree.unit not in (
-        "token",
-        "step",
-    ):  # a declared clock: `clocks` is not built yet
-        return None
-    return Clock(tree.kind, tree.unit, count, at_defaults(scope, count) or Fraction(1))

@@ -7,9 +7,10 @@ from dataclasses import replace
 from nlc.base.diagnostics import Fix, nearest
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Flow, Level, Memory, Reset, Rule, State
+from nlc.ir.types import STEP, TOKEN
 from nlc.lib.rules import RULES
 from nlc.passes.resolve.arguments import bind
-from nlc.passes.resolve.constants import clock
+from nlc.passes.resolve.sizes import clock
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.tree import LevelTree
 
@@ -20,6 +21,10 @@ def resolve_level(
     """None after a mistake in what the level is; its flows are added to ``flows``."""
     name, memory = level.name, terms.memories.get(level.name)
     ticks = clock(terms.scope, level.frequency)
+    if ticks is not None and ticks.unit == ("token" if terms.scope.gradients else "step"):
+        ticks = (
+            STEP if terms.scope.gradients else TOKEN
+        )  # reported; what follows goes on with the usual one
 
     def own(key: str, mode: str) -> Expr | None:
         e = getattr(level, key)

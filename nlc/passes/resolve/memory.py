@@ -9,8 +9,8 @@ from nlc.ir.system import Memory, State
 from nlc.ir.types import Dim, Dims, Like
 from nlc.lib.memories import LATER, MEMORIES, MemoryKind
 from nlc.passes.resolve.arguments import Bound, bind
-from nlc.passes.resolve.constants import size
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED
+from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.math import parse_text
 from nlc.syntax.tree import LevelTree, MemoryTree
@@ -111,7 +111,7 @@ def _from_kind(
 def _shape(shape: Expr, bound: Bound, terms: Terms) -> Dims | None:
     """A kind's shape text at the arguments of this call."""
     if shape.op == "list":
-        return sizes(terms, tuple(bound[e.attr] for e in shape.args))
+        return dims_of(terms, tuple(bound[e.attr] for e in shape.args))
     function, target = shape.args[0].attr, bound["W"]
     if target.op != "name" or target.attr != TRAINED:
         label = f"write `{function}({TRAINED})`"
@@ -122,7 +122,7 @@ def _shape(shape: Expr, bound: Bound, terms: Terms) -> Dims | None:
     return (Dim.of(f"{function}({TRAINED})"),)
 
 
-def sizes(terms: Terms, items: tuple[Expr, ...]) -> Dims | None:
+def dims_of(terms: Terms, items: tuple[Expr, ...]) -> Dims | None:
     """Expressions as sizes; all of them are looked at before a mistake counts."""
     dims = [size(terms.scope, e, "a size") for e in items]
     return None if None in dims else tuple(dims)
@@ -155,7 +155,7 @@ def _inline(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
     dtype = tree.dtype.text if tree.dtype else None
     states, sound = [], tree.read is not None
     for item in tree.fields:
-        dims = sizes(terms, item.expr.args) if item.expr.op == "list" else None
+        dims = dims_of(terms, item.expr.args) if item.expr.op == "list" else None
         if item.expr.op not in ("list", "error"):
             label = "write a list such as `[n, n]`"
             terms.say("NLC103", f"state `{item.name}` needs a list of sizes", item.expr, label)

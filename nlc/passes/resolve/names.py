@@ -8,8 +8,8 @@ from dataclasses import replace
 from nlc.base.diagnostics import Fix, Label, nearest
 from nlc.ir.expr import Expr
 from nlc.lib.functions import FUNCTIONS
-from nlc.passes.resolve.constants import no_member
 from nlc.passes.resolve.scope import error
+from nlc.passes.resolve.sizes import no_member
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.values import RESERVED
 
@@ -216,7 +216,11 @@ def _time(terms: Terms, level: str, e: Expr, at: Place) -> str | None:
     through = at.path if at.path != f"{level}.{at.key}" else ""
     place = terms.scope.levels[level].keys.get(at.key)
     kind = terms.memories[level].kind
-    past = "" if at.key == "init" or kind == "cache" else f"write `prev({level})` for the state before this tick"
+    past = (
+        ""
+        if at.key == "init" or kind == "cache"
+        else f"write `prev({level})` for the state before this tick"
+    )
     terms.say(
         "NLC401",
         f"`{level}` is read by its own `{at.key}`" + (f" through `{through}`" if through else ""),

@@ -7,7 +7,7 @@ from nlc.ir.expr import Expr
 from nlc.ir.system import Module
 from nlc.lib.functions import Function
 from nlc.passes.resolve.arguments import Bound
-from nlc.passes.resolve.constants import size
+from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 
 

@@ -35,6 +35,7 @@ class Scope:
     spans: dict[str, Span] = field(default_factory=dict)  # flows of levels too: `S.key`
     readers: dict[str, set[str]] = field(default_factory=dict)  # name -> the places that read it
     static: set[str] = field(default_factory=set)  # hypers that are fixed at construction
+    order: list[str] = field(default_factory=list)  # hypers, each after those that it reads
     circular: set[str] = field(default_factory=set)  # hypers that are defined by themselves
     blamed: set[Dim] = field(default_factory=set)  # sizes that are reported to be none
 
