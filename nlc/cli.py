@@ -120,9 +120,9 @@ def check(specs: tuple[str, ...], format: str) -> None:
         if report.has_errors:
             failed = True
         elif format == "text":
-            click.echo(
-                f"{spec.source.name}: {spec.system.name} is a sound {spec.system.context} system"
-            )
+            kind = spec.system.context.removesuffix("s")
+            place = spec.source.name if name == "-" else name
+            click.echo(f"{place}: {spec.system.name} is a sound {kind} system")
     if failed:
         sys.exit(1)
 
@@ -254,17 +254,19 @@ def list_(what: str, format: str) -> None:
 
 @main.command()
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--like", default="delta_net", show_default=True, help="The spec to start from.")
+@click.option(
+    "--like", metavar="SPEC", help="The spec to start from; without it, the simplest there is."
+)
 @_verb
-def new(path: Path, like: str) -> None:
+def new(path: Path, like: str | None) -> None:
     """Start a spec of your own from a copy of another."""
-    from nlc.tools.scaffold import scaffold
+    from nlc.tools.scaffold import scaffold, simplest
 
     if path.suffix not in (".yaml", ".yml"):
         path = path.with_name(path.name + ".yaml")
     if path.exists():
         raise click.BadParameter(f"{path} exists; nothing was overwritten", param_hint="PATH")
-    text = scaffold(_load(like).source.text, path.stem)
+    text = scaffold(_load(like or simplest()).source.text, path.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     click.echo(f"wrote {path}; next: nlc check {path}")

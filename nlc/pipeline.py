@@ -182,7 +182,6 @@ class Spec:
         system = self._resolved
         self._free_names(system)
         self._shallow(system)
-        self.report.raise_if_errors()
         system = infer(clocks(system, self.report), self.report)
         self.report.raise_if_errors()
         graph = link(system, self.report)

@@ -278,12 +278,11 @@ def _gelu(x: Expr, y: Expr) -> Expr:
 
 
 def _linear_vjp(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
-    x, w = node.args[:2]
-    return (
-        make("matmul", make("T", w), g),
-        make("outer", g, x),
-        *((g,) if len(node.args) > 2 else ()),
-    )
+    """By the input and, where the output is a vector, by the weights; a scalar's weight is one row."""
+    x, w, *bias = node.args
+    if node.type.dims == ():
+        return mul(g, make("sum_rows", w)), None, *(None for _ in bias)
+    return make("matmul", make("T", w), g), make("outer", g, x), *(g for _ in bias)
 
 
 EPS = 1e-6  # of rmsnorm, layernorm and l2norm, inside the root

@@ -255,4 +255,7 @@ class Type:
 
 
 def show_dims(dims: Dims) -> str:
-    return str(dims[0]) if dims and isinstance(dims[0], Like) else f"[{', '.join(map(str, dims))}]"
+    """For messages: ``[dv, dk]``, ``like(W)``, ``a scalar``."""
+    if not dims:
+        return "a scalar"
+    return str(dims[0]) if isinstance(dims[0], Like) else f"[{', '.join(map(str, dims))}]"

@@ -119,6 +119,9 @@ class _Clocks:
                     Label(other.keys.get("frequency", other.span), "the faster level it gathers"),
                     Label(n.span or level.span, f"`{level.name}` gathers `{other.name}` here"),
                 ],
+                helps=[
+                    f"use {' or '.join(map(str, _multiples(level.clock, other.clock)))} {level.clock.unit}s"
+                ],
                 notes=[f"`{level.name}` would tick in the middle of a period of `{other.name}`"],
             )
 
@@ -147,3 +150,10 @@ class _Clocks:
                     ],
                 )
             stack.extend(n.args)
+
+
+def _multiples(clock: Clock, other: Clock) -> list[int]:
+    """Periods near ``clock``'s that are multiples of ``other``'s."""
+    step = other.default
+    below = int(clock.default / step)
+    return [int(step * n) for n in (below, below + 1) if n > 0]

@@ -112,7 +112,10 @@ class ShapesOf:
             elif self.flow[name].bound is None:
                 self.flow[name] = shape
             else:
-                self.solver.same(self.flow[name], shape)
+                try:
+                    self.solver.same(self.flow[name], shape)
+                except ShapeError as mistake:  # it reads its own past in another shape
+                    self._blame(self.system.flows[name].expr, mistake)
         return self.flow[name]
 
     def _of(self, e: Expr):

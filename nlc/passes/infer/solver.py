@@ -98,7 +98,10 @@ class Solver(Shapes):
 
     def _by_default(self, dim: Dim) -> Dim:
         for _ in range(len(self.derived) + 1):
-            dim = dim.substitute(self.derived)
+            try:
+                dim = dim.substitute(self.derived)
+            except (ValueError, ZeroDivisionError):  # divided by what is no single term
+                break
         return dim
 
     def same(self, a, b):
