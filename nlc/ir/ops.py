@@ -425,7 +425,7 @@ OPS: dict[str, Op] = {
     "outer": Op(
         _outer,
         lambda n, g: (make("matmul", g, n.args[1]), make("matmul", make("T", g), n.args[0])),
-        r.mul,
+        lambda a, b: replace(r.mul(a, b), norm=r.times(a.norm, b.norm)),
     ),
     "per_key": Op(
         lambda s, d, e: (ONE, s.vector(d[0], 0)), lambda n, g: (make("sum_rows", g),), lambda a: a

@@ -59,9 +59,16 @@ def settle(w: Writer, system: System) -> None:
         h = next(h for h in waiting if _reads(h.default) <= done)
         waiting.remove(h)
         done.add(h.name)
-        w(
-            f"{h.name} = {constant(h.default, isinstance(h.value, int))} if {h.name} is None else {h.name}"
-        )
+        whole = isinstance(h.value, int)
+        for n in walk(h.default) if whole else ():
+            if n.op == "div":
+                _divides(
+                    w,
+                    constant(n.args[0], True),
+                    constant(n.args[1], True),
+                    f"{h.name} is None and ",
+                )
+        w(f"{h.name} = {constant(h.default, whole)} if {h.name} is None else {h.name}")
     _at_least_one(w, derived)
 
 
@@ -98,13 +105,7 @@ def constant(e: Expr, whole: bool, binds: int = 0) -> str:
 def check(w: Writer, system: System) -> None:
     """Sizes must come out whole, and what is equal only by default must still be equal: ValueError otherwise."""
     for numerator, denominator in _divisions(system):
-        with w.block(
-            f"if ({numerator}) % ({denominator}):"
-            if " " in numerator + denominator
-            else f"if {numerator} % {denominator}:"
-        ):
-            said = f"{numerator} = {{{numerator}}} is not divisible by {denominator} = {{{denominator}}}"
-            w(f'raise ValueError(f"{said}")')
+        _divides(w, numerator, denominator)
     seen = set()
     for a, b, _ in system.constraints:
         if any(s.startswith("?") for s in (a - b).symbols) or (a, b) in seen or (b, a) in seen:
@@ -116,8 +117,18 @@ def check(w: Writer, system: System) -> None:
             )
 
 
+def _divides(w: Writer, numerator: str, denominator: str, only: str = "") -> None:
+    """ValueError where the one is not a multiple of the other."""
+    plain = [x if " " not in x else f"({x})" for x in (numerator, denominator)]
+    with w.block(f"if {only}{plain[0]} % {plain[1]}:"):
+        said = (
+            f"{numerator} = {{{numerator}}} is not divisible by {denominator} = {{{denominator}}}"
+        )
+        w(f'raise ValueError(f"{said}")')
+
+
 def _divisions(system: System) -> list[tuple[str, str]]:
-    """What is divided by what, in sizes and in the defaults of hypers."""
+    """What is divided by what in sizes."""
     dims: list[Dim] = []
     exprs = [f.expr for f in system.flows.values()] + list(system.output.values())
     for e in exprs:
@@ -126,11 +137,6 @@ def _divisions(system: System) -> list[tuple[str, str]]:
     for s in system.states.values():
         dims += [d for d in s.dims if not isinstance(d, Like)]
     out: dict[tuple[str, str], None] = {}
-    for h in system.hypers.values():
-        if h.derived and isinstance(h.value, int):
-            for n in walk(h.default):
-                if n.op == "div":
-                    out[constant(n.args[0], True), constant(n.args[1], True)] = None
     for d in dims:
         for monomial, c in d.terms:
             down = [s for s, x in monomial for _ in range(max(-x, 0))]

@@ -7,8 +7,9 @@ from nlc.ir.program import Let, Program, Return, Slot
 from nlc.ir.system import System
 from nlc.ir.types import STEP, Type
 from nlc.ir.update import Update
+from nlc.passes.lower.periods import state_type
 from nlc.passes.lower.schedule import Item, schedule
-from nlc.passes.lower.step import Lowering, state_type
+from nlc.passes.lower.step import Lowering
 from nlc.passes.share import share
 
 

@@ -7,15 +7,16 @@ from dataclasses import replace
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.notation import Notation
-from nlc.ir.ops import leaf, make
-from nlc.ir.program import Guard, Let, Slot
-from nlc.ir.system import Level, State, System
-from nlc.ir.types import ONE, Type
+from nlc.ir.ops import leaf
+from nlc.ir.program import Let, Slot
+from nlc.ir.system import Level, System
+from nlc.ir.types import Type
 from nlc.ir.update import Update
+from nlc.passes.lower.periods import Periods, state_leaf, state_type
 from nlc.passes.naming import Names
 
 
-class Lowering:
+class Lowering(Periods):
     """What both kinds of system share: variables for flows and states, and the statements of a level's step."""
 
     def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
@@ -32,160 +33,6 @@ class Lowering:
         self.flow_vars = {name: self.names(name) for name in system.flows}
         self.kept: dict[str, str] = {}
         self._memories()
-
-    # -------------------------------------------------------------------------------------------- time
-
-    def _gathering(self, update: Update, level: Level) -> Update:
-        """``total`` nodes of a slow step replaced by what has been gathered when it comes."""
-
-        def rule(n: Expr) -> Expr | None:
-            if n.op != "total":
-                return None
-            key = next((k for k, (e, _) in self.totals.items() if e == n), None)
-            if key is None:
-                base, i = f"{level.name}.{n.attr[0]}", 2
-                key = base
-                while key in self.totals:
-                    key, i = f"{base}_{i}", i + 1
-                self.totals[key] = (n, level)
-            return leaf("gathered", key, n.type)
-
-        return replace(
-            update,
-            base={k: rewrite(e, rule) for k, e in update.base.items()},
-            gradient={k: rewrite(e, rule) for k, e in update.gradient.items()},
-            new={k: rewrite(e, rule) for k, e in update.new.items()},
-        )
-
-    def _memories(self) -> None:
-        """Slots for what time needs: states at their last boundary, what is gathered so far."""
-        self.anchors = [
-            s for s in self.system.states.values() if self.system.levels[s.level].anchor
-        ]
-        self.timed: list[Slot] = []
-        for s in self.anchors:
-            level = self.system.levels[s.level]
-            name = self.names(f"{s.name}_anchor")
-            self.timed.append(
-                Slot(
-                    f"{s.name}.anchor",
-                    name,
-                    "anchor",
-                    state_type(s, level),
-                    s.init,
-                    s.learned,
-                    of=s.name,
-                )
-            )
-            self.vars[state_leaf(s, level, "anchor")] = self.var(name, state_type(s, level))
-        for level in self.system.levels.values():
-            wanted = (level.toward is not None and level.toward.op == "initial") or (
-                level.reset is not None and level.reset.to is None
-            )
-            for s in level.states if wanted else ():
-                if s.borrowed:
-                    name, kind = self.names(f"{s.name}_start"), state_type(s, level)
-                    origin = s.init or leaf("state", (s.name, "now"), kind)
-                    self.timed.append(Slot(f"{s.name}.start", name, "start", kind, origin))
-                    self.vars[leaf("initial", s.name, kind)] = self.var(name, kind)
-        for key, (total, _) in self.totals.items():
-            name, kind = self.names(key), total.type
-            self.timed.append(Slot(key, name, "gathered", kind))
-            self.vars[leaf("gathered", key, kind)] = self.var(name, kind)
-
-    @property
-    def guarded(self) -> bool:
-        """Whether anything happens in some ticks only."""
-        return bool(
-            self.anchors
-            or self.totals
-            or any(self._guard(level) or level.reset for level in self.system.levels.values())
-        )
-
-    def _guard(self, level: Level) -> Guard | None:
-        slow = level.clock.kind == "every" and level.clock.count != ONE
-        return Guard(level.clock.count) if slow else None
-
-    def opening(self) -> list[Let]:
-        """At the start of a period, a state becomes its own anchor."""
-        out = []
-        for s in self.anchors:
-            level = self.system.levels[s.level]
-            held = self.var(self.state_vars[s.name], state_type(s, level))
-            anchor = self.vars[state_leaf(s, level, "anchor")]
-            out.append(
-                Let(
-                    (str(anchor.attr),),
-                    held,
-                    "the boundary",
-                    level.keys.get("anchor"),
-                    Guard(level.anchor.count, "start"),
-                )
-            )
-        return out
-
-    def gather(self, key: str) -> list[Let]:
-        """One tick's contribution to what a slow level gathers."""
-        total, level = self.totals[key]
-        kind, inner = total.attr[0], total.args[0]
-        lets: list[Let] = []
-        for s in level.states:  # a slow state is constant inside its period
-            self.vars.setdefault(
-                state_leaf(s, level, "base"),
-                self.var(self.state_vars[s.name], state_type(s, level)),
-            )
-        value = self.translate(inner, key, lets)
-        sofar = self.vars[leaf("gathered", key, total.type)]
-        faster = [
-            self.system.levels[self.system.states[n.attr[0]].level]
-            for n in walk(inner)
-            if n.op == "state"
-        ]
-        when = (
-            None if inner.type.clock.count == ONE or not faster else Guard(inner.type.clock.count)
-        )
-        if kind == "mean":
-            ticks = level.clock.count / inner.type.clock.count
-            value = make("div", value, leaf("size", ticks, Type((), dtype="int")))
-        if kind != "last":
-            value = make("add", sofar, value)
-        note = f"over {level.clock}"
-        return [
-            *(replace(x, when=when) for x in lets),
-            Let((str(sofar.attr),), value, note, total.span, when),
-        ]
-
-    def closing(self) -> list[Let]:
-        """At the end of a period: sums start anew, and levels are reset, slowest first."""
-        out = []
-        for key, (total, level) in self.totals.items():
-            if total.attr[0] != "last":
-                sofar = self.vars[leaf("gathered", key, total.type)]
-                out.append(
-                    Let((str(sofar.attr),), make("zeros", sofar), "", None, self._guard(level))
-                )
-        resets = [level for level in self.system.levels.values() if level.reset]
-        for level in sorted(resets, key=lambda x: x.reset.every.order, reverse=True):
-            for s in level.states:
-                held = self.var(self.state_vars[s.name], state_type(s, level))
-                if level.reset.to is not None:
-                    value = self.program_expr(level.reset.to)
-                elif s.learned or s.init is not None or s.borrowed:
-                    kept = s.learned or s.borrowed
-                    start = leaf("initial", s.name, state_type(s, level)) if kept else s.init
-                    value = make("add", make("zeros", held), self.program_expr(start))
-                else:
-                    value = make("zeros", held)
-                out.append(
-                    Let(
-                        (str(held.attr),),
-                        value,
-                        "reset",
-                        level.reset.span,
-                        Guard(level.reset.every.count),
-                    )
-                )
-        return out
 
     # -------------------------------------------------------------------------------------------- names
 
@@ -265,11 +112,3 @@ def _together(lets: list[Let], names: Names) -> list[Let]:
     fresh = [replace(x, names=(names(f"{x.names[0]}_next"),)) for x in lets]
     back = [Let(x.names, leaf("var", f.names[0], f.expr.type)) for x, f in zip(lets, fresh)]
     return fresh + back
-
-
-def state_leaf(s: State, level: Level, time: str) -> Expr:
-    return leaf("state", (s.name, time), state_type(s, level))
-
-
-def state_type(s: State, level: Level) -> Type:
-    return Type(s.dims, level.head, level.clock)

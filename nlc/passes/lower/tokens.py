@@ -10,8 +10,9 @@ from nlc.ir.program import Let, Loop, Program, Return, Slot
 from nlc.ir.system import System
 from nlc.ir.types import NEVER, TOKEN, Type
 from nlc.ir.update import Update
+from nlc.passes.lower.periods import state_type
 from nlc.passes.lower.schedule import Item, schedule
-from nlc.passes.lower.step import Lowering, state_type
+from nlc.passes.lower.step import Lowering
 from nlc.passes.naming import describe
 from nlc.passes.recurrence import Recurrence
 from nlc.passes.share import share
