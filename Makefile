@@ -42,7 +42,7 @@ test: lint
 	$(PYTEST) -m "not long" tests
 
 test-long: lint
-	$(PYTEST) tests
+	HYPOTHESIS_PROFILE=default $(PYTEST) tests
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .

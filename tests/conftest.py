@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -74,3 +75,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
             )
 
     return check
+
+
+# `make test` draws the same examples every time; `make test-long` draws new ones.
+settings.register_profile("fixed", derandomize=True, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

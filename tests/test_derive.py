@@ -24,7 +24,7 @@ VARIABLES = [leaf("var", name, Type(dims, True, TOKEN)) for name, dims in STATES
 LEAVES = VARIABLES + [leaf("var", name, Type(dims, True, TOKEN)) for name, dims in FLOWS.items()]
 
 # Smooth everywhere, and defined everywhere once their argument is squashed where it must be.
-UNARY = ["neg", "sigmoid", "tanh", "silu", "gelu", "softplus", "erf", "abs", "relu", "sign", "stop"]
+UNARY = ["neg", "sigmoid", "tanh", "silu", "gelu", "softplus", "erf", "abs", "relu", "sign"]
 REDUCE = ["sum", "mean", "sqnorm", "amax", "amin"]
 SHAPED = ["T", "softmax", "per_key", "per_value"]
 BINARY = ["add", "sub", "mul", "maximum", "minimum", "matmul", "outer", "dot"]
@@ -196,6 +196,7 @@ def test_every_differentiable_operator_is_drawn_or_derived_elsewhere() -> None:
         "numel",
         "ones",
         "zeros",
+        "stop",
         "sum_rows",
         "sum_cols",
         "layernorm",
@@ -203,6 +204,13 @@ def test_every_differentiable_operator_is_drawn_or_derived_elsewhere() -> None:
         "linear",
     }
     assert {name for name, op in OPS.items() if op.vjp} == drawn | elsewhere
+
+
+def test_stop_lets_no_gradient_pass() -> None:
+    S, k = VARIABLES[0], LEAVES[3]
+    through = make("dot", make("matmul", S, k), make("stop", make("matmul", S, k)))
+    assert list(gradient(through, VARIABLES)) == [S]
+    assert gradient(make("sum", make("stop", S)), VARIABLES) == {}
 
 
 SPEC = """
