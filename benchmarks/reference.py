@@ -131,7 +131,7 @@ def surroundings(threads: int) -> str:
 )
 @click.option("--heads", default=2, show_default=True)
 @click.option(
-    "--rounds", default=7, show_default=True, help="Runs of each length; the median counts."
+    "--rounds", default=15, show_default=True, help="Runs of each length; the median counts."
 )
 @click.option("--threads", default=1, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write it here.")
