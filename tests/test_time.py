@@ -238,3 +238,92 @@ def test_levels_are_ordered_by_period() -> None:
     assert graph.edges["A", "B"]["reads"] == ("held",)
     assert graph.edges["B", "A"]["reads"] == ("same-tick",)
     assert nlc.loads(SLOW).graph.graph["levels"] == [["fast"], ["W"], ["slow", "phi"]]
+
+
+HELD = """
+nlc: 1
+system: held
+context: tokens
+hyper: {d: 3}
+inputs: {k: [d], v: [d]}
+let:
+  size: sqrt(sqnorm(B) + 1)
+levels:
+  B:
+    frequency: every 4 tokens
+    reset: every 12 tokens
+    memory: matrix(d, d)
+    key: k
+    value: v
+    objective: sum(0.5 * sqnorm(B(key) - value))
+    rule: gd(lr=0.1)
+    init: learned
+output: B(k) / size + tanh(B) @ v
+"""
+
+
+def test_what_a_slow_state_comes_to_is_computed_once_a_period() -> None:
+    """Functions of a slow state are held between its ticks, and renewed by its steps and resets."""
+    import torch
+
+    spec = nlc.loads(HELD)
+    source = spec.source_text()
+    loop_text = source[source.index("for ") :]
+    ticked = [line for line in loop_text.split("\n") if line.startswith(" " * 16 + "B")]
+    assert "tanh" in loop_text and not any("tanh" in line for line in ticked)
+    net = spec.compile()().double()
+    with torch.no_grad():
+        net.B.init.copy_(torch.arange(9.0).reshape(3, 3) / 9)
+    x = flows(30, seed=5)
+    k, v = x["k"], x["v"]
+    y, _ = net(k=k, v=v)
+    B = start = net.B.init.expand(2, 3, 3)
+    total = torch.zeros_like(B)
+    for t in range(30):
+        size = (B.square().sum((-2, -1)) + 1).sqrt()[:, None]
+        expected = (B @ k[:, t, :, None])[..., 0] / size + (B.tanh() @ v[:, t, :, None])[..., 0]
+        torch.testing.assert_close(y[:, t], expected, rtol=0, atol=1e-12)
+        error = (B @ k[:, t, :, None])[..., 0] - v[:, t]
+        total = total + error[..., :, None] * k[:, t, None, :]
+        if (t + 1) % 4 == 0:
+            B, total = B - 0.1 * total, torch.zeros_like(total)
+        if (t + 1) % 12 == 0:
+            B = start
+    state, parts = None, []
+    for a, b in ((0, 3), (3, 11), (11, 12), (12, 30)):
+        part, state = net(k=k[:, a:b], v=v[:, a:b], state=state)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, 1), y, rtol=0, atol=1e-12)
+
+
+def test_an_optimizer_holds_what_its_slow_memory_comes_to() -> None:
+    import torch
+
+    text = SLOW.replace("a * slow)", "a * tanh(slow))")
+    made = nlc.loads(text).compile()
+    source = nlc.loads(text).source_text()
+    assert (
+        source.count("torch.tanh(") == 2 and "if t % k == 0:" in source
+    )  # at the start, then once a period
+
+    class Written:
+        def __init__(self, params):
+            self.p = params[0]
+            self.fast = self.slow = self.sum = torch.zeros_like(self.p)
+            self.phi, self.t = self.p.detach().clone(), 0
+
+        @torch.no_grad()
+        def step(self):
+            g, self.t = self.p.grad, self.t + 1
+            self.fast = 0.9 * self.fast + g
+            self.sum = self.sum + g
+            self.p -= 0.1 * (self.fast + 0.5 * self.slow.tanh())
+            if self.t % 3 == 0:
+                self.slow = 0.9 * self.slow + 0.1 * self.sum
+                self.sum = torch.zeros_like(self.sum)
+                self.phi = self.phi - 0.5 * (self.phi - self.p)
+                self.p.copy_(self.phi)
+
+    torch.testing.assert_close(descend(made), descend(Written), rtol=0, atol=1e-12)
+    for stop in (0, 1, 4):
+        assert torch.equal(descend(made, saved=stop), descend(made))

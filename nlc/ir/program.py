@@ -22,7 +22,8 @@ class Slot:
 
     ``kind``: ``level`` (a memory's state), ``anchor`` (that state at its last boundary), ``start`` (where
     it started), ``gathered`` (a sum over a period so far), ``window`` (the last tokens a convolution
-    saw), ``prev`` (a flow one tick earlier), ``cache`` (keys or values), ``tick`` (an integer count).
+    saw), ``prev`` (a flow one tick earlier), ``cache`` (keys or values), ``tick`` (an integer count),
+    ``held`` (a value of a slow state, ``init`` from the others where it is not there yet).
     ``key`` is its name in the state dict, ``var`` the program variable that holds it.
     """
 
@@ -68,9 +69,8 @@ class Loop:
     slices: dict[str, str]
     body: tuple[Let, ...]
     collects: dict[str, str]
-    counter: str | None = (
-        None  # the number of this tick, from 1 at the start of the stream, if a guard asks
-    )
+    counter: str | None = None  # this tick's number, from 1 at the stream's start, if a guard asks
+    first: tuple[Let, ...] = ()  # before the first tick: what is held
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Program:
             if isinstance(s, Let):
                 yield s
             elif isinstance(s, Loop):
-                yield from s.body
+                yield from (*s.first, *s.body)
 
     def __str__(self) -> str:
         """The text that tests and ``--debug`` show."""
@@ -109,6 +109,7 @@ class Program:
                 out.append(
                     f"  loop {s.clock} carries {', '.join(s.carries)} over {', '.join(s.slices)}"
                 )
+                out += [f"    first {_line(x)}" for x in s.first]
                 out += [f"    {_line(x)}" for x in s.body]
                 out.append(f"    collect {', '.join(f'{a} = {b}' for a, b in s.collects.items())}")
             else:

@@ -33,7 +33,7 @@ class Recurrence:
         for node in walk(e):
             if id(node) not in self._node:
                 self._node[id(node)] = (
-                    node.op in ("state", "gradient", "variable", "gathered")
+                    node.op in ("state", "gradient", "variable", "gathered", "held")
                     or (node.op == "flow" and self.flow(node.attr))
                     or any(self._node[id(a)] for a in node.args)
                 )

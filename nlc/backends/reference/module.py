@@ -247,6 +247,8 @@ class _Module:
             start = next(s for s in self.program.slots if s.kind == "tick")
             w(f"{loop.counter} = int({start.var})", "tokens seen so far")
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
+            for let in loop.first:
+                self._let(let)
             self._loop_head(loop)
             w.depth += 1
             if loop.counter:

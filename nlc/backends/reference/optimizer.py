@@ -139,7 +139,7 @@ class _Optimizer:
         w("@staticmethod")
         with w.block(f"def initial_state({W}: Tensor) -> dict[str, Tensor | int]:"):
             w('"""The memories of one tensor before its first step."""')
-            pairs = [f'"{s.key}": {self._fresh(s)}' for s in self.kept]
+            pairs = [f'"{s.key}": {self._fresh(s)}' for s in self.kept if s.kind != "held"]
             w.call("return {", pairs, "}")
 
     def _fresh(self, s: Slot) -> str:
@@ -183,8 +183,11 @@ class _Optimizer:
             if s.kind == "tick":
                 w(f'{s.var} = state["{s.key}"] + 1')
                 self.printer.numbers.add(s.var)
-            else:
+            elif s.kind != "held":
                 w(f'{s.var} = state["{s.key}"]')
+        for s in (s for s in self.kept if s.kind == "held"):
+            value = self.printer(s.init)
+            w(f'{s.var} = state["{s.key}"] if "{s.key}" in state else {value}', "held")
         tick = next((s.var for s in self.kept if s.kind == "tick"), "")
         for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
             if when is None:

@@ -54,6 +54,7 @@ class Gradients(Lowering):
             elif item.name.startswith("gather "):
                 body += self.gather(item.name[7:])
             else:
+                self.reader = self.base
                 flow = system.flows[item.name]
                 body.append(
                     Let(
@@ -69,8 +70,14 @@ class Gradients(Lowering):
             for s in level.states
         ]
         lets = share([*self.opening(), *body, *self.closing(), *self.ends], self.names)
+        held = [
+            Slot(f"{x.names[0]}", x.names[0], "held", x.expr.type, x.expr) for x in self.holding()
+        ]
         return Program(
-            system, (*slots, *self.timed, *self.past, *ticks), (*lets, Return({}, {})), self.inputs
+            system,
+            (*slots, *self.timed, *self.past, *held, *ticks),
+            (*lets, Return({}, {})),
+            self.inputs,
         )
 
     def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
@@ -93,7 +100,7 @@ class Gradients(Lowering):
                 self.delayed[n] = self.var(slot.var, n.type)
             return self.delayed[n]
 
-        return rewrite(self.program_expr(e), remember)
+        return rewrite(self.program_expr(self.hold(e)), remember)
 
     def _ticks(self) -> list[Slot]:
         used = any(n.op == "index" for e in self._all() for n in walk(e))

@@ -11,9 +11,9 @@ from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.ops import leaf, make
 from nlc.ir.program import Guard, Let, Slot
 from nlc.ir.system import Level, State, System
-from nlc.ir.types import ONE, Type
+from nlc.ir.types import ONE, Clock, Type
 from nlc.ir.update import Update
-from nlc.passes.naming import Names
+from nlc.passes.naming import Names, describe
 
 
 class Periods:
@@ -24,6 +24,8 @@ class Periods:
     vars: dict[Expr, Expr]
     totals: dict[str, tuple[Expr, Level]]
     state_vars: dict[str, str]
+    holds: dict[Expr, str]
+    reader: Clock  # the clock of what is being translated
 
     def _gathering(self, update: Update, level: Level) -> Update:
         """``total`` nodes of a slow step replaced by what has been gathered when it comes."""
@@ -83,6 +85,61 @@ class Periods:
             self.timed.append(Slot(key, name, "gathered", kind))
             self.vars[leaf("gathered", key, kind)] = self.var(name, kind)
 
+    def hold(self, e: Expr) -> Expr:
+        """Parts that change less often than their reader ticks are computed once a tick of their own clock."""
+        done: dict[int, Expr] = {}
+
+        def go(n: Expr) -> Expr:
+            if id(n) not in done:
+                slower = (
+                    n.args and self.reader.faster(n.type.clock) and n.type.clock.kind == "every"
+                )
+                whole = self._written_out(n) if slower else None
+                done[id(n)] = self._held(whole) if whole else n.with_args(tuple(map(go, n.args)))
+            return done[id(n)]
+
+        return go(e)
+
+    def _written_out(self, e: Expr) -> Expr | None:
+        """A slow expression over states alone, its flows written out; None if it is not made of states."""
+
+        def rule(n: Expr) -> Expr | None:
+            return self._written_out(self.system.flows[n.attr].expr) if n.op == "flow" else None
+
+        if any(
+            n.op in ("conv", "delay", "attend", "gathered", "gradient", "total") for n in walk(e)
+        ):
+            return None
+        whole = rewrite(e, rule)
+        times = {n.attr[1] for n in walk(whole) if n.op == "state"}
+        return whole if times and times <= {"now", "prev"} else None
+
+    def _held(self, e: Expr) -> Expr:
+        value = leaf("held", None, e.type)
+        for known, name in self.holds.items():
+            if known == e:
+                return replace(value, attr=name)
+        name = self.names(describe(self.program_expr(e)) + "_held")
+        self.holds[e] = name
+        held = replace(value, attr=name)
+        self.vars[held] = self.var(name, e.type)
+        return held
+
+    def holding(self) -> list[Let]:
+        """What is held, from the states as they are."""
+        return [Let((name,), self.program_expr(e), "held") for e, name in self.holds.items()]
+
+    def _renewed(self) -> list[Let]:
+        """What is held is computed anew where a state that it reads has changed."""
+        out = []
+        for let, e in zip(self.holding(), self.holds):
+            owners = {self.system.states[n.attr[0]].level for n in walk(e) if n.op == "state"}
+            levels = [level for name, level in self.system.levels.items() if name in owners]
+            periods = [level.clock.count for level in levels]
+            periods += [level.reset.every.count for level in levels if level.reset]
+            out += [replace(let, when=Guard(p)) for p in dict.fromkeys(periods)]
+        return out
+
     @property
     def guarded(self) -> bool:
         """Whether anything happens in some ticks only."""
@@ -124,6 +181,7 @@ class Periods:
                 state_leaf(s, level, "base"),
                 self.var(self.state_vars[s.name], state_type(s, level)),
             )
+        self.reader = inner.type.clock
         value = self.translate(inner, key, lets)
         sofar = self.vars[leaf("gathered", key, total.type)]
         faster = [
@@ -175,7 +233,7 @@ class Periods:
                         Guard(level.reset.every.count),
                     )
                 )
-        return out
+        return out + self._renewed()
 
 
 def state_leaf(s: State, level: Level, time: str) -> Expr:

@@ -10,7 +10,7 @@ from nlc.ir.notation import Notation
 from nlc.ir.ops import leaf
 from nlc.ir.program import Let, Slot
 from nlc.ir.system import Level, System
-from nlc.ir.types import Type
+from nlc.ir.types import STEP, TOKEN, Type
 from nlc.ir.update import Update
 from nlc.passes.lower.periods import Periods, state_leaf, state_type
 from nlc.passes.naming import Names
@@ -32,6 +32,8 @@ class Lowering(Periods):
         self.state_vars = {s.name: self.names(s.name) for s in system.states.values()}
         self.flow_vars = {name: self.names(name) for name in system.flows}
         self.kept: dict[str, str] = {}
+        self.holds: dict[Expr, str] = {}
+        self.base = self.reader = TOKEN if system.context == "tokens" else STEP
         self._memories()
 
     # -------------------------------------------------------------------------------------------- names
@@ -65,6 +67,7 @@ class Lowering(Periods):
     def step(self, level: Level) -> list[Let]:
         """The statements of one step, with the mathematics as comments."""
         update = self.updates[level.name]
+        self.reader = level.clock
         lets: list[Let] = []
         plain = all(update.base[s.name] == state_leaf(s, level, "prev") for s in level.states)
         n = Notation(self.system, own=level.name, plain_base=plain)

@@ -325,7 +325,8 @@ class Tokens(Lowering):
             for x in body
         ]
         counter = self.names("count") if self.guarded else None
-        return Loop(TOKEN, tuple(carries), inner, tuple(body), dict(self.collects), counter)
+        first = tuple(self.holding())
+        return Loop(TOKEN, tuple(carries), inner, tuple(body), dict(self.collects), counter, first)
 
     def _without_aliases(self, body: list[Let]) -> list[Let]:
         """A collected value that sharing has named already is collected under that name."""
@@ -351,6 +352,7 @@ class Tokens(Lowering):
             return self.step(self.system.levels[item.name[5:]])
         if item.name.startswith("gather "):
             return self.gather(item.name[7:])
+        self.reader = self.base
         e, lets = item.exprs[0], []
         span = self.system.flows[item.name].span if item.name in self.system.flows else e.span
         value = self.translate(e, item.name, lets)
@@ -359,6 +361,7 @@ class Tokens(Lowering):
     def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
         """In the loop: what needs no state moves out of it, carried windows become carries of the loop."""
         recurrent = self.recurrence.recurrent
+        e = self.hold(e)
         if not recurrent(e):
             return self._free(e, where)
         done: dict[int, Expr] = {}
