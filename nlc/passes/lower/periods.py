@@ -11,7 +11,7 @@ from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.ops import leaf, make
 from nlc.ir.program import Guard, Let, Slot
 from nlc.ir.system import Level, State, System
-from nlc.ir.types import ONE, Clock, Type
+from nlc.ir.types import ONE, Clock, Dim, Type
 from nlc.ir.update import Update
 from nlc.passes.naming import Names, describe
 
@@ -130,15 +130,17 @@ class Periods:
         return [Let((name,), self.program_expr(e), "held") for e, name in self.holds.items()]
 
     def _renewed(self) -> list[Let]:
-        """What is held is computed anew where a state that it reads has changed."""
-        out = []
+        """What is held is computed anew where a state that it reads has changed, period by period."""
+        out: dict[Dim, list[Let]] = {}
         for let, e in zip(self.holding(), self.holds):
             owners = {self.system.states[n.attr[0]].level for n in walk(e) if n.op == "state"}
             levels = [level for name, level in self.system.levels.items() if name in owners]
             periods = [level.clock.count for level in levels]
             periods += [level.reset.every.count for level in levels if level.reset]
-            out += [replace(let, when=Guard(p)) for p in dict.fromkeys(periods)]
-        return out
+            for p in dict.fromkeys(periods):
+                if not any(p != q and _multiple(p, q) for q in periods):
+                    out.setdefault(p, []).append(replace(let, when=Guard(p)))
+        return [let for lets in out.values() for let in lets]
 
     @property
     def guarded(self) -> bool:
@@ -242,3 +244,9 @@ def state_leaf(s: State, level: Level, time: str) -> Expr:
 
 def state_type(s: State, level: Level) -> Type:
     return Type(s.dims, level.head, level.clock)
+
+
+def _multiple(p: Dim, q: Dim) -> bool:
+    """Whether every end of a period ``p`` is one of ``q`` too, whatever the hypers."""
+    factor = (p / q).constant if len(q.terms) == 1 else None
+    return factor is not None and factor.denominator == 1

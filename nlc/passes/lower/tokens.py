@@ -219,9 +219,9 @@ class Tokens(Lowering):
         done: dict[int, Expr] = {}
         cut: set[int] = set()
         for node in walk(e):
-            if node.op == "state" or (
-                node.op != "flow" and r.recurrent(node) and r.reads_state(node)
-            ):
+            in_loop = node.op != "flow" and r.recurrent(node) and r.reads_state(node)
+            slow = node.args and r.recurrent(node) and TOKEN.faster(node.type.clock)
+            if node.op == "state" or in_loop or slow:  # what is slow is held in the loop
                 cut.add(id(node))
         above = _above(e, cut)
         for node in walk(e):
@@ -333,7 +333,10 @@ class Tokens(Lowering):
         assigned = [n for x in body for n in x.names]
         for outer, inner in self.collects.items():
             alias = next((x for x in body if x.names == (inner,) and x.expr.op == "var"), None)
-            if alias is not None and assigned.count(alias.expr.attr) == 1:
+            if alias is None or assigned.count(alias.expr.attr) != 1:
+                continue
+            before = body[: body.index(alias)]  # what is assigned later has another value by then
+            if any(alias.expr.attr in x.names for x in before):
                 body = [x for x in body if x is not alias]
                 self.collects[outer] = alias.expr.attr
         return body
