@@ -311,6 +311,12 @@ class TorchPrinter:
     def op_sum_cols(self, e: Expr) -> tuple[str, int]:
         return f"{self.at(e.args[0], ATOM)}.sum(-1)", ATOM
 
+    def op_squeeze(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.squeeze(-1)", ATOM
+
+    def op_unsqueeze(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.unsqueeze(-1)", ATOM
+
     def op_softmax(self, e: Expr) -> tuple[str, int]:
         return f"{self.at(e.args[0], ATOM)}.softmax(-1)", ATOM
 

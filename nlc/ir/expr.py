@@ -102,5 +102,10 @@ def substitute(expr: Expr, mapping: dict[Expr, Expr]) -> Expr:
     return done[id(expr)]
 
 
+def part(expr: Expr, index: int) -> Expr:
+    """What a value is for one state of a memory: its part of a bundle, else the value itself."""
+    return expr.args[index] if expr.op == "bundle" else expr
+
+
 def contains(expr: Expr, wanted: Callable[[Expr], bool]) -> bool:
     return any(wanted(node) for node in walk(expr))

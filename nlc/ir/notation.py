@@ -287,6 +287,11 @@ class Notation:
     def _stop(self, x: Expr) -> tuple[str, int]:
         return self._write(x)
 
+    def _squeeze(self, x: Expr) -> tuple[str, int]:
+        return self._write(x)
+
+    _unsqueeze = _squeeze
+
     def _compare(self, glyph: str, latex: str, a: Expr, b: Expr) -> tuple[str, int]:
         return f"{self.text(a)} {latex if self.latex else glyph} {self.text(b)}", 0
 

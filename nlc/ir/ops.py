@@ -171,6 +171,17 @@ def _outer(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
     return (s.vector(dims[0], 0), s.vector(dims[1], 1))
 
 
+def _squeeze(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    if not s.same_dim(s.vector(dims[0], 0), ONE):
+        raise ShapeError("a single channel is needed", 0)
+    return ()
+
+
+def _unsqueeze(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    s.scalar(dims[0], 0)
+    return (ONE,)
+
+
 def _linear(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
     m, n = s.matrix(dims[1], 1)
     if not s.same_dim(s.vector(dims[0], 0), n):
@@ -422,6 +433,8 @@ OPS: dict[str, Op] = {
     # vectors and matrices
     "matmul": Op(lambda s, d, e: s.matmul(d[0], d[1]), _matmul),
     "T": Op(_transpose, lambda n, g: (make("T", g),), lambda a: a),
+    "squeeze": Op(_squeeze, lambda n, g: (make("unsqueeze", g),), lambda a: a),
+    "unsqueeze": Op(_unsqueeze, lambda n, g: (make("squeeze", g),), lambda a: a),
     "outer": Op(
         _outer,
         lambda n, g: (make("matmul", g, n.args[1]), make("matmul", make("T", g), n.args[0])),
@@ -476,6 +489,16 @@ OPS: dict[str, Op] = {
     ),
     "stop": Op(_same, lambda n, g: (None,), lambda a: a, "same"),
 }
+
+
+def pointwise(op: str) -> bool:
+    """Whether an operator maps one value element by element."""
+    return op in OPS and OPS[op].shape is _same and op not in ("neg", "zeros", "ones", "total")
+
+
+def elementwise(op: str) -> bool:
+    """Whether an operator maps several values element by element."""
+    return op in OPS and OPS[op].shape is _elementwise
 
 
 def like_type(name: str, **kwargs: object) -> Type:

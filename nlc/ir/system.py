@@ -8,7 +8,7 @@ its own objective, ``base`` the point B from which its step starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from nlc.base.span import Source, Span
@@ -128,25 +128,39 @@ class Memory:
 
 @dataclass(frozen=True)
 class Rule:
-    """A call of a step formula (language §3)."""
+    """A call of a step formula, or of a gradient system (``system``) that is the rule (language §3).
+
+    ``args`` are the arguments given, over the caller's names; ``sizes`` are those of hypers that the system fixes at
+    construction.
+    """
 
     name: str
     args: dict[str, Expr]
     span: Span
+    system: System | None = None
+    sizes: dict[str, Dim] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Reset:
-    """At the end of every period of ``every`` the memory returns to ``to``, or to where it started."""
+    """At the end of every period of ``every`` the memory returns to ``to``, or to where it started.
+
+    ``rule``: the states of its rule, where that is an optimizer, start over too.
+    """
 
     every: Clock
     to: Expr | None
     span: Span
+    rule: bool = False
 
 
 @dataclass(frozen=True)
 class Level:
-    """A component with a state of its own. ``update`` maps state names to expressions where there is no ``rule``."""
+    """A component with a state of its own. ``update`` maps state names to expressions where there is no ``rule``.
+
+    ``inner``: where the rule is a gradient system, the step of that system's trained tensor for each state, as a level
+    without a state of its own; ``gradient`` leaves of its name are the gradients of its objective.
+    """
 
     name: str
     span: Span
@@ -161,6 +175,7 @@ class Level:
     anchor: Clock | None = None
     reset: Reset | None = None
     backprop: bool = True
+    inner: tuple[Level, ...] = ()
     doc: str = ""
     head: bool = False
     keys: dict[str, Span] = field(default_factory=dict, compare=False)
@@ -176,7 +191,30 @@ class Level:
         parts += [self.reset.to] if self.reset else []
         parts += list(self.rule.args.values()) if self.rule else []
         parts += list(self.update.values()) if self.update else []
+        parts += [e for level in self.inner for e in level.expressions]
         return (e for e in parts if e is not None)
+
+    def map(self, rule: Callable[[Expr], Expr]) -> Level:
+        """Every expression of the level rewritten."""
+
+        def each(e: Expr | None) -> Expr | None:
+            return None if e is None else rule(e)
+
+        return replace(
+            self,
+            objective=each(self.objective),
+            rule=self.rule
+            and replace(self.rule, args={k: rule(e) for k, e in self.rule.args.items()}),
+            update=self.update and {k: rule(e) for k, e in self.update.items()},
+            retain=each(self.retain),
+            toward=each(self.toward),
+            project=each(self.project),
+            reset=self.reset and replace(self.reset, to=each(self.reset.to)),
+            memory=replace(
+                self.memory, states=tuple(replace(s, init=each(s.init)) for s in self.states)
+            ),
+            inner=tuple(level.map(rule) for level in self.inner),
+        )
 
 
 @dataclass(frozen=True)
@@ -208,6 +246,17 @@ class System:
         return {s.name: s for level in self.levels.values() for s in level.states}
 
     @property
+    def gradients(self) -> dict[str, State]:
+        """The states whose gradients have names: by state, or by the level inside a rule that takes one."""
+        out = self.states
+        stack = [inner for level in self.levels.values() for inner in level.inner]
+        while stack:
+            level = stack.pop()
+            out[level.name] = level.states[0]
+            stack += level.inner
+        return out
+
+    @property
     def sizes(self) -> dict[str, Number]:
         """The numeric hypers at their defaults, lists element by element (``periods[0]``)."""
         out: dict[str, Number] = {}
@@ -224,24 +273,7 @@ class System:
         def each(e: Expr | None) -> Expr | None:
             return None if e is None else rule(e)
 
-        levels = {
-            name: replace(
-                level,
-                objective=each(level.objective),
-                rule=level.rule
-                and replace(level.rule, args={k: rule(e) for k, e in level.rule.args.items()}),
-                update=level.update and {k: rule(e) for k, e in level.update.items()},
-                retain=each(level.retain),
-                toward=each(level.toward),
-                project=each(level.project),
-                reset=level.reset and replace(level.reset, to=each(level.reset.to)),
-                memory=replace(
-                    level.memory,
-                    states=tuple(replace(s, init=each(s.init)) for s in level.states),
-                ),
-            )
-            for name, level in self.levels.items()
-        }
+        levels = {name: level.map(rule) for name, level in self.levels.items()}
         flows = {name: replace(f, expr=rule(f.expr)) for name, f in self.flows.items()}
         output = {name: rule(e) for name, e in self.output.items()}
         weights = {name: replace(w, init=each(w.init)) for name, w in self.weights.items()}

@@ -1,7 +1,8 @@
 """The memories of the language: which tensors a call stands for, and how ``M(z)`` reads them.
 
 To add one: a record here. Shapes and reads are text of the language over the memory's parameters; ``self`` is the
-state of a memory that has only one.
+state of a memory that has only one. ``{switch: text}`` stands only where the switch is on; a state whose shape
+comes out empty is not there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from nlc.lib.functions import REQUIRED
 
 @dataclass(frozen=True)
 class MemoryKind:
-    """``params`` as in ``Function``; ``states`` maps suffixes to shapes, "" for the level's own name."""
+    """``params`` as in ``Function``; ``states`` maps suffixes to shapes, "" for the level's own name.
+
+    ``switches`` are parameters that are on or off, ``functions`` those that name an elementwise function. ``out`` is
+    the parameter that says the size of what is read: a scalar where it is 1.
+    """
 
     name: str
     params: dict[str, object]
@@ -21,11 +26,21 @@ class MemoryKind:
     states: dict[str, str] = field(default_factory=dict)
     read: str = ""
     context: str = ""  # "tokens" or "gradients" where it makes sense in one only
+    out: str = ""
+    switches: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
 
 
 _TABLE = [
     MemoryKind("matrix", {"m": REQUIRED, "n": REQUIRED}, "a linear map from n to m channels",
                {"": "[m, n]"}, "self @ z"),
+    MemoryKind("mlp", {"in": REQUIRED, "expand": REQUIRED, "out": "in", "act": "silu", "bias": "false",
+                       "residual": "out == in"},
+               "two layers, `expand` times as wide inside: z + W1 act(W2 z), eq. 89",
+               {"W1": "[out, expand * in]", "W2": "[expand * in, in]",
+                "b1": "{bias: [out]}", "b2": "{bias: [expand * in]}"},
+               "{residual: z + }W1 @ act(W2 @ z{bias:  + b2}){bias:  + b1}",
+               out="out", switches=("bias", "residual"), functions=("act",)),
     MemoryKind("vector", {"n": REQUIRED}, "n numbers", {"": "[n]"}),
     MemoryKind("scalar", {}, "one number", {"": "[]"}),
     MemoryKind("like", {"W": REQUIRED}, "a tensor like the trained one",
@@ -38,6 +53,6 @@ _TABLE = [
                "every key and value, read by softmax attention", context="tokens"),
 ]  # fmt: skip
 
-LATER = frozenset({"mlp", "gram"})  # memories of the language that this version has not
+LATER = frozenset({"gram"})  # memories of the language that this version has not
 
 MEMORIES: dict[str, MemoryKind] = {m.name: m for m in _TABLE}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nlc.base.diagnostics import Label, Report
-from nlc.ir.expr import Expr, rewrite, substitute, walk
+from nlc.ir.expr import Expr, part, rewrite, substitute, walk
 from nlc.ir.ops import OPS, NotDifferentiable, add, div, leaf, make, mul, num, sub
 from nlc.ir.shapes import ShapeError
 from nlc.ir.system import Level, State, System
@@ -108,7 +108,7 @@ class _Level:
         return self._done(base, gradients, new, steps)
 
     def _done(self, base, gradients, new, steps) -> Update:
-        new = {name: self._projected(name, e) for name, e in new.items()}
+        new = {s.name: self._projected(s, new[s.name]) for s in self.level.states}
         if not self.level.backprop:  # the outer gradient may not pass this level's updates
             new = {name: make("stop", e) for name, e in new.items()}
         return Update(
@@ -124,6 +124,10 @@ class _Level:
     def _leaf(self, s: State, time: str) -> Expr:
         return leaf("state", (s.name, time), Type(s.dims, self.level.head, self.level.clock))
 
+    def _own(self, e: Expr, s: State) -> Expr:
+        """A gate's or a target's part for one state."""
+        return part(e, self.level.states.index(s))
+
     def _prev(self, s: State) -> Expr:
         return self._leaf(s, "prev")
 
@@ -132,8 +136,10 @@ class _Level:
 
     def _target(self, s: State) -> Expr | None:
         """T of the step formula, None for 0."""
-        toward = self.level.toward
-        if toward is None or (toward.op == "num" and toward.attr == 0):
+        if self.level.toward is None:
+            return None
+        toward = self._own(self.level.toward, s)
+        if toward.op == "num" and toward.attr == 0:
             return None
         if toward.op == "initial":
             if not s.learned and not s.borrowed:
@@ -143,13 +149,15 @@ class _Level:
 
     def _base(self, s: State) -> Expr:
         previous, retain = self._prev(s), self.level.retain
-        return previous if retain is None else self._scaled(retain, previous, self._target(s))
+        if retain is None:
+            return previous
+        return self._scaled(self._own(retain, s), previous, self._target(s))
 
     def _scaled(self, factor: Expr, e: Expr, target: Expr | None) -> Expr:
         return mul(factor, e) if target is None else add(target, mul(factor, sub(e, target)))
 
     def _decayed(self, s: State, base: Expr, previous: Expr) -> Expr:
-        decay = self.level.rule.args.get("decay")
+        decay = self._arg("decay", s)
         return (
             base
             if decay is None
@@ -227,21 +235,22 @@ class _Level:
 
     # -------------------------------------------------------------------------------------------- rules
 
-    def _arg(self, name: str) -> Expr | None:
-        return self.level.rule.args.get(name)
+    def _arg(self, name: str, s: State) -> Expr | None:
+        e = self.level.rule.args.get(name)
+        return None if e is None else self._own(e, s)
 
     def _gd(self, s: State, found: Expr | None, lr: Expr | None = None) -> Expr | None:
         kept = self._decayed(s, self._leaf(s, "base"), self._leaf(s, "base"))
         if found is None:
             return kept
-        return sub(kept, mul(lr if lr is not None else self._arg("lr"), self._gradient(s)))
+        return sub(kept, mul(lr if lr is not None else self._arg("lr", s), self._gradient(s)))
 
     def _dgd(self, s: State, found: Expr | None) -> Expr | None:
         """Erases what the state holds at its key, beside the gradient."""
         key = self._key(s)
         if key is None:
             return None
-        lr, exact = self._arg("lr"), self._arg("exact")
+        lr, exact = self._arg("lr", s), self._arg("exact", s)
         x = substitute(
             key,
             {
@@ -286,7 +295,7 @@ class _Level:
 
     def _prox(self, s: State, found: Expr | None) -> Expr | None:
         """(∇²ℓ + 1/lr) Δ = −∇ℓ(D) at D = decay ∘ B, for a Hessian λ I + c x xᵀ (Sherman–Morrison)."""
-        base, lr = self._leaf(s, "base"), self._arg("lr")
+        base, lr = self._leaf(s, "base"), self._arg("lr", s)
         if found is None:
             return base
         try:
@@ -374,11 +383,11 @@ class _Level:
             w.factors and w.factors[-1].kind == "row" and w.factors[-1].expr == x for w in words
         )
 
-    def _projected(self, name: str, e: Expr) -> Expr:
+    def _projected(self, s: State, e: Expr) -> Expr:
         """``project`` reads the stepped state under the level's name."""
         if self.level.project is None:
             return e
         return rewrite(
-            self.level.project,
-            lambda n: e if n.op == "state" and n.attr == (name, "base") else None,
+            self._own(self.level.project, s),
+            lambda n: e if n.op == "state" and n.attr == (s.name, "base") else None,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
-from nlc.ir.expr import Expr, walk
+from nlc.ir.expr import Expr, part, walk
 from nlc.ir.ops import OPS
 from nlc.ir.shapes import ShapeError
 from nlc.ir.show import show
@@ -150,9 +150,13 @@ class ShapesOf:
             return self._flow(node.attr) if node.attr in system.flows else None
         if node.op == "state":
             return self.states[node.attr[0]].dims if node.attr[0] in self.states else None
-        if node.op in ("variable", "initial"):
+        if node.op == "variable":
+            return self.states[node.attr].dims if node.attr in self.states else None
+        if node.op == "initial":
             level = system.levels.get(node.attr)
             return level.states[0].dims if level else None
+        if node.op in ("size", "bundle"):
+            return ()
         if node.op == "g":
             return (Like("W"),)
         if node.op == "weight":
@@ -201,16 +205,18 @@ class ShapesOf:
         parts = [("retain", level.retain), ("toward", level.toward), ("project", level.project)]
         parts += list(level.rule.args.items()) if level.rule else []
         for key, e in parts:
-            shape = self._of(e) if e is not None else None
-            if (
-                shape is not None and key != "exact" and e.op != "initial"
-            ):  # a switch, each state's own
-                for state in level.states:
-                    self._gate(level, key, e, shape, state)
+            if e is None or self._of(e) is None or key == "exact" or e.op == "initial":
+                continue  # a mistake, a switch, each state's own
+            for i, state in enumerate(level.states):
+                own = part(e, i)
+                if (shape := self._of(own)) is not None:
+                    self._gate(level, key, own, shape, state)
         if level.reset is not None and level.reset.to is not None:
-            to = level.reset.to
-            if (shape := self._of(to)) is not None and self.solver.view(shape) != ():
-                self._expect(to, shape, level.states[0].dims, f"level `{level.name}` is {{}}")
+            self._of(level.reset.to)
+            for i, state in enumerate(level.states):
+                to = part(level.reset.to, i)
+                if (shape := self._of(to)) is not None and self.solver.view(shape) != ():
+                    self._expect(to, shape, state.dims, f"state `{state.name}`", state.span)
         for state in level.states:
             e = (level.update or {}).get(state.name)
             if (

@@ -8,7 +8,7 @@ from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS, with_dims
 from nlc.ir.system import Level, Module, System
-from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dims, Like, Range, Type
+from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
 from nlc.passes.infer.shapes import ShapesOf
 
 
@@ -126,9 +126,14 @@ class TypesOf:
         if node.op == "state":
             level = system.levels[self.owner[node.attr[0]]]
             return Type(dims, self.heads[level.name], level.clock)
-        if node.op in ("variable", "initial", "grad"):
+        if node.op in ("variable", "grad"):
+            level = system.levels[self.owner[node.attr]]
+            return Type(dims, self.heads[level.name], level.clock)
+        if node.op == "initial":
             level = system.levels[node.attr]
             return Type(dims, self.heads[level.name], level.clock)
+        if node.op == "size":
+            return Type((), False, NEVER, self._size(node.attr), "int")
         if node.op == "weight":
             weight = system.weights.get(node.attr)
             return Type(dims, weight.head if weight else False, STEP)
@@ -140,7 +145,13 @@ class TypesOf:
             base = TOKEN if system.context == "tokens" else STEP
             low = 1.0 if node.attr[0] == "t" else 0.0
             return Type((), False, base, Range(low, float("inf")), "int")
-        return Type(dims)  # uniform, normal
+        return Type(dims)  # uniform, normal, a bundle
+
+    def _size(self, dim: Dim) -> Range:
+        try:
+            return Range.point(float(dim.evaluate(self.system.sizes)))
+        except (KeyError, ZeroDivisionError, TypeError):
+            return Range(1.0, float("inf"))
 
     def _weighted(self, old: Expr, node: Expr) -> Expr:
         """Settles the module: its channels, and one set of weights a head unless shared."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.expr import Expr, part, rewrite, walk
 from nlc.ir.ops import leaf, make
 from nlc.ir.program import Guard, Let, Slot
 from nlc.ir.system import Level, State, System
@@ -219,7 +219,7 @@ class Periods:
             for s in level.states:
                 held = self.var(self.state_vars[s.name], state_type(s, level))
                 if level.reset.to is not None:
-                    value = self.program_expr(level.reset.to)
+                    value = self.program_expr(part(level.reset.to, level.states.index(s)))
                 elif s.learned or s.init is not None or s.borrowed:
                     kept = s.learned or s.borrowed
                     start = leaf("initial", s.name, state_type(s, level)) if kept else s.init

@@ -12,6 +12,7 @@ from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Flow, Input, Level, Memory, System, Weight
 from nlc.ir.types import Dim, Dims
+from nlc.passes.resolve.bundles import one
 from nlc.passes.resolve.checks import check_level, check_whole, unread, warn_unused, without_unread
 from nlc.passes.resolve.constants import settle
 from nlc.passes.resolve.level import initial, resolve_level
@@ -47,7 +48,8 @@ def resolve(tree: SpecTree, report: Report, known_rules: frozenset[str] = frozen
     check_whole(scope)
     flows: dict[str, Flow] = {}
     for name, let in scope.lets.items():
-        flows[name] = Flow(name, terms.resolve(let.expr, Place(name, reader=name)), let.span)
+        flow = one(terms, terms.resolve(let.expr, Place(name, reader=name)))
+        flows[name] = Flow(name, flow, let.span)
     levels: dict[str, Level] = {}
     for name, level in scope.levels.items():
         check_level(level, memories.get(name), scope)
@@ -105,7 +107,7 @@ def _output(terms: Terms) -> dict[str, Expr]:
     names = {f.name: f.span for f in tree.outputs}
     for item in tree.output:
         name = item.name or next(iter(names), "y")
-        out[name] = terms.resolve(item.expr, Place(name))
+        out[name] = one(terms, terms.resolve(item.expr, Place(name)))
     missing = [n for n in names if n not in out]
     if tree.output and missing:
         terms.scope.report.add(

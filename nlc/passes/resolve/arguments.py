@@ -59,7 +59,7 @@ def bind(
         return None
     for key, default in params.items():
         if key not in out:
-            out[key] = None if default is None else _default(str(default), e.span)
+            out[key] = None if default is None else _default(str(default), e.span, out)
         elif default is None and out[key].op == "name" and out[key].attr == "none":
             out[key] = None
     return {key: out[key] for key in params}
@@ -87,5 +87,11 @@ def _unknown(
     )
 
 
-def _default(text: str, span: Span | None) -> Expr:
-    return rewrite(parse_text(text), lambda n: n.at(span))
+def _default(text: str, span: Span | None, given: Bound) -> Expr:
+    """A default's text, in which the parameters before it stand for their arguments."""
+
+    def rule(n: Expr) -> Expr | None:
+        argument = given.get(n.attr) if n.op == "name" else None
+        return argument if argument is not None else n.at(span)
+
+    return rewrite(parse_text(text), rule)

@@ -11,6 +11,7 @@ from nlc.ir.types import Dim
 from nlc.lib.functions import FUNCTIONS, LATER, Function
 from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
+from nlc.passes.resolve.bundles import bundle, each, one
 from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import size
@@ -87,7 +88,8 @@ def _level_of_let(terms: Terms, target: Expr, at: Place) -> str | None:
     scope = terms.scope
     bound = dict(at.bound).get(target.attr)
     if bound is not None:
-        return bound.attr if bound.op == "variable" else None
+        first = bound.args[0] if bound.op == "bundle" else bound
+        return str(first.attr).partition(".")[0] if first.op == "variable" else None
     written = scope.own(at.names, target.attr) if at.names else None
     let = scope.lets.get(target.attr)
     written = written if written is not None else let.expr if let is not None else None
@@ -106,7 +108,7 @@ def _read(
     scope, given = terms.scope, e.args[1:]
     if level != at.level:
         scope.read(level, at.reader)
-    args = [terms.resolve(a, at) for a in given]
+    args = [one(terms, terms.resolve(a, at)) for a in given]
     memory = terms.memories.get(level)
     if memory is None or any(a.op == "error" for a in args):
         return error(e.span)
@@ -129,12 +131,12 @@ def _read(
         return terms.say("NLC204", message, e, f"it is read as `{level}({params})`")
     mapping = {Expr("param", (), p): a for p, a in zip(memory.params, args)}
     time = names.past_time(terms, level, when) if when else None
-    for s in memory.states:
+    for i, s in enumerate(memory.states):
         inner = s.name.split(".")[1] if "." in s.name else None
         value = held if held is not None else names.state(terms, level, inner, e, at, time)
         if value.op == "error":
             return error(e.span)
-        mapping[Expr("self", (), s.name)] = value
+        mapping[Expr("self", (), s.name)] = value.args[i] if value.op == "bundle" else value
     return substitute(memory.read, mapping).at(e.span)
 
 
@@ -153,13 +155,16 @@ def _grad(terms: Terms, e: Expr, at: Place) -> Expr:
         label = "differentiate by a level, or by a let of its state"
         message = f"`{target.attr}` is not made of a level's state"
         return terms.say("NLC204", message, target, label)
-    variable = Expr("variable", (), level, None, target.span)
+    states = [s.name for s in terms.memories[level].states]
+    values = value.args if value.op == "bundle" else (value,)
+    leaves = [Expr("variable", (), s, None, target.span) for s in states[: len(values)]]
+    variable = leaves[0] if len(leaves) == 1 else bundle(leaves, target.span)
     inside = terms.resolve(e.args[1], replace(at, bound=(*at.bound, (target.attr, variable))))
-    return (
-        error(e.span)
-        if inside.op == "error"
-        else Expr("grad", (inside, value), level, None, e.span)
-    )
+    inside = one(terms, inside)
+    if inside.op == "error":
+        return inside
+    found = [Expr("grad", (inside, v), s, None, e.span) for v, s in zip(values, states)]
+    return found[0] if len(found) == 1 else bundle(found, e.span)
 
 
 # ---------------------------------------------------------------------------------------------------- functions
@@ -187,7 +192,7 @@ def _function(terms: Terms, f: Function, e: Expr, label: Expr | None, at: Place)
         )
     operands = tuple(values.values())
     if f.name in ("max", "min") and len(operands) == 1:
-        return Expr("a" + f.name, operands, None, None, e.span)
+        return each(terms, Expr("a" + f.name, operands, None, None, e.span))
     if label is not None and not f.weights:
         message = f"`{f.name}` has no weights to name"
         return terms.say("NLC204", message, label, "a label names weights, as in `linear[gate](x)`")
@@ -203,7 +208,7 @@ def _function(terms: Terms, f: Function, e: Expr, label: Expr | None, at: Place)
         attr = module.path
         owned = [w for w in f.weights if w != "bias" or module.bias or "bias" not in f.params]
         operands += tuple(Expr("weight", (), f"{attr}.{w}", None, e.span) for w in owned)
-    return Expr(f.op, operands, attr, None, e.span)
+    return each(terms, Expr(f.op, operands, attr, None, e.span))
 
 
 def _placed(body: Expr, values: dict[str, Expr], span: Span | None) -> Expr:

@@ -10,6 +10,7 @@ from nlc.ir.system import Flow, Level, Memory, Reset, Rule, State
 from nlc.ir.types import STEP, TOKEN
 from nlc.lib.rules import RULES
 from nlc.passes.resolve.arguments import bind
+from nlc.passes.resolve.bundles import one
 from nlc.passes.resolve.sizes import clock
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.tree import LevelTree
@@ -34,10 +35,11 @@ def resolve_level(
         if (e := getattr(level, key)) is not None:
             full = f"{name}.{key}"
             at = Place(full, name, "own", reader=full, key=key)
-            flows[full] = Flow(full, terms.resolve(e, at), level.keys.get(key, level.span), name)
+            flow = one(terms, terms.resolve(e, at))
+            flows[full] = Flow(full, flow, level.keys.get(key, level.span), name)
     for let in level.let:
         full = f"{name}.{let.name}"
-        flow = terms.resolve(let.expr, Place(full, name, "flow", reader=full))
+        flow = one(terms, terms.resolve(let.expr, Place(full, name, "flow", reader=full)))
         flows[full] = Flow(full, flow, let.span, name)
     rule, update = _rule(level, terms, known), _update(level, terms)
     objective = None if _is_loss(level) else own("objective", "objective")
@@ -46,6 +48,7 @@ def resolve_level(
     if memory is None or ticks is None:
         return None
     if objective is not None:
+        objective = one(terms, objective)
         _bare_reads(level, objective, terms)
     return Level(
         name=name,
@@ -75,7 +78,7 @@ def _reset(level: LevelTree, terms: Terms) -> Reset | None:
     to = None
     if tree.to is not None:
         to = terms.resolve(tree.to, Place(f"{level.name}.reset", level.name, "flow", key="reset"))
-    return Reset(every, to, tree.span)
+    return Reset(every, to, tree.span, tree.rule)
 
 
 def _is_loss(level: LevelTree) -> bool:
@@ -101,14 +104,15 @@ def _init(state: State, level: LevelTree, terms: Terms) -> State:
     if e is None or (e.op == "name" and e.attr == "zeros"):
         return state
     if e.op == "name" and e.attr == "learned":
-        return replace(state, learned=True)
+        return replace(state, learned=True, init=_usual(state, terms))
     place = Place(f"{state.name}.init", level.name, "own", key="init")
     if e.op == "call" and e.args[0].op == "name" and e.args[0].attr == "learned":
         if len(e.args) != 2 or e.attr:
             terms.say("NLC204", "`learned` takes one argument", e, "the value it starts from")
             return state
-        return replace(state, learned=True, init=initial(terms, e.args[1], place))
-    start = initial(terms, e, place)
+        start = _of_state(initial(terms, e.args[1], place), state, terms)
+        return replace(state, learned=True, init=start)
+    start = _of_state(initial(terms, e, place), state, terms)
     drawn = next((n for n in walk(start) if n.op in ("uniform", "normal")), None)
     if drawn is not None:
         label = "it would be drawn anew for every stream"
@@ -121,6 +125,29 @@ def _init(state: State, level: LevelTree, terms: Terms) -> State:
         )
         return state
     return replace(state, init=start)
+
+
+def _usual(state: State, terms: Terms) -> Expr | None:
+    """Where a learned start begins: the matrices of a memory of several at normal(fan_in^-½), all else at 0.
+
+    Matrices that are multiplied with one another would keep each other's gradients at 0 if they started there.
+    """
+    matrices = [s for s in terms.memories[state.level].states if len(s.dims) == 2]
+    if len(matrices) < 2 or state not in matrices:
+        return None
+    fan_in = Expr("size", (), state.dims[1], None, state.span)
+    power = Expr("pow", (fan_in, Expr("num", (), -0.5)), None, None, state.span)
+    return Expr("normal", (power,), None, None, state.span)
+
+
+def _of_state(e: Expr, state: State, terms: Terms) -> Expr:
+    """The part of a bundle that belongs to one state: that of its position in the memory."""
+    if e.op != "bundle":
+        return e
+    names = [s.name for s in terms.memories[state.level].states]
+    if len(names) != len(e.args):
+        return terms.say("NLC301", f"`{quoted(e)}` has not equally many states", e, "another memory")
+    return e.args[names.index(state.name)]
 
 
 def initial(terms: Terms, e: Expr, at: Place) -> Expr:
@@ -201,6 +228,10 @@ def _update(level: LevelTree, terms: Terms) -> dict[str, Expr] | None:
         e = terms.resolve(level.update, place)
         if memory is None or not memory.states:
             return None
+        if e.op == "bundle" and len(e.args) == len(memory.states):
+            return {s.name: part for s, part in zip(memory.states, e.args)}
+        if e.op == "error":
+            return None
         if len(memory.states) > 1:
             names = " and ".join(_inner(s) for s in memory.states)
             message = f"level `{level.name}` has several states, {names}"
@@ -210,7 +241,7 @@ def _update(level: LevelTree, terms: Terms) -> dict[str, Expr] | None:
     out = {}
     known = [_inner(s) for s in memory.states] if memory else []
     for item in level.update:
-        e = terms.resolve(item.expr, place)
+        e = one(terms, terms.resolve(item.expr, place))
         if item.name in known:
             out[_full(memory, item.name)] = e
         elif memory is not None:

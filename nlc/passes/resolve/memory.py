@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from nlc.base.diagnostics import Fix, nearest
-from nlc.ir.expr import Expr, walk
+from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.ops import pointwise
 from nlc.ir.show import show
 from nlc.ir.system import Memory, State
-from nlc.ir.types import Dim, Dims, Like
+from nlc.ir.types import ONE, Dim, Dims, Like
+from nlc.lib.functions import FUNCTIONS
 from nlc.lib.memories import LATER, MEMORIES, MemoryKind
 from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED
@@ -93,9 +97,14 @@ def _from_kind(
     level: LevelTree, kind: MemoryKind, bound: Bound, terms: Terms, call: Expr, tree: MemoryTree
 ) -> Memory | None:
     dtype = tree.dtype.text if tree.dtype else None
+    switches = {key: _switch(key, bound[key], terms) for key in kind.switches}
+    if None in switches.values() or not all(_pointwise(k, bound[k], terms) for k in kind.functions):
+        return None
     states = []
-    for suffix, shape in kind.states.items():
-        dims = _shape(parse_text(shape), bound, terms)
+    for suffix, text in kind.states.items():
+        if not (shape := _kept(text, switches)):
+            continue
+        dims = _shape(parse_text(shape), bound, terms, call)
         if dims is None:
             return None
         name = f"{level.name}.{suffix}" if suffix else level.name
@@ -103,15 +112,59 @@ def _from_kind(
     read, params = None, ()
     if kind.read:
         params = ("z",)
-        bounds = (("self", Expr("self", (), level.name)), ("z", Expr("param", (), "z")))
-        read = terms.resolve(parse_text(kind.read), Place(f"{level.name}.read", bound=bounds))
+        body = rewrite(
+            parse_text(_kept(kind.read, switches)),
+            lambda n: bound[n.attr] if n.op == "name" and n.attr in kind.functions else None,
+        )
+        bounds = [(_inner(s) or "self", Expr("self", (), s.name)) for s in states]
+        bounds.append(("z", Expr("param", (), "z")))
+        read = terms.resolve(body, Place(f"{level.name}.read", bound=tuple(bounds)))
+        if kind.out and size(terms.scope, bound[kind.out], "a size") == ONE:
+            read = Expr("squeeze", (read,))
     return Memory(kind.name, tuple(states), params, read, text=show(call))
 
 
-def _shape(shape: Expr, bound: Bound, terms: Terms) -> Dims | None:
+def _inner(s: State) -> str:
+    return s.name.removeprefix(s.level).removeprefix(".")
+
+
+def _kept(text: str, switches: dict[str, bool]) -> str:
+    """Text of a kind with ``{switch: …}`` kept or left out."""
+    return re.sub(r"\{(\w+): (.*?)\}", lambda m: m[2] if switches[m[1]] else "", text)
+
+
+def _switch(key: str, e: Expr, terms: Terms) -> bool | None:
+    """``true``, ``false`` or, as in a default, whether two sizes are equal."""
+    if e.op == "bool":
+        return bool(e.attr)
+    if e.op == "eq":
+        a, b = (size(terms.scope, x, "a size") for x in e.args)
+        return None if a is None or b is None else a == b
+    terms.say("NLC204", f"`{key}` is `true` or `false`", e, "a switch is needed")
+    return None
+
+
+def _pointwise(key: str, e: Expr, terms: Terms) -> bool:
+    """Whether an argument names an elementwise function, which is reported otherwise."""
+    names = [f.name for f in FUNCTIONS.values() if pointwise(f.op) and f.name != "stop"]
+    if e.op == "name" and e.attr in names:
+        return True
+    close = nearest(str(e.attr), names) if e.op == "name" else None
+    terms.say(
+        "NLC204",
+        f"`{key}` names an elementwise function",
+        e,
+        f"did you mean `{close}`?" if close else "not one of them",
+        notes=[f"elementwise functions: {', '.join(names)}"],
+    )
+    return False
+
+
+def _shape(shape: Expr, bound: Bound, terms: Terms, call: Expr) -> Dims | None:
     """A kind's shape text at the arguments of this call."""
     if shape.op == "list":
-        return dims_of(terms, tuple(bound[e.attr] for e in shape.args))
+        given = rewrite(shape, lambda n: bound[n.attr] if n.op == "name" else n.at(call.span))
+        return dims_of(terms, given.args)
     function, target = shape.args[0].attr, bound["W"]
     if target.op != "name" or target.attr != TRAINED:
         label = f"write `{function}({TRAINED})`"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from nlc.base.diagnostics import Fix, Label, nearest
 from nlc.ir.expr import Expr
 from nlc.lib.functions import FUNCTIONS
+from nlc.passes.resolve.bundles import bundle, each
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import no_member
 from nlc.passes.resolve.terms import Place, Terms, quoted
@@ -199,13 +200,12 @@ def state(
         label = f"read it with a query: `{level}(q)`"
         return terms.say("NLC208", f"`{level}` is a cache, not a value", e, label)
     names = [s.name for s in memory.states]
-    if inner is None and len(names) > 1:
-        known = " or ".join(f"`{n}`" for n in names)
-        label = f"name one, {known}, or read it: `{level}(z)`"
-        return terms.say("NLC208", f"`{level}` has several states", e, label)
-    full = names[0] if inner is None else f"{level}.{inner}"
     time = time or _time(terms, level, e, at)
-    return Expr("state", (), (full, time), None, e.span) if time else error(e.span)
+    if time is None:
+        return error(e.span)
+    wanted = names if inner is None else [f"{level}.{inner}"]
+    leaves = tuple(Expr("state", (), (full, time), None, e.span) for full in wanted)
+    return leaves[0] if len(leaves) == 1 else bundle(leaves, e.span)
 
 
 def _time(terms: Terms, level: str, e: Expr, at: Place) -> str | None:
@@ -257,7 +257,7 @@ def past(terms: Terms, e: Expr, when: str, at: Place) -> Expr:
     inside = terms.resolve(target, replace(at, mode="flow"))
     if "error" in (init.op, inside.op):
         return error(e.span)
-    return Expr("delay", (inside, init), None, None, e.span)
+    return each(terms, Expr("delay", (inside, init), None, None, e.span))
 
 
 # ---------------------------------------------------------------------------------------------------- parts

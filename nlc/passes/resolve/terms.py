@@ -61,7 +61,7 @@ class Terms:
     bare: list[Span] = field(default_factory=list)  # where objectives read their own state by name
 
     def resolve(self, e: Expr, at: Place) -> Expr:
-        from nlc.passes.resolve import calls, names
+        from nlc.passes.resolve import bundles, calls, names
 
         if e.op in ("num", "bool", "error"):
             return e
@@ -77,7 +77,7 @@ class Terms:
             args = tuple(self.resolve(a, at) for a in e.args)
             if any(a.op == "error" for a in args):
                 return error(e.span)
-            return Expr(e.op, args, None, None, e.span)
+            return bundles.each(self, Expr(e.op, args, None, None, e.span))
         self.wrong(e, "a list stands only for sizes" if e.op == "list" else "no value of its own")
         return error(e.span)
 
