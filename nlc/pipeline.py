@@ -29,6 +29,7 @@ from nlc.passes.clocks import clocks
 from nlc.passes.derive import derive
 from nlc.passes.expand import expand
 from nlc.passes.infer import infer
+from nlc.passes.inline import inline
 from nlc.passes.link import combine, link
 from nlc.passes.lower import lower
 from nlc.passes.operator import operator
@@ -49,6 +50,7 @@ STAGES = (
     ),
     ("expand", expand, "SpecTree -> SpecTree: families written out"),
     ("resolve", resolve, "SpecTree -> System: names, reads of states with their time, calls"),
+    ("inline", inline, "System -> System: rules that are systems become levels"),
     ("clocks", clocks, "System -> System: what slow levels gather over their periods"),
     ("infer", infer, "System -> typed System: shapes, widths, heads, clocks, ranges"),
     ("link", link, "typed System -> level graph: who reads whom, cycles, the order of levels"),
@@ -88,6 +90,39 @@ def search(beside: Path | None = None) -> dict[str, Path]:
                 }
             )
     return found
+
+
+class Library:
+    """The systems that one spec may name, resolved when asked for.
+
+    ``within`` are the files that are being read: none of them may come again.
+    """
+
+    def __init__(self, beside: Path | None, within: tuple[str, ...]):
+        self.paths, self.within = search(beside), within
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.paths)
+
+    def system(self, name: str, span: Span, report: Report) -> System | None:
+        """A system with its names resolved; its own warnings are not this spec's."""
+        path = self.paths[name]
+        if str(path.resolve()) in self.within:
+            report.add("NLC212", f"`{name}` is made of itself", span, "it would never end")
+            return None
+        own = Report()
+        source = read_source(path, own)
+        tree = parse(source, own) if source is not None else None
+        if tree is not None and not own.has_errors:
+            inside = Library(path.parent, (*self.within, str(path.resolve())))
+            system = resolve(expand(tree, own), own, inside)
+            if not own.has_errors:
+                return system
+        for diagnostic in own.diagnostics:
+            if diagnostic.severity == "error":
+                report.take(Report([diagnostic]))
+        return None
 
 
 class SpecNotFound(SpecError):
@@ -168,9 +203,8 @@ class Spec:
 
     @cached_property
     def _resolved(self) -> System:
-        tree = self.tree
-        rules = frozenset(search(self._folder))
-        return resolve(tree, self.report, rules)
+        here = str(Path(self.source.name).resolve())
+        return resolve(self.tree, self.report, Library(self._folder, (here,)))
 
     @cached_property
     def _checked(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
@@ -182,7 +216,7 @@ class Spec:
         system = self._resolved
         self._free_names(system)
         self._shallow(system)
-        system = infer(clocks(system, self.report), self.report)
+        system = infer(clocks(inline(system, self.report), self.report), self.report)
         self.report.raise_if_errors()
         graph = link(system, self.report)
         updates = derive(system, self.report)

@@ -115,6 +115,10 @@ CODES.update(
             " a factor that should not be differentiated is `prev(W)`.",
             "warning",
         ),
+        "NLC212": Code(
+            "system within itself",
+            "A system that is a rule, or used, of itself would never end.",
+        ),
         # 3 shapes and heads
         "NLC301": Code(
             "shapes do not match", "The operands' sizes differ where they must be equal."

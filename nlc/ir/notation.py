@@ -56,11 +56,11 @@ class Notation:
                 )
                 > 1
             )
-            return (
-                self._subscript(self.symbol(inner), level)
-                if clash and not state
-                else self.symbol(inner)
-            )
+            if clash and not state:
+                return self._subscript(self.symbol(inner), level)
+            if clash and "." in level:  # of a rule that works on several states
+                return self._subscript(self.symbol(inner), self.symbol(level))
+            return self.symbol(inner)
         if name.endswith("_hat"):
             base = self.symbol(name[:-4])
             return rf"\hat{{{base}}}" if self.latex else f"{base}\u0302"
@@ -121,7 +121,7 @@ class Notation:
         if e.op == "state":
             return self.state(e.attr), ATOM
         if e.op == "gradient":
-            return self._subscript(r"\nabla" if self.latex else "∇", str(e.attr)), ATOM
+            return self._subscript(r"\nabla" if self.latex else "∇", self.symbol(str(e.attr))), ATOM
         if e.op == "initial":
             return self._subscript(self.symbol(str(e.attr)), "0"), ATOM
         if e.op == "g":

@@ -21,7 +21,8 @@ class Update:
     """The step of one level, by state name.
 
     ``base`` is B of language §3 over the state before the tick; ``gradient`` is ∇ℓ at P, over ``state(s, base)`` leaves
-    (or ``anchor``); ``new`` is the new state over those and ``gradient(s)`` leaves.
+    (or ``anchor``), and that of every step inside its rule, by name; ``new`` is the new state over those and
+    ``gradient`` leaves.
     """
 
     level: str
@@ -35,9 +36,9 @@ class Update:
         from nlc.ir.expr import rewrite
 
         def fill(e: Expr) -> Expr | None:
-            if e.op == "gradient":
+            if e.op == "gradient" and e.attr in self.gradient:
                 return rewrite(self.gradient[e.attr], fill)
-            if e.op == "state" and e.attr[1] == "base":
+            if e.op == "state" and e.attr[1] == "base" and e.attr[0] in self.base:
                 return self.base[e.attr[0]]
             return None
 

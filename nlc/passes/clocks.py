@@ -25,6 +25,7 @@ class _Clocks:
         self.system, self.report = system, report
         self.base = TOKEN if system.context == "tokens" else STEP
         self.owner = {s.name: s.level for s in system.states.values()}
+        self.gradients = {name: s.level for name, s in system.gradients.items()}
         self.flows: dict[str, Clock] = {}
 
     def run(self) -> System:
@@ -59,6 +60,8 @@ class _Clocks:
             return self._flow(n.attr)
         if n.op == "state":
             return self.system.levels[self.owner[n.attr[0]]].clock
+        if n.op == "gradient":
+            return self.system.levels[self.gradients[n.attr]].clock
         if n.op in ("input", "g") or (n.op == "index" and n.attr[0] != "head"):
             return self.base
         return STEP if n.op == "weight" else NEVER
@@ -70,23 +73,13 @@ class _Clocks:
         return self.flows[name]
 
     def _gathered(self, level: Level) -> Level:
-        def each(e: Expr | None) -> Expr | None:
-            if e is None:
-                return None
+        def each(e: Expr) -> Expr:
             marked = rewrite(e, lambda n: self._mark(n, level))
             self._loose(marked, level)
             return marked
 
-        return replace(
-            level,
-            objective=each(level.objective),
-            retain=each(level.retain),
-            toward=each(level.toward),
-            project=each(level.project),
-            rule=level.rule
-            and replace(level.rule, args={k: each(e) for k, e in level.rule.args.items()}),
-            update=level.update and {k: each(e) for k, e in level.update.items()},
-        )
+        ticking = replace(level, memory=replace(level.memory, states=()), reset=None)
+        return replace(ticking.map(each), memory=level.memory, reset=level.reset)
 
     def _mark(self, n: Expr, level: Level) -> Expr | None:
         """``sum`` and ``mean`` of something faster, and ``last``, run over the level's period."""
@@ -134,11 +127,11 @@ class _Clocks:
                 continue
             if (
                 not n.args
-                and n.op in ("flow", "input", "state", "g", "index")
+                and n.op in ("flow", "input", "state", "g", "gradient", "index")
                 and self._leaf(n).faster(level.clock)
             ):
                 name = (
-                    "g" if n.op == "g" else str(n.attr[0] if isinstance(n.attr, tuple) else n.attr)
+                    "g" if n.op in ("g", "gradient") else str(n.attr[0] if isinstance(n.attr, tuple) else n.attr)
                 )
                 self.report.add(
                     "NLC405",

@@ -77,10 +77,10 @@ def gradient(
 
 
 class _Level:
-    """One level's derivation."""
+    """One level's derivation; ``step``: of a rule's own step, whose gradient has the step's name."""
 
-    def __init__(self, system: System, level: Level, report: Report):
-        self.system, self.level, self.report = system, level, report
+    def __init__(self, system: System, level: Level, report: Report, step: bool = False):
+        self.system, self.level, self.report, self.step = system, level, report, step
 
     def update(self) -> Update | None:
         level = self.level
@@ -96,16 +96,53 @@ class _Level:
         gradients = self._gradients(steps)
         if gradients is None:
             return None
+        if level.inner:
+            stepped = {s.name: self._stepped(i, gradients) for s, i in zip(level.states, level.inner)}
+            if None in stepped.values():
+                return None
+            return self._done(base, gradients, stepped, steps)
+        new = self._ruled(base, gradients)
+        return None if new is None else self._done(base, gradients, new, steps)
+
+    def _ruled(self, base: dict[str, Expr], gradients: dict[str, Expr]) -> dict[str, Expr] | None:
+        """The states after the level's step formula; for ``prox``, whose point is decayed, ``base`` changes."""
+        level = self.level
         rule = {"gd": self._gd, "dgd": self._dgd, "prox": self._prox}[level.rule.name]
         if level.rule.name == "prox":
-            base = {s.name: self._decayed(s, base[s.name], self._prev(s)) for s in level.states}
+            base.update(
+                {s.name: self._decayed(s, base[s.name], self._prev(s)) for s in level.states}
+            )
         new = {}
         for s in level.states:
             e = rule(s, gradients.get(s.name))
             if e is None:
                 return None
             new[s.name] = e
-        return self._done(base, gradients, new, steps)
+        return new
+
+    def _stepped(self, step: Level, gradients: dict[str, Expr]) -> Expr | None:
+        """One state after a rule that is a system; a step inside it names its own gradient in ``gradients``."""
+        inner, s = _Level(self.system, step, self.report, step=True), step.states[0]
+        base = {s.name: inner._base(s)}
+        if step.rule is None:
+            new = inner._explicit(s)
+        else:
+            found = inner._gradients({s.name: []})
+            if found is None:
+                return None
+            own = found.get(s.name)
+            if step.inner:
+                gradients[step.name] = own
+                new = inner._stepped(step.inner[0], gradients)
+            else:
+                ruled = inner._ruled(base, found)
+                new = ruled and ruled[s.name]
+                if new is not None and own is not None:
+                    new = substitute(new, {inner._gradient(s): own})
+        if new is None:
+            return None
+        started = substitute(base[s.name], {self._prev(s): self._leaf(s, "base")})
+        return substitute(inner._projected(s, new), {self._leaf(s, "base"): started})
 
     def _done(self, base, gradients, new, steps) -> Update:
         new = {s.name: self._projected(s, new[s.name]) for s in self.level.states}
@@ -132,7 +169,8 @@ class _Level:
         return self._leaf(s, "prev")
 
     def _gradient(self, s: State) -> Expr:
-        return leaf("gradient", s.name, Type(s.dims, self.level.head, self.level.clock))
+        name = self.level.name if self.step else s.name
+        return leaf("gradient", name, Type(s.dims, self.level.head, self.level.clock))
 
     def _target(self, s: State) -> Expr | None:
         """T of the step formula, None for 0."""

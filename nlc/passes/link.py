@@ -15,6 +15,7 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, System
 from nlc.ir.types import STEP, Dim, Dims, Like
+from nlc.passes.simplify import simplify
 
 SLOW = "weights"
 
@@ -164,6 +165,8 @@ def _reads(system: System, e: Expr, seen: dict[str, Reads]) -> Reads:
             out.merge(_flow_reads(system, node.attr, seen), delayed)
         elif node.op == "weight":
             out.weights = True
+        elif node.op == "gradient":
+            out.note(system.gradients[node.attr].level, "previous-tick")
         elif node.op == "g":
             out.gradient = True
         stack.extend((a, delayed or node.op == "delay") for a in node.args)
@@ -295,7 +298,7 @@ def _component(system: System, level: Level) -> dict:
         "size": _total(system, [(s.dims, level.head) for s in level.states])
         if kind != "cache"
         else None,
-        "objective": n.text(level.objective) if level.objective is not None else None,
+        "objective": n.text(simplify(level.objective)) if level.objective is not None else None,
         "rule": rule,
         "doc": level.doc,
         "reads_gradient": level_reads(system, level).gradient,

@@ -34,6 +34,10 @@ def _is(e: Expr, value: float) -> bool:
     return e.op == "num" and e.attr == value
 
 
+def _is_zero(e: Expr) -> bool:
+    return _is(e, 0) or e.op == "zeros" or (e.op == "mul" and any(_is_zero(a) for a in e.args))
+
+
 def _number(e: Expr) -> float | None:
     if e.op == "num":
         return e.attr
@@ -53,9 +57,9 @@ def _neg(e: Expr) -> Expr | None:
 
 def _add(e: Expr) -> Expr | None:
     a, b = e.args
-    if _is(a, 0) and b.type.dims == e.type.dims:
+    if _is_zero(a) and b.type.dims == e.type.dims:
         return b
-    if _is(b, 0) and a.type.dims == e.type.dims:
+    if _is_zero(b) and a.type.dims == e.type.dims:
         return a
     if b.op == "neg":
         return sub(a, b.args[0])
@@ -66,9 +70,9 @@ def _add(e: Expr) -> Expr | None:
 
 def _sub(e: Expr) -> Expr | None:
     a, b = e.args
-    if _is(b, 0) and a.type.dims == e.type.dims:
+    if _is_zero(b) and a.type.dims == e.type.dims:
         return a
-    if _is(a, 0) and b.type.dims == e.type.dims:
+    if _is_zero(a) and b.type.dims == e.type.dims:
         return neg(b)
     if b.op == "neg":
         return add(a, b.args[0])

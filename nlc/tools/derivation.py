@@ -90,9 +90,10 @@ def _state(
     ell, nabla = (r"\ell", r"\nabla") if latex else ("ℓ", "∇")
     rows: list[Row] = []
     if level.rule is not None:
+        objective = simplify(level.objective)
         if first:  # the sweep back from the objective is one for all states
             name = S if len(update.new) == 1 else bare.symbol(level.name)
-            rows.append((f"{ell}({name})", eq, bare.text(simplify(level.objective)), "objective"))
+            rows.append((f"{ell}({name})", eq, bare.text(objective), "objective"))
             rows += _chain(bare, update, state, latex)
         B = n.state((state, "base"))
         if not plain:
@@ -114,8 +115,9 @@ def _state(
                     f"gradient at {'the last boundary' if level.anchor else B if plain else 'B'}",
                 )
             )
-        rows.append((S, arrow, _formula(level, n, B, at, latex), _rule(level, bare)))
         stepped = _with_gradient(update, state)
+        said = n.text(update.new[state]) if level.inner else _formula(level, n, B, at, latex)
+        rows.append((S, arrow, said, _rule(level, bare)))
         rows.append((S, arrow, replace(n, marked=False).text(simplify(stepped)), "gradient put in"))
     plainly = Notation(system, latex=latex, own=level.name, plain_base=True, marked=False)
     whole = expanded(update, state, plainly)
@@ -167,5 +169,5 @@ def _rule(level: Level, n: Notation) -> str:
 
 def _with_gradient(update: Update, state: str) -> Expr:
     return rewrite(
-        update.new[state], lambda n: update.gradient[n.attr] if n.op == "gradient" else None
+        update.new[state], lambda n: update.gradient.get(n.attr) if n.op == "gradient" else None
     )

@@ -47,7 +47,7 @@ class ShapesOf:
         self._classes: dict[Dim, Dim] | None = None
         self.objectives: list[tuple[Level, object]] = []
         self.assumed: list[tuple[Dim, Dim, Span]] = []
-        self.states = system.states
+        self.states, self.gradients = system.states, system.gradients
 
     def run(self) -> None:
         for name in self.system.flows:
@@ -150,6 +150,8 @@ class ShapesOf:
             return self._flow(node.attr) if node.attr in system.flows else None
         if node.op == "state":
             return self.states[node.attr[0]].dims if node.attr[0] in self.states else None
+        if node.op == "gradient":
+            return self.gradients[node.attr].dims
         if node.op == "variable":
             return self.states[node.attr].dims if node.attr in self.states else None
         if node.op == "initial":
@@ -197,7 +199,9 @@ class ShapesOf:
 
     # -------------------------------------------------------------------------------------------- levels
 
-    def _level(self, level) -> None:
+    def _level(self, level: Level) -> None:
+        for step in level.inner:
+            self._level(step)
         if level.objective is not None and (shape := self._of(level.objective)) is not None:
             self.objectives.append((level, shape))
             if not any(n.op == "state" and n.attr[1] == "var" for n in walk(level.objective)):

@@ -23,6 +23,7 @@ class TypesOf:
         self.modules: dict[str, Module] = {}
         self.alive: list[Expr] = []
         self.owner = {s.name: s.level for s in system.states.values()}
+        self.gradients = {name: s.level for name, s in system.gradients.items()}
 
     def run(self) -> System:
         typed = self._pass()
@@ -50,7 +51,8 @@ class TypesOf:
     def _level(self, name: str, level: Level) -> Level:
         states = tuple(replace(s, dims=self.shapes.canonical(s.dims)) for s in level.states)
         memory = replace(level.memory, states=states)
-        return replace(level, head=self.heads[name], memory=memory)
+        inner = tuple(self._level(name, step) for step in level.inner)
+        return replace(level, head=self.heads[name], memory=memory, inner=inner)
 
     def _pass(self) -> System:
         self.done, previous, self.flows = {}, self.flows, {}
@@ -125,6 +127,9 @@ class TypesOf:
             return Type(dims, system.inputs[node.attr].head, TOKEN)
         if node.op == "state":
             level = system.levels[self.owner[node.attr[0]]]
+            return Type(dims, self.heads[level.name], level.clock)
+        if node.op == "gradient":
+            level = system.levels[self.gradients[node.attr]]
             return Type(dims, self.heads[level.name], level.clock)
         if node.op in ("variable", "grad"):
             level = system.levels[self.owner[node.attr]]

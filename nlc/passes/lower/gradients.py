@@ -26,13 +26,7 @@ class Gradients(Lowering):
         system = self.system
         ticks = self._ticks()
         items = {n: Item(n, [f.expr], STEP) for n, f in system.flows.items() if n in self._needed()}
-        for level in system.levels.values():
-            update = self.updates[level.name]
-            items[f"step {level.name}"] = Item(
-                f"step {level.name}",
-                [*update.base.values(), *update.gradient.values(), *update.new.values()],
-                level.clock,
-            )
+        items |= self.level_items()
         for key, (total, _) in self.totals.items():
             items[f"gather {key}"] = Item(
                 f"gather {key}", [total.args[0]], total.args[0].type.clock
@@ -49,10 +43,8 @@ class Gradients(Lowering):
                 )
             )
         for item in ordered:
-            if item.name.startswith("step "):
-                body += self.step(system.levels[item.name[5:]])
-            elif item.name.startswith("gather "):
-                body += self.gather(item.name[7:])
+            if item.name.partition(" ")[0] in ("step", "gradient", "gather"):
+                body += self.statements(item)
             else:
                 self.reader = self.base
                 flow = system.flows[item.name]

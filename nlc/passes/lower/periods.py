@@ -186,11 +186,7 @@ class Periods:
         self.reader = inner.type.clock
         value = self.translate(inner, key, lets)
         sofar = self.vars[leaf("gathered", key, total.type)]
-        faster = [
-            self.system.levels[self.system.states[n.attr[0]].level]
-            for n in walk(inner)
-            if n.op == "state"
-        ]
+        faster = any(n.op in ("state", "gradient") for n in walk(inner))
         when = (
             None if inner.type.clock.count == ONE or not faster else Guard(inner.type.clock.count)
         )

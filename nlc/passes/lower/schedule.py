@@ -14,8 +14,8 @@ from nlc.ir.types import Clock
 
 @dataclass(eq=False)
 class Item:
-    """Something to compute in one tick: a flow, a level's step (``step L``), what a slow level gathers
-    (``gather …``), or a value to collect."""
+    """Something to compute in one tick: a flow, a level's step (``step L``), its gradient where others read it
+    (``gradient L``), what a slow level gathers (``gather …``), or a value to collect."""
 
     name: str
     exprs: list[Expr]
@@ -31,12 +31,19 @@ def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[st
     graph = nx.DiGraph()
     graph.add_nodes_from(items)
     owner = {s.name: s.level for s in system.states.values()}
+    gradients = {n: s.level if n in owner else n for n, s in system.gradients.items()}
+    for name in items:
+        if name.startswith("gradient "):
+            level = name[9:] if name[9:] in system.levels else system.gradients[name[9:]].level
+            graph.add_edge(name, f"step {level}")
     wishes: list[tuple[str, str, str]] = []
     for name, item in items.items():
         for e in item.exprs:
             for node in _tick(e):
                 if node.op == "flow" and node.attr in items:
                     graph.add_edge(node.attr, name)
+                elif node.op == "gradient" and f"gradient {gradients[node.attr]}" in items:
+                    graph.add_edge(f"gradient {gradients[node.attr]}", name)
                 elif node.op == "gathered":
                     graph.add_edge(f"gather {node.attr}", name)
                 elif node.op == "state":
@@ -44,7 +51,7 @@ def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[st
                     held = item.clock.faster(system.levels[owner[node.attr[0]]].clock)
                     if node.attr[1] == "now" and step in items and step != name and not held:
                         graph.add_edge(step, name)
-                    elif (node.attr[1] == "prev" or held) and step != name:
+                    elif (node.attr[1] in ("prev", "base") or held) and step != name:
                         wishes.append((name, step, node.attr[0]))
     kept = set()
     for name, step, state in wishes:

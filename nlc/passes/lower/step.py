@@ -13,7 +13,9 @@ from nlc.ir.system import Level, System
 from nlc.ir.types import STEP, TOKEN, Type
 from nlc.ir.update import Update
 from nlc.passes.lower.periods import Periods, state_leaf, state_type
+from nlc.passes.lower.schedule import Item
 from nlc.passes.naming import Names
+from nlc.passes.simplify import simplify
 
 
 class Lowering(Periods):
@@ -64,13 +66,60 @@ class Lowering(Periods):
         """An expression of a tick over program variables; statements that it needs first go to ``lets``."""
         return self.program_expr(e)
 
-    def step(self, level: Level) -> list[Let]:
-        """The statements of one step, with the mathematics as comments."""
-        update = self.updates[level.name]
+    def level_items(self) -> dict[str, Item]:
+        """What the levels compute in a tick: ``step L``, and before it ``gradient L`` where a rule's levels read it."""
+        items = {}
+        for level in self.system.levels.values():
+            if (update := self.updates.get(level.name)) is None:
+                continue
+            steps = {s.name for s in level.states}
+            own = [e for name, e in update.gradient.items() if name in steps]
+            exprs = [*update.base.values(), *own]
+            if level.inner:
+                items[f"gradient {level.name}"] = Item(f"gradient {level.name}", exprs, level.clock)
+                for name, e in update.gradient.items():
+                    if name not in steps:
+                        items[f"gradient {name}"] = Item(f"gradient {name}", [e], level.clock)
+                exprs = []
+            items[f"step {level.name}"] = Item(
+                f"step {level.name}", [*exprs, *update.new.values()], level.clock
+            )
+        return items
+
+    def statements(self, item: Item) -> list[Let]:
+        """The statements of an item of a level, with the mathematics as comments."""
+        kind, _, name = item.name.partition(" ")
+        if kind == "gather":
+            return self.gather(name)
+        owner = name if name in self.system.levels else self.system.gradients[name].level
+        level = self.system.levels[owner]
         self.reader = level.clock
+        if kind == "gradient":
+            lets = self.gradients(level) if name == owner else self.inner_gradient(level, name)
+        else:
+            lets = [] if level.inner else self.gradients(level)
+            lets += self.step(level)
+        when = self._guard(level)
+        return [replace(x, when=when) if when else x for x in lets]
+
+    def inner_gradient(self, level: Level, name: str) -> list[Let]:
+        """The gradient that a rule inside a level's rule takes."""
         lets: list[Let] = []
-        plain = all(update.base[s.name] == state_leaf(s, level, "prev") for s in level.states)
-        n = Notation(self.system, own=level.name, plain_base=plain)
+        e = self.updates[level.name].gradient[name]
+        var = self.names(f"{name}_grad")
+        lets.append(Let((var,), self.translate(e, level.name, lets), "what its rule is given"))
+        self.vars[leaf("gradient", name, e.type)] = self.var(var, e.type)
+        return lets
+
+    def _notation(self, level: Level) -> Notation:
+        base = self.updates[level.name].base
+        plain = all(base[s.name] == state_leaf(s, level, "prev") for s in level.states)
+        return Notation(self.system, own=level.name, plain_base=plain)
+
+    def gradients(self, level: Level) -> list[Let]:
+        """The points from which a level's step starts, and the gradients of its objective."""
+        update, n = self.updates[level.name], self._notation(level)
+        lets: list[Let] = []
 
         def let(name: str, e: Expr, note: str, span: Span | None) -> Let:
             return Let((name,), self.translate(e, level.name, lets), note, span)
@@ -88,11 +137,21 @@ class Lowering(Periods):
         for s in level.states:
             if s.name in update.gradient:
                 name = self.names(f"{s.name}_grad")
-                note = f"∇ {n.text(level.objective)}"
+                note = f"∇ {n.text(simplify(level.objective))}"
                 lets.append(let(name, update.gradient[s.name], note, level.objective.span))
                 self.vars[leaf("gradient", s.name, state_type(s, level))] = self.var(
                     name, state_type(s, level)
                 )
+        return lets
+
+    def step(self, level: Level) -> list[Let]:
+        """The new states of a level."""
+        update, n = self.updates[level.name], self._notation(level)
+        lets: list[Let] = []
+
+        def let(name: str, e: Expr, note: str, span: Span | None) -> Let:
+            return Let((name,), self.translate(e, level.name, lets), note, span)
+
         note, where = "update", level.keys.get("update")
         if level.rule is not None:
             args = ", ".join(
@@ -100,8 +159,7 @@ class Lowering(Periods):
             )
             note, where = f"{level.rule.name}({args})", level.rule.span
         news = [let(self.state_vars[s.name], update.new[s.name], note, where) for s in level.states]
-        when = self._guard(level)
-        return [replace(x, when=when) if when else x for x in lets + _together(news, self.names)]
+        return lets + _together(news, self.names)
 
 
 def _together(lets: list[Let], names: Names) -> list[Let]:

@@ -47,11 +47,7 @@ class Tokens(Lowering):
     def program(self) -> Program:
         system = self.system
         self._ticks()
-        for level in system.levels.values():
-            if level.name in self.updates:
-                u = self.updates[level.name]
-                exprs = [*u.base.values(), *u.gradient.values(), *u.new.values()]
-                self.items[f"step {level.name}"] = Item(f"step {level.name}", exprs, level.clock)
+        self.items |= self.level_items()
         for key, (total, _) in self.totals.items():
             self.items[f"gather {key}"] = Item(
                 f"gather {key}", [total.args[0]], total.args[0].type.clock
@@ -351,10 +347,8 @@ class Tokens(Lowering):
                         self._pull(self.items[node.attr])
 
     def _in_loop(self, item: Item) -> list[Let]:
-        if item.name.startswith("step "):
-            return self.step(self.system.levels[item.name[5:]])
-        if item.name.startswith("gather "):
-            return self.gather(item.name[7:])
+        if item.name.partition(" ")[0] in ("step", "gradient", "gather"):
+            return self.statements(item)
         self.reader = self.base
         e, lets = item.exprs[0], []
         span = self.system.flows[item.name].span if item.name in self.system.flows else e.span

@@ -15,6 +15,7 @@ from nlc.ir.types import Dim, Dims
 from nlc.passes.resolve.bundles import one
 from nlc.passes.resolve.checks import check_level, check_whole, unread, warn_unused, without_unread
 from nlc.passes.resolve.constants import settle
+from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.level import initial, resolve_level
 from nlc.passes.resolve.memory import dims_of, resolve_memory
 from nlc.passes.resolve.scope import Scope
@@ -23,8 +24,8 @@ from nlc.passes.resolve.terms import Place, Terms
 from nlc.syntax.tree import SpecTree
 
 
-def resolve(tree: SpecTree, report: Report, known_rules: frozenset[str] = frozenset()) -> System:
-    """``known_rules`` are the systems that ``rule:`` could name, for better messages."""
+def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> System:
+    """``library`` has the systems that the spec may name as a rule or in ``use``."""
     if tree.context.text == "layers":
         report.add(
             "NLC701",
@@ -41,7 +42,7 @@ def resolve(tree: SpecTree, report: Report, known_rules: frozenset[str] = frozen
         if heads is None:
             scope.blamed.add(Dim.of("heads"))
     memories: dict[str, Memory] = {}
-    terms = Terms(scope, memories)
+    terms = Terms(scope, memories, library or Empty())
     for level in scope.levels.values():
         if (memory := resolve_memory(level, terms)) is not None:
             memories[level.name] = memory
@@ -53,7 +54,7 @@ def resolve(tree: SpecTree, report: Report, known_rules: frozenset[str] = frozen
     levels: dict[str, Level] = {}
     for name, level in scope.levels.items():
         check_level(level, memories.get(name), scope)
-        resolved = resolve_level(level, terms, flows, known_rules)
+        resolved = resolve_level(level, terms, flows)
         if resolved is not None:
             levels[name] = resolved
     system = System(

@@ -6,19 +6,16 @@ from dataclasses import replace
 
 from nlc.base.diagnostics import Fix, nearest
 from nlc.ir.expr import Expr, walk
-from nlc.ir.system import Flow, Level, Memory, Reset, Rule, State
+from nlc.ir.system import Flow, Level, Memory, Reset, State
 from nlc.ir.types import STEP, TOKEN
-from nlc.lib.rules import RULES
-from nlc.passes.resolve.arguments import bind
 from nlc.passes.resolve.bundles import one
+from nlc.passes.resolve.rule import resolve_rule
 from nlc.passes.resolve.sizes import clock
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.tree import LevelTree
 
 
-def resolve_level(
-    level: LevelTree, terms: Terms, flows: dict[str, Flow], known: frozenset[str]
-) -> Level | None:
+def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Level | None:
     """None after a mistake in what the level is; its flows are added to ``flows``."""
     name, memory = level.name, terms.memories.get(level.name)
     ticks = clock(terms.scope, level.frequency)
@@ -41,7 +38,7 @@ def resolve_level(
         full = f"{name}.{let.name}"
         flow = one(terms, terms.resolve(let.expr, Place(full, name, "flow", reader=full)))
         flows[full] = Flow(full, flow, let.span, name)
-    rule, update = _rule(level, terms, known), _update(level, terms)
+    rule, update = resolve_rule(level, terms), _update(level, terms)
     objective = None if _is_loss(level) else own("objective", "objective")
     retain, project = own("retain", "rule"), own("project", "rule")
     toward = _toward(level, terms)
@@ -173,50 +170,6 @@ def _counts(node: Expr) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- steps
-
-
-def _rule(level: LevelTree, terms: Terms, known: frozenset[str]) -> Rule | None:
-    scope, e = terms.scope, level.rule
-    if e is None or e.op == "error":
-        return None
-    named = e.args[0] if e.op == "call" else e
-    if named.op != "name":
-        label = "for example `gd(lr=beta)`"
-        terms.say("NLC202", f"`{quoted(e)}` is not a rule", e, label, notes=_rules())
-        return None
-    name = named.attr
-    if name not in RULES:
-        if name in known:
-            help = "write its levels out, or use gd, dgd or prox"
-            scope.later(f"an optimizer as an inner rule (`{name}`)", named.span, help)
-            return None
-        close = nearest(name, [*RULES, *known])
-        terms.say(
-            "NLC202",
-            f"there is no rule `{name}`",
-            named,
-            f"did you mean `{close}`?" if close else "not a rule",
-            notes=_rules(),
-            fix=Fix(named.span, close) if close and named.span else None,
-        )
-        return None
-    bound = bind(scope.report, RULES[name].params, e, name, "rule")
-    if bound is None:
-        return None
-    exact = bound.get("exact")
-    if exact is not None and exact.op != "bool":
-        terms.say("NLC204", "`exact` is `true` or `false`", exact, "a switch is needed")
-        return None
-    args = {
-        key: terms.resolve(value, Place(f"{level.name}.{key}", level.name, "rule", key="rule"))
-        for key, value in bound.items()
-        if value is not None
-    }
-    return Rule(name, args, e.span)
-
-
-def _rules() -> list[str]:
-    return [f"rules: {', '.join(RULES)}"]
 
 
 def _update(level: LevelTree, terms: Terms) -> dict[str, Expr] | None:

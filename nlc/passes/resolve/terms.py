@@ -13,6 +13,7 @@ from nlc.base.span import Span
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.system import Memory, Module
+from nlc.passes.resolve.library import Library
 from nlc.passes.resolve.scope import Scope, error
 
 PLAIN = frozenset("add sub mul div matmul pow neg T eq ne lt le gt ge".split())
@@ -50,6 +51,7 @@ class Terms:
 
     scope: Scope
     memories: dict[str, Memory]
+    library: Library
     modules: dict[str, Module] = field(default_factory=dict)
     paths: dict[tuple[str, int], str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

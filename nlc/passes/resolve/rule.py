@@ -1,0 +1,108 @@
+"""A level's ``rule:``: a step formula of the language, or a gradient system with arguments for its hypers."""
+
+from __future__ import annotations
+
+from nlc.base.diagnostics import Fix, Label, nearest
+from nlc.ir.expr import Expr
+from nlc.ir.system import Rule, System
+from nlc.lib.rules import RULES
+from nlc.passes.resolve.arguments import bind
+from nlc.passes.resolve.scope import CONTEXTS
+from nlc.passes.resolve.sizes import size
+from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.syntax.tree import LevelTree
+
+
+def resolve_rule(level: LevelTree, terms: Terms) -> Rule | None:
+    """The rule of a level; None if it has none, or after a mistake."""
+    e = level.rule
+    if e is None or e.op == "error":
+        return None
+    return rule_of(e, terms, Place(level.name, level.name, "rule", key="rule"))
+
+
+def rule_of(e: Expr, terms: Terms, at: Place) -> Rule | None:
+    """``gd(lr=beta)`` or ``momentum(lr=1, decay=alpha)``, its arguments resolved where they stand."""
+    named = e.args[0] if e.op == "call" else e
+    if named.op != "name":
+        label = "for example `gd(lr=beta)`"
+        terms.say("NLC202", f"`{quoted(e)}` is not a rule", e, label, notes=_rules())
+        return None
+    name = named.attr
+    if name in RULES:
+        return _formula(name, e, terms, at)
+    if name in terms.library.names:
+        system = terms.library.system(name, named.span, terms.scope.report)
+        return None if system is None else _system(system, e, terms, at)
+    close = nearest(name, [*RULES, *terms.library.names])
+    terms.say(
+        "NLC202",
+        f"there is no rule `{name}`",
+        named,
+        f"did you mean `{close}`?" if close else "not a rule",
+        notes=_rules(),
+        fix=Fix(named.span, close) if close and named.span else None,
+    )
+    return None
+
+
+def _rules() -> list[str]:
+    return [f"rules: {', '.join(RULES)}, and every gradient system that `nlc list` shows"]
+
+
+def _formula(name: str, e: Expr, terms: Terms, at: Place) -> Rule | None:
+    bound = bind(terms.scope.report, RULES[name].params, e, name, "rule")
+    if bound is None:
+        return None
+    exact = bound.get("exact")
+    if exact is not None and exact.op != "bool":
+        terms.say("NLC204", "`exact` is `true` or `false`", exact, "a switch is needed")
+        return None
+    args = {k: _argument(terms, v, k, at) for k, v in bound.items() if v is not None}
+    return Rule(name, args, e.span)
+
+
+def _argument(terms: Terms, e: Expr, key: str, at: Place) -> Expr:
+    place = Place(f"{at.path}.{key}", at.level, at.mode, key=at.key)
+    return terms.resolve(e, place)
+
+
+def _system(system: System, e: Expr, terms: Terms, at: Place) -> Rule | None:
+    """A gradient system as a rule: its hypers are the parameters, and every rule takes ``decay``."""
+    if system.context != "gradients":
+        return _refused(
+            terms,
+            e,
+            f"`{system.name}` is a {CONTEXTS[system.context]} system, which is no rule",
+            "a rule is a step formula or a gradient system",
+        )
+    params: dict[str, object] = {h.name: None for h in system.hypers.values()}
+    params.setdefault("decay", None)
+    bound = bind(terms.scope.report, params, e, system.name, "rule")
+    if bound is None:
+        return None
+    args: dict[str, Expr] = {}
+    sizes = {}
+    for key, value in bound.items():
+        if value is None:
+            continue
+        hyper = system.hypers.get(key)
+        if hyper is not None and isinstance(hyper.value, list):
+            terms.say(
+                "NLC204",
+                f"`{key}` of `{system.name}` is a list",
+                value,
+                "a list stays as its own spec says it",
+                related=[Label(hyper.span, f"`{key}` is defined here")],
+            )
+            return None
+        if hyper is not None and hyper.static:
+            sizes[key] = size(terms.scope, value, f"`{key}` of rule `{system.name}`")
+            if sizes[key] is None:
+                return None
+        args[key] = _argument(terms, value, key, at)
+    return Rule(system.name, args, e.span, system, sizes)
+
+
+def _refused(terms: Terms, e: Expr, message: str, label: str, **more) -> None:
+    terms.say("NLC404", message, e, label, **more)
