@@ -119,6 +119,10 @@ CODES.update(
             "system within itself",
             "A system that is a rule, or used, of itself would never end.",
         ),
+        "NLC213": Code(
+            "tensor without a rule",
+            "`applies_to` names kinds of tensors, and none of them has this shape.",
+        ),
         # 3 shapes and heads
         "NLC301": Code(
             "shapes do not match", "The operands' sizes differ where they must be equal."

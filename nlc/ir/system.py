@@ -31,6 +31,27 @@ class Hyper:
         """Whether the default is computed from other hypers."""
         return any(node.op == "hyper" for node in walk(self.default))
 
+    @property
+    def size(self) -> Dim | None:
+        """The default as a size over hypers, where it is one."""
+        return _polynomial(self.default)
+
+
+def _polynomial(e: Expr) -> Dim | None:
+    if e.op == "num" and isinstance(e.attr, int):
+        return Dim.of(e.attr)
+    if e.op == "hyper":
+        return Dim.of(e.attr)
+    if e.op not in ("add", "sub", "mul", "div"):
+        return None
+    a, b = (_polynomial(x) for x in e.args)
+    if a is None or b is None:
+        return None
+    try:
+        return {"add": a.__add__, "sub": a.__sub__, "mul": a.__mul__, "div": a.__truediv__}[e.op](b)
+    except (ValueError, ZeroDivisionError):
+        return None
+
 
 @dataclass(frozen=True)
 class Input:
@@ -175,6 +196,7 @@ class Level:
     anchor: Clock | None = None
     reset: Reset | None = None
     backprop: bool = True
+    outer: bool = False  # its objective is the outer loss: its states are slow weights
     inner: tuple[Level, ...] = ()
     doc: str = ""
     head: bool = False
@@ -218,6 +240,18 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Use:
+    """Another token system that is used as a function: its hypers, and what stands for its inputs."""
+
+    name: str
+    system: System
+    args: dict[str, Expr]
+    sizes: dict[str, Dim]
+    inputs: dict[str, Expr]
+    span: Span
+
+
+@dataclass(frozen=True)
 class System:
     """A whole system. Dicts keep the order of the text."""
 
@@ -237,6 +271,9 @@ class System:
     doc: str = ""
     ref: str = ""
     operator: bool = False
+    routes: tuple[tuple[str, Rule | None], ...] = ()  # by kind of tensor: a rule, None for itself
+    outer: dict[str, Level] = field(default_factory=dict)  # the levels on the outer loss
+    uses: dict[str, Use] = field(default_factory=dict)
     constraints: tuple[
         tuple[Dim, Dim, Span], ...
     ] = ()  # equal only at some hypers: checked at construction

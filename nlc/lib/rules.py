@@ -6,7 +6,10 @@ decays towards, P the point of the gradient. ``passes/derive`` has the derivatio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from nlc.ir.types import Dim, Dims
 
 
 @dataclass(frozen=True)
@@ -44,4 +47,47 @@ _TABLE = [
     ),
 ]
 
+# A step formula as a system of its own, where one must stand: on the outer loss, for a kind of tensor.
+SYSTEM = """\
+nlc: 1
+system: {name}
+context: gradients
+doc: One step by the rule {name}.
+hyper:
+  lr: 1
+  decay: 1
+levels:
+  W:
+    frequency: every step
+    objective: dot(W, g)
+    rule: {name}(lr=lr, decay=decay)
+"""
+
+
+@dataclass(frozen=True)
+class Route:
+    """A kind of tensor that ``applies_to`` names: ``test`` in Python over the tensor, ``takes`` over sizes."""
+
+    name: str
+    doc: str
+    test: str
+    takes: Callable[[Dims], bool]
+
+
+def _sides(dims: Dims) -> tuple[Dim, Dim] | None:
+    return (dims[0], dims[1]) if len(dims) == 2 else None  # type: ignore[return-value]
+
+
+_ROUTES = [
+    Route("scalars", "tensors without axes", "{W}.ndim == 0", lambda d: len(d) == 0),
+    Route("vectors", "tensors of one axis", "{W}.ndim == 1", lambda d: len(d) == 1),
+    Route("square", "matrices with as many rows as columns",
+          "{W}.ndim == 2 and {W}.shape[0] == {W}.shape[1]",
+          lambda d: (s := _sides(d)) is not None and s[0] == s[1]),
+    Route("matrices", "tensors of two axes", "{W}.ndim == 2", lambda d: len(d) == 2),
+    Route("stacks", "tensors of three axes or more", "{W}.ndim > 2", lambda d: len(d) > 2),
+    Route("rest", "all others", "", lambda d: True),
+]  # fmt: skip
+
+ROUTES: dict[str, Route] = {r.name: r for r in _ROUTES}
 RULES: dict[str, RuleKind] = {r.name: r for r in _TABLE}

@@ -34,9 +34,7 @@ class ShapesOf:
     def __init__(self, system: System, report: Report):
         self.system, self.report = system, report
         derived = {
-            n: d
-            for n, h in system.hypers.items()
-            if h.derived and (d := _polynomial(h.default)) is not None
+            n: h.size for n, h in system.hypers.items() if h.derived and h.size is not None
         }
         self.solver = Solver(derived=derived)
         self.shape: dict[int, object] = {}
@@ -424,22 +422,3 @@ class ShapesOf:
 
 def _quoted(e: Expr) -> str:
     return (e.span.quote() if e.span is not None else "") or show(e)
-
-
-def _polynomial(e: Expr) -> Dim | None:
-    """A hyper's default as a size, where it is one."""
-    if e.op == "num" and isinstance(e.attr, int):
-        return Dim.of(e.attr)
-    if e.op == "hyper":
-        return Dim.of(e.attr)
-    if e.op in ("add", "sub", "mul", "div"):
-        a, b = (_polynomial(x) for x in e.args)
-        if a is None or b is None:
-            return None
-        try:
-            return {"add": a.__add__, "sub": a.__sub__, "mul": a.__mul__, "div": a.__truediv__}[
-                e.op
-            ](b)
-        except (ValueError, ZeroDivisionError):
-            return None
-    return None
