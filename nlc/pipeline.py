@@ -25,6 +25,7 @@ from nlc.ir.notation import Notation
 from nlc.ir.program import Program
 from nlc.ir.system import System
 from nlc.ir.update import Update
+from nlc.lib.rules import SYSTEM
 from nlc.passes.clocks import clocks
 from nlc.passes.derive import derive
 from nlc.passes.expand import expand
@@ -33,7 +34,9 @@ from nlc.passes.inline import inline
 from nlc.passes.link import combine, link
 from nlc.passes.lower import lower
 from nlc.passes.operator import operator
+from nlc.passes.outer import outer
 from nlc.passes.resolve import resolve
+from nlc.passes.use import use
 from nlc.syntax.parse import parse
 from nlc.syntax.tree import SpecTree
 from nlc.syntax.yamltree import read_source
@@ -50,6 +53,8 @@ STAGES = (
     ),
     ("expand", expand, "SpecTree -> SpecTree: families written out"),
     ("resolve", resolve, "SpecTree -> System: names, reads of states with their time, calls"),
+    ("use", use, "System -> System: used systems written out"),
+    ("outer", outer, "System -> System: levels on the outer loss become slow weights"),
     ("inline", inline, "System -> System: rules that are systems become levels"),
     ("clocks", clocks, "System -> System: what slow levels gather over their periods"),
     ("infer", infer, "System -> typed System: shapes, widths, heads, clocks, ranges"),
@@ -107,6 +112,9 @@ class Library:
 
     def system(self, name: str, span: Span, report: Report) -> System | None:
         """A system with its names resolved; its own warnings are not this spec's."""
+        if name not in self.paths:  # a step formula
+            source = Source(f"<{name}>", SYSTEM.format(name=name))
+            return resolve(expand(parse(source, report), report), report, self)
         path = self.paths[name]
         if str(path.resolve()) in self.within:
             report.add("NLC212", f"`{name}` is made of itself", span, "it would never end")
@@ -216,6 +224,7 @@ class Spec:
         system = self._resolved
         self._free_names(system)
         self._shallow(system)
+        system = outer(use(system))
         system = infer(clocks(inline(system, self.report), self.report), self.report)
         self.report.raise_if_errors()
         graph = link(system, self.report)

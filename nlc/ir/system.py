@@ -32,6 +32,11 @@ class Hyper:
         return any(node.op == "hyper" for node in walk(self.default))
 
     @property
+    def symbol(self) -> Dim:
+        """The hyper as a size."""
+        return Dim.of(self.name)
+
+    @property
     def size(self) -> Dim | None:
         """The default as a size over hypers, where it is one."""
         return _polynomial(self.default)
@@ -106,12 +111,16 @@ class Module:
 
 @dataclass(frozen=True)
 class Flow:
-    """A named value of every tick of its clock. ``level`` is the level in whose scope it stands, if any."""
+    """A named value of every tick of its clock. ``level`` is the level in whose scope it stands, if any.
+
+    ``dims``: the shape that is declared of it, as of the inputs of a used system.
+    """
 
     name: str
     expr: Expr
     span: Span
     level: str | None = None
+    dims: Dims | None = None
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,9 @@ class _Clocks:
                 and self._leaf(n).faster(level.clock)
             ):
                 name = (
-                    "g" if n.op in ("g", "gradient") else str(n.attr[0] if isinstance(n.attr, tuple) else n.attr)
+                    "g"
+                    if n.op in ("g", "gradient")
+                    else str(n.attr[0] if isinstance(n.attr, tuple) else n.attr)
                 )
                 self.report.add(
                     "NLC405",

@@ -97,7 +97,9 @@ class _Level:
         if gradients is None:
             return None
         if level.inner:
-            stepped = {s.name: self._stepped(i, gradients) for s, i in zip(level.states, level.inner)}
+            stepped = {
+                s.name: self._stepped(i, gradients) for s, i in zip(level.states, level.inner)
+            }
             if None in stepped.values():
                 return None
             return self._done(base, gradients, stepped, steps)

@@ -86,9 +86,7 @@ class _Inline:
                 continue
             if other is None:
                 return rule
-            outer = Instance(
-                rule.system, "", rule.args, rule.sizes, (), self.system.sizes
-            )
+            outer = Instance(rule.system, "", rule.args, rule.sizes, (), self.system.sizes)
             args = {k: outer.expr(e) for k, e in other.args.items()}
             if "decay" in rule.args and "decay" not in rule.system.hypers:
                 args.setdefault("decay", rule.args["decay"])

@@ -33,9 +33,7 @@ class ShapesOf:
 
     def __init__(self, system: System, report: Report):
         self.system, self.report = system, report
-        derived = {
-            n: h.size for n, h in system.hypers.items() if h.derived and h.size is not None
-        }
+        derived = {n: h.size for n, h in system.hypers.items() if h.derived and h.size is not None}
         self.solver = Solver(derived=derived)
         self.shape: dict[int, object] = {}
         self.flow: dict[str, object] = {}
@@ -104,7 +102,10 @@ class ShapesOf:
     def _flow(self, name: str):
         if name not in self.flow:
             self.flow[name] = Unknown()  # a flow may read its own past
-            shape = self._of(self.system.flows[name].expr)
+            flow = self.system.flows[name]
+            shape = self._of(flow.expr)
+            if shape is not None and flow.dims is not None:
+                self._expect(flow.expr, shape, flow.dims, f"`{name}`", flow.span)
             if shape is None:
                 self.flow[name] = None
             elif self.flow[name].bound is None:

@@ -18,9 +18,11 @@ from nlc.passes.resolve.constants import settle
 from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.level import initial, resolve_level
 from nlc.passes.resolve.memory import dims_of, resolve_memory
+from nlc.passes.resolve.rule import resolve_routes
 from nlc.passes.resolve.scope import Scope
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms
+from nlc.passes.resolve.use import resolve_uses
 from nlc.syntax.tree import SpecTree
 
 
@@ -47,6 +49,7 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
         if (memory := resolve_memory(level, terms)) is not None:
             memories[level.name] = memory
     check_whole(scope)
+    resolve_uses(terms)
     flows: dict[str, Flow] = {}
     for name, let in scope.lets.items():
         flow = one(terms, terms.resolve(let.expr, Place(name, reader=name)))
@@ -73,6 +76,8 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
         output=_output(terms),
         doc=tree.doc.text if tree.doc else "",
         ref=tree.ref.text if tree.ref else "",
+        routes=resolve_routes(terms) if scope.gradients else (),
+        uses=terms.uses,
     )
     hypers = {n: replace(h, static=n in scope.static) for n, h in scope.hypers.items()}
     system = replace(system, hypers=hypers)

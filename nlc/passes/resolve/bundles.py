@@ -49,7 +49,9 @@ def each(terms: Terms, e: Expr) -> Expr:
             helps=[f"name one of its states, or read it: `{quoted(at)}(z)`"],
         )
     parts = [
-        Expr(e.op, tuple(a.args[i] if a.op == "bundle" else a for a in e.args), e.attr, None, e.span)
+        Expr(
+            e.op, tuple(a.args[i] if a.op == "bundle" else a for a in e.args), e.attr, None, e.span
+        )
         for i in range(count)
     ]
     if mapped:

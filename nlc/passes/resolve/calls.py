@@ -16,6 +16,7 @@ from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.passes.resolve.use import call_use
 from nlc.syntax.math import parse_text
 
 
@@ -30,6 +31,8 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
         target, label = fn.args[0], fn
     if target.op == "name" and target.attr in scope.levels:
         return _read(terms, target.attr, when, e, at)
+    if target.op == "name" and target.attr in scope.uses:
+        return call_use(terms, target.attr, e, at)
     if target.op == "name" and when is None and (through := _level_of_let(terms, target, at)):
         return _read(terms, through, None, e, at, held=names.name(terms, target, at))
     if fn.op == "error":

@@ -8,6 +8,7 @@ from nlc.base.diagnostics import Label
 from nlc.base.span import Span
 from nlc.ir.expr import walk
 from nlc.ir.system import Flow, Memory, System
+from nlc.passes.resolve.rule import is_loss
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED, Scope
 from nlc.passes.resolve.sizes import clock
 from nlc.syntax.tree import ClockTree, LevelTree
@@ -26,7 +27,7 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
     _later_keys(level, scope)
     for part in (level.anchor, level.reset.every if level.reset is not None else None):
         if part is not None:
-            _unit(part, scope)
+            _unit(part, scope, "step" if scope.gradients else "token")
     _clock(level, "cache" if is_cache else "state" if memory is not None else "", scope)
     if is_cache:
         for key in ("objective", "rule", "update", "retain", "toward", "project", "init"):
@@ -39,6 +40,9 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
                     related=[_memory_label(level)],
                     helps=["remove this key"],
                 )
+        return
+    if is_loss(level):
+        _check_loss(level, scope)
         return
     if not {"rule", "update"} & level.keys.keys():
         help = "for example `rule: gd(lr=0.1)`, or `update: e` for what is no gradient step"
@@ -65,6 +69,23 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
             related=[Label(level.keys["update"], "this makes the new state")],
             helps=["remove it, or write `rule:` in place of `update:`"],
         )
+
+
+def _check_loss(level: LevelTree, scope: Scope) -> None:
+    """A level on the outer loss: its states are slow weights, trained in steps."""
+    if scope.gradients:
+        label = "a gradient system is what trains it"
+        _misplaced(scope, "`objective: loss` belongs to token systems", level.objective.span, label)
+    for key in ("update", "retain", "toward", "project", "anchor", "phase", "reset", "through"):
+        if key in level.keys:
+            scope.report.add(
+                "NLC105",
+                f"level `{level.name}` is trained by the outer loss, and has no `{key}`",
+                level.keys[key],
+                "its states are slow weights",
+                related=[Label(level.objective.span, "this is why")],
+                helps=["remove this key, or give the level an objective of its own"],
+            )
 
 
 def _is_cache(level: LevelTree) -> bool:
@@ -102,8 +123,8 @@ def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
     tree, ticks = level.frequency, clock(scope, level.frequency)
     if tree is None:
         return
-    unit = "step" if scope.gradients else "token"
-    if not _unit(tree, scope) or ticks is None:
+    unit = "step" if scope.gradients or is_loss(level) else "token"
+    if not _unit(tree, scope, unit) or ticks is None:
         return
     if kind == "cache":
         if ticks.kind != "infinite":
@@ -121,11 +142,11 @@ def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
         scope.later(f"`frequency: {_shown(tree)}`", tree.span)
 
 
-def _unit(tree: ClockTree, scope: Scope) -> bool:
-    """Whether a clock counts what this context counts."""
-    unit = "step" if scope.gradients else "token"
+def _unit(tree: ClockTree, scope: Scope, unit: str) -> bool:
+    """Whether a clock counts what is counted here."""
     if tree.unit in ("token", "step") and tree.unit != unit:
-        message = f"{scope.context} has no `{_shown(tree)}`"
+        here = scope.context if (unit == "step") == scope.gradients else "`objective: loss`"
+        message = f"{here} has no `{_shown(tree)}`"
         usual = f"write `every {unit}` or `every n {unit}s`"
         _misplaced(scope, message, tree.span, f"it counts in {unit}s", usual)
         return False
@@ -144,9 +165,6 @@ def _later_keys(level: LevelTree, scope: Scope) -> None:
     for key in ("phase", "through"):
         if key in level.keys:
             scope.later(f"`{key}`", level.keys[key])
-    e = level.objective
-    if e is not None and e.op == "name" and e.attr == "loss":
-        scope.later("`objective: loss`", e.span)
 
 
 # ---------------------------------------------------------------------------------------------------- the whole
@@ -155,9 +173,20 @@ def _later_keys(level: LevelTree, scope: Scope) -> None:
 def check_whole(scope: Scope) -> None:
     """What a system of this context must have, and what this version does not build."""
     tree, report = scope.tree, scope.report
-    for key in ("clocks", "use", "applies_to", "grad_at", "eval_at"):
+    for key in ("clocks", "grad_at", "eval_at"):
         if key in tree.keys:
             scope.later(f"`{key}`", tree.keys[key])
+    misplaced = "use" if scope.gradients else "applies_to"
+    if misplaced in tree.keys:
+        report.add(
+            "NLC105",
+            f"{scope.context} has no `{misplaced}`",
+            tree.keys[misplaced],
+            "token systems are used in token systems"
+            if scope.gradients
+            else "it says which tensors an optimizer trains",
+            helps=["remove this key"],
+        )
     if scope.gradients:
         _check_gradients(scope)
         return

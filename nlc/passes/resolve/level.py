@@ -9,7 +9,7 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Flow, Level, Memory, Reset, State
 from nlc.ir.types import STEP, TOKEN
 from nlc.passes.resolve.bundles import one
-from nlc.passes.resolve.rule import resolve_rule
+from nlc.passes.resolve.rule import is_loss, resolve_rule
 from nlc.passes.resolve.sizes import clock
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.tree import LevelTree
@@ -19,7 +19,8 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
     """None after a mistake in what the level is; its flows are added to ``flows``."""
     name, memory = level.name, terms.memories.get(level.name)
     ticks = clock(terms.scope, level.frequency)
-    if ticks is not None and ticks.unit == ("token" if terms.scope.gradients else "step"):
+    other = "token" if terms.scope.gradients else "step"
+    if ticks is not None and ticks.unit == other and not is_loss(level):
         ticks = (
             STEP if terms.scope.gradients else TOKEN
         )  # reported; what follows goes on with the usual one
@@ -39,7 +40,7 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
         flow = one(terms, terms.resolve(let.expr, Place(full, name, "flow", reader=full)))
         flows[full] = Flow(full, flow, let.span, name)
     rule, update = resolve_rule(level, terms), _update(level, terms)
-    objective = None if _is_loss(level) else own("objective", "objective")
+    objective = None if is_loss(level) else own("objective", "objective")
     retain, project = own("retain", "rule"), own("project", "rule")
     toward = _toward(level, terms)
     if memory is None or ticks is None:
@@ -60,6 +61,7 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
         project=project,
         anchor=clock(terms.scope, level.anchor),
         reset=_reset(level, terms),
+        outer=is_loss(level),
         backprop=not (level.backprop and level.backprop.text == "none"),
         doc=level.doc.text if level.doc else "",
         keys=level.keys,
@@ -78,11 +80,6 @@ def _reset(level: LevelTree, terms: Terms) -> Reset | None:
     return Reset(every, to, tree.span, tree.rule)
 
 
-def _is_loss(level: LevelTree) -> bool:
-    e = level.objective
-    return e is not None and e.op == "name" and e.attr == "loss"
-
-
 def _toward(level: LevelTree, terms: Terms) -> Expr | None:
     e = level.toward
     if e is None:
@@ -98,6 +95,8 @@ def _toward(level: LevelTree, terms: Terms) -> Expr | None:
 def _init(state: State, level: LevelTree, terms: Terms) -> State:
     """``zeros`` | ``learned`` | ``learned(e)`` | an expression | another level."""
     e = level.init
+    if e is None and is_loss(level):
+        return replace(state, learned=True, init=_usual(state, terms))
     if e is None or (e.op == "name" and e.attr == "zeros"):
         return state
     if e.op == "name" and e.attr == "learned":
@@ -143,7 +142,9 @@ def _of_state(e: Expr, state: State, terms: Terms) -> Expr:
         return e
     names = [s.name for s in terms.memories[state.level].states]
     if len(names) != len(e.args):
-        return terms.say("NLC301", f"`{quoted(e)}` has not equally many states", e, "another memory")
+        return terms.say(
+            "NLC301", f"`{quoted(e)}` has not equally many states", e, "another memory"
+        )
     return e.args[names.index(state.name)]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from nlc.base.diagnostics import Fix, Label, nearest
 from nlc.ir.expr import Expr
 from nlc.ir.system import Rule, System
-from nlc.lib.rules import RULES
-from nlc.passes.resolve.arguments import bind
+from nlc.lib.rules import ROUTES, RULES
+from nlc.ir.types import Dim
+from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.scope import CONTEXTS
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
@@ -18,20 +19,55 @@ def resolve_rule(level: LevelTree, terms: Terms) -> Rule | None:
     e = level.rule
     if e is None or e.op == "error":
         return None
-    return rule_of(e, terms, Place(level.name, level.name, "rule", key="rule"))
+    at = Place(level.name, level.name, "rule", key="rule")
+    return rule_of(e, terms, at, whole=is_loss(level))
 
 
-def rule_of(e: Expr, terms: Terms, at: Place) -> Rule | None:
-    """``gd(lr=beta)`` or ``momentum(lr=1, decay=alpha)``, its arguments resolved where they stand."""
+def is_loss(level: LevelTree) -> bool:
+    """Whether a level's objective is the outer loss."""
+    e = level.objective
+    return e is not None and e.op == "name" and e.attr == "loss"
+
+
+def resolve_routes(terms: Terms) -> tuple[tuple[str, Rule | None], ...]:
+    """``applies_to``: by kind of tensor the rule that takes it, None for the system itself."""
+    routes: dict[str, Rule | None] = {}
+    for item in terms.scope.tree.applies_to:
+        if item.name not in ROUTES:
+            close = nearest(item.name, ROUTES)
+            terms.scope.report.add(
+                "NLC201",
+                f"`{item.name}` is no kind of tensor",
+                item.span,
+                f"did you mean `{close}`?" if close else "not one of them",
+                notes=[f"kinds: {', '.join(f'{r.name} ({r.doc})' for r in ROUTES.values())}"],
+                fix=Fix(item.span, close) if close else None,
+            )
+            continue
+        e = item.expr
+        if e.op == "name" and e.attr == "self":
+            routes[item.name] = None
+        elif e.op != "error":
+            rule = rule_of(e, terms, Place(f"applies_to.{item.name}", None, "rule"), whole=True)
+            if rule is not None:
+                routes[item.name] = rule
+    return tuple((kind, routes[kind]) for kind in ROUTES if kind in routes)
+
+
+def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | None:
+    """``gd(lr=beta)`` or ``momentum(lr=1, decay=alpha)``, its arguments resolved where they stand.
+
+    ``whole``: a step formula is wanted as a system too.
+    """
     named = e.args[0] if e.op == "call" else e
     if named.op != "name":
         label = "for example `gd(lr=beta)`"
         terms.say("NLC202", f"`{quoted(e)}` is not a rule", e, label, notes=_rules())
         return None
     name = named.attr
-    if name in RULES:
+    if name in RULES and not whole:
         return _formula(name, e, terms, at)
-    if name in terms.library.names:
+    if name in terms.library.names or name in RULES:
         system = terms.library.system(name, named.span, terms.scope.report)
         return None if system is None else _system(system, e, terms, at)
     close = nearest(name, [*RULES, *terms.library.names])
@@ -81,8 +117,16 @@ def _system(system: System, e: Expr, terms: Terms, at: Place) -> Rule | None:
     bound = bind(terms.scope.report, params, e, system.name, "rule")
     if bound is None:
         return None
+    found = given(system, bound, terms, at)
+    return None if found is None else Rule(system.name, found[0], e.span, system, found[1])
+
+
+def given(
+    system: System, bound: Bound, terms: Terms, at: Place
+) -> tuple[dict[str, Expr], dict[str, Dim]] | None:
+    """The arguments for a system's hypers as expressions, and as sizes where it fixes them at construction."""
     args: dict[str, Expr] = {}
-    sizes = {}
+    sizes: dict[str, Dim] = {}
     for key, value in bound.items():
         if value is None:
             continue
@@ -97,11 +141,12 @@ def _system(system: System, e: Expr, terms: Terms, at: Place) -> Rule | None:
             )
             return None
         if hyper is not None and hyper.static:
-            sizes[key] = size(terms.scope, value, f"`{key}` of rule `{system.name}`")
-            if sizes[key] is None:
+            whole = size(terms.scope, value, f"`{key}` of `{system.name}`")
+            if whole is None:
                 return None
+            sizes[key] = whole
         args[key] = _argument(terms, value, key, at)
-    return Rule(system.name, args, e.span, system, sizes)
+    return args, sizes
 
 
 def _refused(terms: Terms, e: Expr, message: str, label: str, **more) -> None:

@@ -32,6 +32,7 @@ class Scope:
     lets: dict[str, LetTree] = field(default_factory=dict)
     levels: dict[str, LevelTree] = field(default_factory=dict)
     weights: dict[str, WeightTree] = field(default_factory=dict)
+    uses: set[str] = field(default_factory=set)
     spans: dict[str, Span] = field(default_factory=dict)  # flows of levels too: `S.key`
     readers: dict[str, set[str]] = field(default_factory=dict)  # name -> the places that read it
     static: set[str] = field(default_factory=set)  # hypers that are fixed at construction
@@ -59,6 +60,9 @@ class Scope:
                     self.inputs.add(item.name)
                 else:
                     table[item.name] = item  # type: ignore[index]
+        for item in tree.use:
+            if self._declare(item.name, item.span):
+                self.uses.add(item.name)
         for level in self.levels.values():
             self._flows(level)
 
@@ -77,6 +81,7 @@ class Scope:
             (self.inputs, "input"),
             (self.weights, "weight"),
             (self.lets, "let"),
+            (self.uses, "used system"),
         )
         return next((kind for table, kind in tables if name in table), "hyper")
 

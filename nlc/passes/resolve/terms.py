@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
-from nlc.ir.system import Memory, Module
+from nlc.ir.system import Memory, Module, Use
 from nlc.passes.resolve.library import Library
 from nlc.passes.resolve.scope import Scope, error
 
@@ -52,6 +52,7 @@ class Terms:
     scope: Scope
     memories: dict[str, Memory]
     library: Library
+    uses: dict[str, Use] = field(default_factory=dict)
     modules: dict[str, Module] = field(default_factory=dict)
     paths: dict[tuple[str, int], str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
