@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nlc.backends.plain import PLAIN, POWERS
+from nlc.backends.plain import BINDS, PLAIN, closed
+from nlc.backends.precedence import ATOM, COMPARE, CONDITIONAL, POWER, PRODUCT, SUM, UNARY
+from nlc.backends.torch_matrices import MatrixFunctions
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
 from nlc.ir.system import System
 from nlc.ir.types import Dim, Type
-
-COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(1, 7)
 
 _UNARY = {
     "exp": "exp",
@@ -45,7 +45,7 @@ _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="
 
 
 @dataclass
-class TorchPrinter:
+class TorchPrinter(MatrixFunctions):
     """Prints expressions of one program. ``hyper`` says how a hyper is written where the text stands."""
 
     system: System
@@ -88,9 +88,11 @@ class TorchPrinter:
             a, b = (self.aligned(x, e.type, SUM) for x in e.args)
             return f"{a} {_COMPARE[op]} {b}", COMPARE
         if op in PLAIN and all(self.is_number(a) for a in e.args):
-            return PLAIN[op].format(
-                *(self.at(a, ATOM) for a in e.args)
-            ), POWER if op in POWERS else ATOM
+            text = PLAIN[op]
+            args = [
+                self.at(a, CONDITIONAL if closed(text, i) else ATOM) for i, a in enumerate(e.args)
+            ]
+            return text.format(*args), BINDS.get(op, ATOM)
         if op in _TORCH:
             return f"{_TORCH[op]}({self(e.args[0])})", ATOM
         writer = getattr(self, f"op_{op}", None)
@@ -189,7 +191,7 @@ class TorchPrinter:
             if any(numbers):  # a number beside a tensor becomes a tensor like it
                 k = numbers.index(True)
                 texts[k] = f"torch.full_like({texts[1 - k]}, {texts[k]})"
-            return f"({texts[0]} if {self(c)} else {texts[1]})", ATOM
+            return f"{texts[0]} if {self.at(c, COMPARE)} else {texts[1]}", CONDITIONAL
         if all(numbers):  # two numbers alone would have the default dtype
             like = next(
                 (x for x in c.args if not self.is_number(x) and x.type.dtype == "float"), None
@@ -228,17 +230,7 @@ class TorchPrinter:
         return self._reduced(e, "amin")
 
     def op_numel(self, e: Expr) -> tuple[str, int]:
-        x = e.args[0]
-        if x.type.like:
-            return f"{self.at(x, ATOM)}.numel()", ATOM
-        if x.type.rank == 0:
-            return "1", ATOM
-        sizes = " * ".join(self.size(d) for d in x.type.dims)
-        return (
-            (sizes, ATOM)
-            if x.type.rank == 1 and sizes.replace("_", "").replace(".", "").isalnum()
-            else (f"({sizes})", ATOM)
-        )
+        return f"{self.at(e.args[0], ATOM)}.numel()", ATOM
 
     def size(self, dim) -> str:
         """A dimension as Python text, its hypers written as they are here."""
@@ -382,7 +374,7 @@ class TorchPrinter:
 
     def op_size(self, e: Expr) -> tuple[str, int]:
         text = self.size(e.attr)
-        return text, ATOM if " " not in text else PRODUCT
+        return text, SUM if " + " in text or " - " in text else PRODUCT if " " in text else ATOM
 
     def op_zeros(self, e: Expr) -> tuple[str, int]:
         return f"torch.zeros_like({self(e.args[0])})", ATOM

@@ -56,7 +56,9 @@ def _largest(lets: list[Let], when: Guard | None) -> Expr | None:
 def _is_number(node: Expr) -> bool:
     """Arithmetic of hypers and counts costs nothing."""
     return all(
-        n.args or n.op in ("num", "bool", "hyper") or (n.op == "var" and n.type.dtype == "int")
+        n.args
+        or n.op in ("num", "bool", "hyper", "size")
+        or (n.op == "var" and n.type.dtype == "int")
         for n in walk(node)
     )
 

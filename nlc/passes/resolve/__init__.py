@@ -15,8 +15,8 @@ from nlc.ir.types import Dim, Dims
 from nlc.passes.resolve.bundles import one
 from nlc.passes.resolve.checks import check_level, check_whole, unread, warn_unused, without_unread
 from nlc.passes.resolve.constants import settle
-from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.level import initial, resolve_level
+from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.memory import dims_of, resolve_memory
 from nlc.passes.resolve.rule import resolve_routes
 from nlc.passes.resolve.scope import Scope

@@ -5,8 +5,8 @@ from __future__ import annotations
 from nlc.base.diagnostics import Fix, Label, nearest
 from nlc.ir.expr import Expr
 from nlc.ir.system import Rule, System
-from nlc.lib.rules import ROUTES, RULES
 from nlc.ir.types import Dim
+from nlc.lib.rules import ROUTES, RULES
 from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.scope import CONTEXTS
 from nlc.passes.resolve.sizes import size
