@@ -209,7 +209,8 @@ class _Copy(Instance):
         if update is not None:
             base = Expr("state", (), (self.target.name, "base"))
             kept = base if decay is None else Expr("mul", (decay, base), None, None, decay.span)
-            update = {self.target.name: substitute(e, {base: kept}) for e in update.values()}
+            (e,) = update.values()
+            update = {self.target.name: substitute(e, {base: kept})}
         toward = self.caller.toward and part(
             self.caller.toward, self.caller.states.index(self.target)
         )

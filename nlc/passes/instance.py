@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 from nlc.ir.expr import Expr, rewrite
 from nlc.ir.system import Hyper, Level, Number, System
@@ -127,6 +127,10 @@ class Instance:
             return attr.substitute(self.sizes)
         if isinstance(attr, tuple):
             return tuple(self.sized(a) for a in attr)
+        if is_dataclass(attr):
+            return replace(
+                attr, **{f.name: self.sized(getattr(attr, f.name)) for f in fields(attr)}
+            )
         return attr
 
     def dims(self, dims: Dims) -> Dims:
