@@ -97,6 +97,8 @@ class Instance:
         """One node over operands that are in the caller's terms already."""
         if n.op == "hyper":
             return self.hyper(str(n.attr))
+        if n.op == "where" and n.args[0].op == "bool":  # a switch that is given
+            return n.args[1 if n.args[0].attr else 2]
         if n.op == "flow":
             return replace(n, attr=self.names[n.attr])
         if n.op == "input":
