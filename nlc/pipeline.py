@@ -36,6 +36,7 @@ from nlc.passes.lower import lower
 from nlc.passes.operator import operator
 from nlc.passes.outer import outer
 from nlc.passes.resolve import resolve
+from nlc.passes.rules import groups, rules
 from nlc.passes.use import use
 from nlc.syntax.parse import parse
 from nlc.syntax.tree import SpecTree
@@ -194,6 +195,9 @@ class Spec:
     source: Source
     as_operator: bool = False
     report: Report = field(default_factory=Report)
+    _rules: dict[str, tuple[System, nx.DiGraph, dict[str, Update]]] = field(
+        default_factory=dict, init=False
+    )
 
     def __repr__(self) -> str:
         return f"<nlc.Spec {self.source.name}{' as an operator' if self.as_operator else ''}>"
@@ -223,6 +227,12 @@ class Spec:
     def _check(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         system = self._resolved
         self._free_names(system)
+        system, graph, updates = self._analysed(system)
+        for name, rule in rules(system).items():
+            self._rules[name] = self._analysed(rule)
+        return system, graph, updates
+
+    def _analysed(self, system: System) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         self._shallow(system)
         system = outer(use(system))
         system = infer(clocks(inline(system, self.report), self.report), self.report)
@@ -296,8 +306,14 @@ class Spec:
     def program(self, backend: str = "reference") -> Program:
         """The statements that a backend prints."""
         system, _, updates = self._checked
-        program = lower(system, updates, _backend(backend).RESERVED)
-        return replace(program, about=tuple(self._about()))
+        reserved = _backend(backend).RESERVED
+        program = lower(system, updates, reserved)
+        return replace(
+            program,
+            about=tuple(self._about()),
+            rules={name: lower(s, u, reserved) for name, (s, _, u) in self._rules.items()},
+            groups=groups(system),
+        )
 
     # -------------------------------------------------------------------------------------------- what users ask for
 

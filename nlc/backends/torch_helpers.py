@@ -124,6 +124,16 @@ def causal_attention(
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     return (weights @ values.transpose(1, 2)).transpose(1, 2)
 ''',
+    "gathered": '''
+def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
+    """The sum of the last ``period`` gradients once they are complete, None before."""
+    total, count = state.get("sum of gradients"), state.get("gradients", 0) + 1
+    total = g.clone() if total is None else total + g
+    complete = count == period
+    state["sum of gradients"] = None if complete else total
+    state["gradients"] = 0 if complete else count
+    return total if complete else None
+''',
     "ticks": '''
 def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The flows [B, T, ...] one token at a time, in the states' dtype."""

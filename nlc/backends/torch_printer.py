@@ -270,6 +270,8 @@ class TorchPrinter(MatrixFunctions):
     def op_matmul(self, e: Expr) -> tuple[str, int]:
         a, b = e.args
         if b.type.rank == 1 and not b.type.like:
+            if a.op == "weight" and not a.type.head:  # one matrix for all tokens
+                return f"F.linear({self(b)}, {self(a)})", ATOM
             return (
                 f"{self.use('matvec')}({self.headed(a, e.type.head)}, {self.headed(b, e.type.head)})",
                 ATOM,

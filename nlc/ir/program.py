@@ -7,7 +7,7 @@ which axes they have. Nothing here knows a target language.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, walk
@@ -84,6 +84,21 @@ class Return:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Slow weights that are trained in a rhythm of their own: the states of a level on the outer loss.
+
+    ``rule`` names one of the program's rules, None for whatever trains the rest; ``hypers`` are its hypers' values,
+    over the hypers of the system.
+    """
+
+    level: str
+    states: tuple[str, ...]
+    period: Dim
+    rule: str | None
+    hypers: dict[str, Expr]
+
+
+@dataclass(frozen=True)
 class Program:
     """``body`` runs once a call (a module) or once a tensor and step (an optimizer)."""
 
@@ -92,6 +107,10 @@ class Program:
     body: tuple[Let | Loop | Return, ...]
     inputs: dict[str, str]  # the variable of each input
     about: tuple[str, ...] = ()  # the levels and their updates, for the generated file's docstring
+    rules: dict[str, Program] = field(
+        default_factory=dict
+    )  # by kind of tensor, or by the rule's name
+    groups: tuple[Group, ...] = ()
 
     def lets(self) -> Iterator[Let]:
         for s in self.body:

@@ -27,6 +27,7 @@ class Reads:
     levels: dict[str, set[str]] = field(default_factory=dict)
     weights: bool = False
     gradient: bool = False
+    outer: set[str] = field(default_factory=set)  # levels on the outer loss
 
     def note(self, level: str, when: str) -> None:
         self.levels.setdefault(level, set()).add(when)
@@ -36,6 +37,7 @@ class Reads:
             for when in whens:
                 self.note(level, "previous-tick" if delayed else when)
         self.weights |= other.weights
+        self.outer |= other.outer
         self.gradient |= other.gradient
 
 
@@ -48,14 +50,23 @@ def link(system: System, report: Report) -> nx.DiGraph:
     reads = {name: level_reads(system, level) for name, level in system.levels.items()}
     for name, level in system.levels.items():
         graph.add_node(name, **_component(system, level))
-    slow = SLOW if SLOW not in system.levels else f"slow {SLOW}"
+    taken = {*system.levels, *system.outer}
+    slow = SLOW if SLOW not in taken else f"slow {SLOW}"
     if system.context == "tokens" and (
-        system.modules or system.weights or any(s.learned for s in system.states.values())
+        system.modules
+        or len(system.weights) > sum(len(level.states) for level in system.outer.values())
+        or any(s.learned for s in system.states.values())
     ):
         graph.add_node(slow, **_slow_weights(system))
         for name in system.levels:
             graph.add_edge(name, slow, reads=("same-tick",), transfer=("backpropagation",))
+    for name, level in system.outer.items():
+        graph.add_node(name, **_outer(system, level))
+        for other in system.levels:
+            graph.add_edge(other, name, reads=("same-tick",), transfer=("backpropagation",))
     for name, level in system.levels.items():
+        for weight in reads[name].outer:
+            graph.add_edge(weight, name, reads=("held",), transfer=("generation",))
         for other, whens in reads[name].levels.items():
             if other != name:
                 _edge(graph, system, other, name, whens)
@@ -63,13 +74,14 @@ def link(system: System, report: Report) -> nx.DiGraph:
         transfer += ["initialisation"] if any(s.learned for s in level.states) else []
         if transfer and slow in graph:
             graph.add_edge(slow, name, reads=("held",), transfer=tuple(transfer))
+    graph.graph["slow"] = slow if slow in graph else None
     order(graph)
     return graph
 
 
 def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
     """A token system trained by a gradient system: its slow weights are the tensor that the other trains."""
-    slow = next((n for n, d in tokens.nodes(data=True) if d["kind"] == "weights"), None)
+    slow = tokens.graph["slow"]
     clash = (set(tokens) - {slow}) & set(gradients)
     rename = {n: f"{gradients.graph['system']}.{n}" if n in clash else n for n in gradients}
     trained = next(n for n, d in gradients.nodes(data=True) if d["kind"] == "trained")
@@ -164,7 +176,12 @@ def _reads(system: System, e: Expr, seen: dict[str, Reads]) -> Reads:
         elif node.op == "flow":
             out.merge(_flow_reads(system, node.attr, seen), delayed)
         elif node.op == "weight":
-            out.weights = True
+            owner = next(
+                (n for n, x in system.outer.items() if node.attr in (s.name for s in x.states)),
+                None,
+            )
+            out.weights |= owner is None
+            out.outer |= {owner} if owner else set()
         elif node.op == "gradient":
             out.note(system.gradients[node.attr].level, "previous-tick")
         elif node.op == "g":
@@ -305,11 +322,30 @@ def _component(system: System, level: Level) -> dict:
     }
 
 
+def _outer(system: System, level: Level) -> dict:
+    """A level on the outer loss: slow weights with a period, and perhaps a rule, of their own."""
+    rule = level.rule
+    n = Notation(system)
+    called = rule and f"{rule.name}({', '.join(f'{k}={n.text(e)}' for k, e in rule.args.items())})"
+    return {
+        "clock": str(level.clock),
+        "order": level.clock.order,
+        "kind": "weights",
+        "shape": ", ".join(_shape(s.dims, False) for s in level.states),
+        "size": _total(system, [(s.dims, False) for s in level.states]),
+        "objective": "loss",
+        "rule": called or "an optimizer outside the spec",
+        "doc": level.doc,
+        "reads_gradient": True,
+    }
+
+
 def _slow_weights(system: System) -> dict:
     parts = [(dims, m.head) for m in system.modules.values() for dims in m.shapes.values()]
-    parts += [(w.dims, w.head) for w in system.weights.values()]
+    own = {s.name for level in system.outer.values() for s in level.states}
+    parts += [(w.dims, w.head) for w in system.weights.values() if w.path not in own]
     parts += [(s.dims, system.levels[s.level].head) for s in system.states.values() if s.learned]
-    count = len({m.path for m in system.modules.values()}) + len(system.weights)
+    count = len({m.path for m in system.modules.values()}) + len(system.weights) - len(own)
     return {
         "clock": str(STEP),
         "order": STEP.order,

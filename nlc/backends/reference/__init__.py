@@ -21,7 +21,8 @@ RESERVED = frozenset(
     shifted causal_attention newton_schulz inv_root solve conjugate_gradients
     closure loss group groups params hypers kind step update forward
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
-    list dict sorted abs max min like name value unknown missing
+    list dict sorted type isinstance rule rules period gathered param_group missing
+    abs max min like name value unknown
     """.split()
 )
 

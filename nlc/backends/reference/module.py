@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
+from nlc.backends.reference import hypers
 from nlc.backends.reference.file import (
     PartNames,
     attribute_name,
@@ -14,10 +16,11 @@ from nlc.backends.reference.file import (
     title,
     write_let,
 )
+from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, rewrite
 from nlc.ir.program import Guard, Let, Loop, Program, Return, Slot
 from nlc.ir.types import Dim, Like, Type
 
@@ -46,6 +49,10 @@ class _Module:
         self.first = first
         self.weights = Weights(self.system, self.printer, w)
         self.outputs: dict[str, str] = {}
+        self.rules = {
+            name: RuleWriter(rule, header, w, class_name(rule.system))
+            for name, rule in program.rules.items()
+        }
         self.parts = PartNames(name for let in program.lets() for name in let.names)
 
     def _hyper(self, name: str) -> str:
@@ -54,6 +61,11 @@ class _Module:
 
     def write(self) -> None:
         w, name = self.w, class_name(self.system)
+        for rule in self.rules.values():
+            rule.whole_class()
+            self.printer.helpers |= rule.printer.helpers
+            w()
+            w()
         with w.block(f"class {name}(nn.Module):"):
             self._doc()
             w()
@@ -366,9 +378,38 @@ class _Module:
 
     def _param_groups(self) -> None:
         w = self.w
-        with w.block("def param_groups(self) -> list[dict[str, list[nn.Parameter]]]:"):
-            w('"""The slow weights as an optimizer takes them."""')
-            w('return [{"params": list(self.parameters())}]')
+        groups = self.program.groups
+        with w.block("def param_groups(self) -> list[dict]:"):
+            if not groups:
+                w('"""The slow weights as an optimizer takes them."""')
+                w('return [{"params": list(self.parameters())}]')
+                return
+            w('"""The slow weights as an optimizer takes them.')
+            w()
+            w("Levels on the outer loss have a period and a rule of their own, which generated")
+            w("optimizers honour; torch's own see the groups and their ``lr`` only.")
+            w('"""')
+            w("groups = [")
+            w.depth += 1
+            for group in groups:
+                params = ", ".join(attribute_path(s) for s in group.states)
+                items = [f'"params": [{params}]', f'"period": {self.printer.size(group.period)}']
+                if group.rule is not None:
+                    items.append(f'"rule": {self.rules[group.rule].name}')
+                items += [f'"{k}": {self._constant(e)}' for k, e in group.hypers.items()]
+                w.call("{", items, "},")
+            w.depth -= 1
+            w("]")
+            w('own = {id(p) for group in groups for p in group["params"]}')
+            w("rest = [p for p in self.parameters() if id(p) not in own]")
+            w('return [{"params": rest}, *groups] if rest else groups')
+
+    def _constant(self, e: Expr) -> str:
+        """The value of a hyper over the module's own."""
+        mine = rewrite(
+            e, lambda n: replace(n, attr=self._hyper(str(n.attr))) if n.op == "hyper" else None
+        )
+        return hypers.constant(mine, False)
 
 
 def _shape_text(t: Type) -> str:

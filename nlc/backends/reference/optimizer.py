@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import (
-    PartNames,
-    class_name,
-    close_file,
-    open_file,
-    title,
-    write_let,
-)
+from nlc.backends.reference.file import class_name, close_file, open_file, title
+from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
-from nlc.ir.program import Let, Program, Slot
-from nlc.ir.types import Dim, Type
+from nlc.ir.program import Program
+from nlc.lib.rules import ROUTES
 
 _IMPORTS = [
     "import torch",
@@ -37,36 +29,40 @@ def emit_optimizer(program: Program, header: Header) -> str:
 
 class _Optimizer:
     def __init__(self, program: Program, header: Header, w: Writer):
-        self.program, self.header, self.w = program, header, w
-        self.system = program.system
-        self.trained = next(
-            s
-            for s in program.slots
-            if self.system.levels.get(s.key) and self.system.levels[s.key].memory.kind == "trained"
-        )
-        key, W = self.trained.key, self.trained.var
-        sides = {f"rows({key})": f"{W}.shape[-2]", f"cols({key})": f"{W}.shape[-1]"}
-        self.printer = TorchPrinter(
-            self.system, lambda name: sides.get(name, name), lambda path: path, like=W
-        )
-        self.printer.op_g = lambda e: ("g", 6)  # type: ignore[attr-defined]
-        self.kept = [s for s in program.slots if s is not self.trained]
-        names = {n for let in program.lets() for n in let.names}
-        self.parts = PartNames(names | set(self.system.hypers))
+        self.program, self.w = program, w
+        self.system, self.name = program.system, class_name(program.system)
+        self.rule = RuleWriter(program, header, w, self.name)
+        self.printer: TorchPrinter = self.rule.printer
+        self.routes = {
+            kind: RuleWriter(other, header, w, self.name + kind.capitalize())
+            for kind, other in program.rules.items()
+        }
 
     def write(self) -> None:
         w = self.w
-        with w.block(f"class {class_name(self.system)}(Optimizer):"):
+        for other in self.routes.values():
+            other.whole_class()
+            self.printer.helpers |= other.printer.helpers
+            w()
+            w()
+        with w.block(f"class {self.name}(Optimizer):"):
             self._doc()
+            w()
+            self.rule.hypers()
             w()
             self._init()
             w()
-            self._step()
-            if self.kept:
-                w()
-                self._initial_state()
+            self._add_param_group()
             w()
-            self._update()
+            self._getstate()
+            w()
+            self._rule_of()
+            w()
+            self._step()
+            w()
+            self.rule.initial_state()
+            w()
+            self.rule.update()
 
     def _doc(self) -> None:
         w, system = self.w, self.system
@@ -74,19 +70,44 @@ class _Optimizer:
             w(('"""' if i == 0 else "") + line)
         w()
         w("Args:")
-        w(
-            "    params: tensors to train, or groups of them, each with hypers of its own if it likes."
+        groups = (
+            "params: tensors to train, or groups of them with hypers of their own, as ``param_groups()`` of a"
+            " generated module gives them. A group's ``period`` is how many gradients are added up for one step,"
+            " its ``rule`` what updates it in place of this optimizer."
         )
+        for i, line in enumerate(wrap(groups, WIDTH - 16)):
+            w(f"    {'    ' if i else ''}{line}")
         for h in system.hypers.values():
             w(f"    {h.name}: {hypers.default_text(h)} by default.")
         w("    maximize: climb the loss instead of descending it.")
+        if system.routes:
+            w()
+            said = [
+                f"{kind} by {rule.name if rule else 'this optimizer'}"
+                for kind, rule in system.routes
+            ]
+            text = (
+                f"By kind of tensor: {', '.join(said)}; a group's ``rule`` may name another kind."
+            )
+            for line in wrap(text, WIDTH - 8):
+                w(line)
         w()
         refused = ["complex parameters", "sparse gradients"]
-        refused += ["parameters that are not matrices"] if self.program.matrices else []
+        refused += ["parameters that are not matrices"] if self._only_matrices else []
+        refused += ["tensors of other kinds"] if self._partial else []
         said = f"Raises RuntimeError for {', '.join(refused[:-1])} and {refused[-1]}."
         for line in wrap(said, WIDTH - 4 * w.depth):
             w(line)
         w('"""')
+
+    @property
+    def _only_matrices(self) -> bool:
+        return self.program.matrices and not self.system.routes
+
+    @property
+    def _partial(self) -> bool:
+        """Whether some kind of tensor has no rule."""
+        return bool(self.system.routes) and "rest" not in dict(self.system.routes)
 
     def _init(self) -> None:
         w, system = self.w, self.system
@@ -94,14 +115,62 @@ class _Optimizer:
         w.define("__init__", args, "None")
         w.depth += 1
         hypers.settle(w, system)
-        names = [*system.hypers, "maximize"]
-        w.call("defaults = dict(", [f"{n}={n}" for n in names], ")")
+        names = [f"{n}={n}" for n in (*system.hypers, "maximize")]
+        w.call("defaults = dict(", [*names, "period=1", "rule=None"], ")")
+        own = {kind: "type(self)" for kind, rule in system.routes if rule is None}
+        own |= {kind: other.name for kind, other in self.routes.items()}
+        pairs = ["None: type(self)"] if not system.routes else []
+        w.call("self.rules = {", [*pairs, *(f'"{k}": {v}' for k, v in own.items())], "}")
         w("super().__init__(params, defaults)")
         w.depth -= 1
 
-    def _step(self) -> None:
+    def _add_param_group(self) -> None:
         w = self.w
-        W = self.trained.var
+        with w.block("def add_param_group(self, param_group: dict) -> None:"):
+            w(
+                '"""Adds a group. ValueError for a rule that is not known, or whose hypers are missing."""'
+            )
+            w('rule = param_group.get("rule")')
+            with w.block("if isinstance(rule, type):"):
+                w('name = f"{rule.__module__}.{rule.__qualname__}"', "state_dict holds names only")
+                w("self.rules[name] = rule")
+                w('param_group = {**param_group, "rule": name}')
+                w(
+                    "missing = [key for key in rule.HYPERS if key not in {**self.defaults, **param_group}]"
+                )
+                with w.block("if missing:"):
+                    w('raise ValueError(f"the rule {name} needs {missing} in its group")')
+            with w.block("elif rule is not None and rule not in self.rules:"):
+                w('raise ValueError(f"there is no rule {rule!r}; there are {list(self.rules)}")')
+            w("super().add_param_group(param_group)")
+
+    def _getstate(self) -> None:
+        with self.w.block("def __getstate__(self) -> dict:"):
+            self.w('return {**super().__getstate__(), "rules": self.rules}')
+
+    def _rule_of(self) -> None:
+        w, W = self.w, self.rule.trained.var
+        with w.block(f"def rule_of(self, {W}: Tensor, group: dict) -> type:"):
+            w('"""What updates a tensor: the rule of its group, else the one for its kind."""')
+            if not self.system.routes:
+                w('return self.rules[group["rule"]]')
+                return
+            with w.block('if group["rule"] is not None:'):
+                w('return self.rules[group["rule"]]')
+            for kind, rule in self.system.routes:
+                answer = self.routes[kind].name if rule else "type(self)"
+                if ROUTES[kind].test:
+                    with w.block(f"if {ROUTES[kind].test.format(W=W)}:"):
+                        w(f"return {answer}")
+                else:
+                    w(f"return {answer}")
+            if self._partial:
+                kinds = " and ".join(kind for kind, _ in self.system.routes)
+                found = f"takes {kinds}, found a parameter of shape {{list({W}.shape)}}"
+                w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
+
+    def _step(self) -> None:
+        w, W = self.w, self.rule.trained.var
         w("@torch.no_grad()")
         with w.block("def step(self, closure: Callable[[], float] | None = None) -> float | None:"):
             w(
@@ -110,134 +179,21 @@ class _Optimizer:
             w("loss = None")
             with w.block("if closure is not None:"), w.block("with torch.enable_grad():"):
                 w("loss = closure()")
-            with w.block("for group in self.param_groups:"):
-                self._hypers_of_group()
-                with w.block(f'for {W} in group["params"]:'):
-                    with w.block(f"if {W}.grad is None:"):
-                        w("continue")
-                    with w.block(f"if {W}.is_complex() or {W}.grad.is_sparse:"):
-                        w(
-                            f'kind = "complex parameters" if {W}.is_complex() else "sparse gradients"'
-                        )
-                        w(
-                            f'raise RuntimeError(f"{class_name(self.system)} does not take {{kind}}")'
-                        )
-                    if self.program.matrices:
-                        with w.block(f"if {W}.dim() != 2:"):
-                            found = (
-                                f"takes matrices, found a parameter of shape {{list({W}.shape)}}"
-                            )
-                            text = f'f"{class_name(self.system)} {found}"'
-                            w.call("raise RuntimeError(", [text], ")")
-                    g = f'-{W}.grad if group["maximize"] else {W}.grad'
-                    if self.kept:
-                        w(f"state = self.state[{W}]")
-                        with w.block("if not state:"):
-                            w(f"state.update(self.initial_state({W}))")
-                        w(f"self.update({W}, {g}, state, **hypers)")
-                    else:
-                        w(f"self.update({W}, {g}, **hypers)")
+            with (
+                w.block("for group in self.param_groups:"),
+                w.block(f'for {W} in group["params"]:'),
+            ):
+                with w.block(f"if {W}.grad is None:"):
+                    w("continue")
+                with w.block(f"if {W}.is_complex() or {W}.grad.is_sparse:"):
+                    w(f'kind = "complex parameters" if {W}.is_complex() else "sparse gradients"')
+                    w(f'raise RuntimeError(f"{self.name} does not take {{kind}}")')
+                w(f"rule, state = self.rule_of({W}, group), self.state[{W}]")
+                with w.block("if not state:"):
+                    w(f"state.update(rule.initial_state({W}))")
+                w(f'g = -{W}.grad if group["maximize"] else {W}.grad')
+                with w.block('if group["period"] > 1:'):
+                    w(f'g = {self.printer.use("gathered")}(g, state, group["period"])')
+                with w.block("if g is not None:"):
+                    w(f"rule.update({W}, g, state, **{{key: group[key] for key in rule.HYPERS}})")
             w("return loss")
-
-    def _hypers_of_group(self) -> None:
-        w, names = self.w, [f'"{n}"' for n in self.system.hypers]
-        keys = f"({', '.join(names)}{',' if len(names) == 1 else ''})"
-        one = f"hypers = {{key: group[key] for key in {keys}}}"
-        if 4 * w.depth + len(one) <= WIDTH:
-            w(one)
-            return
-        with w.block("hypers = {"):
-            w("key: group[key]")
-            if 4 * (w.depth + 2) + len(keys) <= WIDTH:
-                w(f"for key in {keys}")
-            else:
-                with w.block("for key in ("):
-                    for name in names:
-                        w(f"{name},")
-                w(")")
-        w("}")
-
-    def _initial_state(self) -> None:
-        w, W = self.w, self.trained.var
-        w("@staticmethod")
-        with w.block(f"def initial_state({W}: Tensor) -> dict[str, Tensor | int]:"):
-            w('"""The memories of one tensor before its first step."""')
-            pairs = [f'"{s.key}": {self._fresh(s)}' for s in self.kept if s.kind != "held"]
-            w.call("return {", pairs, "}")
-
-    def _fresh(self, s: Slot) -> str:
-        W = self.trained.var
-        if s.kind == "tick":
-            return "0"
-        shape = self._shape(s.type)
-        if s.init is None:
-            return f"torch.zeros_like({W})" if s.type.like else f"{W}.new_zeros({shape})"
-        if s.init.op == "state":  # starts where another starts
-            origin = next(x for x in self.program.slots if x.key == s.init.attr[0])
-            return f"{W}.detach().clone()" if origin is self.trained else self._fresh(origin)
-        value = self.printer(s.init)
-        return (
-            f"torch.full_like({W}, {value})" if s.type.like else f"{W}.new_full({shape}, {value})"
-        )
-
-    def _shape(self, t: Type) -> str:
-        """``(W.shape[-2],)``: sizes of the trained matrix are those of its last axes."""
-        sizes = [self.printer.size(d) for d in t.dims if isinstance(d, Dim)]
-        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-
-    def _update(self) -> None:
-        w, W = self.w, self.trained.var
-        args = [
-            f"{W}: Tensor",
-            "g: Tensor",
-            *(["state: dict"] if self.kept else []),
-            "*",
-            *(f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()),
-        ]
-        w("@staticmethod")
-        w.define("update", args, "None")
-        w.depth += 1
-        w('"""One step of one tensor, in place; ``g`` is its gradient."""')
-        for s in self.kept:
-            if s.kind == "tick":
-                w(f'{s.var} = state["{s.key}"] + 1')
-                self.printer.numbers.add(s.var)
-            elif s.kind != "held":
-                w(f'{s.var} = state["{s.key}"]')
-        for s in (s for s in self.kept if s.kind == "held"):
-            with w.block(f'if "{s.key}" in state:'):
-                w(f'{s.var} = state["{s.key}"]', "held")
-            with w.block("else:"):
-                self._let(Let((s.var,), s.init))
-        tick = next((s.var for s in self.kept if s.kind == "tick"), "")
-        for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
-            if when is None:
-                for let in lets:
-                    self._let(let)
-                continue
-            size = self.printer.size(when.period)
-            with w.block(f"if {tick if when.phase == 'end' else f'({tick} - 1)'} % {size} == 0:"):
-                for let in lets:
-                    self._let(let)
-        for s in self.kept:
-            w(f'state["{s.key}"] = {s.var}')
-        w.depth -= 1
-
-    def _let(self, let: Let) -> None:
-        W = self.trained.var
-        if let.expr.op == "var" and let.expr.attr == W and let.names != (W,):
-            self.w(f"{let.names[0]} = {W}.clone()", let.note)  # W itself is changed in place
-            return
-        if let.names == (self.trained.var,):
-            expr = let.expr
-            name = f"{self.trained.var}_next"
-            write_let(
-                self.w,
-                Let((name,), expr, let.note, let.span),
-                self.printer,
-                self.header,
-                self.parts,
-            )
-            self.w(f"{self.trained.var}.copy_({name})")
-            return
-        write_let(self.w, let, self.printer, self.header, self.parts)

@@ -60,6 +60,7 @@ class Weights:
             for m in self.system.modules.values()
         ]
         paths += [s.name for s in self.learned]
+        paths += [x.path.rpartition(".")[0] for x in self.system.weights.values()]
         for path in paths:
             parts = path.split(".") if path else []
             for i in range(len(parts)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlc.base.diagnostics import Fix, Label, nearest
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Rule, System
 from nlc.ir.types import Dim
 from nlc.lib.rules import ROUTES, RULES
@@ -69,7 +69,7 @@ def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | Non
         return _formula(name, e, terms, at)
     if name in terms.library.names or name in RULES:
         system = terms.library.system(name, named.span, terms.scope.report)
-        return None if system is None else _system(system, e, terms, at)
+        return None if system is None else _system(system, e, terms, at, whole)
     close = nearest(name, [*RULES, *terms.library.names])
     terms.say(
         "NLC202",
@@ -103,8 +103,8 @@ def _argument(terms: Terms, e: Expr, key: str, at: Place) -> Expr:
     return terms.resolve(e, place)
 
 
-def _system(system: System, e: Expr, terms: Terms, at: Place) -> Rule | None:
-    """A gradient system as a rule: its hypers are the parameters, and every rule takes ``decay``."""
+def _system(system: System, e: Expr, terms: Terms, at: Place, whole: bool) -> Rule | None:
+    """A gradient system as a rule: its hypers are the parameters, and every inner rule takes ``decay``."""
     if system.context != "gradients":
         return _refused(
             terms,
@@ -113,12 +113,27 @@ def _system(system: System, e: Expr, terms: Terms, at: Place) -> Rule | None:
             "a rule is a step formula or a gradient system",
         )
     params: dict[str, object] = {h.name: None for h in system.hypers.values()}
-    params.setdefault("decay", None)
+    if not whole:
+        params.setdefault("decay", None)
     bound = bind(terms.scope.report, params, e, system.name, "rule")
     if bound is None:
         return None
     found = given(system, bound, terms, at)
+    for key, value in found[0].items() if found is not None and whole else ():
+        changing = next((n for n in walk(value) if n.op in _CHANGING), None)
+        if changing is not None:
+            terms.say(
+                "NLC206",
+                f"`{key}` of a rule that trains weights is not a constant",
+                changing if changing.span else value,
+                "it is fixed when the optimizer is made",
+                helps=["arguments are numbers and hypers"],
+            )
+            return None
     return None if found is None else Rule(system.name, found[0], e.span, system, found[1])
+
+
+_CHANGING = ("flow", "input", "state", "weight", "index", "g", "delay", "attend")
 
 
 def given(

@@ -1,0 +1,62 @@
+"""System -> the gradient systems that its generated file has beside it, and the groups of weights that they train.
+
+An optimizer with ``applies_to`` has a rule for each kind of tensor, a module one for each level on the outer loss that
+says its rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nlc.ir.expr import Expr
+from nlc.ir.program import Group
+from nlc.ir.system import Level, Rule, System
+from nlc.passes.instance import Instance
+
+
+def rules(system: System) -> dict[str, System]:
+    """Systems by kind of tensor (``applies_to``), or by the name of the rule (levels on the outer loss)."""
+    if system.context == "gradients":
+        return {
+            kind: _route(system, kind, rule) for kind, rule in system.routes if rule is not None
+        }
+    named = [level.rule for level in system.outer.values() if level.rule is not None]
+    return {rule.name: rule.system for rule in named if rule.system is not None}
+
+
+def groups(system: System) -> tuple[Group, ...]:
+    """The weights of levels on the outer loss, with their periods, rules and the rules' hypers."""
+    return tuple(_group(system, level) for level in system.outer.values())
+
+
+def _route(system: System, kind: str, rule: Rule) -> System:
+    """The same hypers, and one level: the trained tensor with another rule."""
+    trained = next(x for x in system.levels.values() if x.memory.kind == "trained")
+    variable = Expr("state", (), (trained.name, "var"), None, rule.span)
+    gradient = Expr("g", (), None, None, rule.span)
+    level = Level(
+        trained.name,
+        rule.span,
+        trained.clock,
+        trained.memory,
+        objective=Expr("dot", (variable, gradient), None, None, rule.span),
+        rule=rule,
+    )
+    return replace(
+        system,
+        name=f"{system.name}_{kind}",
+        doc=f"What {system.name} does to {kind}: {rule.name}.",
+        ref="",
+        flows={},
+        levels={trained.name: level},
+        routes=(),
+    )
+
+
+def _group(system: System, level: Level) -> Group:
+    states, rule = tuple(s.name for s in level.states), level.rule
+    if rule is None or rule.system is None:
+        return Group(level.name, states, level.clock.count, None, {})
+    instance = Instance(rule.system, "", rule.args, rule.sizes, (), system.sizes)
+    values = {name: instance.hyper(name) for name in rule.system.hypers}
+    return Group(level.name, states, level.clock.count, rule.name, values)
