@@ -33,6 +33,7 @@ from nlc.passes.link import combine, link
 from nlc.passes.lower import lower
 from nlc.passes.operator import operator
 from nlc.passes.resolve import resolve
+from nlc.passes.soundness import soundness
 from nlc.syntax.parse import parse
 from nlc.syntax.tree import SpecTree
 from nlc.syntax.yamltree import read_source
@@ -53,6 +54,7 @@ STAGES = (
     ("infer", infer, "System -> typed System: shapes, widths, heads, clocks, ranges"),
     ("link", link, "typed System -> level graph: who reads whom, cycles, the order of levels"),
     ("derive", derive, "System -> Updates: gradients and steps"),
+    ("soundness", soundness, "System, Updates -> warnings: steps that can grow without bound"),
     ("lower", lower, "System, Updates -> Program: statements and loops"),
     ("emit", None, "Program -> source text, by a backend"),
 )
@@ -187,6 +189,7 @@ class Spec:
         graph = link(system, self.report)
         updates = derive(system, self.report)
         self.report.raise_if_errors()
+        soundness(system, updates, self.report)
         if self.as_operator:
             system = operator(system, updates, self.report)
             self.report.raise_if_errors()
