@@ -56,8 +56,10 @@ class _Level:
             running = linear(e, lambda n, s=s: self._reads(n, s, "prev"), self.reaches)
             bound = linear(e, lambda n, s=s: self._reads(n, s, "anchor"), self.reaches)
             if running is not None:
-                sound = sound and self._kept(running, s)
-            if any(self._erased(x, e, s) for x in (running, bound) if x is not None):
+                sound = sound and self._kept(running, e, s)
+            if any(self._long_key(x, e, s) for x in (running, bound) if x is not None):
+                continue
+            if running is not None and self._erased(running, e, s):
                 continue
             if self._chunk(running, bound, s):
                 break
@@ -84,11 +86,19 @@ class _Level:
         fields = (("retain", self.level.retain), ("rule", rule and rule.args.get("decay")))
         return [(key, e) for key, e in fields if e is not None]
 
-    def _kept(self, step: Linear, s: State) -> bool:
-        """What the step leaves of the state beside what it erases at the key, curvature included."""
-        rule = self.level.rule
-        e = rule.args.get("lr") if rule else (self.level.update or {}).get(s.name)
-        return self._unit(step.scale.times(step.kept), self._place(e, "rule" if rule else "update"))
+    def _kept(self, step: Linear, e: Expr, s: State) -> bool:
+        """What the step leaves of the state beside what it erases at the key.
+
+        Under a rule this includes the curvature of an objective such as ``sqnorm(h - value)``, which may
+        overshoot as an erase may.
+        """
+        kept = step.scale.times(step.kept)
+        if self.level.update is not None:
+            return self._unit(kept, self._place(self.level.update.get(s.name), "update"))
+        if not kept.known or kept.range.low >= -1 - SLACK:
+            return True
+        self._overshoots(kept.range.low, None, None, e, s)
+        return False
 
     def _unit(self, kept: Reach, place: Span) -> bool:
         if not kept.known or kept.range.within(-SLACK, 1 + SLACK):
@@ -115,48 +125,64 @@ class _Level:
 
     # -------------------------------------------------------------------------------------------- erase
 
-    def _erased(self, step: Linear, e: Expr, s: State) -> bool:
-        """The factor along the key stays above −1, and the key has a bound; True if it was said that not."""
-        if step.key is None or contains(step.key, self._own):
-            return False  # what a memory computes inside is not the user's to normalise
+    def _long_key(self, step: Linear, e: Expr, s: State) -> bool:
+        """Whether it was said that the key by which the step erases has no bound."""
+        if not self._chosen(step.key):
+            return False
         length = self.reaches.norm(step.key)
         erased = step.scale.times(step.erased)
-        if length.range.high == inf:
-            certain = erased.times(length).known and erased.range.magnitude > 0
-            if certain:
-                self._unnormalised(step.key, e, s)
-            return certain
-        square = Reach(Range(0.0, length.range.high**2), length.sources)
+        certain = erased.times(length).known and erased.range.magnitude > 0
+        if length.range.high == inf and certain:
+            self._unnormalised(step.key, e, s)
+            return True
+        return False
+
+    def _erased(self, step: Linear, e: Expr, s: State) -> bool:
+        """Whether it was said that the factor along the key, a − b‖x‖², can be below −1."""
+        if not self._chosen(step.key):
+            return False
+        length = self.reaches.norm(step.key)
+        square = self._square(step.key)
         left = step.scale.times(step.kept.minus(step.erased.times(square)))
         if not left.known or left.range.low >= -1 - SLACK:
             return False
-        self._overshoots(step, square, left, e, s)
+        # scale · (factor · most − kept) = 1 where that is largest
+        most = step.erased.times(square).range.high
+        factor = (
+            (1 / step.scale.range.high + step.kept.range.low) / most if isfinite(most) else None
+        )
+        long = step.key if length.range.high > 1 + SLACK else None
+        self._overshoots(left.range.low, factor, long, e, s)
         return True
+
+    def _chosen(self, key: Expr | None) -> bool:
+        """Whether there is a key, and the spec's: what an MLP computes inside is not the user's to bound."""
+        return key is not None and not contains(key, self._own)
 
     def _own(self, n: Expr) -> bool:
         return n.op == "state" and n.attr[0] in self.names
 
-    def _overshoots(self, step: Linear, square: Reach, left: Reach, e: Expr, s: State) -> None:
+    def _overshoots(
+        self, low: float, factor: float | None, long: Expr | None, e: Expr, s: State
+    ) -> None:
+        """``factor``: times which the step would be small enough, if known; ``long``: a key longer than 1."""
         lr = self._step_size()
-        most = step.erased.times(square).range.high
-        if isfinite(most):
-            # scale · (factor · most − kept) = 1, where it is largest
-            kept, scale = step.kept.range.low, step.scale.range.high
-            factor = min((1 / scale + kept) / most, 1.0)
-            help = "make the step smaller" + (
-                f": `{_scaled(lr, factor)}` keeps the factor at -1 or above"
-                if lr is not None
-                else ""
-            )
-        else:
-            help = "bound the step size, for instance by `sigmoid(…)`"
+        helps = ["bound the step size, for instance by `sigmoid(…)`"]
+        if isfinite(low):
+            helps = ["make the step smaller"]
+            if factor is not None and lr is not None:
+                helps = [f"make the step smaller: `{_scaled(lr, factor)}`"]
+            if long is not None:
+                helps.append("or give the key length 1 by `l2norm(…)`")
         self.report.add(
             "NLC801",
-            f"a step of level `{self.level.name}` can erase more than the memory holds",
+            f"a step of level `{self.level.name}` can erase more than `{s.name}` holds",
             self._place(lr, "rule" if self.level.rule else "update"),
-            f"along the key it multiplies `{s.name}` by as little as {_number(left.range.low)}",
+            f"it multiplies what `{s.name}` holds at the key by as little as {low:.4g}"
+            if isfinite(low)
+            else "nothing bounds what it erases",
             notes=[*self._equation(e, s), "below -1 the memory grows with every such step"],
-            helps=[help],
+            helps=helps,
         )
 
     def _unnormalised(self, key: Expr, e: Expr, s: State) -> None:
@@ -170,7 +196,7 @@ class _Level:
             "it can be of any length",
             notes=[
                 *self._equation(e, s),
-                "a long key erases more than the memory holds, and the memory grows",
+                f"a long key erases more than `{s.name}` holds, and the memory grows",
             ],
             helps=[f"write `l2norm({place.text})`" if whole else "put `l2norm(…)` around the key"],
         )
@@ -246,12 +272,13 @@ class _Level:
         stays = stuck(self.system, self.reads, self.update, fresh) if fresh else frozenset()
         if stays:
             many = len(stays) > 1
+            who = f"level `{level.name}`" if stays == self.names else _listed(stays, self._order())
             self.report.add(
                 "NLC806",
-                f"level `{level.name}` can never learn",
+                f"{who} can never learn",
                 level.keys.get("init") or level.keys.get("memory") or level.span,
                 f"{_listed(stays, self._order())} {'start' if many else 'starts'} at 0, where every step is 0",
-                notes=["each gradient has a factor that is 0 there"],
+                notes=["every term of the step has a factor that is 0 there"],
                 helps=["write `init: learned`"],
             )
             return
@@ -266,7 +293,7 @@ class _Level:
                 f"level `{level.name}` decays towards 0, where it can no longer learn",
                 self._place(e, key),
                 f"{_listed(stays, self._order())} fade{'' if len(stays) > 1 else 's'} to 0",
-                notes=["each gradient has a factor that is 0 there"],
+                notes=["every term of the step has a factor that is 0 there"],
                 helps=["write `toward: init`, so that it decays to where it started"],
             )
 

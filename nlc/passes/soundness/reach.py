@@ -144,11 +144,10 @@ class Reaches:
         return frozenset({f"state {name}"}) if state.learned and not bounded else None
 
     def _matmul(self, a: Expr, b: Expr) -> Sources:
-        """A matrix that may be anything takes whatever is not zero anywhere."""
+        """A matrix that may be anything takes what is not zero anywhere, as the weights of `linear` do."""
         for matrix, other in ((a, b), (b, a)):
             if matrix.op in ("state", "weight") and not self._nothing(other):
-                own = self.sources(matrix)
-                return own if own is None else together((own, self.sources(other)))
+                return self.sources(matrix)
         return None
 
     def _nothing(self, e: Expr) -> bool:
