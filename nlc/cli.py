@@ -122,7 +122,10 @@ def check(specs: tuple[str, ...], format: str) -> None:
         elif format == "text":
             kind = spec.system.context.removesuffix("s")
             place = spec.source.name if name == "-" else name
-            click.echo(f"{place}: {spec.system.name} is a sound {kind} system")
+            count = len(report.diagnostics)
+            warned = f" with {count} warning{'s' if count > 1 else ''}" if count else ""
+            sound = "a" if warned else "a sound"
+            click.echo(f"{place}: {spec.system.name} is {sound} {kind} system{warned}")
     if failed:
         sys.exit(1)
 

@@ -37,6 +37,7 @@ from nlc.passes.operator import operator
 from nlc.passes.outer import outer
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
+from nlc.passes.soundness import soundness
 from nlc.passes.use import use
 from nlc.syntax.parse import parse
 from nlc.syntax.tree import SpecTree
@@ -61,6 +62,7 @@ STAGES = (
     ("infer", infer, "System -> typed System: shapes, widths, heads, clocks, ranges"),
     ("link", link, "typed System -> level graph: who reads whom, cycles, the order of levels"),
     ("derive", derive, "System -> Updates: gradients and steps"),
+    ("soundness", soundness, "System, Updates -> warnings: steps that can grow without bound"),
     ("lower", lower, "System, Updates -> Program: statements and loops"),
     ("emit", None, "Program -> source text, by a backend"),
 )
@@ -228,11 +230,17 @@ class Spec:
         system = self._resolved
         self._free_names(system)
         system, graph, updates = self._analysed(system)
+        soundness(system, updates, self.report)
+        if self.as_operator:
+            system = operator(system, updates, self.report)
+            self.report.raise_if_errors()
+            graph, updates = link(system, self.report), derive(system, self.report)
         for name, rule in rules(system).items():
             self._rules[name] = self._analysed(rule)
         return system, graph, updates
 
     def _analysed(self, system: System) -> tuple[System, nx.DiGraph, dict[str, Update]]:
+        """From names to updates, for the system and for those beside it."""
         self._shallow(system)
         system = outer(use(system))
         system = infer(clocks(inline(system, self.report), self.report), self.report)
@@ -240,10 +248,6 @@ class Spec:
         graph = link(system, self.report)
         updates = derive(system, self.report)
         self.report.raise_if_errors()
-        if self.as_operator:
-            system = operator(system, updates, self.report)
-            self.report.raise_if_errors()
-            graph, updates = link(system, self.report), derive(system, self.report)
         return system, graph, updates
 
     def _shallow(self, system: System) -> None:

@@ -89,6 +89,7 @@ def test_a_warning_is_said_and_does_not_fail() -> None:
         result = run(line)
         assert result.exit_code == 0
         assert "warning[NLC210]" in result.stderr and "NLC210" not in result.stdout
+    assert run("check unused.yaml").stdout.endswith("system with 2 warnings\n")
 
 
 def test_check_as_json_is_one_object_a_line() -> None:

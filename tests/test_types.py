@@ -8,12 +8,12 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_derive import evaluate, grow
+from test_derive import SIZES, evaluate, grow
 
 import nlc
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
-from nlc.ir.types import INFINITE, NEVER, STEP, TOKEN, Clock, Dim, Range, Type, fastest
+from nlc.ir.types import INFINITE, NEVER, STEP, TOKEN, Clock, Dim, Dims, Range, Type, fastest
 
 SYMBOLS = st.sampled_from(["d", "n", "heads"])
 VALUES = {"d": 24, "n": 6, "heads": 2}
@@ -72,11 +72,14 @@ def test_clocks_are_ordered_as_the_language_says() -> None:
 
 @st.composite
 def bounded(draw: st.DrawFn) -> Expr:
-    """A random expression whose leaves are known to lie within [-0.5, 0.75]."""
+    """A random expression whose leaves are known to lie within [-0.5, 0.75], and what follows of their norms."""
     e = grow(draw, draw(st.integers(1, 5)))
-    known = Range(-0.5, 0.75)
-    leaves = {n for n in walk(e) if n.op == "var"}
-    inside = {n: leaf("var", n.attr, Type(n.type.dims, True, TOKEN, known)) for n in leaves}
+
+    def known(dims: Dims) -> Type:
+        size = math.prod(SIZES[str(d)] for d in dims)
+        return Type(dims, True, TOKEN, Range(-0.5, 0.75, 0.75 * math.sqrt(size)))
+
+    inside = {n: leaf("var", n.attr, known(n.type.dims)) for n in walk(e) if n.op == "var"}
     return retyped(substitute(e, inside))
 
 
@@ -96,7 +99,7 @@ def retyped(e: Expr) -> Expr:
 def test_ranges_hold(e: Expr, seed: int) -> None:
     """Every value of every sub-expression lies within the bounds that its type states."""
     import torch
-    from test_derive import FLOWS, SIZES, STATES
+    from test_derive import FLOWS, STATES
 
     generator = torch.Generator().manual_seed(seed)
     values = {

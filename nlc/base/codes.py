@@ -1,6 +1,7 @@
 """Every code that a diagnostic may carry: the first digit is the stage, a code is never used for another fact.
 
-0 text · 1 keys · 2 names and arguments · 3 shapes and heads · 4 time · 5 derivation · 6 plans · 7 backends · 9 ours
+0 text · 1 keys · 2 names and arguments · 3 shapes and heads · 4 time · 5 derivation · 6 plans · 7 backends
+8 soundness of a step · 9 ours
 """
 
 from __future__ import annotations
@@ -181,6 +182,43 @@ CODES.update(
         # 7 backends and what is not built yet
         "NLC701": Code(
             "not in this version", "The language has it, this version of the compiler does not."
+        ),
+        # 8 soundness: what the ranges of keys and gates allow a derived step to do
+        "NLC801": Code(
+            "step that can erase too much",
+            "Along its key x the step multiplies the memory by a - b‖x‖², what it keeps less what it"
+            " erases; below -1 the memory grows. It holds if b‖x‖² <= 1 + a.",
+            "warning",
+        ),
+        "NLC802": Code(
+            "retention outside [0, 1]",
+            "`retain` and `decay` say how much of the memory stays; a factor above 1 makes it grow"
+            " with every tick, one below 0 turns its sign.",
+            "warning",
+        ),
+        "NLC803": Code(
+            "unbounded key",
+            "A step that erases b (M x) xᵀ is stable only for keys of bounded length; `l2norm`"
+            " gives them length 1.",
+            "warning",
+        ),
+        "NLC804": Code(
+            "steps of a chunk that add up to more than 1",
+            "Between two boundaries every step follows the gradient at the first of them, so"
+            " together they are one step of the sum of their sizes.",
+            "warning",
+        ),
+        "NLC805": Code(
+            "decay to where nothing is learned",
+            "Weights that multiply each other have no gradient where they are 0; a memory that"
+            " decays to 0 stays there. `toward: init` decays to where it started.",
+            "warning",
+        ),
+        "NLC806": Code(
+            "memory that never leaves 0",
+            "Weights that multiply each other have no gradient where they are 0; they need another"
+            " start, such as `init: learned`.",
+            "warning",
         ),
         # 9 ours
         "NLC901": Code("internal error", "A bug of nlc, not a mistake of yours."),

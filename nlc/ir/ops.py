@@ -346,12 +346,18 @@ OPS: dict[str, Op] = {
     ),
     "sqrt": Op(_same, _unary(lambda x, y: div(num(0.5), y)), r.monotone(math.sqrt, 0.0, math.inf)),
     "abs": Op(_same, _unary(lambda x, y: make("sign", x)), r.absolute, "same"),
-    "sign": Op(_same, lambda n, g: (None,), lambda a: Range(-1.0, 1.0)),
+    "sign": Op(
+        _same,
+        lambda n, g: (None,),
+        lambda a: Range(float((a.low > 0) - (a.low < 0)), float((a.high > 0) - (a.high < 0))),
+    ),
     "sigmoid": Op(
         _same, _unary(lambda x, y: mul(y, sub(num(1.0), y))), r.monotone(r.sigmoid, 0.0, 1.0)
     ),
     "tanh": Op(
-        _same, _unary(lambda x, y: sub(num(1.0), mul(y, y))), r.monotone(math.tanh, -1.0, 1.0)
+        _same,
+        _unary(lambda x, y: sub(num(1.0), mul(y, y))),
+        r.shrinking(r.monotone(math.tanh, -1.0, 1.0)),
     ),
     "silu": Op(
         _same,
@@ -360,9 +366,9 @@ OPS: dict[str, Op] = {
                 make("sigmoid", x)
             )
         ),
-        lambda a: Range(-0.2785, max(a.high, 0.0)),
+        r.shrinking(r.dip(r.silu, -1.2784645427610738)),
     ),
-    "gelu": Op(_same, _unary(_gelu), lambda a: Range(-0.17, max(a.high, 0.0))),
+    "gelu": Op(_same, _unary(_gelu), r.shrinking(r.dip(r.gelu, -0.7517915246935645))),
     "relu": Op(
         _same,
         lambda n, g: (_where(_ge(_zero, n.args[0]), _zero, g),),
@@ -374,7 +380,7 @@ OPS: dict[str, Op] = {
     "erf": Op(
         _same,
         _unary(lambda x, y: mul(num(2 / math.sqrt(math.pi)), make("exp", neg(mul(x, x))))),
-        lambda a: Range(-1.0, 1.0),
+        r.monotone(math.erf, -1.0, 1.0),
     ),
     "maximum": Op(
         _elementwise,
@@ -384,7 +390,7 @@ OPS: dict[str, Op] = {
                 _where(_ge(*n.args), _zero, g),
             )
         ),
-        lambda a, b: Range(max(a.low, b.low), max(a.high, b.high)),
+        lambda a, b: Range(max(a.low, b.low), max(a.high, b.high), math.hypot(a.norm, b.norm)),
         "same",
     ),
     "minimum": Op(
@@ -395,7 +401,7 @@ OPS: dict[str, Op] = {
                 _where(_ge(*n.args), g, _zero),
             )
         ),
-        lambda a, b: Range(min(a.low, b.low), min(a.high, b.high)),
+        lambda a, b: Range(min(a.low, b.low), min(a.high, b.high), math.hypot(a.norm, b.norm)),
         "same",
     ),
     "clip": Op(
@@ -422,11 +428,11 @@ OPS: dict[str, Op] = {
                 _where(n.args[0], _zero, g),
             )
         ),
-        lambda c, a, b: replace(r.union(a, b), norm=a.norm + b.norm),
+        lambda c, a, b: r.either(a, b),
     ),
     **{name: _COMPARISON for name in ("eq", "ne", "lt", "le", "gt", "ge")},
     # reductions over all axes of a value
-    "sum": Op(_to_scalar, lambda n, g: (fill(g, n.args[0]),)),
+    "sum": Op(_to_scalar, lambda n, g: (fill(g, n.args[0]),), r.total),
     "mean": Op(
         _to_scalar,
         lambda n, g: (fill(div(g, make("numel", n.args[0])), n.args[0]),),
@@ -447,11 +453,13 @@ OPS: dict[str, Op] = {
         lambda n, g: (mul(g, mul(num(2), n.args[0])),),
         lambda a: Range(0.0, r.times(a.norm, a.norm)),
     ),
-    "norm": Op(_to_scalar, _norm, lambda a, p: Range(0.0, math.inf)),
+    "norm": Op(  # the p-norm is at most the Euclidean one for p ≥ 2
+        _to_scalar, _norm, lambda a, p: Range(0.0, a.norm if p.low >= 2 else math.inf)
+    ),
     "zeros": Op(_same, lambda n, g: (None,), lambda a: Range(0.0, 0.0)),
     "ones": Op(_same, lambda n, g: (None,), lambda a: Range(1.0, 1.0)),
     # vectors and matrices
-    "matmul": Op(lambda s, d, e: s.matmul(d[0], d[1]), _matmul),
+    "matmul": Op(lambda s, d, e: s.matmul(d[0], d[1]), _matmul, r.contract),
     "T": Op(_transpose, lambda n, g: (make("T", g),), lambda a: a),
     "squeeze": Op(_squeeze, lambda n, g: (make("unsqueeze", g),), lambda a: a),
     "unsqueeze": Op(_unsqueeze, lambda n, g: (make("squeeze", g),), lambda a: a),
@@ -479,7 +487,7 @@ OPS: dict[str, Op] = {
         lambda n, g: (mul(n, sub(g, make("dot", g, n))),),
         lambda a: Range(0.0, 1.0, 1.0),
     ),
-    "l2norm": Op(_vector_first, _l2norm, lambda a, eps: Range(-1.0, 1.0, 1.0)),
+    "l2norm": Op(_vector_first, _l2norm, r.unit),
     "rmsnorm": Op(_norm_with_weights, _rmsnorm),
     "layernorm": Op(_norm_with_weights, _layernorm),
     "rotary": Op(

@@ -265,11 +265,17 @@ def _map(part: Any, f: Callable[[Expr], Expr]) -> Any:
 
 
 def _bind(e: Expr, env: Env) -> Expr:
+    """The names of a ``for`` replaced; arithmetic of whole numbers that comes of it is done."""
     if not env:
         return e
-    return rewrite(
-        e, lambda n: env[n.attr].at(n.span) if n.op == "name" and n.attr in env else None
-    )
+
+    def rule(n: Expr) -> Expr | None:
+        if n.op == "name" and n.attr in env:
+            return env[n.attr].at(n.span)
+        value = _integer(n) if n.args else None
+        return None if value is None else Expr("num", (), value, None, n.span)
+
+    return rewrite(e, rule)
 
 
 def _label(index: Expr | None) -> str | None:

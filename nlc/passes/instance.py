@@ -81,8 +81,9 @@ class Instance:
 
         for hyper in self.system.hypers.values():
             if isinstance(hyper.value, list):
-                whole = {i: v for i, v in enumerate(hyper.value) if isinstance(v, int)}
-                out |= {f"{hyper.name}[{i}]": Dim.of(v) for i, v in whole.items()}
+                for i, v in enumerate(hyper.value):
+                    if isinstance(v, int):
+                        out.setdefault(f"{hyper.name}[{i}]", Dim.of(v))
             elif hyper.static:
                 settle(hyper)
         return out

@@ -146,7 +146,7 @@ class TypesOf:
             return Type(dims, False, STEP)
         if node.op == "index":
             if node.attr[0] == "head":
-                return Type((), True, NEVER, Range(0.0, float("inf")), "int")
+                return Type((), True, NEVER, Range(0.0, self._last_head()), "int")
             base = TOKEN if system.context == "tokens" else STEP
             low = 1.0 if node.attr[0] == "t" else 0.0
             return Type((), False, base, Range(low, float("inf")), "int")
@@ -157,6 +157,15 @@ class TypesOf:
             return Range.point(float(dim.evaluate(self.system.sizes)))
         except (KeyError, ZeroDivisionError, TypeError):
             return Range(1.0, float("inf"))
+
+    def _last_head(self) -> float:
+        """The largest index of a head at the default hypers."""
+        if self.system.heads is None:
+            return float("inf")
+        try:
+            return float(self.system.heads.evaluate(self.system.sizes)) - 1
+        except (KeyError, TypeError, ZeroDivisionError):
+            return float("inf")
 
     def _weighted(self, old: Expr, node: Expr) -> Expr:
         """Settles the module: its channels, and one set of weights a head unless shared."""

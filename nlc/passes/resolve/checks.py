@@ -281,6 +281,7 @@ def without_unread(system: System, scope: Scope, names: list[str]) -> System:
         dead |= more
     flows: dict[str, Flow] = {n: f for n, f in system.flows.items() if n not in dead}
     live = [f.expr for f in flows.values()] + list(system.output.values())
+    live += [e for used in system.uses.values() for e in used.inputs.values()]
     for level in system.levels.values():
         live += level.expressions
         live += [s.init for s in level.states if s.init is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nlc.base.diagnostics import Fix, Label, nearest
 from nlc.ir.expr import Expr, walk
-from nlc.ir.system import Rule, System
+from nlc.ir.system import Hyper, Rule, System
 from nlc.ir.types import Dim
 from nlc.lib.rules import ROUTES, RULES
 from nlc.passes.resolve.arguments import Bound, bind
@@ -133,6 +133,28 @@ def _system(system: System, e: Expr, terms: Terms, at: Place, whole: bool) -> Ru
     return None if found is None else Rule(system.name, found[0], e.span, system, found[1])
 
 
+def _list(
+    hyper: Hyper, value: Expr, system: System, terms: Terms
+) -> tuple[Expr, ...] | None:
+    """The members of an argument that is a list: as many as the system's families run over."""
+    members: tuple[Expr, ...] | None = value.args if value.op == "list" else None
+    mine = terms.scope.hypers.get(str(value.attr)) if value.op == "name" else None
+    if mine is not None and isinstance(mine.value, list):
+        terms.scope.read(mine.name, "")
+        numbers = [Expr("num", (), i) for i in range(len(mine.value))]
+        members = tuple(Expr("index", (value, n), None, None, value.span) for n in numbers)
+    if members is not None and len(members) == len(hyper.value):
+        return members
+    terms.say(
+        "NLC204",
+        f"`{hyper.name}` of `{system.name}` is a list of {len(hyper.value)}",
+        value,
+        f"this has {len(members)}" if members is not None else "this is no list",
+        related=[Label(hyper.span, f"`{hyper.name}` is defined here")],
+    )
+    return None
+
+
 _CHANGING = ("flow", "input", "state", "weight", "index", "g", "delay", "attend")
 
 
@@ -147,14 +169,17 @@ def given(
             continue
         hyper = system.hypers.get(key)
         if hyper is not None and isinstance(hyper.value, list):
-            terms.say(
-                "NLC204",
-                f"`{key}` of `{system.name}` is a list",
-                value,
-                "a list stays as its own spec says it",
-                related=[Label(hyper.span, f"`{key}` is defined here")],
-            )
-            return None
+            members = _list(hyper, value, system, terms)
+            if members is None:
+                return None
+            for i, member in enumerate(members):
+                whole = size(terms.scope, member, f"`{key}[{i}]`") if hyper.static else None
+                if whole is None and hyper.static:
+                    return None
+                sizes |= {f"{key}[{i}]": whole} if whole is not None else {}
+            resolved = tuple(_argument(terms, m, key, at) for m in members)
+            args[key] = Expr("list", resolved, None, None, value.span)
+            continue
         if hyper is not None and hyper.static:
             whole = size(terms.scope, value, f"`{key}` of `{system.name}`")
             if whole is None:

@@ -1,0 +1,366 @@
+"""System, Updates -> warnings: steps that can blow a memory up, and memories that can never learn.
+
+Each check reads the derived step, never the name of a rule, and warns only of what certainly can happen:
+bounds are those of the types, and ``reach`` says whether they are met.
+"""
+
+from __future__ import annotations
+
+from math import inf, isfinite
+
+from nlc.base.diagnostics import Label, Report
+from nlc.base.span import Span
+from nlc.ir.expr import Expr, contains
+from nlc.ir.notation import Notation
+from nlc.ir.system import Level, State, System
+from nlc.ir.types import Range
+from nlc.ir.update import Update
+from nlc.passes.affine import NotAffine, affine
+from nlc.passes.collect import collect
+from nlc.passes.simplify import simplify
+from nlc.passes.soundness.reach import Reach, Reaches, point
+from nlc.passes.soundness.step import Linear, linear, strength, without_stops
+from nlc.passes.soundness.zeros import Reads, states_of_flows, stuck
+
+SLACK = 1e-9  # rounding of bounds: 1 / n * n
+
+
+def soundness(system: System, updates: dict[str, Update], report: Report) -> None:
+    """Warns of every level whose step the ranges show to be unsound."""
+    reaches, reads = Reaches(system), states_of_flows(system)
+    for name, update in updates.items():
+        _Level(system, system.levels[name], update, reaches, reads, report).check()
+
+
+class _Level:
+    """The checks of one level; each fact is said once."""
+
+    def __init__(
+        self,
+        system: System,
+        level: Level,
+        update: Update,
+        reaches: Reaches,
+        reads: Reads,
+        report: Report,
+    ):
+        self.system, self.level, self.update = system, level, update
+        self.reaches, self.reads, self.report = reaches, reads, report
+        self.names = {s.name for s in level.states}
+        self.period = float(level.anchor.default) if level.anchor is not None else 1.0
+
+    def check(self) -> None:
+        sound = self._gates()
+        for s in self.level.states:
+            e = simplify(self.update.expanded(s.name))
+            running = linear(e, lambda n, s=s: self._reads(n, s, "prev"), self.reaches)
+            bound = linear(e, lambda n, s=s: self._reads(n, s, "anchor"), self.reaches)
+            if running is not None:
+                sound = sound and self._kept(running, e, s)
+            if any(self._long_key(x, e, s) for x in (running, bound) if x is not None):
+                continue
+            if running is not None and self._erased(running, e, s):
+                continue
+            if self._chunk(running, bound, s):
+                break
+        self._dead()
+
+    def _reads(self, n: Expr, s: State, time: str) -> bool:
+        """Whether a node is the state at that time; with boundaries at every tick both are one."""
+        if n.op != "state" or n.attr[0] != s.name:
+            return False
+        at = "prev" if n.attr[1] == "anchor" and self.period == 1 else n.attr[1]
+        return at == time
+
+    # -------------------------------------------------------------------------------------------- retention
+
+    def _gates(self) -> bool:
+        """``retain`` and ``decay`` stay within [0, 1]."""
+        sound = True
+        for key, e in self._retentions():
+            sound = self._unit(self.reaches.of(e), self._place(e, key)) and sound
+        return sound
+
+    def _retentions(self) -> list[tuple[str, Expr]]:
+        rule = self.level.rule
+        fields = (("retain", self.level.retain), ("rule", rule and rule.args.get("decay")))
+        return [(key, e) for key, e in fields if e is not None]
+
+    def _kept(self, step: Linear, e: Expr, s: State) -> bool:
+        """What the step leaves of the state beside what it erases at the key.
+
+        Under a rule this includes the curvature of an objective such as ``sqnorm(h - value)``, which may
+        overshoot as an erase may.
+        """
+        kept = step.scale.times(step.kept)
+        if self.level.update is not None:
+            return self._unit(kept, self._place(self.level.update.get(s.name), "update"))
+        if not kept.known or kept.range.low >= -1 - SLACK:
+            return True
+        self._overshoots(kept.range.low, None, None, e, s)
+        return False
+
+    def _unit(self, kept: Reach, place: Span) -> bool:
+        if not kept.known or kept.range.within(-SLACK, 1 + SLACK):
+            return True
+        low, high = kept.range.low, kept.range.high
+        facts = []
+        if high > 1 + SLACK:
+            facts.append("a factor above 1 makes the memory grow with every tick")
+        if low < -SLACK:
+            facts.append("a factor below 0 turns the sign of all that the memory holds")
+        self.report.add(
+            "NLC802",
+            f"what level `{self.level.name}` keeps of its memory can leave [0, 1]",
+            place,
+            _between(kept.range, "it keeps"),
+            notes=facts,
+            helps=[
+                "choose the hypers so that it stays between 0 and 1"
+                if low == high
+                else "keep it between 0 and 1, for instance by `sigmoid(…)` or `exp(-softplus(…))`"
+            ],
+        )
+        return False
+
+    # -------------------------------------------------------------------------------------------- erase
+
+    def _long_key(self, step: Linear, e: Expr, s: State) -> bool:
+        """Whether it was said that the key by which the step erases has no bound."""
+        if not self._chosen(step.key):
+            return False
+        length = self.reaches.norm(step.key)
+        erased = step.scale.times(step.erased)
+        certain = erased.times(length).known and erased.range.magnitude > 0
+        if length.range.high == inf and certain:
+            self._unnormalised(step.key, e, s)
+            return True
+        return False
+
+    def _erased(self, step: Linear, e: Expr, s: State) -> bool:
+        """Whether it was said that the factor along the key, a − b‖x‖², can be below −1."""
+        if not self._chosen(step.key):
+            return False
+        length = self.reaches.norm(step.key)
+        square = self._square(step.key)
+        left = step.scale.times(step.kept.minus(step.erased.times(square)))
+        if not left.known or left.range.low >= -1 - SLACK:
+            return False
+        # scale · (factor · most − kept) = 1 where that is largest
+        most = step.erased.times(square).range.high
+        factor = (
+            (1 / step.scale.range.high + step.kept.range.low) / most if isfinite(most) else None
+        )
+        long = step.key if length.range.high > 1 + SLACK else None
+        self._overshoots(left.range.low, factor, long, e, s)
+        return True
+
+    def _chosen(self, key: Expr | None) -> bool:
+        """Whether there is a key, and the spec's: what an MLP computes inside is not the user's to bound."""
+        return key is not None and not contains(key, self._own)
+
+    def _own(self, n: Expr) -> bool:
+        return n.op == "state" and n.attr[0] in self.names
+
+    def _overshoots(
+        self, low: float, factor: float | None, long: Expr | None, e: Expr, s: State
+    ) -> None:
+        """``factor``: times which the step would be small enough, if known; ``long``: a key longer than 1."""
+        lr = self._step_size()
+        helps = ["bound the step size, for instance by `sigmoid(…)`"]
+        if isfinite(low):
+            helps = ["make the step smaller"]
+            if factor is not None and lr is not None:
+                helps = [f"make the step smaller: `{_scaled(lr, factor)}`"]
+            if long is not None:
+                helps.append("or give the key length 1 by `l2norm(…)`")
+        self.report.add(
+            "NLC801",
+            f"a step of level `{self.level.name}` can erase more than `{s.name}` holds",
+            self._place(lr, "rule" if self.level.rule else "update"),
+            f"it multiplies what `{s.name}` holds at the key by as little as {low:.4g}"
+            if isfinite(low)
+            else "nothing bounds what it erases",
+            notes=[*self._equation(e, s), "below -1 the memory grows with every such step"],
+            helps=helps,
+        )
+
+    def _unnormalised(self, key: Expr, e: Expr, s: State) -> None:
+        source = self.system.flows[key.attr].expr if key.op == "flow" else key
+        place = self._place(source, "key")
+        whole = source.span is place and "\n" not in place.text
+        self.report.add(
+            "NLC803",
+            f"nothing bounds the norm of the key by which level `{self.level.name}` erases",
+            place,
+            "it can be of any length",
+            notes=[
+                *self._equation(e, s),
+                f"a long key erases more than `{s.name}` holds, and the memory grows",
+            ],
+            helps=[f"write `l2norm({place.text})`" if whole else "put `l2norm(…)` around the key"],
+        )
+
+    def _equation(self, e: Expr, s: State) -> list[str]:
+        n = Notation(
+            self.system, own=self.level.name, plain_base=True, marked=False
+        )  # as `nlc derive` writes it
+        text = collect(e, s.name, n)
+        return [f"{n.symbol(s.name)} ← {text}"] if text and len(text) <= 80 else []
+
+    # -------------------------------------------------------------------------------------------- boundaries
+
+    def _chunk(self, running: Linear | None, bound: Linear | None, s: State) -> bool:
+        """Steps that all follow the gradient at one boundary add up to at most one; True if it was said that not."""
+        found = self.update.gradient.get(s.name)
+        if self.level.anchor is None or self.period <= 1 or found is None:
+            return False
+        try:
+            words = affine(found, self._own)
+            curved = len(self.names) > 1
+        except NotAffine:
+            words, curved = [], True
+        if not curved:
+            if not any(w.linear for w in words):
+                return False  # the gradient does not read the state: nothing to overshoot
+            if running is not None and running.key is not None and running.erased.range.high > 0:
+                return False  # each step also erases by the state as it is, which holds the rest in check
+            if bound is None or bound.key is None:
+                return False
+            step = bound.scale.times(bound.erased).times(self._square(bound.key))
+        else:
+            new = without_stops(self.update.new[s.name])
+            size = strength(new, lambda n: n.op == "gradient" and n.attr == s.name, self.reaches)
+            if size is None:
+                return False
+            step = point(-1.0).times(size)
+            name = f"{self.level.name}.key"
+            if name in self.system.flows:
+                square = self._square(_flow(self.system, name))
+                if isfinite(square.range.high):
+                    step = step.times(square)
+        total = point(self.period).times(step)
+        if not total.known or total.range.high <= 1 + SLACK:
+            return False
+        lr, every = self._step_size(), str(self.level.anchor.count)
+        keys = self.level.keys
+        self.report.add(
+            "NLC804",
+            f"the steps of level `{self.level.name}` between two boundaries can add up to more than 1",
+            self._place(lr, "rule"),
+            f"{_number(self.period)} steps of up to {_number(step.range.high)}",
+            related=[Label(keys["anchor"], "all of them follow the gradient at one boundary")]
+            if "anchor" in keys
+            else [],
+            helps=[
+                f"divide the step by the number of ticks: `{_over(lr, every)}`"
+                if lr is not None and isfinite(step.range.high)
+                else "bound the step size, for instance by `sigmoid(…)`, and divide it by the number of ticks"
+            ],
+        )
+        return True
+
+    def _square(self, key: Expr) -> Reach:
+        length = self.reaches.norm(key)
+        return Reach(Range(0.0, length.range.high**2), length.sources)
+
+    # -------------------------------------------------------------------------------------------- dead memories
+
+    def _dead(self) -> None:
+        """A memory that is zero, or decays to it, where its own step is zero."""
+        level, fresh = self.level, {s.name for s in self.level.states if _zero_start(s)}
+        stays = stuck(self.system, self.reads, self.update, fresh) if fresh else frozenset()
+        if stays:
+            many = len(stays) > 1
+            who = f"level `{level.name}`" if stays == self.names else _listed(stays, self._order())
+            self.report.add(
+                "NLC806",
+                f"{who} can never learn",
+                level.keys.get("init") or level.keys.get("memory") or level.span,
+                f"{_listed(stays, self._order())} {'start' if many else 'starts'} at 0, where every step is 0",
+                notes=["every term of the step has a factor that is 0 there"],
+                helps=["write `init: learned`"],
+            )
+            return
+        falling = [(k, e) for k, e in self._retentions() if e.type.range.low < 1 - SLACK]
+        if not falling or level.update is not None:
+            return
+        stays = stuck(self.system, self.reads, self.update, self.names)
+        if stays:
+            key, e = falling[0]
+            self.report.add(
+                "NLC805",
+                f"level `{level.name}` decays towards 0, where it can no longer learn",
+                self._place(e, key),
+                f"{_listed(stays, self._order())} fade{'' if len(stays) > 1 else 's'} to 0",
+                notes=["every term of the step has a factor that is 0 there"],
+                helps=["write `toward: init`, so that it decays to where it started"],
+            )
+
+    def _order(self) -> list[str]:
+        return [s.name for s in self.level.states]
+
+    # -------------------------------------------------------------------------------------------- places
+
+    def _step_size(self) -> Expr | None:
+        """``lr`` as the spec writes it."""
+        lr = self.level.rule.args.get("lr") if self.level.rule else None
+        return lr if lr is not None and self._written(lr) else None
+
+    def _written(self, e: Expr) -> bool:
+        return e.span is not None and e.span.source is self.level.span.source
+
+    def _place(self, e: Expr | None, key: str) -> Span:
+        """Where an expression stands in the spec, else the key of the level under which it stands."""
+        if e is not None and self._written(e):
+            return e.span
+        return self.level.keys.get(key) or self.level.span
+
+
+def _flow(system: System, name: str) -> Expr:
+    expr = system.flows[name].expr
+    return Expr("flow", (), name, expr.type, expr.span)
+
+
+def _zero_start(s: State) -> bool:
+    if s.learned or s.borrowed:
+        return False
+    return s.init is None or (s.init.op == "num" and s.init.attr == 0)
+
+
+def _listed(names: frozenset[str], order: list[str]) -> str:
+    """``W1`` and ``W2``, in the order of the spec."""
+    quoted = [f"`{name}`" for name in order if name in names]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+
+
+def _between(bounds: Range, what: str) -> str:
+    low, high = bounds.low, bounds.high
+    if low == high:
+        return f"{what} {_number(low)} of it"
+    if not isfinite(low) and not isfinite(high):
+        return "nothing bounds it"
+    if not isfinite(high):
+        return f"{what} {_number(low)} of it or any amount more"
+    return f"{what} up to {_number(high)} of it" + (
+        f", and as little as {_number(low)}" if isfinite(low) else ", or any amount less"
+    )
+
+
+def _number(value: float) -> str:
+    return "any amount" if not isfinite(value) else f"{value:.4g}"
+
+
+def _scaled(lr: Expr, factor: float) -> str:
+    down = int(factor * 1000) / 1000  # rounded towards safety
+    return f"lr={down or factor:.3g} * {_operand(lr)}"
+
+
+def _over(lr: Expr, count: str) -> str:
+    bare = count.isidentifier() or count.isdigit()
+    return f"lr={_operand(lr)} / {count if bare else f'({count})'}"
+
+
+def _operand(e: Expr) -> str:
+    text = e.span.text
+    return f"({text})" if e.op in ("add", "sub", "neg", "div", "mul") and e.args else text

@@ -1,0 +1,104 @@
+"""Which weights of a memory never leave zero: the step from zero is zero.
+
+In ``W1 @ silu(W2 @ z)`` each weight's gradient has the other as a factor, so two that are zero stay so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nlc.ir.expr import Expr, walk
+from nlc.ir.system import System
+from nlc.ir.update import Update
+
+# f(0, …) = 0, whatever the other operands are; all operands 0; one operand 0.
+_FIRST = frozenset(
+    "neg abs sign sqrt tanh silu gelu relu erf sum mean sqnorm norm T per_key per_value sum_rows sum_cols"
+    " split merge slice stop total l2norm rmsnorm rotary".split()
+)
+_ALL = frozenset({"add", "sub", "maximum", "minimum", "delay"})
+_SINGULAR = {"div": 1, "log": 0, "l2norm": 1}  # the operand that must not be 0
+_ANY = frozenset({"mul", "dot", "matmul", "outer"})
+
+
+Reads = dict[str, frozenset[str]]
+
+
+def states_of_flows(system: System) -> Reads:
+    """For each flow the states that it reads, through other flows too."""
+    out: Reads = {}
+
+    def reads(name: str) -> frozenset[str]:
+        if name not in out:
+            out[name] = frozenset()  # in a circle through `prev`: known once the circle is closed
+            nodes = list(walk(system.flows[name].expr))
+            own = {n.attr[0] for n in nodes if n.op == "state"}
+            inner = [reads(n.attr) for n in nodes if n.op == "flow"]
+            out[name] = frozenset(own).union(*inner)
+        return out[name]
+
+    for name in system.flows:
+        reads(name)
+    return out
+
+
+def stuck(system: System, reads: Reads, update: Update, states: Iterable[str]) -> frozenset[str]:
+    """The largest set of ``states`` that stays zero once all of it is, whatever all else is."""
+    zero = frozenset(states)
+    steps = {name: update.expanded(name) for name in zero}
+    while zero:
+        test = _Zero(system, reads, zero)
+        left = frozenset(name for name in zero if test.certain(steps[name]))
+        if left == zero:
+            break
+        zero = left
+    return zero
+
+
+class _Zero:
+    """Tests expressions while the states of a set are zero."""
+
+    def __init__(self, system: System, reads: Reads, states: frozenset[str]):
+        self.system, self.reads, self.states = system, reads, states
+        self.flows: dict[str, bool] = {}
+        self.open: set[str] = set()  # flows that are being tested
+
+    def certain(self, e: Expr) -> bool:
+        """Whether ``e`` is zero, and nothing in it may be infinite there."""
+        zero: dict[int, bool] = {}
+        for node in walk(e):
+            zero[id(node)] = self._zero(node, [zero[id(a)] for a in node.args])
+            at = _SINGULAR.get(node.op)
+            if at is not None and zero[id(node.args[at])]:
+                return False  # 0 / 0 and the like
+        return zero[id(e)]
+
+    def _zero(self, node: Expr, args: list[bool]) -> bool:
+        if node.op == "num":
+            return node.attr == 0
+        if node.op == "zeros":
+            return True
+        if node.op == "state":
+            return node.attr[0] in self.states
+        if node.op == "flow":
+            return self._flow(node.attr)
+        if node.op in _FIRST or node.op == "div":
+            return args[0]
+        if node.op in ("linear", "conv"):  # without a bias
+            return args[0] and len(args) == 2
+        if node.op in _ALL:
+            return all(args)
+        if node.op in _ANY:
+            return any(args)
+        if node.op == "pow":
+            return args[0] and node.args[1].op == "num" and node.args[1].attr > 0
+        return node.op == "where" and all(args[1:])
+
+    def _flow(self, name: str) -> bool:
+        if name in self.open or not self.reads[name] & self.states:
+            return False
+        if name not in self.flows:
+            self.open.add(name)
+            self.flows[name] = self.certain(self.system.flows[name].expr)
+            self.open.discard(name)
+        return self.flows[name]

@@ -1,0 +1,437 @@
+"""Soundness warnings: for each a spec that triggers it and one that does not, and a check against numbers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from language_specs import SPECS
+
+import nlc
+from nlc.passes.soundness.reach import Reaches
+from nlc.pipeline import shipped
+
+SPEC = """\
+nlc: 1
+system: one
+context: tokens
+hyper: {d: 16, n: 4, chunk: 16}
+inputs: {x: [d]}
+let:
+  q: l2norm(linear(x, n))
+  beta: sigmoid(linear(x))
+  alpha: sigmoid(linear(x) + 4)
+  a: sigmoid(linear(x, n))
+  dt: softplus(linear(x))
+  free: linear(x)
+levels:
+  S:
+    frequency: every token
+    memory: MEMORY
+    key: KEY
+    value: linear(x, n)
+    objective: OBJECTIVE
+    FIELDS
+output: linear(S(q))
+"""
+SQUARE, DOT = "0.5 * sqnorm(S(key) - value)", "-dot(S(key), value)"
+MLP = "{W1: [n, 2 * n], W2: [2 * n, n], read(z): z + W1 @ silu(W2 @ z)}"
+GATED = "{W1: [n, n], W2: [n, n], read(z): silu(W1 @ z) * (W2 @ z)}"
+
+
+def system(
+    *fields: str, memory="matrix(n, n)", key="l2norm(linear(x, n))", objective=SQUARE
+) -> str:
+    text = (
+        SPEC.replace("MEMORY", memory).replace("KEY", key).replace("FIELDS", "\n    ".join(fields))
+    )
+    if any(f.startswith("update") for f in fields):
+        return text.replace("    objective: OBJECTIVE\n", "")
+    return text.replace("OBJECTIVE", objective)
+
+
+def said(text: str) -> list[str]:
+    """The codes of the soundness warnings of a spec without mistakes."""
+    report = nlc.loads(text, "spec.yaml").check()
+    assert not report.has_errors, str(nlc.SpecError(report))
+    return [d.code for d in report.diagnostics if d.code.startswith("NLC8")]
+
+
+def pair(code: str, name: str, triggers: str, sound: str) -> list:
+    return [
+        pytest.param(triggers, [code], id=f"{code} {name}"),
+        pytest.param(sound, [], id=f"{code} not: {name}"),
+    ]
+
+
+anchored = "anchor: every chunk tokens"
+CASES = [
+    *pair(
+        "NLC801",
+        "dgd with a gate erases twice",
+        system("rule: dgd(lr=beta, decay=alpha)"),
+        system("rule: dgd(lr=0.5 * beta, decay=alpha)"),
+    ),
+    *pair(
+        "NLC801",
+        "the same map: decay beside the erase, retain around it",
+        system("rule: gd(lr=2 * beta, decay=alpha)"),
+        system("retain: alpha", "rule: gd(lr=2 * beta)"),
+    ),
+    *pair(
+        "NLC801",
+        "three times by an objective without 1/2",
+        system("rule: dgd(lr=beta)", objective="sqnorm(S(key) - value)"),
+        system("rule: dgd(lr=0.5 * beta)", objective="sqnorm(S(key) - value)"),
+    ),
+    *pair(
+        "NLC801",
+        "per channel",
+        system("rule: gd(lr=1.5 * beta, decay=per_key(a))"),
+        system("rule: gd(lr=1.5 * beta, decay=per_key(0.5 + 0.5 * a))"),
+    ),
+    *pair(
+        "NLC801",
+        "channels of a bounded key add up",
+        system("rule: gd(lr=beta)", key="tanh(linear(x, n))"),
+        system("rule: gd(lr=beta)", key="tanh(linear(x, n)) / sqrt(n)"),
+    ),
+    *pair(
+        "NLC801",
+        "a step without a bound",
+        system("rule: gd(lr=dt)"),
+        system("rule: prox(lr=dt)"),
+    ),
+    *pair(
+        "NLC801",
+        "an explicit update",
+        system("update: S - 3 * beta * outer(S @ key, key) + outer(value, key)"),
+        system("update: S - 2 * beta * outer(S @ key, key) + outer(value, key)"),
+    ),
+    *pair(
+        "NLC801",
+        "keys that are rows: the erase stands left of the state",
+        system("update: S - 3 * beta * outer(key, S.T @ key) + outer(key, value)"),
+        system("update: S - beta * outer(key, S.T @ key) + outer(key, value)"),
+    ),
+    *pair(
+        "NLC802",
+        "decay by an unbounded flow",
+        system("rule: gd(lr=beta, decay=free)", objective=DOT),
+        system("rule: gd(lr=beta, decay=1 - sigmoid(free))", objective=DOT),
+    ),
+    *pair(
+        "NLC802",
+        "exp of something positive",
+        system("rule: gd(lr=beta, decay=exp(dt))", objective=DOT),
+        system("rule: gd(lr=beta, decay=exp(-exp(free) * dt))", objective=DOT),
+    ),
+    *pair(
+        "NLC802",
+        "retain",
+        system("retain: per_key(2 * a)", "rule: gd(lr=beta)", objective=DOT),
+        system("retain: per_key(clip(2 * a, 0, 1))", "rule: gd(lr=beta)", objective=DOT),
+    ),
+    *pair(
+        "NLC802",
+        "bounds that intervals do not know are not violations",
+        system("rule: gd(lr=beta, decay=1 + dt)", objective=DOT),
+        system("rule: gd(lr=beta, decay=dt / (1 + dt))", objective=DOT),
+    ),
+    *pair(
+        "NLC803",
+        "silu is no normalisation",
+        system("rule: gd(lr=beta)", key="silu(linear(x, n))"),
+        system("rule: gd(lr=beta)", key="l2norm(silu(linear(x, n)))"),
+    ),
+    *pair(
+        "NLC803",
+        "an input as it comes",
+        system("rule: gd(lr=beta)", key="slice(x, 0, n)"),
+        system("rule: gd(lr=beta)", key="slice(x, 0, n)", objective=DOT),
+    ),
+    *pair(
+        "NLC803",
+        "normalised by hand",
+        system("rule: gd(lr=beta)", key="3 * linear(x, n)"),
+        system("rule: gd(lr=beta)", key="a / norm(a)"),
+    ),
+    *pair(
+        "NLC803",
+        "dgd on a gradient without an erase of its own",
+        system("rule: dgd(lr=beta)", key="linear(x, n)", objective=DOT),
+        system("rule: dgd(lr=beta, exact=true)", key="linear(x, n)", objective=DOT),
+    ),
+    *pair(
+        "NLC804",
+        "an MLP",
+        system(anchored, "rule: dgd(lr=beta)", "init: learned", memory=MLP),
+        system(anchored, "rule: dgd(lr=beta / chunk)", "init: learned", memory=MLP),
+    ),
+    *pair(
+        "NLC804",
+        "gd on a matrix; dgd may",
+        system(anchored, "rule: gd(lr=beta)"),
+        system(anchored, "rule: dgd(lr=beta)"),
+    ),
+    *pair(
+        "NLC804",
+        "a gradient that does not read the memory adds up to nothing",
+        system(anchored, "rule: gd(lr=beta)"),
+        system(anchored, "rule: gd(lr=beta)", objective=DOT),
+    ),
+    *pair(
+        "NLC804",
+        "short keys",
+        system("anchor: every 2 tokens", "rule: gd(lr=beta)"),
+        system("anchor: every 2 tokens", "rule: gd(lr=beta)", key="0.7 * l2norm(linear(x, n))"),
+    ),
+    *pair(
+        "NLC804",
+        "a boundary at every tick is none",
+        system("anchor: every 2 tokens", "rule: gd(lr=beta)"),
+        system("anchor: every 1 tokens", "rule: gd(lr=beta)"),
+    ),
+    *pair(
+        "NLC805",
+        "an MLP",
+        system("rule: gd(lr=0.1, decay=alpha)", "init: learned", memory=MLP),
+        system("rule: gd(lr=0.1, decay=alpha)", "init: learned", "toward: init", memory=MLP),
+    ),
+    *pair(
+        "NLC805",
+        "by retain, and by gates that multiply; a matrix may",
+        system("retain: alpha", "rule: gd(lr=0.1)", "init: learned", memory=GATED),
+        system("retain: alpha", "rule: gd(lr=0.1)", "init: learned"),
+    ),
+    *pair(
+        "NLC805",
+        "a memory that is its own target",
+        system(
+            "rule: gd(lr=0.1, decay=alpha)",
+            "init: learned",
+            objective="sqnorm(S(key) - prev(S)(q))",
+        ),
+        system("rule: gd(lr=0.1)", "init: learned", objective="sqnorm(S(key) - prev(S)(q))"),
+    ),
+    *pair(
+        "NLC806",
+        "an MLP",
+        system("rule: gd(lr=0.1)", memory=MLP),
+        system("rule: gd(lr=0.1)", "init: learned", memory=MLP),
+    ),
+    *pair(
+        "NLC806",
+        "only products of weights",
+        system("rule: gd(lr=0.1)", memory=GATED),
+        system("rule: gd(lr=0.1)", memory="{W1: [n, n], b: [n], read(z): silu(W1 @ z + b)}"),
+    ),
+]
+
+
+@pytest.mark.parametrize("text, codes", CASES)
+def test_each_warning_has_a_spec_that_triggers_it_and_one_that_does_not(
+    text: str, codes: list[str]
+) -> None:
+    assert said(text) == codes
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_specs_are_sound(name: str) -> None:
+    assert not nlc.load(name).check().diagnostics
+
+
+@pytest.mark.parametrize("name", ["mamba2", "adamw", "gated_delta_net"])
+def test_specs_of_the_language_are_sound(name: str) -> None:
+    assert said(SPECS[name]) == []
+
+
+def hope(text: str) -> str:
+    """Hope with its memories written inline."""
+    inline = "{W1: [OUT, expand * IN], W2: [expand * IN, IN], read(z): W1 @ silu(W2 @ z)}"
+    text = text.replace("mlp(n, expand, out=out)", inline.replace("IN", "n").replace("OUT", "out"))
+    text = text.replace("mlp(d, expand)", inline.replace("IN", "d").replace("OUT", "d"))
+    for gate in ("eta", "alpha"):
+        text = text.replace(f"sigmoid(anchor(M[{gate}])(z)", f"sigmoid(sum(anchor(M[{gate}])(z))")
+    return text
+
+
+@pytest.mark.parametrize(
+    "change, codes",
+    [
+        (("", ""), []),
+        (("    toward: init ", "    # "), ["NLC805"] * 5),  # the literal eq. 88
+        (("lr=eta / size", "lr=eta"), ["NLC804"] * 5),
+        (("    init: learned\n    backprop", "    backprop"), ["NLC806"] * 5),
+    ],
+)
+def test_hope(change: tuple[str, str], codes: list[str]) -> None:
+    assert said(hope(SPECS["hope"]).replace(*change)) == codes
+
+
+def test_flows_that_the_caller_computes_are_the_callers() -> None:
+    """An operator's inputs have no bounds that its spec could state; a spec is judged before it is cut."""
+    text = system("rule: gd(lr=beta)", key="k").replace("{x: [d]}", "{x: [d], k: [n]}")
+    assert said(text) == []
+    for name in ("delta_net", "gated_delta_net"):
+        assert not nlc.load(name, operator=True).check().diagnostics
+
+
+# ------------------------------------------------------------------------------------------ against numbers
+
+NUMBERS = """\
+nlc: 1
+system: numbers
+context: tokens
+hyper: {d: 8, n: 5}
+<inputs>
+levels:
+  S:
+    frequency: every token
+    memory: matrix(n, n)
+    key: <length> * k
+    value: v
+    objective: <half> * sqnorm(S(key) - value)
+    <fields>
+output: S(q)
+"""
+LETS = """\
+inputs: {x: [d]}
+outputs: {y: [n]}
+let:
+  q: linear(x, n)
+  k: l2norm(linear(x, n))
+  v: linear(x, n)
+  b: sigmoid(sum(linear(x, n)))
+  c: sigmoid(sum(linear(x, n)))
+  a: sigmoid(linear(x, n))"""
+OPERATOR = "inputs: {q: [n], k: [n], v: [n], b: [], c: [], a: [n]}"
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[str, str]:
+    """A spec with gates of its own, and the same with its flows as inputs."""
+    low = draw(st.sampled_from([0, 0.4, 0.8]))
+    gate = draw(st.sampled_from(["<g>", "per_key(<a>)"]))
+    where = draw(st.sampled_from(["none", "retain", "decay", "both"]))
+    rule, scale = (
+        draw(st.sampled_from(["gd", "dgd"])),
+        draw(st.sampled_from([0.4, 0.7, 1, 1.3, 2.1])),
+    )
+    fields = [f"retain: {gate}"] if where in ("retain", "both") else []
+    decay = {"decay": f", decay={gate}", "both": ", decay=0.9"}.get(where, "")
+    fields.append(f"rule: {rule}(lr={scale} * b{decay})")
+    text = NUMBERS.replace("<fields>", "\n    ".join(fields))
+    text = text.replace("<g>", f"({low} + {1 - low} * c)").replace("<a>", f"{low} + {1 - low} * a")
+    text = text.replace("<length>", str(draw(st.sampled_from([0.7, 1, 1.4]))))
+    text = text.replace("<half>", str(draw(st.sampled_from([0.25, 0.5, 1]))))
+    return text.replace("<inputs>", LETS), text.replace("<inputs>", OPERATOR)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps())
+def test_a_step_is_warned_of_iff_its_norm_can_exceed_one(texts: tuple[str, str]) -> None:
+    """The spectral norm of S -> S' by the generated module, gates and keys at the ends of their ranges."""
+    import torch
+
+    spec, operator = texts
+    module = nlc.loads(operator, "numbers.yaml").compile()().double()
+    n, generator = 5, torch.Generator().manual_seed(0)
+    keys = torch.eye(n, dtype=torch.float64)[:2]
+    keys = torch.cat([keys, torch.randn(4, n, generator=generator, dtype=torch.float64)])
+    keys = keys / keys.norm(dim=-1, keepdim=True)
+    worst = 0.0
+    for k in keys:
+        for b in (0.0, 1.0):
+            for g in (0.0, 1.0):
+                flows = {"q": k, "k": k, "v": 0 * k, "a": torch.full_like(k, g)}
+                flows = {key: value.expand(1, 1, n) for key, value in flows.items()}
+                gates = {"b": torch.full((1, 1), b).double(), "c": torch.full((1, 1), g).double()}
+                start = {"S": torch.eye(n, dtype=torch.float64)[None]}
+                _, state = module(**flows, **gates, state=start)
+                worst = max(worst, float(torch.linalg.matrix_norm(state["S"][0].detach(), 2)))
+    assume(abs(worst - 1) > 1e-6 or worst <= 1 + 1e-12)
+    assert said(spec) == (["NLC801"] if worst > 1 + 1e-6 else []), worst
+
+
+REACHED = {
+    "sigmoid(linear(x))": (0, 1),
+    "1 - 0.5 * sigmoid(linear(x))": (0.5, 1),
+    "exp(-exp(linear(x)) * softplus(linear(x)))": (0, 1),
+    "silu(linear(x))": (-0.2784645427610738, None),
+    "tanh(linear(x)) * sigmoid(linear(x))": (-1, 1),
+    "where(linear(x) > 0, 0.2, sigmoid(linear(x)))": (0, 1),
+    "clip(linear(x), 0.1, 0.9)": (0.1, 0.9),
+    "max(softplus(linear(x)), 2)": (2, None),
+}
+UNKNOWN = ["c * (1 - c)", "c / (1 + c)", "tanh(c) - c", "where(c > 2, c, 1)", "sum(l2norm(x))"]
+
+
+def flow(expr: str) -> tuple[Reaches, object]:
+    text = SPEC.replace("  free: linear(x)\n", f"  c: softplus(linear(x))\n  free: {expr}\n")
+    text = (
+        text.replace("MEMORY", "matrix(n, n)").replace("KEY", "q * free").replace("OBJECTIVE", DOT)
+    )
+    typed = nlc.loads(text.replace("FIELDS", "rule: gd(lr=1)")).system
+    return Reaches(typed), typed.flows["free"].expr
+
+
+@pytest.mark.parametrize("expr", REACHED)
+def test_reached_bounds(expr: str) -> None:
+    reaches, e = flow(expr)
+    low, high = REACHED[expr]
+    found = reaches.of(e)
+    assert found.known
+    assert found.range.low == pytest.approx(low, abs=1e-15)
+    assert found.range.high == pytest.approx(float("inf") if high is None else high)
+
+
+@pytest.mark.parametrize("expr", UNKNOWN)
+def test_bounds_that_may_be_loose_are_not_taken_as_reached(expr: str) -> None:
+    reaches, e = flow(expr)
+    assert not reaches.of(e).known
+
+
+def test_norms_that_are_reached() -> None:
+    for expr, longest in {
+        "l2norm(linear(x, n))": 1.0,
+        "tanh(linear(x, n))": 2.0,
+        "0.5 * beta * l2norm(silu(linear(x, n)))": 0.5,
+        "rotary(l2norm(linear(x, n)), pos)": 1.0,
+        "-l2norm(tanh(linear(x, n)), eps=12)": 0.5,
+    }.items():
+        text = system("rule: gd(lr=beta)", key=expr, objective=DOT)
+        typed = nlc.loads(text).system
+        found = Reaches(typed).norm(typed.flows["S.key"].expr)
+        assert found.known and found.range.high == pytest.approx(longest), expr
+
+
+# ------------------------------------------------------------------------------------------------ bounded work
+
+
+def test_large_systems_are_checked_fast() -> None:
+    members = ", ".join(map(str, range(100)))
+    text = system("for: {i: [MEMBERS]}", "rule: gd(lr=beta, decay=alpha)").replace(
+        "MEMBERS", members
+    )
+    text = text.replace("  S:\n", "  S[i]:\n").replace("S(key)", "S[i](key)")
+    text = text.replace("linear(S(q))", "linear(sum(S[i](q) for i))")
+    spec = nlc.loads(text)
+    _ = spec.updates
+    from nlc.passes.soundness import soundness
+
+    start = time.process_time()
+    soundness(spec.system, spec.updates, spec.report)
+    assert time.process_time() - start < 2
+
+
+def test_products_of_sums_are_not_multiplied_out() -> None:
+    chain = "".join(f"      s{i}: s{i - 1} + s{i - 1}\n" for i in range(1, 12))
+    text = system(
+        "update: s11 + outer(value, key)\n    let:\n      s0: 0.001 * S\n" + chain.rstrip("\n")
+    )
+    start = time.process_time()
+    assert said(text) == []
+    assert time.process_time() - start < 5
