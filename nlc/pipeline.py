@@ -372,7 +372,7 @@ class Spec:
 
     def _about(self) -> list[str]:
         """For each level, fastest first, its clock, state and update in one line."""
-        from nlc.tools.derivation import update_line
+        from nlc.tools.derivation import update_lines
 
         system, graph, updates = self._checked
         out = []
@@ -381,7 +381,7 @@ class Spec:
                 data = graph.nodes[name]
                 line = f"{number}. {name}, {data['clock']}, {data['shape']}"
                 if name in updates:
-                    line += f": {'; '.join(update_line(system, updates[name], s) for s in updates[name].new)}"
+                    line += f": {'; '.join(update_lines(system, updates[name]))}"
                 elif data["objective"]:
                     line += f": {data['objective']}, {data['rule']}"
                 out.append(line)

@@ -46,7 +46,8 @@ class Notation:
         if inner in ("key", "value") and level:
             letter = inner[0]
             several = sum(f"{n}.{inner}" in self.system.flows for n in self.system.levels) > 1
-            return self._subscript(letter, level) if several else letter
+            bare = not several or (level == self.own and self._free(letter, name))
+            return letter if bare else self._subscript(letter, level)
         if level and inner in ("lr", "decay", "retain"):
             return self._word(inner)
         if level:
@@ -75,6 +76,13 @@ class Notation:
             return ("\\" + {"eps": "epsilon"}.get(name, name)) if self.latex else _GREEK[name]
         return name if len(name) == 1 else self._word(name)
 
+    def _free(self, letter: str, flow: str) -> bool:
+        """Whether a letter can stand for a level's own flow: nothing else is called so."""
+        system = self.system
+        taken = letter in system.flows or letter in system.inputs or letter in system.hypers
+        same = system.flows[flow].expr
+        return not taken or (same.op in ("flow", "input") and same.attr == letter)
+
     def _word(self, name: str) -> str:
         return rf"\mathrm{{{name.replace('_', chr(92) + '_')}}}" if self.latex else name
 
@@ -89,6 +97,9 @@ class Notation:
         name, time = attr
         text = self.symbol(name)
         mine = self.own is not None and (name == self.own or name.startswith(f"{self.own}."))
+        level, _, inner = name.rpartition(".")
+        if self.own is not None and not mine and level in self.system.levels:
+            text = self._subscript(self.symbol(inner), self.symbol(level))
         if time == "base" and mine:
             if self.plain_base:
                 return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, rewrite
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,18 @@ class Update:
 
     def expanded(self, state: str) -> Expr:
         """The new state over the state before the tick alone, every intermediate written out."""
-        from nlc.ir.expr import rewrite
 
         def fill(e: Expr) -> Expr | None:
             if e.op == "gradient" and e.attr in self.gradient:
-                return rewrite(self.gradient[e.attr], fill)
-            if e.op == "state" and e.attr[1] == "base" and e.attr[0] in self.base:
-                return self.base[e.attr[0]]
+                return self.started(rewrite(self.gradient[e.attr], fill))
             return None
 
-        return rewrite(self.new[state], fill)
+        return self.started(rewrite(self.new[state], fill))
+
+    def started(self, e: Expr) -> Expr:
+        """An expression over the states before the tick in place of those that the step starts from."""
+
+        def fill(n: Expr) -> Expr | None:
+            return self.base.get(n.attr[0]) if n.op == "state" and n.attr[1] == "base" else None
+
+        return rewrite(e, fill)

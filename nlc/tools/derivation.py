@@ -13,6 +13,7 @@ from nlc.ir.system import Level, System
 from nlc.ir.update import Update
 from nlc.lib.rules import RULES
 from nlc.passes.collect import collect
+from nlc.passes.factors import Named, factors, named
 from nlc.passes.simplify import simplify
 
 
@@ -31,24 +32,30 @@ def derivation(system: System, updates: dict[str, Update], level: str | None, fo
     return "\n\n".join(parts)
 
 
-def update_line(system: System, update: Update, state: str, latex: bool = False) -> str:
-    """``S ← αS(I − β k kᵀ) + β v kᵀ``: the whole step in one line."""
-    n = Notation(system, latex=latex, own=update.level, plain_base=True, marked=False)
-    arrow = r"\leftarrow" if latex else "←"
-    return f"{n.symbol(state)} {arrow} {expanded(update, state, n)}"
+def update_lines(system: System, update: Update) -> list[str]:
+    """``S ← αS(I − β k kᵀ) + β v kᵀ``: the whole step of each state, and what its names stand for."""
+    n = Notation(system, own=update.level, plain_base=True, marked=False)
+    names = factors(update)
+    steps = [f"{n.symbol(state)} ← {expanded(update, state, n, names)}" for state in update.new]
+    return steps + [f"{n.text(x.symbol)} = {n.text(x.expr)}" for x in names]
 
 
-def expanded(update: Update, state: str, n: Notation) -> str:
-    """The step with every intermediate written out, collected where it is affine in its state."""
-    e = simplify(update.expanded(state))
+def expanded(update: Update, state: str, n: Notation, names: list[Named]) -> str:
+    """The step with every intermediate but keys and errors written out, collected where it is affine."""
+    e = named(simplify(update.expanded(state)), _as_before(update, names))
     return collect(e, state, n) or n.text(e)
+
+
+def _as_before(update: Update, names: list[Named]) -> list[Named]:
+    """The names for expressions over the state before the tick, as ``Update.expanded`` writes them."""
+    return [replace(x, expr=simplify(update.started(x.expr))) for x in names]
 
 
 def _level(system: System, update: Update, latex: bool) -> str:
     level = system.levels[update.level]
-    rows = []
+    rows, names = [], factors(update)
     for i, state in enumerate(update.new):
-        rows += _state(system, level, update, state, latex, first=i == 0)
+        rows += _state(system, level, update, state, latex, first=i == 0, names=names)
     head = f"{level.name}, {level.clock}, {level.memory.text}" + (
         f": {level.doc}" if level.doc else ""
     )
@@ -79,7 +86,13 @@ Row = tuple[str, str, str, str]
 
 
 def _state(
-    system: System, level: Level, update: Update, state: str, latex: bool, first: bool
+    system: System,
+    level: Level,
+    update: Update,
+    state: str,
+    latex: bool,
+    first: bool,
+    names: list[Named],
 ) -> list[Row]:
     """The rows (left, relation, right, why) of one state's derivation."""
     bare = Notation(system, latex=latex, own=level.name, plain_base=True)
@@ -94,7 +107,10 @@ def _state(
         if first:  # the sweep back from the objective is one for all states
             name = S if len(update.new) == 1 else bare.symbol(level.name)
             rows.append((f"{ell}({name})", eq, bare.text(objective), "objective"))
-            rows += _chain(bare, update, state, latex)
+            rows += _chain(bare, update, state, latex) if not names else []
+            for x in names:
+                of = n.symbol(x.state)
+                rows.append((n.text(x.symbol), eq, n.text(x.expr), f"the {x.what} of {of}"))
         B = n.state((state, "base"))
         if not plain:
             said = (
@@ -111,16 +127,18 @@ def _state(
                 (
                     f"{nabla}{ell}({at})",
                     eq,
-                    n.text(update.gradient[state]),
+                    n.text(named(update.gradient[state], names)),
                     f"gradient at {'the last boundary' if level.anchor else B if plain else 'B'}",
                 )
             )
-        stepped = _with_gradient(update, state)
+        stepped = named(simplify(_with_gradient(update, state)), names)
         said = n.text(update.new[state]) if level.inner else _formula(level, n, B, at, latex)
         rows.append((S, arrow, said, _rule(level, bare)))
-        rows.append((S, arrow, replace(n, marked=False).text(simplify(stepped)), "gradient put in"))
+        filled = replace(n, marked=False).text(stepped)
+        if filled != said:
+            rows.append((S, arrow, filled, "gradient put in"))
     plainly = Notation(system, latex=latex, own=level.name, plain_base=True, marked=False)
-    whole = expanded(update, state, plainly)
+    whole = expanded(update, state, plainly, names)
     if not rows or rows[-1][2] != whole:
         rows.append((S, arrow, whole, "update" if level.rule is None else "multiplied out"))
     return rows
