@@ -130,6 +130,10 @@ class Notation:
             return str(e.attr[0]), ATOM
         if e.op == "total":
             return self._over(e), MUL
+        if e.op == "recent":
+            less = r"\mathrm{age} < " if self.latex else "age<"
+            sign = r"\sum" if self.latex else "Σ"
+            return f"{sign}_{{{less}{e.attr[0]}}} {self.inside(e.args[0], MUL)}", MUL
         if e.op == "ones":
             return "1", ATOM
         writer = getattr(self, f"_{e.op}", None)

@@ -137,11 +137,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Reset:
-    """At the end of every period of ``every`` the memory returns to ``to``, or to where it started."""
+    """At the end of every period of ``every`` the memory returns to ``to``, or to where it started.
+
+    ``rule``: the states of the level's rule start over with it.
+    """
 
     every: Clock
     to: Expr | None
     span: Span
+    rule: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,23 @@ class Level:
     @property
     def states(self) -> tuple[State, ...]:
         return self.memory.states
+
+    @property
+    def boundary(self) -> Clock | None:
+        """When its anchor moves: as a period starts, or behind the tick of a declared clock."""
+        if self.anchor is None or self.anchor.name:
+            return self.anchor
+        return replace(self.anchor, phase="start")
+
+    @property
+    def clocks(self) -> tuple[Clock, ...]:
+        """Every clock that something of it follows."""
+        found = (self.clock, self.anchor, self.reset.every if self.reset else None)
+        return tuple(c for c in found if c is not None)
+
+    def read_at(self, time: str) -> Clock:
+        """How often a read of its state changes."""
+        return self.boundary if time == "anchor" and self.boundary is not None else self.clock
 
     @property
     def expressions(self) -> Iterator[Expr]:
@@ -206,6 +227,11 @@ class System:
     @property
     def states(self) -> dict[str, State]:
         return {s.name: s for level in self.levels.values() for s in level.states}
+
+    @property
+    def declared(self) -> dict[str, Clock]:
+        """The declared clocks that drive something, by name."""
+        return {c.name: c for level in self.levels.values() for c in level.clocks if c.name}
 
     @property
     def sizes(self) -> dict[str, Number]:

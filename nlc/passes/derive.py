@@ -56,9 +56,9 @@ def gradient(
         if node in wanted:
             found[node] = simplify(add(found[node], g)) if node in found else g
             continue
-        if node.op == "total" and node.type.dims == ():
+        if node.op in ("total", "recent") and node.type.dims == ():
             for v, inner in gradient(node.args[0], wanted).items():
-                gathered = simplify(mul(g, make("total", inner, attr=node.attr)))
+                gathered = simplify(mul(g, make(node.op, inner, attr=node.attr)))
                 found[v] = simplify(add(found[v], gathered)) if v in found else gathered
             continue
         if node.op not in OPS or OPS[node.op].vjp is None:

@@ -103,7 +103,7 @@ class _Module:
                 f'"""Where a stream starts, for inputs like ``{first}``; memories are held in float32 at least."""'
             )
             slots = self.program.slots
-            if any(s.kind in ("level", "anchor", "gathered", "prev") for s in slots):
+            if any(s.kind in ("level", "anchor", "gathered", "prev", "recent") for s in slots):
                 w(f"dtype = torch.promote_types({first}.dtype, torch.float32)")
             if slots:
                 w(f"batch = {first}.shape[0]")
@@ -122,6 +122,9 @@ class _Module:
             taps = s.window.constant
             past = str(int(taps) - 1) if taps is not None else f"{self.printer.size(s.window)} - 1"
             return f"{first}.new_zeros({', '.join(['batch', past, *sizes])})"
+        if s.kind == "recent":
+            shape = ", ".join(["batch", self.printer.size(s.window), *sizes])
+            return f"{first}.new_zeros({shape}, dtype=dtype)"
         if s.kind == "cache":
             return f"{first}.new_zeros({', '.join(['batch', '0', *sizes])})"
         if s.init is not None and s.init.op == "state":  # starts where another level starts
@@ -246,6 +249,7 @@ class _Module:
         if loop.counter:
             start = next(s for s in self.program.slots if s.kind == "tick")
             w(f"{loop.counter} = int({start.var})", "tokens seen so far")
+            self.printer.numbers.add(loop.counter)
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
             for let in loop.first:
                 self._let(let)

@@ -57,6 +57,10 @@ class ShapesOf:
         for weight in self.system.weights.values():
             if weight.init is not None and (shape := self._of(weight.init)) not in (None, ()):
                 self._expect(weight.init, shape, weight.dims, f"weight `{weight.path}` is {{}}")
+        for name, clock in self.system.declared.items():
+            e = self.system.flows[clock.marks].expr
+            if (shape := self._of(e)) is not None:
+                self._expect(e, shape, (), f"clock `{name}`, {{}}")
         for name, e in self.system.output.items():
             declared = self.system.outputs.get(name)
             if (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.ops import num, sub
 from nlc.ir.program import Let, Program, Return, Slot
 from nlc.ir.system import System
 from nlc.ir.types import STEP, Type
@@ -27,12 +28,8 @@ class Gradients(Lowering):
         ticks = self._ticks()
         items = {n: Item(n, [f.expr], STEP) for n, f in system.flows.items() if n in self._needed()}
         for level in system.levels.values():
-            update = self.updates[level.name]
-            items[f"step {level.name}"] = Item(
-                f"step {level.name}",
-                [*update.base.values(), *update.gradient.values(), *update.new.values()],
-                level.clock,
-            )
+            items[f"step {level.name}"] = self.step_item(level)
+        items.update(self.clock_items())
         for key, (total, _) in self.totals.items():
             items[f"gather {key}"] = Item(
                 f"gather {key}", [total.args[0]], total.args[0].type.clock
@@ -48,22 +45,24 @@ class Gradients(Lowering):
                     self.var(self.state_vars[state], state_type(system.states[state], level)),
                 )
             )
+        parts: list[tuple[Item, list[Let]]] = []
         for item in ordered:
+            parts.append((item, lets := []))
             if item.name.startswith("step "):
-                body += self.step(system.levels[item.name[5:]])
+                lets += self.step(system.levels[item.name[5:]])
+            elif item.name.startswith("clock "):
+                lets.append(self.mask_item(item.name[6:]))
             elif item.name.startswith("gather "):
-                body += self.gather(item.name[7:])
+                lets += self.gather(item.name[7:])
             else:
                 self.reader = self.base
                 flow = system.flows[item.name]
-                body.append(
-                    Let(
-                        (self.flow_vars[item.name],),
-                        self.translate(flow.expr, item.name, body),
-                        "",
-                        flow.span,
-                    )
-                )
+                value = self.translate(flow.expr, item.name, lets)
+                lets.append(Let((self.flow_vars[item.name],), value, "", flow.span))
+        for item, lets in parts:
+            body += lets
+            if item.name.startswith("step "):
+                body += self.renewed_by(system.levels[item.name[5:]])
         slots = [
             Slot(s.name, self.state_vars[s.name], "level", state_type(s, level), s.init, s.learned)
             for level in system.levels.values()
@@ -103,13 +102,18 @@ class Gradients(Lowering):
         return rewrite(self.program_expr(self.hold(e)), remember)
 
     def _ticks(self) -> list[Slot]:
-        used = any(n.op == "index" for e in self._all() for n in walk(e))
+        used = any(n.op in ("index", "ticks") for e in self._all() for n in walk(e))
         if not used and not self.guarded:
             return []
         name = self.names("t")
         kind = Type((), False, STEP, dtype="int")
-        for level in (None, *self.system.levels):
-            self.vars[Expr("index", (), ("t", level))] = self.var(name, kind)
+        self.count = self.var(name, kind)
+        self.counting(self.system.levels)
+        before = sub(self.count, num(1))
+        for level in (None, *self.system.levels.values()):
+            slow = level is not None and level.clock.slow
+            read = self.seen(level, before) if slow else self.count
+            self.vars[Expr("index", (), ("t", level and level.name))] = read
         return [Slot("t", name, "tick", kind)]
 
     def _all(self) -> list[Expr]:

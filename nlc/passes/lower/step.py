@@ -13,6 +13,7 @@ from nlc.ir.system import Level, System
 from nlc.ir.types import STEP, TOKEN, Type
 from nlc.ir.update import Update
 from nlc.passes.lower.periods import Periods, state_leaf, state_type
+from nlc.passes.lower.schedule import Item
 from nlc.passes.naming import Names
 
 
@@ -34,7 +35,35 @@ class Lowering(Periods):
         self.kept: dict[str, str] = {}
         self.holds: dict[Expr, str] = {}
         self.base = self.reader = TOKEN if system.context == "tokens" else STEP
+        kind = Type((), False, self.base, dtype="bool")
+        self.masks = {name: leaf("var", self.names(f"at_{name}"), kind) for name in system.declared}
         self._memories()
+
+    @property
+    def carried(self) -> set[str]:
+        """The variables that live from tick to tick."""
+        slots = {s.var for s in (*self.timed, *self.slots)}
+        return {*self.state_vars.values(), *self.holds.values(), *slots}
+
+    def windows_type(self, var: str) -> Type:
+        return next(s.type for s in (*self.timed, *self.slots) if s.var == var)
+
+    def step_item(self, level: Level) -> Item:
+        """A step as something to schedule: what it reads, and the clock that it waits for."""
+        update = self.updates[level.name]
+        exprs = [*update.base.values(), *update.gradient.values(), *update.new.values()]
+        if level.clock.name:
+            exprs.append(leaf("clock", level.clock.name, self.masks[level.clock.name].type))
+        return Item(f"step {level.name}", exprs, level.clock)
+
+    def clock_items(self) -> dict[str, Item]:
+        """The declared clocks as things to schedule."""
+        flows = self.system.flows
+        out = {}
+        for name, clock in self.system.declared.items():
+            e = leaf("flow", clock.marks, flows[clock.marks].expr.type)
+            out[f"clock {name}"] = Item(f"clock {name}", [e], self.base)
+        return out
 
     # -------------------------------------------------------------------------------------------- names
 
@@ -100,8 +129,8 @@ class Lowering(Periods):
             )
             note, where = f"{level.rule.name}({args})", level.rule.span
         news = [let(self.state_vars[s.name], update.new[s.name], note, where) for s in level.states]
-        when = self._guard(level)
-        return [replace(x, when=when) if when else x for x in lets + _together(news, self.names)]
+        ticked = [] if level.clock.late else self.counted(level)
+        return self.during(level.clock, lets + _together(news, self.names)) + ticked
 
 
 def _together(lets: list[Let], names: Names) -> list[Let]:

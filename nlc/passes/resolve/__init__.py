@@ -11,7 +11,7 @@ from dataclasses import replace
 from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Flow, Input, Level, Memory, System, Weight
-from nlc.ir.types import Dim, Dims
+from nlc.ir.types import Clock, Dim, Dims
 from nlc.passes.resolve.checks import check_level, check_whole, unread, warn_unused, without_unread
 from nlc.passes.resolve.constants import settle
 from nlc.passes.resolve.level import initial, resolve_level
@@ -48,6 +48,10 @@ def resolve(tree: SpecTree, report: Report, known_rules: frozenset[str] = frozen
     flows: dict[str, Flow] = {}
     for name, let in scope.lets.items():
         flows[name] = Flow(name, terms.resolve(let.expr, Place(name, reader=name)), let.span)
+    unit = "step" if scope.gradients else "token"
+    for name, item in scope.clocks.items():
+        marks = Clock("every", unit, name=name).marks
+        flows[marks] = Flow(marks, terms.resolve(item.expr, Place(f"clocks.{name}")), item.span)
     levels: dict[str, Level] = {}
     for name, level in scope.levels.items():
         check_level(level, memories.get(name), scope)

@@ -24,6 +24,7 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
             level, scope, "frequency", "when does it tick?", f"for example `frequency: {usual}`"
         )
     _later_keys(level, scope)
+    _phase(level, scope)
     for part in (level.anchor, level.reset.every if level.reset is not None else None):
         if part is not None:
             _unit(part, scope)
@@ -121,9 +122,50 @@ def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
         scope.later(f"`frequency: {_shown(tree)}`", tree.span)
 
 
+def _phase(level: LevelTree, scope: Scope) -> None:
+    """Only a period has a start and an end."""
+    ticks = clock(scope, level.frequency)
+    if level.phase is None or ticks is None or ticks.slow:
+        return
+    scope.report.add(
+        "NLC210",
+        f"`phase` of level `{level.name}` has no effect",
+        level.keys["phase"],
+        f"`{_shown(level.frequency)}` has no period",
+        helps=["remove it"],
+    )
+
+
+def _unused_clocks(scope: Scope) -> None:
+    """A declared clock drives a level's frequency, anchor or reset, or it is in vain."""
+    used = set()
+    for level in scope.tree.levels:
+        reset = level.reset.every if level.reset is not None else None
+        used |= {tree.unit for tree in (level.frequency, level.anchor, reset) if tree is not None}
+    for name, item in scope.clocks.items():
+        if name not in used and not scope.tree.partial and "levels" not in scope.tree.lost:
+            scope.report.add(
+                "NLC210",
+                f"clock `{name}` is never used",
+                item.span,
+                "no level ticks or starts over by it",
+                helps=[f"remove it, or write for example `reset: every {name}` in a level"],
+            )
+
+
 def _unit(tree: ClockTree, scope: Scope) -> bool:
     """Whether a clock counts what this context counts."""
     unit = "step" if scope.gradients else "token"
+    if tree.count is not None and tree.unit in scope.clocks:
+        message = f"`{_shown(tree)}` counts the ticks of a declared clock"
+        _misplaced(
+            scope,
+            message,
+            tree.span,
+            f"`{tree.unit}` ticks where the data says, in no period",
+            f"write `every {tree.unit}`, or declare a clock that ticks less often",
+        )
+        return False
     if tree.unit in ("token", "step") and tree.unit != unit:
         message = f"{scope.context} has no `{_shown(tree)}`"
         usual = f"write `every {unit}` or `every n {unit}s`"
@@ -141,9 +183,8 @@ def _misplaced(scope: Scope, message: str, span: Span, label: str, help: str = "
 
 
 def _later_keys(level: LevelTree, scope: Scope) -> None:
-    for key in ("phase", "through"):
-        if key in level.keys:
-            scope.later(f"`{key}`", level.keys[key])
+    if "through" in level.keys:
+        scope.later("`through`", level.keys["through"])
     e = level.objective
     if e is not None and e.op == "name" and e.attr == "loss":
         scope.later("`objective: loss`", e.span)
@@ -155,9 +196,10 @@ def _later_keys(level: LevelTree, scope: Scope) -> None:
 def check_whole(scope: Scope) -> None:
     """What a system of this context must have, and what this version does not build."""
     tree, report = scope.tree, scope.report
-    for key in ("clocks", "use", "applies_to", "grad_at", "eval_at"):
+    for key in ("use", "applies_to", "grad_at", "eval_at"):
         if key in tree.keys:
             scope.later(f"`{key}`", tree.keys[key])
+    _unused_clocks(scope)
     if scope.gradients:
         _check_gradients(scope)
         return

@@ -26,6 +26,9 @@ def resolve_level(
             STEP if terms.scope.gradients else TOKEN
         )  # reported; what follows goes on with the usual one
 
+    if ticks is not None and ticks.slow and level.phase is not None:
+        ticks = replace(ticks, phase=level.phase.text)
+
     def own(key: str, mode: str) -> Expr | None:
         e = getattr(level, key)
         return None if e is None else terms.resolve(e, Place(f"{name}.{key}", name, mode, key=key))
@@ -75,7 +78,7 @@ def _reset(level: LevelTree, terms: Terms) -> Reset | None:
     to = None
     if tree.to is not None:
         to = terms.resolve(tree.to, Place(f"{level.name}.reset", level.name, "flow", key="reset"))
-    return Reset(every, to, tree.span)
+    return Reset(every, to, tree.span, tree.rule)
 
 
 def _is_loss(level: LevelTree) -> bool:
