@@ -15,7 +15,7 @@ from nlc.ir.expr import Expr, rewrite, substitute, walk
 from nlc.ir.ops import OPS, NotDifferentiable, add, div, leaf, make, mul, num, sub
 from nlc.ir.shapes import ShapeError
 from nlc.ir.system import Level, State, System
-from nlc.ir.types import Type
+from nlc.ir.types import Type, fastest
 from nlc.ir.update import Step, Update
 from nlc.passes.affine import NotAffine, affine
 from nlc.passes.infer.shapes import never_learns
@@ -76,6 +76,17 @@ def gradient(
     return found
 
 
+def _as_often(e: Expr) -> Expr:
+    """``e`` with the clocks of what now stands in it: a boundary is read less often than the variable moves."""
+
+    def rule(n: Expr) -> Expr | None:
+        if not n.args or n.op in ("total", "recent"):
+            return None
+        return n.with_type(n.type.at(fastest(a.type.clock for a in n.args)))
+
+    return rewrite(e, rule)
+
+
 class _Level:
     """One level's derivation."""
 
@@ -122,7 +133,8 @@ class _Level:
     # -------------------------------------------------------------------------------------------- leaves
 
     def _leaf(self, s: State, time: str) -> Expr:
-        return leaf("state", (s.name, time), Type(s.dims, self.level.head, self.level.clock))
+        kind = Type(s.dims, self.level.head, self.level.read_at(time))
+        return leaf("state", (s.name, time), kind)
 
     def _prev(self, s: State) -> Expr:
         return self._leaf(s, "prev")
@@ -189,7 +201,7 @@ class _Level:
         for v, s in variables.items():
             if v in found:
                 steps[s.name].extend(trace)
-                out[s.name] = simplify(substitute(found[v], point))
+                out[s.name] = simplify(_as_often(substitute(found[v], point)))
         return out
 
     def _inner_grads(self, e: Expr) -> Expr:

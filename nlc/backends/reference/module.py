@@ -11,6 +11,7 @@ from nlc.backends.reference.file import (
     class_name,
     close_file,
     open_file,
+    ticks_now,
     title,
     write_let,
 )
@@ -18,7 +19,7 @@ from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr
-from nlc.ir.program import Guard, Let, Loop, Program, Return, Slot
+from nlc.ir.program import Let, Loop, Program, Return, Slot
 from nlc.ir.types import Dim, Like, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
@@ -262,7 +263,7 @@ class _Module:
                     for let in lets:
                         self._let(let)
                     continue
-                with w.block(f"if {self._ends(when, loop.counter)}:"):
+                with w.block(f"if {ticks_now(when, loop.counter, self.printer)}:"):
                     for let in lets:
                         self._let(let)
             for outer, name in loop.collects.items():
@@ -270,14 +271,6 @@ class _Module:
             w.depth -= 1
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
-
-    def _ends(self, when: Guard, counter: str) -> str:
-        """Whether this tick is the last (or the first) of a period."""
-        size = self.printer.size(when.period)
-        size = f"({size})" if " " in size else size
-        return (
-            f"{counter} % {size} == 0" if when.phase == "end" else f"({counter} - 1) % {size} == 0"
-        )
 
     def _loop_head(self, loop: Loop) -> None:
         """``for k_t, v_t in ticks(S.dtype, k, v):``, over as many lines as it needs."""

@@ -10,6 +10,7 @@ from nlc.backends.reference.file import (
     class_name,
     close_file,
     open_file,
+    ticks_now,
     title,
     write_let,
 )
@@ -186,16 +187,20 @@ class _Optimizer:
             elif s.kind != "held":
                 w(f'{s.var} = state["{s.key}"]')
         for s in (s for s in self.kept if s.kind == "held"):
-            value = self.printer(s.init)
-            w(f'{s.var} = state["{s.key}"] if "{s.key}" in state else {value}', "held")
+            value, kept = self.printer(s.init), f'state["{s.key}"] if "{s.key}" in state'
+            if 4 * w.depth + len(f"{s.var} = {kept} else {value}") <= WIDTH:
+                w(f"{s.var} = {kept} else {value}", "held")
+                continue
+            w(f"{s.var} = (", "held")
+            w(f"    {kept} else {value}")
+            w(")")
         tick = next((s.var for s in self.kept if s.kind == "tick"), "")
         for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
             if when is None:
                 for let in lets:
                     self._let(let)
                 continue
-            size = self.printer.size(when.period)
-            with w.block(f"if {tick if when.phase == 'end' else f'({tick} - 1)'} % {size} == 0:"):
+            with w.block(f"if {ticks_now(when, tick, self.printer)}:"):
                 for let in lets:
                     self._let(let)
         for s in self.kept:

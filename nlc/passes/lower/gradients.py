@@ -131,6 +131,7 @@ class Gradients(Lowering):
             for e in (*u.base.values(), *u.gradient.values(), *u.new.values())
         ]
         stack += [total.args[0] for total, _ in self.totals.values()]
+        stack += [e for item in self.clock_items().values() for e in item.exprs]
         while stack:
             for n in walk(stack.pop()):
                 if n.op == "flow" and n.attr not in seen:
