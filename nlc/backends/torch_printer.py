@@ -392,11 +392,8 @@ class TorchPrinter:
 
     def op_ages(self, e: Expr) -> tuple[str, int]:
         like = self(e.args[0])
-        size = self.size(e.attr)
-        return (
-            f"torch.arange({size} - 1, -1, -1, device={like}.device, dtype={like}.dtype)",
-            ATOM,
-        )
+        oldest = self.size(e.attr - 1)
+        return f"torch.arange({oldest}, -1, -1, device={like}.device, dtype={like}.dtype)", ATOM
 
     def op_size(self, e: Expr) -> tuple[str, int]:
         text = self.size(e.attr)

@@ -41,6 +41,8 @@ class Ticks:
         """Everywhere computed, and kept where the mask is set: only what is carried has a value to keep."""
         if len(let.names) == 1 and let.names[0] in self.carried:
             old = leaf("var", let.names[0], let.expr.type)
+            if let.expr.op == "push":  # a window has an axis of its own
+                mask = Expr("lift", (mask,), None, mask.type)
             return [replace(let, expr=make("where", mask, let.expr, old))]
         kept = [n for n in let.names if n in self.carried]
         fresh = {n: self.names(f"{n}_next") for n in kept}

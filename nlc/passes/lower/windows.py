@@ -69,7 +69,8 @@ class Windows:
 
         inner = over(n.args[0])
         if not spread:
-            inner = make("mul", seen, inner)
+            one = inner.op == "num" and inner.attr == 1
+            inner = seen if one else make("mul", seen, inner)
         name = self.names(f"{level.name}_recent")
         lets.append(Let((name,), Expr("recent", (inner, seen), None, n.type), "", n.span))
         self.vars[value] = self.var(name, n.type)
