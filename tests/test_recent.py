@@ -132,48 +132,99 @@ system: headed
 context: tokens
 hyper: {n: 3, d: n * heads}
 heads: 2
-inputs: {x: [d], mask: []}
+inputs: {x: [d]}
 let:
   k: l2norm(split(linear(x)))
-  shared: slice(x, 0, n)
+  gate: sigmoid(dot(slice(x, 0, 1), slice(x, 1, 2)))
 levels:
   S:
     frequency: every token
     memory: matrix(n, n)
-    objective: sum(sigmoid(mask) * sigmoid(split(linear(x, heads))) * 0.5 * sqnorm(S(k) - shared), last=3)
+    objective: sum(gate * sigmoid(split(linear(x, heads))) * 0.5 * sqnorm(S(k) - slice(x, 0, n)), last=3)
     rule: gd(lr=0.5)
-output: {y: merge(S(k))}
-outputs: {y: [d]}
+output: merge(S(k))
+outputs: {y: [n * heads]}
 """
+
+
+def headed(x, net):
+    import torch
+    from torch.nn.functional import linear
+
+    weights = dict(net.named_parameters())
+    to_k = next(w for n, w in weights.items() if n.startswith("k."))
+    gate = next(w for n, w in weights.items() if n.startswith("S."))
+    x = x["x"]
+    k = linear(x, to_k).unflatten(-1, (2, 3))
+    k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+    rate = (x[..., :1] * x[..., 1:2]).sigmoid() * linear(x, gate).sigmoid()
+    v = x[..., None, :3]
+    S, out = torch.zeros(2, 2, 3, 3, dtype=torch.float64), []
+    for i in range(13):
+        gradient = 0
+        for j in range(max(0, i - 2), i + 1):
+            error = read(S, k[:, j]) - v[:, j]
+            gradient = gradient + rate[:, j, :, None, None] * outer(error, k[:, j])
+        S = S - 0.5 * gradient
+        out.append(read(S, k[:, i]).flatten(-2))
+    return {"y": torch.stack(out, 1)}
 
 
 def test_a_window_of_heads() -> None:
     import torch
 
-    x = {**flows("x", 13), **{"x": torch.cat(list(flows("ab", 13).values())[:2], -1)}}
-    x = {"x": x["x"], "mask": flows("k", 13)["mask"]}
+    x = flows("ab", 13)
+    agree(HEADS, headed, {"x": torch.cat([x["a"], x["b"]], -1)}, stops=(1, 4, 9))
+
+
+GATHERED = """
+nlc: 1
+system: gathered
+context: tokens
+hyper: {d: 3}
+inputs: {k: [d], v: [d], mask: []}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(d, d)
+    objective: mean(0.5 * sqnorm(S(k) - v), last=3) + mask
+    rule: dgd(lr=0.1, decay=0.9)
+    init: learned
+  B:
+    frequency: every 4 tokens
+    memory: matrix(d, d)
+    objective: sum(0.5 * sqnorm(B(k) - v))
+    retain: 0.8
+    rule: dgd(lr=0.02)
+    init: learned
+output: {s: S @ k, b: B @ k}
+"""
+
+
+def test_what_dgd_erases_is_summed_over_the_same_ticks() -> None:
+    """And a gradient that is gathered is taken at B, what ``retain`` leaves of the state."""
+    import torch
 
     def loop(x, net):
-        from torch.nn.functional import linear
-
-        weights = dict(net.named_parameters())
-        to_k = next(w for n, w in weights.items() if n.startswith("k."))
-        gate = next(w for n, w in weights.items() if n.startswith("S."))
-        k = linear(x["x"], to_k).unflatten(-1, (2, 3))
-        k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
-        rate = x["mask"].sigmoid()[..., None] * linear(x["x"], gate).sigmoid()
-        v = x["x"][..., None, :3]
-        S, out = torch.zeros(2, 2, 3, 3, dtype=torch.float64), []
-        for i in range(13):
-            gradient = 0
+        S, B = (net.get_submodule(n).init.expand(2, 3, 3) for n in "SB")
+        out: dict[str, list] = {"s": [], "b": []}
+        both = torch.zeros_like(B)
+        for i in range(x["k"].shape[1]):
+            k, v = x["k"][:, i], x["v"][:, i]
+            terms = []
             for j in range(max(0, i - 2), i + 1):
-                error = read(S, k[:, j]) - v[:, j]
-                gradient = gradient + rate[:, j, :, None, None] * outer(error, k[:, j])
-            S = S - 0.5 * gradient
-            out.append(read(S, k[:, i]).flatten(-2))
-        return {"y": torch.stack(out, 1)}
+                a, b = x["k"][:, j], x["v"][:, j]
+                terms.append(outer(read(S, a) - b, a) + outer(read(S, a), a))
+            S = 0.9 * S - 0.1 * sum(terms) / len(terms)
+            out["s"].append(read(S, k))
+            out["b"].append(read(B, k))
+            kept = 0.8 * B
+            both = both + outer(read(kept, k) - v, k) + outer(read(kept, k), k)
+            if (i + 1) % 4 == 0:
+                B, both = kept - 0.02 * both, torch.zeros_like(both)
+        return {n: torch.stack(o, 1) for n, o in out.items()}
 
-    agree(HEADS, loop, x, stops=(1, 4, 9))
+    agree(GATHERED, loop, flows("kv", 22))
 
 
 def test_a_window_holds_vectors_and_each_once() -> None:

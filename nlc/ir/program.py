@@ -22,8 +22,9 @@ class Slot:
 
     ``kind``: ``level`` (a memory's state), ``anchor`` (that state at its last boundary), ``start`` (where
     it started), ``gathered`` (a sum over a period so far), ``window`` (the last tokens a convolution
-    saw), ``recent`` (the last values for a sum over them), ``prev`` (a flow one tick earlier), ``cache`` (keys or values), ``tick`` (an integer count),
-    ``held`` (a value of a slow state, ``init`` from the others where it is not there yet).
+    saw), ``recent`` (the last values of what a sum over a window reads), ``prev`` (a flow one tick
+    earlier), ``cache`` (keys or values), ``tick`` (an integer count), ``held`` (a value of a slow state,
+    ``init`` from the others where it is not there yet).
     ``key`` is its name in the state dict, ``var`` the program variable that holds it.
     """
 

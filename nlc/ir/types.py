@@ -189,7 +189,7 @@ class Clock:
 
     @property
     def late(self) -> bool:
-        """Whether it ticks behind everything that happens in the tick: in order, what is slow and not of phase start."""
+        """Whether it ticks behind all that happens in the tick: slow, and not of phase ``start``."""
         return self.slow and self.phase == "end"
 
     def faster(self, other: Clock) -> bool:

@@ -75,10 +75,12 @@ class _Clocks:
     def _leaf(self, n: Expr) -> Clock:
         if n.op == "flow":
             return self._flow(n.attr)
-        if n.op == "state":
-            return self.system.levels[self.owner[n.attr[0]]].read_at(n.attr[1])
-        if n.op == "index" and n.attr[1] is not None:  # a level counts its own ticks
-            return self.system.levels[n.attr[1]].clock
+        if n.op == "state" or (n.op == "index" and n.attr[1] is not None):
+            name = self.owner.get(n.attr[0]) if n.op == "state" else n.attr[1]
+            level = self.system.levels.get(name)
+            if level is None:
+                return NEVER  # it has a mistake that is reported
+            return level.read_at(n.attr[1]) if n.op == "state" else level.clock  # its own ticks
         if n.op in ("input", "g") or (n.op == "index" and n.attr[0] != "head"):
             return self.base
         return STEP if n.op == "weight" else NEVER
@@ -98,15 +100,35 @@ class _Clocks:
                 self._loose(marked, level)
             return marked
 
+        objective, retain = each(level.objective), each(level.retain)
+        self._too_late(level, objective, retain)
         return replace(
             level,
-            objective=each(level.objective),
-            retain=each(level.retain),
+            objective=objective,
+            retain=retain,
             toward=each(level.toward),
             project=each(level.project),
             rule=level.rule
             and replace(level.rule, args={k: each(e) for k, e in level.rule.args.items()}),
             update=level.update and {k: each(e) for k, e in level.update.items()},
+        )
+
+    def _too_late(self, level: Level, objective: Expr | None, retain: Expr | None) -> None:
+        """A gradient that is gathered is taken at B, which must be known before the period ends."""
+        late = next((n for n in walk(retain) if n.op == "total"), None) if retain else None
+        gathers = objective is not None and any(
+            n.op == "total" and any(x.op == "state" and x.attr[1] == "var" for x in walk(n))
+            for n in walk(objective)
+        )
+        if late is None or not gathers or level.anchor is not None:
+            return
+        self.report.add(
+            "NLC405",
+            f"`retain` of level `{level.name}` is not known until its period ends",
+            late.span or level.span,
+            "the gradient is gathered before",
+            related=[Label(level.keys.get("objective", level.span), "at the state times `retain`")],
+            helps=["write it as `decay=` of the rule, which acts beside the gradient"],
         )
 
     def _window(self, n: Expr, level: Level) -> Expr | None:

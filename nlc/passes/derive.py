@@ -267,8 +267,33 @@ class _Level:
             lr = div(lr, add(num(1.0), mul(lr, length)))
         base = self._leaf(s, "base")
         erased = base if bias else make("outer", make("matmul", base, x), x)
+        gathered = self._gathered(s, erased)
+        if gathered is not erased and exact is not None and exact.attr is True:
+            self.report.add(
+                "NLC503",
+                f"`dgd(…, exact=true)` takes one key, and `{s.name}` has one for each tick",
+                self.level.rule.span,
+                "the exact step of several is no sum",
+                helps=["leave `exact` out, or let the level tick as often as its keys"],
+            )
+            return None
         stepped = self._gd(s, found, lr)
-        return sub(stepped, mul(lr, erased))
+        return sub(stepped, mul(lr, gathered))
+
+    def _gathered(self, s: State, erased: Expr) -> Expr:
+        """What is erased, over the same ticks as the objective: one term for each key (language §3)."""
+        variable = self._leaf(s, "var")
+        for node in walk(self.level.objective):
+            counted = node.op == "div" and node.args[0].op == node.args[1].op == "recent"
+            inner = node.args[0] if counted else node
+            if inner.op in ("total", "recent") and variable in set(walk(inner)):
+                summed = make(inner.op, erased, attr=inner.attr)
+                means = any(
+                    n.op == "div" and n.args[0] == inner for n in walk(self.level.objective)
+                )
+                count = make("recent", num(1.0), attr=inner.attr) if inner.op == "recent" else None
+                return div(summed, count) if means and count is not None else summed
+        return erased
 
     def _key(self, s: State) -> Expr | None:
         """The input of a weight in the objective: what stands right of it in ``W @ z``; 1 for a bias."""

@@ -14,7 +14,7 @@ from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, System
-from nlc.ir.types import STEP, Dim, Dims, Like
+from nlc.ir.types import STEP, TOKEN, Dim, Dims, Like
 
 SLOW = "weights"
 
@@ -222,7 +222,9 @@ def _cycles(system: System, report: Report) -> None:
         for e in level.expressions:
             note(f"level {name}", e)
         if level.clock.name:
-            note(f"level {name}", Expr("flow", (), level.clock.marks, None, level.keys["frequency"]))
+            note(
+                f"level {name}", Expr("flow", (), level.clock.marks, None, level.keys["frequency"])
+            )
     for component in nx.strongly_connected_components(needs):
         some = next(iter(component))
         if len(component) == 1 and not needs.has_edge(some, some):
@@ -238,6 +240,8 @@ def _slower(system: System, source: str, reader: str) -> bool:
         return False
     kind, by = reader.split(" ", 1)
     clock = system.levels[by].clock if kind == "level" else system.flows[by].expr.type.clock
+    if by in {c.marks for c in system.declared.values()}:  # asked in every tick
+        clock = STEP if system.context != "tokens" else TOKEN
     return system.levels[name].clock.held_for(clock)
 
 

@@ -15,7 +15,6 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.system import System
 from nlc.ir.update import Update
 
-
 _CARRIED = frozenset("state gradient variable gathered held ticks recent windowed".split())
 
 
@@ -46,7 +45,9 @@ class Recurrence:
     def _counted(self, node: Expr) -> bool:
         """Whether it is a count that differs from sequence to sequence: ``t`` of a declared clock."""
         level = node.attr[1]
-        return node.attr[0] == "t" and level is not None and bool(self.system.levels[level].clock.name)
+        return (
+            node.attr[0] == "t" and level is not None and bool(self.system.levels[level].clock.name)
+        )
 
     def flow(self, name: str) -> bool:
         if name not in self._flow:

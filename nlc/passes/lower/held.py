@@ -132,7 +132,6 @@ class Held:
         return [x for clock, lets in out.items() for x in self.during(clock, lets)]
 
 
-
 def _ends_too(p: Clock, q: Clock) -> bool:
     """Whether every end of a period ``p`` is one of ``q`` too, whatever the hypers."""
     return not p.name and not q.name and p.phase == q.phase and _multiple(p.count, q.count)

@@ -81,7 +81,7 @@ class Periods(Held, Ticks):
 
     def _gathered(self, total: Expr, level: Level) -> Expr:
         """What one sum comes to; counts of ticks are shared where the ticks are the same."""
-        kind, clock = total.attr
+        kind = total.attr[0]
         kind_of = total.type if kind != "count" else replace(total.type, dims=(), head=False)
         for key, (known, _) in self.totals.items():
             alike = known.args[0].type.clock == total.args[0].type.clock
@@ -149,11 +149,10 @@ class Periods(Held, Ticks):
         total, level = self.totals[key]
         kind, inner = total.attr[0], total.args[0]
         lets: list[Let] = []
-        for s in level.states:  # a slow state is constant inside its period
-            self.vars.setdefault(
-                state_leaf(s, level, "base"),
-                self.var(self.state_vars[s.name], state_type(s, level)),
-            )
+        self.reader = level.clock
+        for s in level.states:  # a slow state is constant inside its period, and so is its base
+            base = self.translate(self.updates[level.name].base[s.name], level.name, lets)
+            self.vars.setdefault(state_leaf(s, level, "base"), base)
         self.reader = ticks = inner.type.clock
         value = num(1.0) if kind == "count" else self.translate(inner, key, lets)
         sofar = self.vars[leaf("gathered", key, total.type)]
@@ -171,9 +170,7 @@ class Periods(Held, Ticks):
         for key, (total, level) in self.totals.items():
             if total.attr[0] != "last":
                 sofar = self.vars[leaf("gathered", key, total.type)]
-                out += self.during(
-                    level.clock, [Let((str(sofar.attr),), make("zeros", sofar))]
-                )
+                out += self.during(level.clock, [Let((str(sofar.attr),), make("zeros", sofar))])
         for level in self.system.levels.values():
             out += self.counted(level) if level.clock.late else []
         resets = [level for level in self.system.levels.values() if level.reset]

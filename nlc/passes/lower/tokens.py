@@ -19,7 +19,6 @@ from nlc.passes.naming import describe
 from nlc.passes.recurrence import Recurrence
 from nlc.passes.share import share
 
-
 COUNTS = ("t", "pos")  # what is counted from the start of the stream
 
 

@@ -1,7 +1,7 @@
 """``sum(e, last=c)``: a window of the last values of what e reads, over which e is computed anew in every tick.
 
-The level's own state in e is the current one (the Omega rule). All operators work on trailing axes, so e is computed for
-the whole window at once, along an axis behind the batch.
+The level's own state in e is the current one (the Omega rule). All operators work on trailing axes, so e is
+computed for the whole window at once, along an axis behind the batch.
 """
 
 from __future__ import annotations
@@ -104,8 +104,5 @@ class Windows:
         return self.vars[known]
 
 
-
 def _is_age(e: Expr) -> bool:
     return e.op == "index" and e.attr[0] == "age"
-
-
