@@ -56,7 +56,7 @@ class _Clocks:
             window = node.op == "recent"
             self.report.add(
                 "NLC404",
-                "a sum over the last ticks stands in an expression of a level"
+                "only a level sums over its last ticks"
                 if window
                 else "`last` reads over the period of a slower level",
                 node.span or self.system.span,

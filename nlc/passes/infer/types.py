@@ -183,7 +183,7 @@ class TypesOf:
                     "NLC404",
                     f"clock `{name}` is the same for every token",
                     flow.expr.span or flow.span,
-                    f"it is computed {kind.clock}",
+                    "nothing in it comes from the tokens",
                     helps=["a declared clock reads an input, such as `mask: []`"],
                 )
 
