@@ -191,9 +191,10 @@ class _Optimizer:
             if 4 * w.depth + len(f"{s.var} = {kept} else {value}") <= WIDTH:
                 w(f"{s.var} = {kept} else {value}", "held")
                 continue
-            w(f"{s.var} = (", "held")
-            w(f"    {kept} else {value}")
-            w(")")
+            with w.block(f'if "{s.key}" in state:'):
+                w(f'{s.var} = state["{s.key}"]')
+            with w.block("else:"):
+                self._let(Let((s.var,), s.init, "held"))
         tick = next((s.var for s in self.kept if s.kind == "tick"), "")
         for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
             if when is None:
