@@ -489,3 +489,77 @@ def test_what_reads_the_boundary_alone_is_computed_once_a_chunk() -> None:
     assert "torch.tanh(S_W_anchor)" in inside[inside.index("(count - 1) % self.chunk == 0") :]
     assert loop.count("torch.tanh(S_W_anchor)") == 1
     assert "mT_held" not in source and "T_S" not in source  # a view is not worth it
+
+
+# ---------------------------------------------------------------------------------------------------- the rest
+
+
+def test_a_convolution_of_a_declared_level_runs_over_its_ticks() -> None:
+    import torch
+
+    text = """
+nlc: 1
+system: convolved
+context: tokens
+hyper: {d: 3}
+inputs: {k: [d], v: [d], mask: []}
+clocks: {episode: mask}
+levels:
+  E:
+    frequency: every episode
+    memory: matrix(d, d)
+    update: 0.5 * E + outer(conv(E(last(k)) + last(v), 3), last(k))
+    init: learned
+output: E(k)
+"""
+
+    def loop(x, net):
+        E, out = net.E.init.expand(2, 3, 3), []
+        taps = next(p for n, p in net.named_parameters() if n.endswith("conv.weight"))
+        windows = [torch.zeros(2, 3, dtype=torch.float64) for _ in range(3)]
+        for i in range(x["k"].shape[1]):
+            k, v, on = x["k"][:, i], x["v"][:, i], (x["mask"][:, i] > 0)[:, None]
+            out.append(read(E, k))
+            moved = [*windows[1:], read(E, k) + v]
+            windows = [torch.where(on, a, b) for a, b in zip(moved, windows, strict=True)]
+            mixed = sum(w * taps[:, j] for j, w in enumerate(windows))
+            E = torch.where(on[..., None], 0.5 * E + outer(mixed, k), E)
+        return {"y": torch.stack(out, 1)}
+
+    agree(text, loop, flows("kv", 24))
+
+
+@pytest.mark.parametrize("text", [START, COUNTS, EPISODES, BOUNDARY])
+def test_the_core_of_a_system_keeps_its_time(text: str) -> None:
+    """The operator form starts from zeros; so does the module whose starts are zero."""
+    import torch
+
+    x = flows("kv", 19)
+    whole, core = nlc.loads(text).compile()().double(), nlc.loads(text, operator=True).compile()()
+    with torch.no_grad():
+        for p in whole.parameters():
+            p.zero_()
+    _, state = whole(**x)
+    names = nlc.loads(text, operator=True).system.inputs
+    _, mine = core(**{n: x[n] for n in names})
+    same = [n for n in state if n in mine]
+    assert {n for n in same if "." not in n} >= set(nlc.loads(text).system.levels) - {"S"}
+    for n in same:
+        torch.testing.assert_close(mine[n], state[n], rtol=0, atol=1e-12)
+
+
+def test_the_graph_tells_a_held_state_from_one_of_this_tick() -> None:
+    start, declared = nlc.loads(START).graph, nlc.loads(EPISODES).graph
+    assert start.graph["levels"] == [["S"], ["B"], ["A"], ["weights"]]
+    assert start.edges["B", "A"]["reads"] == ("same-tick",)
+    assert declared.graph["levels"] == [["S", "R"], ["A", "F"], ["weights"]]
+    assert declared.edges["A", "R"]["reads"] == ("held",)
+    slow, ordered = (START.replace("S(k) - v)", f"S(k) - {n} @ v)") for n in "AB")
+    assert nlc.loads(slow).graph.edges["A", "S"]["reads"] == ("held",)
+    assert "NLC403" in {d.code for d in nlc.loads(ordered).check().diagnostics}
+
+
+def test_a_reset_may_take_its_rule_along() -> None:
+    text = EPISODES.replace("reset: every episode", "reset: {every: episode, rule: true}")
+    assert nlc.loads(text).system.levels["S"].reset.rule
+    assert not nlc.loads(text).system.levels["R"].reset.rule

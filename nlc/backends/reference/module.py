@@ -16,7 +16,7 @@ from nlc.backends.reference.file import (
     write_let,
 )
 from nlc.backends.reference.weights import Weights
-from nlc.backends.torch_printer import TorchPrinter
+from nlc.backends.torch_printer import ATOM, TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr
 from nlc.ir.program import Let, Loop, Program, Return, Slot
@@ -237,7 +237,9 @@ class _Module:
 
     def _conv_step(self, let: Let) -> None:
         p, name, window = self.printer, let.names[0], let.names[1]
-        conv = f"{p.use('causal_conv')}({p(let.expr.args[0])}.unsqueeze(1), {p._conv_weight(let.expr)}, {window})"
+        x, before = p.at(let.expr.args[0], ATOM), p(let.expr.args[-1])
+        given = f"{x}.unsqueeze(1), {p._conv_weight(let.expr)}, {before}"
+        conv = f"{p.use('causal_conv')}({given})"
         start, arguments = conv.split("(", 1)
         self.w.call(f"{name}, {window} = {start}(", [arguments.removesuffix(")")], ")")
         self.w(f"{name} = {name}.squeeze(1)")

@@ -49,7 +49,8 @@ class Ticks:
         back = []
         for n in kept:  # an operator that gives its window beside its value
             new, old = (leaf("var", v, self.windows_type(n)) for v in (fresh[n], n))
-            back.append(Let((n,), make("where", mask, new, old)))
+            lifted = Expr("lift", (mask,), None, mask.type)
+            back.append(Let((n,), make("where", lifted, new, old)))
         return [replace(let, names=tuple(fresh.get(n, n) for n in let.names)), *back]
 
     def mask_item(self, name: str) -> Let:
