@@ -221,10 +221,8 @@ def test_every_code_that_documents_name_exists() -> None:
 # What README.md says is not there yet: its words, a shipped spec, an edit that asks for it.
 REFUSED = [
     ("`n per token`", "delta_net", "every token", "2 per token"),
-    ("`clocks`", "delta_net", "levels:", "clocks: {episode: mask}\nlevels:"),
-    ("`phase`", "delta_net", "    rule:", "    phase: start\n    rule:"),
     ("`through`", "delta_net", "    rule:", "    through: S\n    rule:"),
-    ("`sum(e, last=c)`", "delta_net", "0.5 * sqnorm(S(key) - value)", "sum(sqnorm(S(q)), last=4)"),
+    ("`sum(e, last=c)` in a gradient system", "adamw", "-dot(m, g)", "sum(-dot(m, g), last=4)"),
     *(
         (f"`{name}`", "delta_net", "sqnorm(S(key) - value)", f"sqnorm({name}(S))")
         for name in sorted(functions.LATER)

@@ -111,6 +111,17 @@ def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """x [B, T, ...] one token earlier, after ``last``; and its own last value."""
     return torch.cat([last.unsqueeze(1), x[:, :-1]], 1), x[:, -1]
 ''',
+    "push": '''
+def push(window: Tensor, x: Tensor) -> Tensor:
+    """The window [B, c, ...] one tick later: x joins as the newest, the oldest leaves."""
+    return torch.cat([window[:, 1:], x.expand_as(window[:, 0]).unsqueeze(1)], 1)
+''',
+    "recent": '''
+def recent(x: Tensor, seen: Tensor) -> Tensor:
+    """x [B, c, ...] summed over a window, what was before the start of the stream left out."""
+    counts = seen.reshape(*seen.shape, *[1] * (x.ndim - 2)) > 0
+    return torch.where(counts, x, 0).sum(1)
+''',
     "causal_attention": '''
 def causal_attention(
     q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None = None

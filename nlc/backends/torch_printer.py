@@ -374,6 +374,27 @@ class TorchPrinter(MatrixFunctions):
     def op_advance(self, e: Expr) -> tuple[str, int]:
         return f"{self(e.args[0])} + {self.like}.shape[1]", SUM
 
+    def op_periods(self, e: Expr) -> tuple[str, int]:
+        size = self.size(e.attr)
+        return f"{self.at(e.args[0], PRODUCT)} // {f'({size})' if ' ' in size else size}", PRODUCT
+
+    def op_lift(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}[:, None]", ATOM
+
+    def op_push(self, e: Expr) -> tuple[str, int]:
+        window, value = (self(x) for x in e.args)
+        if self.is_number(e.args[1]):
+            value = f"{window}.new_tensor({value})"
+        return f"{self.use('push')}({window}, {value})", ATOM
+
+    def op_recent(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('recent')}({', '.join(self(x) for x in e.args)})", ATOM
+
+    def op_ages(self, e: Expr) -> tuple[str, int]:
+        like = self(e.args[0])
+        oldest = self.size(e.attr - 1)
+        return f"torch.arange({oldest}, -1, -1, device={like}.device, dtype={like}.dtype)", ATOM
+
     def op_size(self, e: Expr) -> tuple[str, int]:
         text = self.size(e.attr)
         return text, SUM if " + " in text or " - " in text else PRODUCT if " " in text else ATOM

@@ -150,6 +150,10 @@ class Notation:
             return f"{name}({self.text(e.args[0])})", ATOM
         if e.op == "solve" and e.attr is not None:
             return f"{self._subscript(self._word('CG'), str(e.attr))}({self._list(e.args)})", ATOM
+        if e.op == "recent":
+            less = r"\mathrm{age} < " if self.latex else "age<"
+            sign = r"\sum" if self.latex else "Σ"
+            return f"{sign}_{{{less}{e.attr[0]}}} {self.inside(e.args[0], MUL)}", MUL
         if e.op == "ones":
             return "1", ATOM
         writer = getattr(self, f"_{e.op}", None)

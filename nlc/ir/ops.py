@@ -70,8 +70,9 @@ def with_dims(node: Expr, dims: Dims) -> Expr:
     if rule.size is not None:
         known, kind = rule.size(types[0].dims), Type((), False, NEVER, bounds, "int")
         return node.with_type(kind) if known is None else leaf("size", known, kind, node.span)
-    # what is gathered over a period is known once a period: attr is (sum | mean | last, the period)
-    clock = node.attr[1] if node.op == "total" else fastest(t.clock for t in types)
+    # what is gathered is known once a tick of who gathers it: attr is (sum | mean | last, or how many; that clock)
+    gathers = node.op in ("total", "recent")
+    clock = node.attr[1] if gathers else fastest(t.clock for t in types)
     return node.with_type(Type(dims, head, clock, bounds, dtype))
 
 
@@ -519,6 +520,10 @@ OPS: dict[str, Op] = {
     "total": Op(
         _same, None, why="over a period, only a scalar is differentiated: sum(…) of a number"
     ),
+    "recent": Op(
+        _same, None, why="over a window, only a scalar is differentiated: sum(…) of a number"
+    ),
+    "periods": Op(_same, None, lambda a: Range(0.0, math.inf), "same", "it is a count"),
     "stop": Op(_same, lambda n, g: (None,), lambda a: a, "same"),
 }
 

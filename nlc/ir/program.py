@@ -24,8 +24,9 @@ class Slot:
 
     ``kind``: ``level`` (a memory's state), ``anchor`` (that state at its last boundary), ``start`` (where
     it started), ``gathered`` (a sum over a period so far), ``window`` (the last tokens a convolution
-    saw), ``prev`` (a flow one tick earlier), ``cache`` (keys or values), ``tick`` (an integer count),
-    ``held`` (a value of a slow state, ``init`` from the others where it is not there yet).
+    saw), ``recent`` (the last values of what a sum over a window reads), ``prev`` (a flow one tick
+    earlier), ``cache`` (keys or values), ``tick`` (an integer count), ``held`` (a value of a slow state,
+    ``init`` from the others where it is not there yet).
     ``key`` is its name in the state dict, ``var`` the program variable that holds it.
     """
 
@@ -36,7 +37,7 @@ class Slot:
     init: Expr | None = None
     learned: bool = False
     of: str = ""  # of an anchor: the state whose boundary value it is
-    window: object = None  # of a window: its taps; of a cache: how many tokens it keeps (None: all)
+    window: object = None  # of a window: its taps; of a cache or a sum: how many ticks (None: all)
 
 
 @dataclass(frozen=True)

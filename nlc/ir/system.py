@@ -216,6 +216,23 @@ class Level:
         return self.memory.states
 
     @property
+    def boundary(self) -> Clock | None:
+        """When its anchor moves: as a period starts, or behind the tick of a declared clock."""
+        if self.anchor is None or self.anchor.name:
+            return self.anchor
+        return replace(self.anchor, phase="start")
+
+    @property
+    def clocks(self) -> tuple[Clock, ...]:
+        """Every clock that something of it follows."""
+        found = (self.clock, self.anchor, self.reset.every if self.reset else None)
+        return tuple(c for c in found if c is not None)
+
+    def read_at(self, time: str) -> Clock:
+        """How often a read of its state changes."""
+        return self.boundary if time == "anchor" and self.boundary is not None else self.clock
+
+    @property
     def expressions(self) -> Iterator[Expr]:
         """Everything that its tick evaluates, besides flows."""
         parts = [self.objective, self.retain, self.toward, self.project]
@@ -301,6 +318,11 @@ class System:
             out[level.name] = level.states[0]
             stack += level.inner
         return out
+
+    @property
+    def declared(self) -> dict[str, Clock]:
+        """The declared clocks that drive something, by name."""
+        return {c.name: c for level in self.levels.values() for c in level.clocks if c.name}
 
     @property
     def sizes(self) -> dict[str, Number]:

@@ -154,26 +154,51 @@ class Clock:
     """When a thing is computed anew.
 
     ``kind`` is ``infinite`` (non-parametric), ``per`` (``count`` times a unit), ``every`` (once in ``count`` units) or
-    ``never`` (constants). ``order`` sorts clocks fastest first, with symbolic counts at their default.
+    ``never`` (constants). ``phase`` says whether that is at the ``end`` of a period or at its ``start``. A declared
+    clock has a ``name`` and ticks in those units for which its flow, ``marks``, is positive. ``order`` sorts clocks
+    fastest first, with symbolic counts at their default and declared clocks behind every period of their unit.
     """
 
     kind: str
     unit: str = ""
     count: Dim = ONE
     default: Fraction = field(default=Fraction(1), compare=False)
+    phase: str = "end"
+    name: str = ""
 
     @property
-    def order(self) -> tuple[int, Fraction]:
+    def order(self) -> tuple[int, float]:
         if self.kind == "infinite":
-            return (0, Fraction(0))
+            return (0, 0)
         if self.kind == "never":
-            return (9, Fraction(0))
-        unit = {"token": 1, "step": 3}.get(self.unit, 2)
+            return (9, 0)
+        unit = {"token": 1, "step": 3}[self.unit]
+        if self.name:
+            return (unit, inf)
         return (unit, self.default if self.kind == "every" else 1 / self.default)
+
+    @property
+    def marks(self) -> str:
+        """The flow that says when a declared clock ticks."""
+        return f"every {self.name}"
+
+    @property
+    def slow(self) -> bool:
+        """Whether it leaves out some ticks of its unit."""
+        return self.kind == "every" and (bool(self.name) or self.count != ONE)
+
+    @property
+    def late(self) -> bool:
+        """Whether it ticks behind all that happens in the tick: slow, and not of phase ``start``."""
+        return self.slow and self.phase == "end"
 
     def faster(self, other: Clock) -> bool:
         """Def. 2: strictly higher update frequency."""
         return self.order < other.order
+
+    def held_for(self, reader: Clock) -> bool:
+        """Whether a reader of this tick sees what was there before it."""
+        return self.late and (reader.faster(self) or not reader.late)
 
     @property
     def batched(self) -> bool:
@@ -185,9 +210,11 @@ class Clock:
             return self.kind
         if self.kind == "per":
             return f"{self.count} per {self.unit}"
+        if self.name:
+            return f"every {self.name}"
         if self.count == ONE:
             return f"every {self.unit}"
-        return f"every {self.count} {self.unit}s"
+        return f"every {self.count} {self.unit}s" + (", at the start" * (self.phase == "start"))
 
 
 INFINITE = Clock("infinite")

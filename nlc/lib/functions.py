@@ -58,8 +58,8 @@ _TABLE = [
     _function("min", "x, y=none", "the smaller of two, elementwise; of one, its smallest element",
               op="minimum"),
     # reductions
-    _function("sum", "x", "sum of all elements"),
-    _function("mean", "x", "mean of all elements"),
+    _function("sum", "x", "sum of all elements; with `last=c`, over the last c ticks of a level"),
+    _function("mean", "x", "mean of all elements; with `last=c`, over the last c ticks of a level"),
     _function("dot", "x, y", "inner product over all elements"),
     _function("sqnorm", "x", "squared Euclidean norm"),
     _function("norm", "x, p=2", "p-norm over all elements"),

@@ -31,24 +31,42 @@ class _Clocks:
     def run(self) -> System:
         levels = {}
         for name, level in self.system.levels.items():
-            slow = self.base.faster(level.clock) and level.memory.kind != "cache"
-            levels[name] = self._gathered(level) if slow else level
-            if not slow:
-                self._misplaced(level.expressions)
-        self._misplaced(
-            [*(f.expr for f in self.system.flows.values()), *self.system.output.values()]
-        )
+            levels[name] = self._gathered(level) if level.memory.kind != "cache" else level
+            if not self.base.faster(level.clock):
+                self._misplaced(levels[name].expressions, ("total",))
+        self._misplaced(self._read(levels.values()), ("total", "recent"))
         return replace(self.system, levels=levels)
 
-    def _misplaced(self, exprs: Iterable[Expr]) -> None:
+    def _read(self, levels: Iterable[Level]) -> list[Expr]:
+        """The outputs and the flows that something reads: others are written out where they stand."""
+        system = self.system
+        out = list(system.output.values())
+        stack = [*out, *(e for level in levels for e in level.expressions)]
+        stack += [system.flows[c.marks].expr for c in system.declared.values()]
+        seen: set[str] = set()
+        while stack:
+            for n in walk(stack.pop()):
+                if n.op == "flow" and n.attr not in seen and n.attr in system.flows:
+                    seen.add(n.attr)
+                    stack.append(system.flows[n.attr].expr)
+        return out + [system.flows[name].expr for name in seen]
+
+    def _misplaced(self, exprs: Iterable[Expr], ops: tuple[str, ...]) -> None:
         """``last`` says which value of a period is meant; what ticks every time has one."""
-        for node in (n for e in exprs for n in walk(e) if n.op == "total"):
+        for node in (n for e in exprs for n in walk(e) if n.op in ops):
+            window = node.op == "recent"
             self.report.add(
                 "NLC404",
-                "`last` reads over the period of a slower level",
+                "only a level sums over its last ticks"
+                if window
+                else "`last` reads over the period of a slower level",
                 node.span or self.system.span,
-                "this is computed in every tick",
-                helps=["write the value itself, or `prev(…)` for the one before"],
+                "this is a flow" if window else "this is computed in every tick",
+                helps=[
+                    "write it in an `objective`, a `rule`, a `retain` or an `update`"
+                    if window
+                    else "write the value itself, or `prev(…)` for the one before"
+                ],
             )
 
     def clock(self, e: Expr) -> Clock:
@@ -58,10 +76,14 @@ class _Clocks:
     def _leaf(self, n: Expr) -> Clock:
         if n.op == "flow":
             return self._flow(n.attr)
-        if n.op == "state":
-            return self.system.levels[self.owner[n.attr[0]]].clock
         if n.op == "gradient":
             return self.system.levels[self.gradients[n.attr]].clock
+        if n.op == "state" or (n.op == "index" and n.attr[1] is not None):
+            name = self.owner.get(n.attr[0]) if n.op == "state" else n.attr[1]
+            level = self.system.levels.get(name)
+            if level is None:
+                return NEVER  # it has a mistake that is reported
+            return level.read_at(n.attr[1]) if n.op == "state" else level.clock  # its own ticks
         if n.op in ("input", "g") or (n.op == "index" and n.attr[0] != "head"):
             return self.base
         return STEP if n.op == "weight" else NEVER
@@ -74,20 +96,64 @@ class _Clocks:
 
     def _gathered(self, level: Level) -> Level:
         def each(e: Expr) -> Expr:
-            marked = rewrite(e, lambda n: self._mark(n, level))
-            self._loose(marked, level)
+            marked = rewrite(e, lambda n: self._window(n, level) or self._mark(n, level))
+            if self.base.faster(level.clock):
+                self._loose(marked, level)
             return marked
 
         ticking = replace(level, memory=replace(level.memory, states=()), reset=None)
-        return replace(ticking.map(each), memory=level.memory, reset=level.reset)
+        marked = ticking.map(each)
+        self._too_late(level, marked.objective, marked.retain)
+        return replace(marked, memory=level.memory, reset=level.reset)
+
+    def _too_late(self, level: Level, objective: Expr | None, retain: Expr | None) -> None:
+        """A gradient that is gathered is taken at B, which must be known before the period ends."""
+        late = next((n for n in walk(retain) if n.op == "total"), None) if retain else None
+        gathers = objective is not None and any(
+            n.op == "total" and any(x.op == "state" and x.attr[1] == "var" for x in walk(n))
+            for n in walk(objective)
+        )
+        if late is None or not gathers or level.anchor is not None:
+            return
+        self.report.add(
+            "NLC405",
+            f"`retain` of level `{level.name}` is not known until its period ends",
+            late.span or level.span,
+            "the gradient is gathered before",
+            related=[Label(level.keys.get("objective", level.span), "at the state times `retain`")],
+            helps=["write it as `decay=` of the rule, which acts beside the gradient"],
+        )
+
+    def _window(self, n: Expr, level: Level) -> Expr | None:
+        """A sum over the last ticks of this level: what reads its state is computed anew for each of them."""
+        if n.op != "recent":
+            return None
+        own = {s.name for s in level.states}
+        moves: dict[int, bool] = {}
+        for node in walk(n.args[0]):
+            moves[id(node)] = (node.op == "state" and node.attr[0] in own) or any(
+                moves[id(a)] for a in node.args
+            )
+            if moves[id(node)] and node.op in ("total", "recent", "conv", "delay", "attend"):
+                self.report.add(
+                    "NLC404",
+                    f"this mixes ticks in a sum over the last ticks of `{level.name}`",
+                    node.span or n.span or level.span,
+                    f"it reads `{level.name}`, and is computed for each of them",
+                    helps=["move it out of the sum, or let it read something else"],
+                )
+        return Expr("recent", n.args, (n.attr[0], level.clock), None, n.span)
 
     def _mark(self, n: Expr, level: Level) -> Expr | None:
         """``sum`` and ``mean`` of something faster, and ``last``, run over the level's period."""
+        if not self.base.faster(level.clock):
+            return None
         kind = "last" if n.op == "total" else n.op
         if kind not in ("sum", "mean", "last") or (
             n.op != "total" and not self.clock(n.args[0]).faster(level.clock)
         ):
             return None
+        self._one_phase(level, n)
         for leaf in walk(n.args[0]):
             other = (
                 self.system.levels.get(self.owner.get(leaf.attr[0], ""))
@@ -98,10 +164,28 @@ class _Clocks:
                 self._fits(level, other, n)
         return Expr("total", n.args, (kind, level.clock), None, n.span)
 
+    def _one_phase(self, level: Level, n: Expr) -> None:
+        """What is gathered ticks at one time in its period."""
+        ticks = [(self._leaf(x), x) for x in walk(n.args[0]) if not x.args]
+        first = fastest(c for c, _ in ticks)
+        found = {(c.phase, c.name): x for c, x in ticks if c.slow and c.order == first.order}
+        if len(found) > 1:
+            (_, a), (_, b) = list(found.items())[:2]
+            self.report.add(
+                "NLC402",
+                f"`{n.op}` gathers what ticks at two times in a period",
+                n.span or level.span,
+                f"for level `{level.name}`",
+                related=[
+                    Label(x.span or level.span, f"this ticks {self._leaf(x)}") for x in (a, b)
+                ],
+                helps=["gather them one by one"],
+            )
+
     def _fits(self, level: Level, other: Level, n: Expr) -> None:
         """A level that gathers another has a multiple of its period."""
-        if other.clock.kind != "every" or other.clock.unit != level.clock.unit:
-            return
+        if other.clock.kind != "every" or level.clock.name or other.clock.name:
+            return  # a declared clock ends a period anywhere
         if (level.clock.default / other.clock.default).denominator != 1:
             self.report.add(
                 "NLC402",

@@ -15,7 +15,7 @@ from nlc.ir.expr import Expr, part, rewrite, substitute, walk
 from nlc.ir.ops import OPS, NotDifferentiable, add, div, fill, leaf, make, mul, num, sub
 from nlc.ir.shapes import ShapeError
 from nlc.ir.system import Level, State, System
-from nlc.ir.types import Type
+from nlc.ir.types import Type, fastest
 from nlc.ir.update import Step, Update
 from nlc.passes.affine import NotAffine, affine
 from nlc.passes.infer.shapes import never_learns
@@ -56,9 +56,9 @@ def gradient(
         if node in wanted:
             found[node] = simplify(add(found[node], g)) if node in found else g
             continue
-        if node.op == "total" and node.type.dims == ():
+        if node.op in ("total", "recent") and node.type.dims == ():
             for v, inner in gradient(node.args[0], wanted).items():
-                gathered = simplify(mul(g, make("total", inner, attr=node.attr)))
+                gathered = simplify(mul(g, make(node.op, inner, attr=node.attr)))
                 found[v] = simplify(add(found[v], gathered)) if v in found else gathered
             continue
         if node.op not in OPS or OPS[node.op].vjp is None:
@@ -74,6 +74,17 @@ def gradient(
             known = adjoint.get(id(arg))
             adjoint[id(arg)] = grad if known is None else simplify(add(known, grad))
     return found
+
+
+def _as_often(e: Expr) -> Expr:
+    """``e`` with the clocks of what now stands in it: a boundary is read less often than the variable moves."""
+
+    def rule(n: Expr) -> Expr | None:
+        if not n.args or n.op in ("total", "recent"):
+            return None
+        return n.with_type(n.type.at(fastest(a.type.clock for a in n.args)))
+
+    return rewrite(e, rule)
 
 
 class _Level:
@@ -161,7 +172,8 @@ class _Level:
     # -------------------------------------------------------------------------------------------- leaves
 
     def _leaf(self, s: State, time: str) -> Expr:
-        return leaf("state", (s.name, time), Type(s.dims, self.level.head, self.level.clock))
+        kind = Type(s.dims, self.level.head, self.level.read_at(time))
+        return leaf("state", (s.name, time), kind)
 
     def _own(self, e: Expr, s: State) -> Expr:
         """A gate's or a target's part for one state."""
@@ -237,7 +249,7 @@ class _Level:
         for v, s in variables.items():
             if v in found:
                 steps[s.name].extend(trace)
-                out[s.name] = simplify(substitute(found[v], point))
+                out[s.name] = simplify(_as_often(substitute(found[v], point)))
         return out
 
     def _inner_grads(self, e: Expr) -> Expr:
@@ -304,8 +316,33 @@ class _Level:
             lr = div(lr, add(num(1.0), mul(lr, length)))
         base = self._leaf(s, "base")
         erased = base if bias else make("outer", make("matmul", base, x), x)
+        gathered = self._gathered(s, erased)
+        if gathered is not erased and exact is not None and exact.attr is True:
+            self.report.add(
+                "NLC503",
+                f"`dgd(…, exact=true)` takes one key, and `{s.name}` has one for each tick",
+                self.level.rule.span,
+                "the exact step of several is no sum",
+                helps=["leave `exact` out, or let the level tick as often as its keys"],
+            )
+            return None
         stepped = self._gd(s, found, lr)
-        return sub(stepped, mul(lr, erased))
+        return sub(stepped, mul(lr, gathered))
+
+    def _gathered(self, s: State, erased: Expr) -> Expr:
+        """What is erased, over the same ticks as the objective: one term for each key (language §3)."""
+        variable = self._leaf(s, "var")
+        for node in walk(self.level.objective):
+            counted = node.op == "div" and node.args[0].op == node.args[1].op == "recent"
+            inner = node.args[0] if counted else node
+            if inner.op in ("total", "recent") and variable in set(walk(inner)):
+                summed = make(inner.op, erased, attr=inner.attr)
+                means = any(
+                    n.op == "div" and n.args[0] == inner for n in walk(self.level.objective)
+                )
+                count = make("recent", num(1.0), attr=inner.attr) if inner.op == "recent" else None
+                return div(summed, count) if means and count is not None else summed
+        return erased
 
     def _key(self, s: State) -> Expr | None:
         """The input of a weight in the objective: what stands right of it in ``W @ z``; 1 for a bias."""

@@ -162,7 +162,12 @@ class _Copy(Instance):
         mine, own = self.caller.clock, super().clock(clock)
         if clock.kind != "every":
             return own
-        return replace(mine, count=mine.count * own.count, default=mine.default * own.default)
+        return replace(
+            mine,
+            count=mine.count * own.count,
+            default=mine.default * own.default,
+            phase=own.phase if mine.phase == "end" else mine.phase,
+        )
 
     def flows(self) -> dict[str, Flow]:
         """The system's flows; those of its trained tensor are the caller's."""

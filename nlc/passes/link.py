@@ -14,7 +14,7 @@ from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, System
-from nlc.ir.types import STEP, Dim, Dims, Like
+from nlc.ir.types import STEP, TOKEN, Dim, Dims, Like
 from nlc.passes.simplify import simplify
 
 SLOW = "weights"
@@ -145,6 +145,9 @@ def level_reads(system: System, level: Level) -> Reads:
     total = Reads()
     for e in level.expressions:
         total.merge(_reads(system, e, seen))
+    for clock in level.clocks:
+        if clock.name:
+            total.merge(_flow_reads(system, clock.marks, seen))
     if level.memory.kind == "cache":
         for key in ("key", "value"):
             total.merge(_flow_reads(system, f"{level.name}.{key}", seen))
@@ -196,7 +199,7 @@ def _owner(system: System, state: str) -> str:
 
 def _edge(graph: nx.DiGraph, system: System, source: str, reader: str, whens: set[str]) -> None:
     a, b = system.levels[source], system.levels[reader]
-    held = b.clock.faster(a.clock)
+    held = a.clock.held_for(b.clock)
     reads = tuple(sorted({"held" if held else when for when in whens}, reverse=True))
     if a.memory.kind == "cache":
         transfer = "non-parametric"
@@ -238,6 +241,10 @@ def _cycles(system: System, report: Report) -> None:
     for name, level in system.levels.items():
         for e in level.expressions:
             note(f"level {name}", e)
+        if level.clock.name:
+            note(
+                f"level {name}", Expr("flow", (), level.clock.marks, None, level.keys["frequency"])
+            )
     for component in nx.strongly_connected_components(needs):
         some = next(iter(component))
         if len(component) == 1 and not needs.has_edge(some, some):
@@ -249,9 +256,13 @@ def _cycles(system: System, report: Report) -> None:
 
 def _slower(system: System, source: str, reader: str) -> bool:
     kind, name = source.split(" ", 1)
-    if kind != "level" or not reader.startswith("level "):
+    if kind != "level":
         return False
-    return system.levels[reader.split(" ", 1)[1]].clock.faster(system.levels[name].clock)
+    kind, by = reader.split(" ", 1)
+    clock = system.levels[by].clock if kind == "level" else system.flows[by].expr.type.clock
+    if by in {c.marks for c in system.declared.values()}:  # asked in every tick
+        clock = STEP if system.context != "tokens" else TOKEN
+    return system.levels[name].clock.held_for(clock)
 
 
 def _report_cycle(system: System, cycle: list[str], places: dict, report: Report) -> None:

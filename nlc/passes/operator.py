@@ -70,6 +70,9 @@ class _Operator:
                     self.flows[flow.name] = replace(
                         flow, expr=self._cut(leaf("flow", flow.name, flow.expr.type), flow.name)
                     )
+        for clock in system.declared.values():
+            flow = system.flows[clock.marks]
+            self.flows[flow.name] = replace(flow, expr=self._cut(flow.expr, clock.name))
         taken = Names()
         output = {
             taken("y" if len(outputs) == 1 else describe(e)): self._cut(e, "y") for e in outputs
@@ -145,13 +148,25 @@ class _Operator:
             self.flows[name] = flow
             self.flows[name] = replace(flow, expr=self._cut(flow.expr, name))
 
+    def _counts(self, e: Expr) -> bool:
+        """Whether it depends on how often a level has ticked, which the core knows itself."""
+        return any(
+            (n.op == "index" and n.attr[1] is not None)
+            or (n.op == "flow" and self._counts(self.system.flows[n.attr].expr))
+            for n in walk(e)
+            if n.op != "flow" or not self.recurrence.flow(n.attr)
+        )
+
     def _input(self, e: Expr, where: str) -> Expr:
         """A named flow by its symbol, an unnamed one by where it stands; constants and arithmetic of inputs stay."""
-        if not e.type.clock.batched:
+        counts = self._counts(e)
+        if not e.type.clock.batched or (counts and e.op == "flow"):
+            for n in walk(e):
+                if n.op == "flow":
+                    self._bring(n.attr)
             return e
-        if e.op not in ("flow", "input") and not any(
-            n.op in ("weight", "conv", "split", "merge", "delay") for n in walk(e)
-        ):
+        makes = any(n.op in ("weight", "conv", "split", "merge", "delay") for n in walk(e))
+        if e.op not in ("flow", "input") and (counts or not makes):
             return e.with_args(tuple(self._input(a, where) for a in e.args)) if e.args else e
         if e not in self.inputs:
             wanted = str(e.attr) if e.op in ("flow", "input") else where

@@ -15,6 +15,8 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.system import System
 from nlc.ir.update import Update
 
+_CARRIED = frozenset("state gradient variable gathered held ticks recent windowed".split())
+
 
 class Recurrence:
     """Answers for one system; expressions are typed and read flows by name."""
@@ -33,11 +35,19 @@ class Recurrence:
         for node in walk(e):
             if id(node) not in self._node:
                 self._node[id(node)] = (
-                    node.op in ("state", "gradient", "variable", "gathered", "held")
+                    node.op in _CARRIED
+                    or (node.op == "index" and self._counted(node))
                     or (node.op == "flow" and self.flow(node.attr))
                     or any(self._node[id(a)] for a in node.args)
                 )
         return self._node[id(e)]
+
+    def _counted(self, node: Expr) -> bool:
+        """Whether it is a count that differs from sequence to sequence: ``t`` of a declared clock."""
+        level = node.attr[1]
+        return (
+            node.attr[0] == "t" and level is not None and bool(self.system.levels[level].clock.name)
+        )
 
     def flow(self, name: str) -> bool:
         if name not in self._flow:

@@ -11,7 +11,7 @@ from nlc.ir.ops import leaf
 from nlc.ir.program import Guard, Let
 from nlc.passes.naming import Names, describe
 
-_CHEAP = {"neg", "T", "ones", "zeros", "per_key", "per_value", "numel", "split", "merge", "fill"}
+CHEAP = {"neg", "T", "ones", "zeros", "per_key", "per_value", "numel", "split", "merge", "fill"}
 
 
 def share(lets: Sequence[Let], names: Names, also: Iterable[Expr] = ()) -> list[Let]:
@@ -45,7 +45,7 @@ def _largest(lets: list[Let], when: Guard | None) -> Expr | None:
             stack.extend(node.args)
     best, best_size = None, 0
     for node, n in count.items():
-        if n < 2 or not node.args or node.op in _CHEAP or _is_number(node):
+        if n < 2 or not node.args or node.op in CHEAP or _is_number(node):
             continue
         size = sum(1 for _ in walk(node))
         if size > best_size and _stable(node, lets, when):

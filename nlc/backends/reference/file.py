@@ -12,7 +12,7 @@ from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
-from nlc.ir.program import Let
+from nlc.ir.program import Guard, Let
 from nlc.ir.system import System
 
 Fresh = Callable[[str, Expr], str]  # a new name for a part of the named statement
@@ -118,6 +118,13 @@ def close_file(
     w()
     w()
     return w.text() + body.text()
+
+
+def ticks_now(when: Guard, counter: str, printer: TorchPrinter) -> str:
+    """The condition that a tick is the last (or the first) of a period."""
+    size = printer.size(when.period)
+    size = f"({size})" if " " in size else size
+    return f"{counter} % {size} == 0" if when.phase == "end" else f"({counter} - 1) % {size} == 0"
 
 
 def place(header: Header, let: Let) -> str:

@@ -13,15 +13,16 @@ from nlc.backends.reference.file import (
     class_name,
     close_file,
     open_file,
+    ticks_now,
     title,
     write_let,
 )
 from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.reference.weights import Weights
-from nlc.backends.torch_printer import TorchPrinter
+from nlc.backends.torch_printer import ATOM, TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr, rewrite
-from nlc.ir.program import Guard, Let, Loop, Program, Return, Slot
+from nlc.ir.program import Let, Loop, Program, Return, Slot
 from nlc.ir.types import Dim, Like, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
@@ -115,7 +116,7 @@ class _Module:
                 f'"""Where a stream starts, for inputs like ``{first}``; memories are held in float32 at least."""'
             )
             slots = self.program.slots
-            if any(s.kind in ("level", "anchor", "gathered", "prev") for s in slots):
+            if any(s.kind in ("level", "anchor", "gathered", "prev", "recent") for s in slots):
                 w(f"dtype = torch.promote_types({first}.dtype, torch.float32)")
             if slots:
                 w(f"batch = {first}.shape[0]")
@@ -134,6 +135,9 @@ class _Module:
             taps = s.window.constant
             past = str(int(taps) - 1) if taps is not None else f"{self.printer.size(s.window)} - 1"
             return f"{first}.new_zeros({', '.join(['batch', past, *sizes])})"
+        if s.kind == "recent":
+            shape = ", ".join(["batch", self.printer.size(s.window), *sizes])
+            return f"{first}.new_zeros({shape}, dtype=dtype)"
         if s.kind == "cache":
             return f"{first}.new_zeros({', '.join(['batch', '0', *sizes])})"
         if s.init is not None and s.init.op == "state":  # starts where another level starts
@@ -245,7 +249,9 @@ class _Module:
 
     def _conv_step(self, let: Let) -> None:
         p, name, window = self.printer, let.names[0], let.names[1]
-        conv = f"{p.use('causal_conv')}({p(let.expr.args[0])}.unsqueeze(1), {p._conv_weight(let.expr)}, {window})"
+        x, before = p.at(let.expr.args[0], ATOM), p(let.expr.args[-1])
+        given = f"{x}.unsqueeze(1), {p._conv_weight(let.expr)}, {before}"
+        conv = f"{p.use('causal_conv')}({given})"
         start, arguments = conv.split("(", 1)
         self.w.call(f"{name}, {window} = {start}(", [arguments.removesuffix(")")], ")")
         self.w(f"{name} = {name}.squeeze(1)")
@@ -258,6 +264,7 @@ class _Module:
         if loop.counter:
             start = next(s for s in self.program.slots if s.kind == "tick")
             w(f"{loop.counter} = int({start.var})", "tokens seen so far")
+            self.printer.numbers.add(loop.counter)
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
             for let in loop.first:
                 self._let(let)
@@ -270,7 +277,7 @@ class _Module:
                     for let in lets:
                         self._let(let)
                     continue
-                with w.block(f"if {self._ends(when, loop.counter)}:"):
+                with w.block(f"if {ticks_now(when, loop.counter, self.printer)}:"):
                     for let in lets:
                         self._let(let)
             for outer, name in loop.collects.items():
@@ -278,14 +285,6 @@ class _Module:
             w.depth -= 1
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
-
-    def _ends(self, when: Guard, counter: str) -> str:
-        """Whether this tick is the last (or the first) of a period."""
-        size = self.printer.size(when.period)
-        size = f"({size})" if " " in size else size
-        return (
-            f"{counter} % {size} == 0" if when.phase == "end" else f"({counter} - 1) % {size} == 0"
-        )
 
     def _loop_head(self, loop: Loop) -> None:
         """``for k_t, v_t in ticks(S.dtype, k, v):``, over as many lines as it needs."""

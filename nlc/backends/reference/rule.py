@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import PartNames, title, write_let
+from nlc.backends.reference.file import PartNames, ticks_now, title, write_let
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.program import Let, Program, Slot
@@ -118,8 +118,7 @@ class RuleWriter:
                 for let in lets:
                     self._let(let)
                 continue
-            size = self.printer.size(when.period)
-            with w.block(f"if {tick if when.phase == 'end' else f'({tick} - 1)'} % {size} == 0:"):
+            with w.block(f"if {ticks_now(when, tick, self.printer)}:"):
                 for let in lets:
                     self._let(let)
         for s in self.kept:

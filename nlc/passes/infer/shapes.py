@@ -53,6 +53,10 @@ class ShapesOf:
         for weight in self.system.weights.values():
             if weight.init is not None and (shape := self._of(weight.init)) not in (None, ()):
                 self._expect(weight.init, shape, weight.dims, f"weight `{weight.path}` is {{}}")
+        for name, clock in self.system.declared.items():
+            e = self.system.flows[clock.marks].expr
+            if (shape := self._of(e)) is not None:
+                self._clock(name, e, shape)
         for name, e in self.system.output.items():
             declared = self.system.outputs.get(name)
             if (
@@ -249,6 +253,19 @@ class ShapesOf:
                 helps=[
                     "reduce it: `0.5 * sqnorm(S(key) - value)` (delta rule) or `-dot(S(key), value)` (Hebbian)"
                 ],
+            )
+
+    def _clock(self, name: str, e: Expr, shape) -> None:
+        """A declared clock ticks where one number is positive."""
+        try:
+            self.solver.scalar(shape, 0)
+        except ShapeError:
+            self.report.add(
+                "NLC301",
+                f"clock `{name}` must be a scalar: it ticks where this is positive",
+                e.span or self.system.span,
+                f"this is {self.sized(self.solver.view(shape))}",
+                helps=["for example an input `mask: []`, or `norm(x) > 1`"],
             )
 
     def _gate(self, level: Level, key: str, e: Expr, shape, of: State) -> None:

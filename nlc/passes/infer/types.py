@@ -37,6 +37,7 @@ class TypesOf:
             constraints=tuple(dict.fromkeys(self.shapes.assumed)),
         )
         self._whole_sizes(typed)
+        self._declared(typed)
         for name, e in typed.output.items():
             if not e.type.clock.batched:
                 self.report.add(
@@ -127,7 +128,7 @@ class TypesOf:
             return Type(dims, system.inputs[node.attr].head, TOKEN)
         if node.op == "state":
             level = system.levels[self.owner[node.attr[0]]]
-            return Type(dims, self.heads[level.name], level.clock)
+            return Type(dims, self.heads[level.name], level.read_at(node.attr[1]))
         if node.op == "gradient":
             level = system.levels[self.gradients[node.attr]]
             return Type(dims, self.heads[level.name], level.clock)
@@ -147,9 +148,11 @@ class TypesOf:
         if node.op == "index":
             if node.attr[0] == "head":
                 return Type((), True, NEVER, Range(0.0, self._last_head()), "int")
-            base = TOKEN if system.context == "tokens" else STEP
+            ticks = TOKEN if system.context == "tokens" else STEP
+            if node.attr[1] is not None:  # a level counts its own
+                ticks = system.levels[node.attr[1]].clock
             low = 1.0 if node.attr[0] == "t" else 0.0
-            return Type((), False, base, Range(low, float("inf")), "int")
+            return Type((), False, ticks, Range(low, float("inf")), "int")
         return Type(dims)  # uniform, normal, a bundle
 
     def _size(self, dim: Dim) -> Range:
@@ -186,6 +189,28 @@ class TypesOf:
             w.with_type(Type(shape, head, STEP)) for w, shape in zip(node.args[1:], shapes[node.op])
         )
         return with_dims(node.with_args((node.args[0], *weights)), dims)
+
+    def _declared(self, system: System) -> None:
+        """A declared clock ticks for a whole sequence, and not in every token or none."""
+        for name, clock in system.declared.items():
+            flow = system.flows[clock.marks]
+            kind = flow.expr.type
+            if kind.head:
+                self.report.add(
+                    "NLC304",
+                    f"clock `{name}` ticks for a whole sequence",
+                    flow.expr.span or flow.span,
+                    "this is a value for each head",
+                    helps=["compute it without `split`"],
+                )
+            elif not kind.clock.batched and system.context == "tokens":
+                self.report.add(
+                    "NLC404",
+                    f"clock `{name}` is the same for every token",
+                    flow.expr.span or flow.span,
+                    "nothing in it comes from the tokens",
+                    helps=["a declared clock reads an input, such as `mask: []`"],
+                )
 
     def _whole_sizes(self, system: System) -> None:
         """Every size is whole at the default hypers: ``d / heads`` must divide."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.ops import num, sub
 from nlc.ir.program import Let, Program, Return, Slot
 from nlc.ir.system import System
 from nlc.ir.types import STEP, Type
@@ -26,7 +27,7 @@ class Gradients(Lowering):
         system = self.system
         ticks = self._ticks()
         items = {n: Item(n, [f.expr], STEP) for n, f in system.flows.items() if n in self._needed()}
-        items |= self.level_items()
+        items |= self.level_items() | self.clock_items()
         for key, (total, _) in self.totals.items():
             items[f"gather {key}"] = Item(
                 f"gather {key}", [total.args[0]], total.args[0].type.clock
@@ -42,15 +43,21 @@ class Gradients(Lowering):
                     self.var(self.state_vars[state], state_type(system.states[state], level)),
                 )
             )
+        parts: list[tuple[Item, list[Let]]] = []
         for item in ordered:
-            if item.name.partition(" ")[0] in ("step", "gradient", "gather"):
-                body += self.statements(item)
+            parts.append((item, lets := []))
+            if item.name.partition(" ")[0] in ("step", "gradient", "gather", "clock"):
+                lets += self.statements(item)
             else:
                 self.reader = self.base
                 flow, name = system.flows[item.name], self.flow_vars[item.name]
-                value = self.translate(flow.expr, item.name, body)
+                value = self.translate(flow.expr, item.name, lets)
                 if value != self.var(name, value.type):  # else it is held under its own name
-                    body.append(Let((name,), value, "", flow.span))
+                    lets.append(Let((name,), value, "", flow.span))
+        for item, lets in parts:
+            body += lets
+            if item.name.startswith("step "):
+                body += self.renewed_by(system.levels[item.name[5:]])
         slots = [
             Slot(s.name, self.state_vars[s.name], "level", state_type(s, level), s.init, s.learned)
             for level in system.levels.values()
@@ -97,13 +104,18 @@ class Gradients(Lowering):
         return super().hold_name(e) if name is None else self.flow_vars[name]
 
     def _ticks(self) -> list[Slot]:
-        used = any(n.op == "index" for e in self._all() for n in walk(e))
+        used = any(n.op in ("index", "ticks") for e in self._all() for n in walk(e))
         if not used and not self.guarded:
             return []
         name = self.names("t")
         kind = Type((), False, STEP, dtype="int")
-        for level in (None, *self.system.levels):
-            self.vars[Expr("index", (), ("t", level))] = self.var(name, kind)
+        self.count = self.var(name, kind)
+        self.counting(self.system.levels)
+        before = sub(self.count, num(1))
+        for level in (None, *self.system.levels.values()):
+            slow = level is not None and level.clock.slow
+            read = self.seen(level, before) if slow else self.count
+            self.vars[Expr("index", (), ("t", level and level.name))] = read
         return [Slot("t", name, "tick", kind)]
 
     def _all(self) -> list[Expr]:
@@ -121,6 +133,7 @@ class Gradients(Lowering):
             for e in (*u.base.values(), *u.gradient.values(), *u.new.values())
         ]
         stack += [total.args[0] for total, _ in self.totals.values()]
+        stack += [e for item in self.clock_items().values() for e in item.exprs]
         while stack:
             for n in walk(stack.pop()):
                 if n.op == "flow" and n.attr not in seen:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.ir.expr import Expr, part, rewrite, walk
-from nlc.ir.ops import leaf, make
-from nlc.ir.program import Guard, Let, Slot
+from nlc.ir.expr import Expr, part, rewrite, substitute, walk
+from nlc.ir.ops import add, div, leaf, make, num
+from nlc.ir.program import Let, Slot
 from nlc.ir.system import Level, State, System
-from nlc.ir.types import ONE, Clock, Dim, Type
+from nlc.ir.types import Clock, Type
 from nlc.ir.update import Update
-from nlc.passes.naming import Names, describe
+from nlc.passes.lower.held import Held
+from nlc.passes.lower.ticks import Ticks
+from nlc.passes.naming import Names
 
 
-class Periods:
+class Periods(Held, Ticks):
     """The slots and statements that time needs; ``Lowering`` has the variables and translates expressions."""
 
     system: System
@@ -24,30 +26,73 @@ class Periods:
     vars: dict[Expr, Expr]
     totals: dict[str, tuple[Expr, Level]]
     state_vars: dict[str, str]
-    holds: dict[Expr, str]
     reader: Clock  # the clock of what is being translated
 
     def _gathering(self, update: Update, level: Level) -> Update:
-        """``total`` nodes of a slow step replaced by what has been gathered when it comes."""
+        """``total`` nodes of a step replaced by what has been gathered when it comes, its ``t`` by its own count."""
+
+        def ticks(e: Expr, moment: str) -> Expr:
+            now = {
+                n: leaf("ticks", (level.name, moment), n.type)
+                for n in walk(e)
+                if n.op == "index" and n.attr == ("t", level.name) and level.clock.slow
+            }
+            return substitute(e, now)
 
         def rule(n: Expr) -> Expr | None:
             if n.op != "total":
                 return None
-            key = next((k for k, (e, _) in self.totals.items() if e == n), None)
-            if key is None:
-                base, i = f"{level.name}.{n.attr[0]}", 2
-                key = base
-                while key in self.totals:
-                    key, i = f"{base}_{i}", i + 1
-                self.totals[key] = (n, level)
-            return leaf("gathered", key, n.type)
+            total = n.with_args((ticks(n.args[0], "gather"),))
+            if total.attr[0] != "mean":
+                return self._gathered(total, level)
+            clock = total.attr[1]
+            summed = self._gathered(replace(total, attr=("sum", clock)), level)
+            inner = n.args[0].type.clock
+            if clock.phase == "end" and not clock.name and not inner.name:  # as many in each
+                return div(summed, leaf("size", clock.count / inner.count, SIZE))
+            seen = self._gathered(replace(total, attr=("count", clock)), level)
+            return div(summed, make("maximum", seen, num(1.0)))
+
+        def each(e: Expr) -> Expr:
+            return ticks(rewrite(self._counting_flows(e, level), rule), "step")
 
         return replace(
             update,
-            base={k: rewrite(e, rule) for k, e in update.base.items()},
-            gradient={k: rewrite(e, rule) for k, e in update.gradient.items()},
-            new={k: rewrite(e, rule) for k, e in update.new.items()},
+            base={k: each(e) for k, e in update.base.items()},
+            gradient={k: each(e) for k, e in update.gradient.items()},
+            new={k: each(e) for k, e in update.new.items()},
         )
+
+    def _counting_flows(self, e: Expr, level: Level) -> Expr:
+        """Flows that read the ``t`` of a slow level are written out in its step, which has a count of its own."""
+        if not level.clock.slow:
+            return e
+
+        def counts(n: Expr) -> bool:
+            return n.op == "index" and n.attr == ("t", level.name)
+
+        def rule(n: Expr) -> Expr | None:
+            if n.op != "flow":
+                return None
+            inner = rewrite(self.system.flows[n.attr].expr, rule)
+            return inner if any(counts(x) for x in walk(inner)) else None
+
+        return rewrite(e, rule)
+
+    def _gathered(self, total: Expr, level: Level) -> Expr:
+        """What one sum comes to; counts of ticks are shared where the ticks are the same."""
+        kind = total.attr[0]
+        kind_of = total.type if kind != "count" else replace(total.type, dims=(), head=False)
+        for key, (known, _) in self.totals.items():
+            alike = known.args[0].type.clock == total.args[0].type.clock
+            if known == total or (kind == "count" and known.attr == total.attr and alike):
+                return leaf("gathered", key, kind_of)
+        base, i = f"{level.name}.{kind}", 2
+        key = base
+        while key in self.totals:
+            key, i = f"{base}_{i}", i + 1
+        self.totals[key] = (total.with_type(kind_of), level)
+        return leaf("gathered", key, kind_of)
 
     def _memories(self) -> None:
         """Slots for what time needs: states at their last boundary, what is gathered so far."""
@@ -85,156 +130,80 @@ class Periods:
             self.timed.append(Slot(key, name, "gathered", kind))
             self.vars[leaf("gathered", key, kind)] = self.var(name, kind)
 
-    def hold(self, e: Expr) -> Expr:
-        """Parts that change less often than their reader ticks are computed once a tick of their own clock."""
-        done: dict[int, Expr] = {}
-
-        def go(n: Expr) -> Expr:
-            if id(n) not in done:
-                slower = (
-                    n.args and self.reader.faster(n.type.clock) and n.type.clock.kind == "every"
-                )
-                whole = self._written_out(n) if slower else None
-                done[id(n)] = self._held(whole) if whole else n.with_args(tuple(map(go, n.args)))
-            return done[id(n)]
-
-        return go(e)
-
-    def _written_out(self, e: Expr) -> Expr | None:
-        """A slow expression over states alone, its flows written out; None if it is not made of states."""
-
-        def rule(n: Expr) -> Expr | None:
-            return self._written_out(self.system.flows[n.attr].expr) if n.op == "flow" else None
-
-        if any(
-            n.op in ("conv", "delay", "attend", "gathered", "gradient", "total") for n in walk(e)
-        ):
-            return None
-        whole = rewrite(e, rule)
-        times = {n.attr[1] for n in walk(whole) if n.op == "state"}
-        return whole if times and times <= {"now", "prev"} else None
-
-    def _held(self, e: Expr) -> Expr:
-        value = leaf("held", None, e.type)
-        for known, name in self.holds.items():
-            if known == e:
-                return replace(value, attr=name)
-        self.holds[e] = name = self.hold_name(e)
-        held = replace(value, attr=name)
-        self.vars[held] = self.var(name, e.type)
-        return held
-
-    def hold_name(self, e: Expr) -> str:
-        """The variable that holds an expression over slow states."""
-        return self.names(describe(self.program_expr(e)) + "_held")
-
-    def holding(self) -> list[Let]:
-        """What is held, from the states as they are."""
-        return [Let((name,), self.program_expr(e), "held") for e, name in self.holds.items()]
-
-    def _renewed(self) -> list[Let]:
-        """What is held is computed anew where a state that it reads has changed, period by period."""
-        out: dict[Dim, list[Let]] = {}
-        for let, e in zip(self.holding(), self.holds):
-            owners = {self.system.states[n.attr[0]].level for n in walk(e) if n.op == "state"}
-            levels = [level for name, level in self.system.levels.items() if name in owners]
-            periods = [level.clock.count for level in levels]
-            periods += [level.reset.every.count for level in levels if level.reset]
-            for p in dict.fromkeys(periods):
-                if not any(p != q and _multiple(p, q) for q in periods):
-                    out.setdefault(p, []).append(replace(let, when=Guard(p)))
-        return [let for lets in out.values() for let in lets]
-
-    @property
-    def guarded(self) -> bool:
-        """Whether anything happens in some ticks only."""
-        return bool(
-            self.anchors
-            or self.totals
-            or any(self._guard(level) or level.reset for level in self.system.levels.values())
-        )
-
-    def _guard(self, level: Level) -> Guard | None:
-        slow = level.clock.kind == "every" and level.clock.count != ONE
-        return Guard(level.clock.count) if slow else None
-
     def opening(self) -> list[Let]:
         """At the start of a period, a state becomes its own anchor."""
         out = []
         for s in self.anchors:
             level = self.system.levels[s.level]
-            held = self.var(self.state_vars[s.name], state_type(s, level))
-            anchor = self.vars[state_leaf(s, level, "anchor")]
-            out.append(
-                Let(
-                    (str(anchor.attr),),
-                    held,
-                    "the boundary",
-                    level.keys.get("anchor"),
-                    Guard(level.anchor.count, "start"),
-                )
-            )
-        return out
+            if not level.boundary.name:
+                out += self.during(level.boundary, [self._anchored(s, level)])
+        return out + self.renewed_at_boundaries()
+
+    def _anchored(self, s: State, level: Level) -> Let:
+        held = self.var(self.state_vars[s.name], state_type(s, level))
+        anchor = self.vars[state_leaf(s, level, "anchor")]
+        return Let((str(anchor.attr),), held, "the boundary", level.keys.get("anchor"))
 
     def gather(self, key: str) -> list[Let]:
         """One tick's contribution to what a slow level gathers."""
         total, level = self.totals[key]
         kind, inner = total.attr[0], total.args[0]
         lets: list[Let] = []
-        for s in level.states:  # a slow state is constant inside its period
-            self.vars.setdefault(
-                state_leaf(s, level, "base"),
-                self.var(self.state_vars[s.name], state_type(s, level)),
-            )
-        self.reader = inner.type.clock
-        value = self.translate(inner, key, lets)
+        self.reader = level.clock
+        for s in level.states:  # a slow state is constant inside its period, and so is its base
+            base = self.translate(self.updates[level.name].base[s.name], level.name, lets)
+            self.vars.setdefault(state_leaf(s, level, "base"), base)
+        self.reader = ticks = inner.type.clock
+        value = num(1.0) if kind == "count" else self.translate(inner, key, lets)
         sofar = self.vars[leaf("gathered", key, total.type)]
-        faster = any(n.op in ("state", "gradient") for n in walk(inner))
-        when = (
-            None if inner.type.clock.count == ONE or not faster else Guard(inner.type.clock.count)
+        if kind == "last":  # what holds when the level ticks, be it as old as it may
+            ticks = level.clock if ticks.slow else ticks
+        else:
+            value = add(sofar, value)
+        return self.during(
+            ticks, [*lets, Let((str(sofar.attr),), value, f"over {level.clock}", total.span)]
         )
-        if kind == "mean":
-            ticks = level.clock.count / inner.type.clock.count
-            value = make("div", value, leaf("size", ticks, Type((), dtype="int")))
-        if kind != "last":
-            value = make("add", sofar, value)
-        note = f"over {level.clock}"
-        return [
-            *(replace(x, when=when) for x in lets),
-            Let((str(sofar.attr),), value, note, total.span, when),
-        ]
 
     def closing(self) -> list[Let]:
         """At the end of a period: sums start anew, and levels are reset, slowest first."""
-        out = []
+        out: list[Let] = []
         for key, (total, level) in self.totals.items():
             if total.attr[0] != "last":
                 sofar = self.vars[leaf("gathered", key, total.type)]
-                out.append(
-                    Let((str(sofar.attr),), make("zeros", sofar), "", None, self._guard(level))
-                )
+                out += self.during(level.clock, [Let((str(sofar.attr),), make("zeros", sofar))])
+        for level in self.system.levels.values():
+            out += self.counted(level) if level.clock.late else []
         resets = [level for level in self.system.levels.values() if level.reset]
         for level in sorted(resets, key=lambda x: x.reset.every.order, reverse=True):
-            for s in level.states:
-                held = self.var(self.state_vars[s.name], state_type(s, level))
-                if level.reset.to is not None:
-                    value = self.program_expr(part(level.reset.to, level.states.index(s)))
-                elif s.learned or s.init is not None or s.borrowed:
-                    kept = s.learned or s.borrowed
-                    start = leaf("initial", s.name, state_type(s, level)) if kept else s.init
-                    value = make("add", make("zeros", held), self.program_expr(start))
-                else:
-                    value = make("zeros", held)
-                out.append(
-                    Let(
-                        (str(held.attr),),
-                        value,
-                        "reset",
-                        level.reset.span,
-                        Guard(level.reset.every.count),
-                    )
-                )
-        return out + self._renewed()
+            out += self.during(level.reset.every, [self._start(s, level) for s in level.states])
+        for s in self.anchors:  # a declared clock begins something new: the boundary is there
+            level = self.system.levels[s.level]
+            every = level.reset.every if level.reset else None
+            for clock in dict.fromkeys(c for c in (every, level.boundary) if c and c.name):
+                out += self.during(clock, [self._anchored(s, level)])
+        return out + self.renewed()
+
+    def _start(self, s: State, level: Level) -> Let:
+        """A state returns to where its reset says, or to where it started."""
+        held = self.var(self.state_vars[s.name], state_type(s, level))
+        if level.reset.to is not None:
+            value = self.program_expr(part(level.reset.to, level.states.index(s)))
+        elif s.learned or s.init is not None or s.borrowed:
+            kept = s.learned or s.borrowed
+            start = leaf("initial", s.name, state_type(s, level)) if kept else s.init
+            value = add(make("zeros", held), self.program_expr(start))
+        else:
+            value = make("zeros", held)
+        return Let((str(held.attr),), value, "reset", level.reset.span)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether anything happens in some ticks of the base clock only, which must be counted."""
+        clocks = [c for level in self.system.levels.values() for c in level.clocks]
+        return any(c.slow and not c.name for c in clocks)
+
+
+SIZE = Type((), dtype="int")
 
 
 def state_leaf(s: State, level: Level, time: str) -> Expr:
@@ -243,9 +212,3 @@ def state_leaf(s: State, level: Level, time: str) -> Expr:
 
 def state_type(s: State, level: Level) -> Type:
     return Type(s.dims, level.head, level.clock)
-
-
-def _multiple(p: Dim, q: Dim) -> bool:
-    """Whether every end of a period ``p`` is one of ``q`` too, whatever the hypers."""
-    factor = (p / q).constant if len(q.terms) == 1 else None
-    return factor is not None and factor.denominator == 1

@@ -15,7 +15,8 @@ from nlc.ir.types import Clock
 @dataclass(eq=False)
 class Item:
     """Something to compute in one tick: a flow, a level's step (``step L``), its gradient where others read it
-    (``gradient L``), what a slow level gathers (``gather …``), or a value to collect."""
+    (``gradient L``), what a slow level gathers (``gather …``), where a declared clock ticks (``clock …``), or a value
+    to collect."""
 
     name: str
     exprs: list[Expr]
@@ -46,9 +47,15 @@ def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[st
                     graph.add_edge(f"gradient {gradients[node.attr]}", name)
                 elif node.op == "gathered":
                     graph.add_edge(f"gather {node.attr}", name)
+                elif node.op == "clock":
+                    graph.add_edge(f"clock {node.attr}", name)
+                elif node.op == "index" and node.attr[0] == "t" and node.attr[1] is not None:
+                    clock, step = system.levels[node.attr[1]].clock, f"step {node.attr[1]}"
+                    if clock.name and not clock.late and step != name and step in items:
+                        graph.add_edge(step, name)  # its count is carried, as a state is
                 elif node.op == "state":
                     step = f"step {owner[node.attr[0]]}"
-                    held = item.clock.faster(system.levels[owner[node.attr[0]]].clock)
+                    held = system.levels[owner[node.attr[0]]].clock.held_for(item.clock)
                     if node.attr[1] == "now" and step in items and step != name and not held:
                         graph.add_edge(step, name)
                     elif (node.attr[1] in ("prev", "base") or held) and step != name:

@@ -36,7 +36,27 @@ class Lowering(Periods):
         self.kept: dict[str, str] = {}
         self.holds: dict[Expr, str] = {}
         self.base = self.reader = TOKEN if system.context == "tokens" else STEP
+        kind = Type((), False, self.base, dtype="bool")
+        self.masks = {name: leaf("var", self.names(f"at_{name}"), kind) for name in system.declared}
         self._memories()
+
+    @property
+    def carried(self) -> set[str]:
+        """The variables that live from tick to tick."""
+        slots = {s.var for s in (*self.timed, *self.slots)}
+        return {*self.state_vars.values(), *self.holds.values(), *slots}
+
+    def windows_type(self, var: str) -> Type:
+        return next(s.type for s in (*self.timed, *self.slots) if s.var == var)
+
+    def clock_items(self) -> dict[str, Item]:
+        """The declared clocks as things to schedule."""
+        flows = self.system.flows
+        out = {}
+        for name, clock in self.system.declared.items():
+            e = leaf("flow", clock.marks, flows[clock.marks].expr.type)
+            out[f"clock {name}"] = Item(f"clock {name}", [e], self.base)
+        return out
 
     # -------------------------------------------------------------------------------------------- names
 
@@ -74,16 +94,16 @@ class Lowering(Periods):
                 continue
             steps = {s.name for s in level.states}
             own = [e for name, e in update.gradient.items() if name in steps]
-            exprs = [*update.base.values(), *own]
-            if level.inner:
-                items[f"gradient {level.name}"] = Item(f"gradient {level.name}", exprs, level.clock)
-                for name, e in update.gradient.items():
-                    if name not in steps:
-                        items[f"gradient {name}"] = Item(f"gradient {name}", [e], level.clock)
-                exprs = []
-            items[f"step {level.name}"] = Item(
-                f"step {level.name}", [*exprs, *update.new.values()], level.clock
-            )
+            parts = {f"gradient {level.name}": [*update.base.values(), *own]} if level.inner else {}
+            for name, e in update.gradient.items():
+                if name not in steps:
+                    parts[f"gradient {name}"] = [e]
+            before = [] if level.inner else [*update.base.values(), *own]
+            parts[f"step {level.name}"] = [*before, *update.new.values()]
+            waits = []
+            if level.clock.name:
+                waits = [leaf("clock", level.clock.name, self.masks[level.clock.name].type)]
+            items |= {name: Item(name, [*e, *waits], level.clock) for name, e in parts.items()}
         return items
 
     def statements(self, item: Item) -> list[Let]:
@@ -91,16 +111,17 @@ class Lowering(Periods):
         kind, _, name = item.name.partition(" ")
         if kind == "gather":
             return self.gather(name)
+        if kind == "clock":
+            return [self.mask_item(name)]
         owner = name if name in self.system.levels else self.system.gradients[name].level
         level = self.system.levels[owner]
         self.reader = level.clock
         if kind == "gradient":
             lets = self.gradients(level) if name == owner else self.inner_gradient(level, name)
-        else:
-            lets = [] if level.inner else self.gradients(level)
-            lets += self.step(level)
-        when = self._guard(level)
-        return [replace(x, when=when) if when else x for x in lets]
+            return self.during(level.clock, lets)
+        lets = [] if level.inner else self.gradients(level)
+        ticked = [] if level.clock.late else self.counted(level)
+        return self.during(level.clock, [*lets, *self.step(level)]) + ticked
 
     def inner_gradient(self, level: Level, name: str) -> list[Let]:
         """The gradient that a rule inside a level's rule takes."""

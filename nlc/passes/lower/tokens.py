@@ -13,17 +13,22 @@ from nlc.ir.update import Update
 from nlc.passes.lower.periods import state_type
 from nlc.passes.lower.schedule import Item, schedule
 from nlc.passes.lower.step import Lowering
+from nlc.passes.lower.ticks import COUNTED
+from nlc.passes.lower.windows import Windows
 from nlc.passes.naming import describe
 from nlc.passes.recurrence import Recurrence
 from nlc.passes.share import share
 
+COUNTS = ("t", "pos")  # what is counted from the start of the stream
 
-class Tokens(Lowering):
+
+class Tokens(Windows, Lowering):
     """Sorts every expression into before, in and after the loop."""
 
     def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
         super().__init__(system, updates, reserved)
         inner = [total.args[0] for total, _ in self.totals.values()]
+        inner += [e for item in self.clock_items().values() for e in item.exprs]
         self.recurrence = Recurrence(system, self.updates, inner)
         self.before: list[Let] = []
         self.after: list[Let] = []
@@ -32,6 +37,7 @@ class Tokens(Lowering):
         self.hoisted: dict[Expr, Expr] = {}
         self.ends: list[Let] = []
         self.carries: list[str] = []
+        self.first: list[Let] = []
         self.written: set[str] = set()
         self.cache_vars: dict[tuple[str, str], tuple[str, str]] = {}
         self.wanted = {
@@ -47,7 +53,7 @@ class Tokens(Lowering):
     def program(self) -> Program:
         system = self.system
         self._ticks()
-        self.items |= self.level_items()
+        self.items |= self.level_items() | self.clock_items()
         for key, (total, _) in self.totals.items():
             self.items[f"gather {key}"] = Item(
                 f"gather {key}", [total.args[0]], total.args[0].type.clock
@@ -99,7 +105,12 @@ class Tokens(Lowering):
             for item in self.updates.values()
             for e in (*item.base.values(), *item.gradient.values(), *item.new.values())
         ]
-        used = {n.attr for e in parts for n in walk(e) if n.op == "index" and n.attr[0] != "head"}
+        parts += [total.args[0] for total, _ in self.totals.values()]
+        used = {n.attr for e in parts for n in walk(e) if n.op == "index" and n.attr[0] in COUNTS}
+        own = {n.attr[0] for e in parts for n in walk(e) if n.op == "ticks"}
+        own |= {level for what, level in used if what == "t" and level is not None}
+        self.count = self.var(self.names("count"), COUNTED)
+        self.counting(name for name in self.system.levels if name in own)
         if not used and not self.guarded:
             return
         whole = Type((), False, NEVER, dtype="int")
@@ -112,9 +123,10 @@ class Tokens(Lowering):
             now = Expr("positions", (seen,), None, kind)
             self.before.append(Let((str(here.attr),), now, "positions in the stream"))
             for what, level in used:
-                self.vars[Expr("index", (), (what, level))] = (
-                    here if what == "pos" else add(here, num(1))
-                )
+                read = here if what == "pos" else add(here, num(1))
+                if level is not None and self.system.levels[level].clock.slow:
+                    read = self.seen(self.system.levels[level], here)
+                self.vars[Expr("index", (), (what, level))] = read
         self.after.append(Let((end.var,), Expr("advance", (seen,), None, whole)))
 
     # -------------------------------------------------------------------------------------------- before
@@ -289,12 +301,16 @@ class Tokens(Lowering):
                     self.var(self.state_vars[state], state_type(s, self.system.levels[s.level])),
                 )
             )
-        for item in ordered:
-            body += self._in_loop(item)
+        parts = [(item, self._in_loop(item)) for item in ordered]
+        for item, lets in parts:
+            body += lets
+            if item.name.startswith("step "):
+                body += self.renewed_by(self.system.levels[item.name[5:]])
         body = [*self.opening(), *body, *self.closing(), *self.ends]
         body = self._without_aliases(share(body, self.names))
         inner: dict[str, str] = {}
-        assigned = {n for x in body for n in x.names}
+        first = (*self.first, *self.holding())
+        assigned = {n for x in (*first, *body) for n in x.names}
         carries = [v for n, v in self.state_vars.items() if self._owner(n) in self.updates]
         carries += [*self.carries, *(s.var for s in self.timed)]
         for x in body:
@@ -320,8 +336,7 @@ class Tokens(Lowering):
             )
             for x in body
         ]
-        counter = self.names("count") if self.guarded else None
-        first = tuple(self.holding())
+        counter = str(self.count.attr) if self.guarded else None
         return Loop(TOKEN, tuple(carries), inner, tuple(body), dict(self.collects), counter, first)
 
     def _without_aliases(self, body: list[Let]) -> list[Let]:
@@ -347,7 +362,7 @@ class Tokens(Lowering):
                         self._pull(self.items[node.attr])
 
     def _in_loop(self, item: Item) -> list[Let]:
-        if item.name.partition(" ")[0] in ("step", "gradient", "gather"):
+        if item.name.partition(" ")[0] in ("step", "gradient", "gather", "clock"):
             return self.statements(item)
         self.reader = self.base
         e, lets = item.exprs[0], []
@@ -358,6 +373,8 @@ class Tokens(Lowering):
     def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
         """In the loop: what needs no state moves out of it, carried windows become carries of the loop."""
         recurrent = self.recurrence.recurrent
+        if where in self.system.levels:
+            e = self.recent(e, self.system.levels[where], lets)
         e = self.hold(e)
         if not recurrent(e):
             return self._free(e, where)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Flow, Input, Level, Memory, System, Weight
-from nlc.ir.types import Dim, Dims
+from nlc.ir.types import Clock, Dim, Dims
 from nlc.passes.resolve.bundles import one
 from nlc.passes.resolve.checks import check_level, check_whole, unread, warn_unused, without_unread
 from nlc.passes.resolve.constants import settle
@@ -54,6 +54,11 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
     for name, let in scope.lets.items():
         flow = one(terms, terms.resolve(let.expr, Place(name, reader=name)))
         flows[name] = Flow(name, flow, let.span)
+    unit = "step" if scope.gradients else "token"
+    for name, item in scope.clocks.items():
+        marks = Clock("every", unit, name=name).marks
+        flow = one(terms, terms.resolve(item.expr, Place(f"clocks.{name}")))
+        flows[marks] = Flow(marks, flow, item.span)
     levels: dict[str, Level] = {}
     for name, level in scope.levels.items():
         check_level(level, memories.get(name), scope)

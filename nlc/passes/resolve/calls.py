@@ -7,13 +7,14 @@ from dataclasses import replace
 from nlc.base.diagnostics import Fix, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, substitute, walk
-from nlc.lib.functions import FUNCTIONS, LATER, Function
+from nlc.lib.functions import FUNCTIONS, LATER, REQUIRED, Function
 from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
 from nlc.passes.resolve.bundles import bundle, each, one
 from nlc.passes.resolve.choices import CONSTANTS
 from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
+from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.passes.resolve.use import call_use
 from nlc.syntax.math import parse_text
@@ -47,7 +48,7 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
         return _grad(terms, e, at)
     function = FUNCTIONS.get(target.attr)
     if function is not None and "last" in (e.attr or ()) and target.attr in ("sum", "mean"):
-        return terms.later(f"`{target.attr}` over a window of ticks", e)
+        return _recent(terms, target.attr, e, at)
     if function is None:
         return _unknown(terms, target, at)
     if function.init_only and at.key != "init":
@@ -211,6 +212,26 @@ def _function(terms: Terms, f: Function, e: Expr, label: Expr | None, at: Place)
         owned = [w for w in f.weights if w != "bias" or module.bias or "bias" not in f.params]
         operands += tuple(Expr("weight", (), f"{attr}.{w}", None, e.span) for w in owned)
     return each(terms, Expr(f.op, operands, attr, None, e.span))
+
+
+def _recent(terms: Terms, name: str, e: Expr, at: Place) -> Expr:
+    """``sum(e, last=c)``: over the last c ticks of the level, ``age`` 0 in the newest."""
+    if terms.scope.gradients:
+        return terms.later(f"`{name}` over a window of ticks in a gradient system", e)
+    bound = bind(terms.scope.report, {"x": REQUIRED, "last": REQUIRED}, e, name)
+    ticks = size(terms.scope, bound["last"], "a window") if bound else None
+    if ticks is None:
+        return error(e.span)
+    age = Expr("index", (), ("age", at.level))
+    inside = terms.resolve(bound["x"], replace(at, bound=(("age", age), *at.bound)))
+    if inside.op == "error":
+        return inside
+    attr = (ticks, None)  # whose ticks: ``clocks`` says so
+    found = Expr("recent", (inside,), attr, None, e.span)
+    if name == "sum":
+        return found
+    one = Expr("num", (), 1.0, None, e.span)
+    return Expr("div", (found, Expr("recent", (one,), attr, None, e.span)), None, None, e.span)
 
 
 def _placed(body: Expr, values: dict[str, Expr], span: Span | None) -> Expr:

@@ -25,6 +25,7 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
             level, scope, "frequency", "when does it tick?", f"for example `frequency: {usual}`"
         )
     _later_keys(level, scope)
+    _phase(level, scope)
     for part in (level.anchor, level.reset.every if level.reset is not None else None):
         if part is not None:
             _unit(part, scope, "step" if scope.gradients else "token")
@@ -142,8 +143,49 @@ def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
         scope.later(f"`frequency: {_shown(tree)}`", tree.span)
 
 
+def _phase(level: LevelTree, scope: Scope) -> None:
+    """Only a period has a start and an end."""
+    ticks = clock(scope, level.frequency)
+    if level.phase is None or ticks is None or ticks.slow:
+        return
+    scope.report.add(
+        "NLC210",
+        f"`phase` of level `{level.name}` has no effect",
+        level.keys["phase"],
+        f"`{_shown(level.frequency)}` has no period",
+        helps=["remove it"],
+    )
+
+
+def _unused_clocks(scope: Scope) -> None:
+    """A declared clock drives a level's frequency, anchor or reset, or it is in vain."""
+    used = set()
+    for level in scope.tree.levels:
+        reset = level.reset.every if level.reset is not None else None
+        used |= {tree.unit for tree in (level.frequency, level.anchor, reset) if tree is not None}
+    for name, item in scope.clocks.items():
+        if name not in used and not scope.tree.partial and "levels" not in scope.tree.lost:
+            scope.report.add(
+                "NLC210",
+                f"clock `{name}` is never used",
+                item.span,
+                "no level ticks or starts over by it",
+                helps=[f"remove it, or write for example `reset: every {name}` in a level"],
+            )
+
+
 def _unit(tree: ClockTree, scope: Scope, unit: str) -> bool:
     """Whether a clock counts what is counted here."""
+    if tree.count is not None and tree.unit in scope.clocks:
+        message = f"`{_shown(tree)}` counts the ticks of a declared clock"
+        _misplaced(
+            scope,
+            message,
+            tree.span,
+            f"`{tree.unit}` ticks where the data says, in no period",
+            f"write `every {tree.unit}`, or declare a clock that ticks less often",
+        )
+        return False
     if tree.unit in ("token", "step") and tree.unit != unit:
         here = scope.context if (unit == "step") == scope.gradients else "`objective: loss`"
         message = f"{here} has no `{_shown(tree)}`"
@@ -162,9 +204,8 @@ def _misplaced(scope: Scope, message: str, span: Span, label: str, help: str = "
 
 
 def _later_keys(level: LevelTree, scope: Scope) -> None:
-    for key in ("phase", "through"):
-        if key in level.keys:
-            scope.later(f"`{key}`", level.keys[key])
+    if "through" in level.keys:
+        scope.later("`through`", level.keys["through"])
 
 
 # ---------------------------------------------------------------------------------------------------- the whole
@@ -173,7 +214,7 @@ def _later_keys(level: LevelTree, scope: Scope) -> None:
 def check_whole(scope: Scope) -> None:
     """What a system of this context must have, and what this version does not build."""
     tree, report = scope.tree, scope.report
-    for key in ("clocks", "grad_at", "eval_at"):
+    for key in ("grad_at", "eval_at"):
         if key in tree.keys:
             scope.later(f"`{key}`", tree.keys[key])
     misplaced = "use" if scope.gradients else "applies_to"
@@ -187,6 +228,7 @@ def check_whole(scope: Scope) -> None:
             else "it says which tensors an optimizer trains",
             helps=["remove this key"],
         )
+    _unused_clocks(scope)
     if scope.gradients:
         _check_gradients(scope)
         return

@@ -26,6 +26,9 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
             STEP if terms.scope.gradients else TOKEN
         )  # reported; what follows goes on with the usual one
 
+    if ticks is not None and ticks.slow and level.phase is not None:
+        ticks = replace(ticks, phase=level.phase.text)
+
     def own(key: str, mode: str) -> Expr | None:
         e = getattr(level, key)
         return None if e is None else terms.resolve(e, Place(f"{name}.{key}", name, mode, key=key))

@@ -67,7 +67,10 @@ def _reserved(terms: Terms, e: Expr, at: Place) -> Expr:
         return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
     if name == "head" and scope.tree.heads is None:
         return terms.say("NLC304", "`head` needs a system with heads", e, "no `heads:` is declared")
-    if name in ("substep", "age", "loss"):
+    if name == "age":
+        helps = ["write it inside, as in `sum(gamma**age * e, last=4)`"]
+        return terms.wrong(e, "only a sum over the last ticks has ages", helps=helps)
+    if name in ("substep", "loss"):
         return terms.later(f"`{name}`", e)
     if name in ("pos", "head") and scope.gradients:
         what = "the position of a token" if name == "pos" else "the index of a head"

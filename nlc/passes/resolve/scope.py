@@ -9,7 +9,7 @@ from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
 from nlc.ir.types import Dim
-from nlc.syntax.tree import LetTree, LevelTree, SpecTree, WeightTree
+from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
 CONTEXTS = {"tokens": "token", "gradients": "gradient", "layers": "layer"}
@@ -33,6 +33,7 @@ class Scope:
     levels: dict[str, LevelTree] = field(default_factory=dict)
     weights: dict[str, WeightTree] = field(default_factory=dict)
     uses: set[str] = field(default_factory=set)
+    clocks: dict[str, Field] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)  # flows of levels too: `S.key`
     readers: dict[str, set[str]] = field(default_factory=dict)  # name -> the places that read it
     static: set[str] = field(default_factory=set)  # hypers that are fixed at construction
@@ -65,6 +66,7 @@ class Scope:
                 self.uses.add(item.name)
         for level in self.levels.values():
             self._flows(level)
+        self.clocks = {item.name: item for item in tree.clocks}
 
     @property
     def gradients(self) -> bool:

@@ -161,10 +161,11 @@ def clock(scope: Scope, tree: ClockTree | None) -> Clock | None:
         return None
     if tree.kind in ("infinite", "never"):
         return Clock(tree.kind)
+    if tree.unit not in ("token", "step"):  # a declared clock, which has no counts
+        base = "step" if scope.gradients else "token"
+        known = tree.count is None and tree.unit in scope.clocks
+        return Clock("every", base, name=tree.unit) if known else None
     count = ONE if tree.count is None else size(scope, tree.count, "a period")
-    if count is None or tree.unit not in (
-        "token",
-        "step",
-    ):  # a declared clock: `clocks` is not built yet
+    if count is None:
         return None
     return Clock(tree.kind, tree.unit, count, at_defaults(scope, count) or Fraction(1))
