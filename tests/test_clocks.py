@@ -604,3 +604,17 @@ output: (prev(sqnorm(B)) + N) * k
         return {"y": torch.stack(out, 1)}
 
     agree(text, loop, flows("kv", 24))
+
+
+@pytest.mark.parametrize("every", ["episode", "3 tokens"])
+def test_a_reset_to_a_number_fills_the_state(every: str) -> None:
+    import torch
+
+    text = EPISODES.replace("reset: every episode", f"reset: {{every: {every}, to: 2}}")
+    net = nlc.loads(text).compile()()
+    x = {n: f.float() for n, f in flows("kv", 6).items()}
+    x["mask"] = torch.ones(2, 6)
+    y, state = net(**x)
+    assert torch.equal(state["S"], torch.full((2, 3, 3), 2.0))
+    y, _ = net(**x, state=state)
+    assert torch.isfinite(y["s"]).all()

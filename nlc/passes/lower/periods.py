@@ -197,6 +197,7 @@ class Periods(Held, Ticks):
         held = self.var(self.state_vars[s.name], state_type(s, level))
         if level.reset.to is not None:
             value = self.program_expr(level.reset.to)
+            value = value if value.type.dims == s.dims else add(make("zeros", held), value)
         elif s.learned or s.init is not None or s.borrowed:
             kept = s.learned or s.borrowed
             start = leaf("initial", s.name, state_type(s, level)) if kept else s.init
