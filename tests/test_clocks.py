@@ -563,3 +563,58 @@ def test_a_reset_may_take_its_rule_along() -> None:
     text = EPISODES.replace("reset: every episode", "reset: {every: episode, rule: true}")
     assert nlc.loads(text).system.levels["S"].reset.rule
     assert not nlc.loads(text).system.levels["R"].reset.rule
+
+
+def test_prev_of_what_is_slow_is_one_tick_of_its_own_clock_earlier() -> None:
+    import torch
+
+    text = """
+nlc: 1
+system: earlier
+context: tokens
+hyper: {d: 3}
+inputs: {k: [d], v: [d], mask: []}
+levels:
+  B:
+    frequency: every 4 tokens
+    memory: matrix(d, d)
+    let:
+      rate: 0.3 / t
+    objective: 0.5 * sqnorm(B(last(k)) - last(v))
+    rule: gd(lr=prev(rate) + 0.1)
+    init: learned
+  N:
+    frequency: every 3 tokens
+    memory: scalar
+    update: t
+output: (prev(sqnorm(B)) + N) * k
+"""
+
+    def loop(x, net):
+        B, out, before, rate, N = net.B.init.expand(2, 3, 3), [], torch.zeros(2).double(), 0, 0
+        for i in range(x["k"].shape[1]):
+            k, v = x["k"][:, i], x["v"][:, i]
+            out.append((before + N)[:, None] * k)
+            if (i + 1) % 3 == 0:
+                N = (i + 1) // 3
+            if (i + 1) % 4 == 0:
+                before = B.square().sum((-2, -1))
+                B = B - (rate + 0.1) * outer(read(B, k) - v, k)
+                rate = 0.3 / ((i + 1) // 4)
+        return {"y": torch.stack(out, 1)}
+
+    agree(text, loop, flows("kv", 24))
+
+
+@pytest.mark.parametrize("every", ["episode", "3 tokens"])
+def test_a_reset_to_a_number_fills_the_state(every: str) -> None:
+    import torch
+
+    text = EPISODES.replace("reset: every episode", f"reset: {{every: {every}, to: 2}}")
+    net = nlc.loads(text).compile()()
+    x = {n: f.float() for n, f in flows("kv", 6).items()}
+    x["mask"] = torch.ones(2, 6)
+    y, state = net(**x)
+    assert torch.equal(state["S"], torch.full((2, 3, 3), 2.0))
+    y, _ = net(**x, state=state)
+    assert torch.isfinite(y["s"]).all()

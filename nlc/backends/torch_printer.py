@@ -378,6 +378,9 @@ class TorchPrinter(MatrixFunctions):
         size = self.size(e.attr)
         return f"{self.at(e.args[0], PRODUCT)} // {f'({size})' if ' ' in size else size}", PRODUCT
 
+    def op_filled(self, e: Expr) -> tuple[str, int]:
+        return f"torch.full_like({self(e.args[0])}, {self(e.args[1])})", ATOM
+
     def op_lift(self, e: Expr) -> tuple[str, int]:
         return f"{self.at(e.args[0], ATOM)}[:, None]", ATOM
 

@@ -21,10 +21,13 @@ RESERVED = frozenset(
     shifted push recent causal_attention newton_schulz inv_root solve conjugate_gradients
     closure loss group groups params hypers kind step update forward
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
-    list dict sorted type isinstance rule rules period gathered param_group missing
+    list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
     abs max min like name value unknown
     """.split()
 )
+
+# Keys of a parameter group, beside the hypers of an optimizer.
+GROUP_KEYS = frozenset({"params", "maximize", "period", "rule"})
 
 
 def emit(program: Program, header: Header) -> str:

@@ -48,6 +48,9 @@ class _Module:
         first = next(iter(self.arguments.values()))
         self.printer = TorchPrinter(self.system, self._hyper, attribute_path, like=first)
         self.first = first
+        self.carried = {
+            s.var for s in program.slots if s.kind != "tick"
+        }  # tensors from call to call
         self.weights = Weights(self.system, self.printer, w)
         self.outputs: dict[str, str] = {}
         self.rules = {
@@ -235,6 +238,9 @@ class _Module:
         if let.expr.op == "conv_step":
             self._conv_step(let)
             return
+        if self.printer.is_number(let.expr) and let.names[0] in self.carried:
+            old = replace(let.expr, op="var", args=(), attr=let.names[0])
+            let = replace(let, expr=replace(let.expr, op="filled", args=(old, let.expr), attr=None))
         write_let(self.w, let, self.printer, self.header, self.parts)
 
     def _conv(self, let: Let) -> None:

@@ -63,7 +63,9 @@ class Gradients(Lowering):
             for level in system.levels.values()
             for s in level.states
         ]
-        lets = share([*self.opening(), *body, *self.ends, *self.closing()], self.names)
+        lets = share(
+            [*self.opening(), *self.starts, *body, *self.ends, *self.closing()], self.names
+        )
         held = [
             Slot(f"{x.names[0]}", x.names[0], "held", x.expr.type, x.expr) for x in self.holding()
         ]
@@ -90,7 +92,7 @@ class Gradients(Lowering):
                 init = None if n.args[1].op == "num" and n.args[1].attr == 0 else n.args[1]
                 slot = Slot(key, self.names(key), "prev", n.type, init)
                 self.past.append(slot)
-                self.ends.append(Let((slot.var,), n.args[0], "for the next step"))
+                self.ends += self.delayed_value(slot, n.args[0], "for the next step")
                 self.delayed[n] = self.var(slot.var, n.type)
             return self.delayed[n]
 

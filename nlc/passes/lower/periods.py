@@ -164,6 +164,15 @@ class Periods(Held, Ticks):
             ticks, [*lets, Let((str(sofar.attr),), value, f"over {level.clock}", total.span)]
         )
 
+    def delayed_value(self, slot: Slot, value: Expr, note: str) -> list[Let]:
+        """At the end of a tick of its clock, what ``prev`` will give; of a late state, what it was in the tick."""
+        clock = value.type.clock
+        if not clock.late or clock.name:
+            return self.during(clock, [Let((slot.var,), value, note)])
+        was = self.var(self.names(f"{slot.var}_next"), value.type)
+        self.starts += self.during(clock, [Let((str(was.attr),), value)])
+        return self.during(clock, [Let((slot.var,), was, note)])
+
     def closing(self) -> list[Let]:
         """At the end of a period: sums start anew, and levels are reset, slowest first."""
         out: list[Let] = []
@@ -188,6 +197,7 @@ class Periods(Held, Ticks):
         held = self.var(self.state_vars[s.name], state_type(s, level))
         if level.reset.to is not None:
             value = self.program_expr(part(level.reset.to, level.states.index(s)))
+            value = value if value.type.dims == s.dims else add(make("zeros", held), value)
         elif s.learned or s.init is not None or s.borrowed:
             kept = s.learned or s.borrowed
             start = leaf("initial", s.name, state_type(s, level)) if kept else s.init

@@ -35,6 +35,7 @@ class Lowering(Periods):
         self.flow_vars = {name: self.names(name) for name in system.flows}
         self.kept: dict[str, str] = {}
         self.holds: dict[Expr, str] = {}
+        self.starts: list[Let] = []  # what a tick needs of its beginning
         self.base = self.reader = TOKEN if system.context == "tokens" else STEP
         kind = Type((), False, self.base, dtype="bool")
         self.masks = {name: leaf("var", self.names(f"at_{name}"), kind) for name in system.declared}

@@ -306,7 +306,7 @@ class Tokens(Windows, Lowering):
             body += lets
             if item.name.startswith("step "):
                 body += self.renewed_by(self.system.levels[item.name[5:]])
-        body = [*self.opening(), *body, *self.closing(), *self.ends]
+        body = [*self.opening(), *self.starts, *body, *self.closing(), *self.ends]
         body = self._without_aliases(share(body, self.names))
         inner: dict[str, str] = {}
         first = (*self.first, *self.holding())
@@ -428,7 +428,7 @@ class Tokens(Windows, Lowering):
         slot = self._window_slot(node, new, label)
         self.carries.append(slot.var)
         if node.op == "delay":
-            self.ends.append(Let((slot.var,), new.args[0], "for the next token"))
+            self.ends += self.delayed_value(slot, new.args[0], "for the next token")
             self.hoisted[node] = self.var(slot.var, node.type)
             return self.hoisted[node]
         name, window = self.names(label), self.var(slot.var, slot.type)
