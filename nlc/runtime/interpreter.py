@@ -314,7 +314,7 @@ class Interpreter:
 
     @property
     def heads(self) -> int:
-        return self.size(self.system.heads) if self.system.heads is not None else 1
+        return int(self.hypers.get("heads", 1))
 
     def weight(self, path: str, head: bool) -> Tensor:
         w = self.weights[path]

@@ -20,7 +20,7 @@ Operation = Callable[..., Tensor]
 def aligned(lead: int, *values: Tensor) -> list[Tensor]:
     """Values of one rank: a scalar stands for every element of a vector, a matrix or a trained tensor."""
     rank = max(v.ndim for v in values)
-    return [v.reshape(*v.shape, *[1] * (rank - v.ndim)) for v in values]
+    return [v.reshape([*v.shape, *[1] * (rank - v.ndim)]) for v in values]
 
 
 def own_axes(lead: int, x: Tensor) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
 from nlc.ir.expr import Expr, walk
+from nlc.ir.shapes import HEADS
 from nlc.ir.system import Hyper, System
 from nlc.ir.types import Clock, Dim, Number
 
@@ -150,7 +151,7 @@ def _dims(system: System) -> list[Dim]:
     out += [dims for m in system.modules.values() for dims in m.shapes.values()]
     out += [i.dims for i in system.inputs.values()]
     dims = dict.fromkeys(d for each in out for d in each if isinstance(d, Dim))
-    return [*dims, *([system.heads] if system.heads is not None else [])]
+    return [*dims, *([HEADS] if system.heads is not None else [])]
 
 
 class _Sound:
