@@ -21,6 +21,7 @@ from nlc.runtime.operations import OPERATIONS, aligned, matmul
 
 States = dict[str, Tensor]
 Name = tuple[str, object]  # (op, attr) of a leaf that a place gives a value
+Input = tuple[float, Tensor | None]  # how often z stands in `W @ z`, and z; None for a bias
 
 
 @dataclass(eq=False)
@@ -55,16 +56,17 @@ class Place:
     clock: Clock
     bound: dict[Name, Tensor] = field(default_factory=dict)
     values: dict[Expr, Tensor] = field(default_factory=dict)
-    inputs: dict[str, list[Tensor | None]] = field(default_factory=dict)  # z of `W @ z`, by W
+    inputs: dict[str, list[Input]] = field(default_factory=dict)  # of each weight of an objective
+    share: float = 1.0  # of a tick in the mean that is being taken
 
     def where(self, time: str, states: States) -> Place:
         """The same place, where states read at ``time`` are these."""
         here = {("state", (name, time)): value for name, value in states.items()}
         return Place(self.tick, self.clock, {**self.bound, **here})
 
-    def at(self, tick: Tick, clock: Clock) -> Place:
+    def at(self, tick: Tick, clock: Clock, share: float) -> Place:
         """Another tick, with the same names bound."""
-        return Place(tick, clock, self.bound, inputs=self.inputs)
+        return Place(tick, clock, self.bound, inputs=self.inputs, share=self.share * share)
 
 
 class Interpreter:
@@ -224,14 +226,11 @@ class Interpreter:
         for n in B:
             lr = self.value(level.rule.args["lr"], at)
             erased = torch.zeros_like(B[n])
-            for x in inputs.get(n, []):
+            for often, x in inputs.get(n, []):
                 if exact is not None and exact.attr is True:
                     lr = lr / (1 + lr * (1.0 if x is None else x.square().sum(-1)))
-                erased = erased + (
-                    B[n]
-                    if x is None
-                    else OPERATIONS["outer"](self.lead, matmul(self.lead, B[n], x), x)
-                )
+                held = B[n] if x is None else matmul(self.lead, B[n], x)[..., None] * x[..., None, :]
+                erased = erased + often * held
             M[n] = kept[n] - multiply(self.lead, lr, slopes[n] + erased)
         return M
 
@@ -275,7 +274,7 @@ class Interpreter:
         for weight, x in zip(e.args, [*args[1:], None]):
             if weight.op == "state" and weight.attr[1] == "var" and e.op in ("matmul", "add"):
                 known = at.inputs.setdefault(weight.attr[0], [])
-                known.append(x if e.op == "matmul" else None)
+                known.append((at.share, x if e.op == "matmul" else None))
         if e.op in AXES:
             return AXES[e.op](self, e, *args)
         out = OPERATIONS[e.op](self.lead, *args)
@@ -338,9 +337,10 @@ class Interpreter:
         (kind, clock), inner = e.attr, e.args[0]
         own = inner.type.clock
         ticks = [t for t in self.period(clock, at.tick) if self.ticks(own, t.number)]
-        ticks = ticks[-1:] if kind == "last" else ticks
-        total = sum(self.value(inner, at.at(tick, own)) for tick in ticks)
-        return total / len(ticks) if kind == "mean" else total
+        if kind == "last":
+            return self.value(inner, at.at(ticks[-1], own, 1.0))
+        share = 1 / len(ticks) if kind == "mean" else 1.0
+        return share * sum(self.value(inner, at.at(tick, own, share)) for tick in ticks)
 
     def _index(self, e: Expr, at: Place) -> Tensor:
         """``head``; ``t``, the level's own ticks from 1; ``pos``, tokens from 0."""

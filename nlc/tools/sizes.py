@@ -7,9 +7,10 @@ their order and who is a multiple of whom: 16, 64, 256, 1024 become 2, 4, 8, 16.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
+from nlc.base.diagnostics import nearest
 from nlc.ir.expr import Expr, walk
 from nlc.ir.shapes import HEADS
 from nlc.ir.system import Hyper, System
@@ -25,19 +26,17 @@ _BINARY: dict[str, Callable[[Number, Number], Number]] = {
 }
 
 
-class UnknownHyper(KeyError):
-    """The spec has no hyper of this name; ``known`` are those that it has."""
-
-    def __init__(self, name: str, known: Iterable[str]):
-        super().__init__(name)
-        self.name, self.known = name, list(known)
+class BadHyper(ValueError):
+    """A hyper that the spec has not, or a value that it cannot have."""
 
 
 def settled(system: System, given: Mapping[str, object]) -> Values:
     """All hypers by name, the derived ones computed; a list's elements as ``name[i]`` too."""
-    unknown = next((n for n in given if n not in system.hypers), None)
-    if unknown is not None:
-        raise UnknownHyper(unknown, system.hypers)
+    for n in given:
+        if n not in system.hypers:
+            close = nearest(n, system.hypers)
+            hint = f"did you mean `{close}`?" if close else f"there are: {', '.join(system.hypers)}"
+            raise BadHyper(f"`{system.name}` has no hyper `{n}`; {hint}")
     out: Values = {}
 
     def settle(h: Hyper) -> None:
@@ -53,8 +52,11 @@ def settled(system: System, given: Mapping[str, object]) -> Values:
         if isinstance(out[h.name], list):
             out.update({f"{h.name}[{i}]": v for i, v in enumerate(out[h.name])})
 
-    for h in system.hypers.values():
-        settle(h)
+    try:
+        for h in system.hypers.values():
+            settle(h)
+    except ZeroDivisionError:
+        raise BadHyper("a hyper that divides is 0") from None
     return out
 
 
