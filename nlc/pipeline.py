@@ -305,7 +305,7 @@ class Spec:
     ) -> Verification:
         """What was compiled against the spec itself, on random inputs; ``runtime/verify`` says how.
 
-        ``tokens``: how long memories are watched. ``hypers`` are kept as given, widths and periods made small otherwise.
+        ``tokens``: how long memories are watched. ``hypers`` are kept as given, others made small.
         """
         from nlc.runtime.verify import verify
 

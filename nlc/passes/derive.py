@@ -98,7 +98,7 @@ class _Level:
             return None
         rule = {"gd": self._gd, "dgd": self._dgd, "prox": self._prox}[level.rule.name]
         if level.rule.name == "prox":
-            base = {s.name: self._decayed(s, base[s.name], self._prev(s)) for s in level.states}
+            base = {s.name: self._decayed(s, base[s.name], base[s.name]) for s in level.states}
         new = {}
         for s in level.states:
             e = rule(s, gradients.get(s.name))
@@ -183,7 +183,8 @@ class _Level:
         if not found:
             never_learns(level, self.report)
             return None
-        at = "anchor" if level.anchor is not None else "base"
+        proximal = level.rule.name == "prox"  # its minimum is near the base, wherever boundaries are
+        at = "anchor" if level.anchor is not None and not proximal else "base"
         point = {v: self._leaf(s, at) for v, s in variables.items()}
         out = {}
         for v, s in variables.items():

@@ -1,7 +1,7 @@
 """What each operator means, written once more: in torch, for the interpreter, from the definition and nothing else.
 
-A value is a tensor ``[*lead, *dims]``: the first ``lead`` axes (batch and head, or none in a gradient system) broadcast,
-the others are the value's own. Nothing here comes from the printers, the gradients or the shapes of ``ir/ops``.
+A value is a tensor ``[*lead, *dims]``: the first ``lead`` axes (batch and head; none in a gradient system) broadcast,
+the others are its own. Nothing here comes from the printers, the gradients or the shapes of ``ir/ops``.
 """
 
 from __future__ import annotations

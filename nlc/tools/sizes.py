@@ -87,7 +87,9 @@ def small(system: System, fixed: Mapping[str, object], width: int, periods: bool
     if periods:
         _shrink_periods(system, chosen, clocks, timed - shaped)
     sound = _Sound(system)
-    names = [h.name for h in system.hypers.values() if _free(h, fixed) and h.name not in timed - shaped]
+    names = [
+        h.name for h in system.hypers.values() if _free(h, fixed) and h.name not in timed - shaped
+    ]
     progress = True
     while progress:
         progress = False

@@ -220,6 +220,8 @@ class Periods:
                 held = self.var(self.state_vars[s.name], state_type(s, level))
                 if level.reset.to is not None:
                     value = self.program_expr(level.reset.to)
+                    if value.type.dims != s.dims:  # a number stands for every element
+                        value = make("add", make("zeros", held), value)
                 elif s.learned or s.init is not None or s.borrowed:
                     kept = s.learned or s.borrowed
                     start = leaf("initial", s.name, state_type(s, level)) if kept else s.init

@@ -1,7 +1,8 @@
 """Shows that what was compiled is what the spec says, on random inputs, by means that share little with the compiler.
 
 The measure is ``runtime/interpreter``: the spec itself, tick by tick. Sizes are small and everything is float64, so
-that a difference is a mistake and not rounding; memories are then watched over many tokens in float32, as users run them.
+that a difference is a mistake and not rounding; memories are then watched over many tokens in float32, as users run
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether the memories of a token system live: over many tokens, as users run it, before any training.
 
-Widths are small, periods as the spec says. A memory that starts away from zero stays within a factor of ten of its start;
-one that starts at zero holds what it is given, so how far it grows and what it forgets are facts about it, no verdicts.
+Widths are small, periods as the spec says. A memory that starts away from zero stays within a factor of ten of its
+start; one that starts at zero holds what it is given: how far it grows and what it forgets are facts, no verdicts.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Life:
         out = [Check(f"{self.tokens:,} {kinds} tokens in float32 stay finite", passed=finite)]
         states = [s for s in self.system.states.values() if s.name in start]
         out += [self._norm(s, start[s.name], state[s.name]) for s in states]
-        return out + [self._depends(before, pieces, back, any(_born(s, start) for s in states))]
+        return [*out, self._depends(before, pieces, back, any(_born(s, start) for s in states))]
 
     # ---------------------------------------------------------------------------------------- what is run
 
@@ -94,7 +94,8 @@ class _Life:
         first, last = _norms(s, start), _norms(s, end)
         if not first.all():
             return Check(
-                f"{s.name} starts at 0: its norm after {self.tokens:,} tokens", note=f"{_span(last)}"
+                f"{s.name} starts at 0: its norm after {self.tokens:,} tokens",
+                note=f"{_span(last)}",
             )
         ratio = last / first
         kept = bool((ratio >= KEPT[0]).all() and (ratio <= KEPT[1]).all())

@@ -9,7 +9,8 @@ import torch
 
 from nlc.ir.system import Level
 from nlc.ir.update import Update
-from nlc.runtime.interpreter import Interpreter, Place, States
+from nlc.runtime.expressions import Place, States
+from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.report import EXACT, Check, compared, difference
 
 MOST = 100  # ticks that are interpreted: each costs milliseconds

@@ -11,7 +11,8 @@ from torch import Tensor
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import System
 from nlc.ir.types import Dim
-from nlc.runtime.interpreter import Interpreter, States
+from nlc.runtime.expressions import States
+from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.report import EXACT, Check, compared, difference
 from nlc.tools.sizes import Values, longest, settled
@@ -43,7 +44,7 @@ def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: 
             memories = {n: x for n, x in expected.items() if n != ""}
             for what, a, b in (
                 ("weights", {"": found[""]}, {"": expected[""]}),
-                ("memories", {n: found[n] for n in memories}, memories),
+                ("memories", found, memories),
                 ("resumed", resumed, found),
             ):
                 errors[what] = max(errors[what], difference(a, b))
@@ -84,7 +85,7 @@ def _compiled(
             optimizer = made([p], **chosen)
             optimizer.load_state_dict(state)
     kept = optimizer.state[p]
-    return {"": torch.stack(steps), **{n: kept[n] for n in names if n != ""}}
+    return {"": torch.stack(steps), **{n: kept[n] for n in names if n in kept}}
 
 
 def _only_matrices(system: System) -> bool:

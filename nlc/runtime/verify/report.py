@@ -49,7 +49,9 @@ class Verification:
         lines = [f"{v}  {what:<{wide}}  {found}".rstrip() for v, what, found in rows]
         failed = sum(c.passed is False for c in self.checks)
         passed = sum(c.passed is True for c in self.checks)
-        end = f"{failed} of {failed + passed} checks failed" if failed else f"{passed} checks passed"
+        end = (
+            f"{failed} of {failed + passed} checks failed" if failed else f"{passed} checks passed"
+        )
         return "\n".join([f"{self.system} at {at}; seed {self.seed}", *lines, end])
 
 
@@ -75,13 +77,13 @@ def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
     """The largest error of any tensor, relative to that tensor's largest element.
 
     Tensors that are smaller than a ten-thousandth of the largest count as that: what is left of them is cancellation.
-    Infinite where something is not finite or has another shape.
+    Infinite where something is missing, is not finite or has another shape.
     """
     scale = max((x.abs().max().item() for x in expected.values() if x.numel()), default=0.0)
     worst = 0.0
     for name, b in expected.items():
-        a = found[name]
-        if a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
+        a = found.get(name)
+        if a is None or a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
             return float("inf")
         if b.numel():
             size = max(b.abs().max().item(), 1e-4 * scale)

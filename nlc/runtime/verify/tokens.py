@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from nlc.runtime.interpreter import Interpreter, States
+from nlc.runtime.expressions import States
+from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.draws import Weights, draw, named, randomised
 from nlc.runtime.verify.report import EXACT, SAME, Check, compared, difference
@@ -74,7 +76,10 @@ class _Module:
         return {**{f"output {n}": torch.stack(y, 1) for n, y in collected.items()}, **ends}
 
     def compiled(
-        self, given: States, state: dict[str, Tensor] | None = None, net: torch.nn.Module | None = None
+        self,
+        given: States,
+        state: dict[str, Tensor] | None = None,
+        net: torch.nn.Module | None = None,
     ) -> tuple[States, dict[str, Tensor]]:
         state = {**self.fresh, **self.start} if state is None else state
         y, state = (net or self.net)(**named(given), state=state)
@@ -144,7 +149,7 @@ class _Module:
     def _stream(self, cuts: Iterable[int], saved: bool = False) -> States:
         cuts, net = list(cuts), self.net
         parts, state = [], {**self.fresh, **self.start}
-        for a, b in zip(cuts, cuts[1:]):
+        for a, b in pairwise(cuts):
             if saved:
                 weights, state = through_a_file((net.state_dict(), state))
                 net = type(net)(**self.chosen).double()
