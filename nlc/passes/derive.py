@@ -183,7 +183,9 @@ class _Level:
         if not found:
             never_learns(level, self.report)
             return None
-        proximal = level.rule.name == "prox"  # its minimum is near the base, wherever boundaries are
+        proximal = (
+            level.rule.name == "prox"
+        )  # its minimum is near the base, wherever boundaries are
         at = "anchor" if level.anchor is not None and not proximal else "base"
         point = {v: self._leaf(s, at) for v, s in variables.items()}
         out = {}

@@ -21,9 +21,11 @@ class Lowering(Periods):
 
     def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
         self.system = system
+        self.base = self.reader = TOKEN if system.context == "tokens" else STEP
         self.totals: dict[str, tuple[Expr, Level]] = {}
         self.updates = {
-            name: self._gathering(u, system.levels[name]) for name, u in updates.items()
+            name: self._gathering(self._at_own_clock(u), system.levels[name])
+            for name, u in updates.items()
         }
         self.names = Names(reserved | frozenset(system.hypers))
         self.slots: list[Slot] = []
@@ -33,7 +35,6 @@ class Lowering(Periods):
         self.flow_vars = {name: self.names(name) for name in system.flows}
         self.kept: dict[str, str] = {}
         self.holds: dict[Expr, str] = {}
-        self.base = self.reader = TOKEN if system.context == "tokens" else STEP
         self._memories()
 
     # -------------------------------------------------------------------------------------------- names
