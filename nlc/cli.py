@@ -226,6 +226,64 @@ def compile(spec: str, output: Path | None, backend: str, operator: bool) -> Non
         )
 
 
+@main.command()
+@click.argument("spec")
+@click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="HYPER=VALUE",
+    multiple=True,
+    help="A hyper to keep as given; widths and periods are made small otherwise.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the random inputs and weights.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(2),
+    default=2000,
+    show_default=True,
+    help="How long the memories of a token system are watched.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How the checks are written.",
+)
+@_verb
+def verify(
+    spec: str, operator: bool, settings: tuple[str, ...], seed: int, tokens: int, format: str
+) -> None:
+    """Compare what is compiled with the spec itself, on random inputs."""
+    from nlc.tools.sizes import BadHyper
+
+    loaded = _load(spec, operator=operator)
+    _warn(loaded)
+    try:
+        result = loaded.verify(seed=seed, tokens=tokens, hypers=dict(map(_setting, settings)))
+    except BadHyper as error:
+        raise click.BadParameter(str(error), param_hint="--set") from None
+    if format == "json":
+        click.echo(json.dumps(result.asdict(), ensure_ascii=False, indent=2))
+    else:
+        click.echo(str(result))
+    if not result.passed:
+        sys.exit(1)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``d=32``; several numbers are a list, ``periods=2,4``."""
+    name, equals, value = text.partition("=")
+    try:
+        numbers = [json.loads(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if not equals or not all(isinstance(x, int | float) for x in numbers) or not numbers:
+        raise click.BadParameter(f"{text!r} is not HYPER=VALUE with a number", param_hint="--set")
+    return name.strip(), numbers[0] if len(numbers) == 1 else numbers
+
+
 @main.command(name="list")
 @click.argument(
     "what", type=click.Choice(["specs", "functions", "memories", "rules", "codes"]), default="specs"

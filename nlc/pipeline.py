@@ -47,6 +47,8 @@ from nlc.version import __version__
 if TYPE_CHECKING:
     import networkx as nx
 
+    from nlc.runtime.verify import Verification
+
 STAGES = (
     (
         "parse",
@@ -361,6 +363,18 @@ class Spec:
         made = getattr(module, module.__all__[0])
         made.__source_file__ = module.__file__
         return made
+
+    def verify(
+        self, *, seed: int = 0, tokens: int = 2000, hypers: dict[str, Any] | None = None
+    ) -> Verification:
+        """What was compiled against the spec itself, on random inputs; ``runtime/verify`` says how.
+
+        ``tokens``: how long memories are watched. ``hypers`` are kept as given, others made small.
+        """
+        from nlc.runtime.verify import verify
+
+        with _deep():
+            return verify(self, BACKENDS, seed=seed, tokens=tokens, hypers=hypers)
 
     def combined(self, optimizer: Spec) -> nx.DiGraph:
         """The level graph of this system trained by a gradient system."""

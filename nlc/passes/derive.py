@@ -123,7 +123,7 @@ class _Level:
         rule = {"gd": self._gd, "dgd": self._dgd, "prox": self._prox}[level.rule.name]
         if level.rule.name == "prox":
             base.update(
-                {s.name: self._decayed(s, base[s.name], self._prev(s)) for s in level.states}
+                {s.name: self._decayed(s, base[s.name], base[s.name]) for s in level.states}
             )
         new = {}
         for s in level.states:
@@ -243,7 +243,10 @@ class _Level:
         if not found:
             never_learns(level, self.report)
             return None
-        at = "anchor" if level.anchor is not None else "base"
+        proximal = (
+            level.rule.name == "prox"
+        )  # its minimum is near the base, wherever boundaries are
+        at = "anchor" if level.anchor is not None and not proximal else "base"
         point = {v: self._leaf(s, at) for v, s in variables.items()}
         out = {}
         for v, s in variables.items():

@@ -28,6 +28,20 @@ class Periods(Held, Ticks):
     state_vars: dict[str, str]
     reader: Clock  # the clock of what is being translated
 
+    def _at_own_clock(self, update: Update) -> Update:
+        """Flows of slow states written out in a step: there they are what the states have just become."""
+
+        def rule(n: Expr) -> Expr | None:
+            slow = n.op == "flow" and self.base.faster(n.type.clock) and n.type.clock.batched
+            return self._written_out(n) if slow else None
+
+        return replace(
+            update,
+            base={k: rewrite(e, rule) for k, e in update.base.items()},
+            gradient={k: rewrite(e, rule) for k, e in update.gradient.items()},
+            new={k: rewrite(e, rule) for k, e in update.new.items()},
+        )
+
     def _gathering(self, update: Update, level: Level) -> Update:
         """``total`` nodes of a step replaced by what has been gathered when it comes, its ``t`` by its own count."""
 

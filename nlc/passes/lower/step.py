@@ -23,9 +23,11 @@ class Lowering(Periods):
 
     def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
         self.system = system
+        self.base = self.reader = TOKEN if system.context == "tokens" else STEP
         self.totals: dict[str, tuple[Expr, Level]] = {}
         self.updates = {
-            name: self._gathering(u, system.levels[name]) for name, u in updates.items()
+            name: self._gathering(self._at_own_clock(u), system.levels[name])
+            for name, u in updates.items()
         }
         self.names = Names(reserved | frozenset(system.hypers))
         self.slots: list[Slot] = []
@@ -36,7 +38,6 @@ class Lowering(Periods):
         self.kept: dict[str, str] = {}
         self.holds: dict[Expr, str] = {}
         self.starts: list[Let] = []  # what a tick needs of its beginning
-        self.base = self.reader = TOKEN if system.context == "tokens" else STEP
         kind = Type((), False, self.base, dtype="bool")
         self.masks = {name: leaf("var", self.names(f"at_{name}"), kind) for name in system.declared}
         self._memories()

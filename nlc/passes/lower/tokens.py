@@ -347,7 +347,8 @@ class Tokens(Windows, Lowering):
             if alias is None or assigned.count(alias.expr.attr) != 1:
                 continue
             before = body[: body.index(alias)]  # what is assigned later has another value by then
-            if any(alias.expr.attr in x.names for x in before):
+            read = any(n.op == "var" and n.attr == inner for x in body for n in walk(x.expr))
+            if not read and any(alias.expr.attr in x.names for x in before):
                 body = [x for x in body if x is not alias]
                 self.collects[outer] = alias.expr.attr
         return body

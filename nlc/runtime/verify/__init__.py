@@ -1,0 +1,59 @@
+"""Shows that what was compiled is what the spec says, on random inputs, by means that share little with the compiler.
+
+The measure is ``runtime/interpreter``: the spec itself, tick by tick. Sizes are small and everything is float64, so
+that a difference is a mistake and not rounding; memories are then watched over many tokens in float32, as users run
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nlc.runtime.verify.alive import alive
+from nlc.runtime.verify.gradients import optimizer_checks
+from nlc.runtime.verify.report import Check, Verification
+from nlc.runtime.verify.tokens import module_checks
+from nlc.tools.sizes import BadHyper, Values, small
+
+if TYPE_CHECKING:
+    from nlc.pipeline import Spec
+
+WIDTH = 8  # sizes are halved to this: enough for a wrong axis to show
+
+
+def verify(
+    spec: Spec,
+    backends: Iterable[str],
+    *,
+    seed: int = 0,
+    tokens: int = 2000,
+    hypers: Mapping[str, Any] | None = None,
+) -> Verification:
+    """All checks of a spec; ``hypers`` are kept as given, the others are made small.
+
+    Raises SpecError for a spec with mistakes, BadHyper for a hyper that it has not or a value that it cannot have.
+    """
+    fixed, backends = dict(hypers or {}), list(backends)
+    chosen = _sound(spec, small(spec.system, fixed, WIDTH))
+    if spec.system.context == "tokens":
+        checks = module_checks(spec, backends, chosen, seed)
+        checks += alive(spec, fixed, seed, tokens)
+    else:
+        checks = optimizer_checks(spec, backends, chosen, seed)
+    return Verification(spec.system.name, seed, chosen, tuple(checks))
+
+
+def _sound(spec: Spec, chosen: Values) -> Values:
+    """Hypers that the generated constructor takes."""
+    trained = [] if spec.system.context == "tokens" else [[torch.nn.Parameter(torch.zeros(2))]]
+    try:
+        spec.compile()(*trained, **chosen)
+    except ValueError as error:
+        raise BadHyper(str(error)) from None
+    return chosen
+
+
+__all__ = ["Check", "Verification", "verify"]

@@ -1,0 +1,142 @@
+"""Whether the memories of a token system live: over many tokens, as users run it, before any training.
+
+Widths are small, periods as the spec says. A memory that starts away from zero stays within a factor of ten of its
+start; one that starts at zero holds what it is given: how far it grows and what it forgets are facts, no verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nlc.ir.system import State
+from nlc.runtime.verify.draws import draw, named
+from nlc.runtime.verify.report import Check
+from nlc.tools.sizes import Values, settled, small
+
+if TYPE_CHECKING:
+    from nlc.pipeline import Spec
+
+WIDTH = 32
+KINDS = ("random", "correlated")
+COMMON = 0.9  # of a correlated token's variance: a direction that all tokens share
+BACK = 1000  # how far back the last output must reach
+DEPENDS = 1e-12  # relative, in float64: ten thousand times rounding, and far below what a gate of 0.98 leaves
+KEPT = (0.1, 10.0)  # of a state's norm at its start
+PIECE = 500
+
+
+def alive(spec: Spec, fixed: dict[str, Any], seed: int, tokens: int) -> list[Check]:
+    """Finite, neither dead nor grown out of hand, and with a memory of what was long ago."""
+    return _Life(spec, fixed, seed, tokens).checks()
+
+
+class _Life:
+    """One stream of random tokens and one of correlated tokens, through a fresh module."""
+
+    def __init__(self, spec: Spec, fixed: dict[str, Any], seed: int, tokens: int):
+        self.system, self.tokens = spec.system, tokens
+        chosen = small(self.system, fixed, WIDTH, periods=False)
+        self.hypers: Values = settled(self.system, chosen)
+        torch.manual_seed(seed)
+        self.net = spec.compile()(**chosen)
+        self.common = draw(self.system, self.hypers, 1, 1)
+
+    def checks(self) -> list[Check]:
+        back = min(BACK, self.tokens // 2)
+        first = next(iter(self._piece(1).values()))
+        start, finite, state = self.net.initial_state(first), True, None
+        for length in self._lengths(self.tokens - back):
+            state, finite = self._run(self.net, length, state, finite)
+        before = dict(state) if state else {}
+        pieces = [self._piece(n) for n in self._lengths(back)]
+        for piece in pieces:
+            y, state = self._call(self.net, piece, state)
+            finite = finite and _finite(y, state)
+        kinds = " and ".join(KINDS)
+        out = [Check(f"{self.tokens:,} {kinds} tokens in float32 stay finite", passed=finite)]
+        states = [s for s in self.system.states.values() if s.name in start]
+        out += [self._norm(s, start[s.name], state[s.name]) for s in states]
+        return [*out, self._depends(before, pieces, back, any(_born(s, start) for s in states))]
+
+    # ---------------------------------------------------------------------------------------- what is run
+
+    def _lengths(self, tokens: int) -> Iterator[int]:
+        return (min(PIECE, tokens - done) for done in range(0, tokens, PIECE))
+
+    def _piece(self, length: int) -> dict[str, Tensor]:
+        """Random tokens, and tokens that share a direction."""
+        noise = draw(self.system, self.hypers, len(KINDS), length)
+        for n, x in noise.items():
+            x[1] = (1 - COMMON) ** 0.5 * x[1] + COMMON**0.5 * self.common[n][0]
+        return {n: x.float() for n, x in noise.items()}
+
+    def _run(
+        self, net: torch.nn.Module, length: int, state: dict | None, finite: bool
+    ) -> tuple[dict, bool]:
+        y, state = self._call(net, self._piece(length), state)
+        return state, finite and _finite(y, state)
+
+    def _call(
+        self, net: torch.nn.Module, piece: dict[str, Tensor], state: dict | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        with torch.no_grad():
+            y, state = net(**named(piece), state=state)
+        return (y if isinstance(y, dict) else {"y": y}), state
+
+    # ---------------------------------------------------------------------------------------- checks
+
+    def _norm(self, s: State, start: Tensor, end: Tensor) -> Check:
+        """The norm of every head's state, at the end of either stream, against its start."""
+        first, last = _norms(s, start), _norms(s, end)
+        if not first.all():
+            return Check(
+                f"{s.name} starts at 0: its norm after {self.tokens:,} tokens",
+                note=f"{_span(last)}",
+            )
+        ratio = last / first
+        kept = bool((ratio >= KEPT[0]).all() and (ratio <= KEPT[1]).all())
+        what = f"{s.name} keeps its norm within [{KEPT[0]:g}, {KEPT[1]:g}] of its start"
+        return Check(what, passed=kept, note=f"{_span(ratio)} of its start")
+
+    def _depends(self, before: dict, pieces: list[dict], back: int, born: bool) -> Check:
+        """Two streams that differ in one token, in float64; a memory from zero may forget it by its gates."""
+        net = self.net.double()
+        twice = lambda x: torch.cat([x, x]) if x.ndim else x  # noqa: E731
+        wide = lambda x: x.double() if x.is_floating_point() else x  # noqa: E731
+        state = {n: wide(twice(x)) for n, x in before.items()} or None
+        for i, piece in enumerate(pieces):
+            given = {n: wide(twice(x)) for n, x in piece.items()}
+            if i == 0:
+                other = {n: x.double() for n, x in self._piece(1).items()}
+                for n, x in given.items():
+                    x[len(KINDS) :, 0] = other[n][:, 0]
+            y, state = self._call(net, given, state)
+        last = torch.cat([x[:, -1].flatten(1) for x in y.values()], 1)
+        plain, changed = last.chunk(2)
+        size = ((changed - plain).norm(dim=1) / plain.norm(dim=1)).min().item()
+        passed = True if size > DEPENDS else False if born else None
+        what = f"the last output depends on the token {back:,} back"
+        return Check(what, passed=passed, note=f"changes by {size:.0e} of itself")
+
+
+def _finite(y: dict[str, Tensor], state: dict[str, Tensor]) -> bool:
+    return all(bool(x.isfinite().all()) for x in (*y.values(), *state.values()))
+
+
+def _norms(s: State, x: Tensor) -> Tensor:
+    """One number a stream and head."""
+    return x.flatten(x.ndim - len(s.dims)).norm(dim=-1) if s.dims else x.abs()
+
+
+def _born(s: State, start: dict[str, Tensor]) -> bool:
+    """Whether a memory starts away from zero."""
+    return bool(_norms(s, start[s.name]).all())
+
+
+def _span(x: Tensor) -> str:
+    low, high = f"{x.min().item():.2g}", f"{x.max().item():.2g}"
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,92 @@
+"""What a verification says: one check a line, and whether all of them passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+EXACT = 1e-10  # float64 against float64, in another order of operations
+SAME = 1e-12  # the same operations, in pieces
+
+
+@dataclass(frozen=True)
+class Check:
+    """``error`` is relative. ``passed`` None: a fact about the system, which is no verdict."""
+
+    what: str
+    error: float | None = None
+    tolerance: float | None = None
+    passed: bool | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked, with which seed, at which hypers, and how it came out."""
+
+    system: str
+    seed: int
+    hypers: dict[str, Any]
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(c.passed is not False for c in self.checks)
+
+    def asdict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"passed": self.passed, **asdict(self)}
+
+    def __str__(self) -> str:
+        """A table: the verdict and what was checked, then the error and its limit, or what was found."""
+        at = ", ".join(f"{k}={v}" for k, v in self.hypers.items()) or "its default hypers"
+        rows = [(_verdict(c), c.what, _found(c)) for c in self.checks]
+        wide = max((len(what) for _, what, _ in rows), default=0)
+        lines = [f"{v}  {what:<{wide}}  {found}".rstrip() for v, what, found in rows]
+        failed = sum(c.passed is False for c in self.checks)
+        passed = sum(c.passed is True for c in self.checks)
+        end = (
+            f"{failed} of {failed + passed} checks failed" if failed else f"{passed} checks passed"
+        )
+        return "\n".join([f"{self.system} at {at}; seed {self.seed}", *lines, end])
+
+
+def _verdict(c: Check) -> str:
+    return {True: "pass", False: "FAIL", None: "    "}[c.passed]
+
+
+def _found(c: Check) -> str:
+    error = "" if c.error is None else f"off by {c.error:.0e}, at most {c.tolerance:.0e}"
+    if c.error is not None and not c.tolerance:
+        error = "equal" if c.error == 0 else f"off by {c.error:.0e}, must be equal"
+    elif c.error == 0:
+        error = "equal"
+    return "; ".join(filter(None, [error, c.note]))
+
+
+def compared(what: str, error: float, tolerance: float, note: str = "") -> Check:
+    """A check of a relative error."""
+    return Check(what, error, tolerance, error <= tolerance, note)
+
+
+def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest error of any tensor, relative to that tensor's largest element.
+
+    Tensors that are smaller than a ten-thousandth of the largest count as that: what is left of them is cancellation.
+    Infinite where something is missing, is not finite or has another shape.
+    """
+    scale = max((x.abs().max().item() for x in expected.values() if x.numel()), default=0.0)
+    worst = 0.0
+    for name, b in expected.items():
+        a = found.get(name)
+        if a is None or a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
+            return float("inf")
+        if b.numel():
+            size = max(b.abs().max().item(), 1e-4 * scale)
+            error = (a - b).abs().max().item()
+            worst = max(worst, error / size if error else 0.0)
+    return worst

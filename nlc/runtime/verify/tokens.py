@@ -1,0 +1,163 @@
+"""A generated module against the interpreter: outputs, states, gradients; in pieces; saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nlc.runtime.expressions import States
+from nlc.runtime.interpreter import Interpreter
+from nlc.runtime.verify.derived import MOST, Derived, through_a_file
+from nlc.runtime.verify.draws import Weights, draw, named, randomised
+from nlc.runtime.verify.report import EXACT, SAME, Check, compared, difference
+from nlc.tools.sizes import Values, longest, settled
+
+if TYPE_CHECKING:
+    from nlc.pipeline import Spec
+
+BATCH = 2
+LEAST = 9  # tokens; two of the longest period and a little more where that is more
+REACHED = 1e-6  # of the largest gradient of a weight
+
+
+def module_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int) -> list[Check]:
+    """Each backend by itself; derivation comes before them all."""
+    out: list[Check] = []
+    for name in backends:
+        torch.manual_seed(seed)
+        module = _Module(spec, spec.compile(name), chosen, name)
+        derived = Derived(spec.updates)
+        expected = module.interpreted(derived)
+        out += [] if out else derived.checks()
+        out += [*module.equals(expected), *module.pieces()]
+    return out
+
+
+class _Module:
+    """One generated class with random weights, inputs and first states."""
+
+    def __init__(self, spec: Spec, made: type, chosen: Values, backend: str):
+        self.system, self.backend, self.chosen = spec.system, backend, chosen
+        self.hypers = settled(spec.system, chosen)
+        period = longest(self.system, self.hypers)
+        self.length = min(max(2 * period + 3, LEAST), MOST)
+        self.net = randomised(made(**chosen))
+        self.given = draw(self.system, self.hypers, BATCH, self.length)
+        self.fresh = self.net.initial_state(next(iter(self.given.values())))
+        self.start = {  # a memory from zero starts elsewhere, so that its first tick shows what it does
+            s.name: torch.randn_like(self.fresh[s.name]).requires_grad_()
+            for s in self.system.states.values()
+            if s.init is None and not s.learned
+        }
+        if not all(x.isfinite().all() for x in self.compiled(self.given)[0].values()):
+            self.given = draw(self.system, self.hypers, BATCH, self.length, positive=True)
+        for x in self.given.values():
+            x.requires_grad_()
+
+    # ---------------------------------------------------------------------------------------- what is run
+
+    def interpreted(self, derived: Derived) -> States:
+        """Outputs, as ``output y`` [B, T, …], and states at the end, one token at a time."""
+        run = derived.watch(Interpreter(self.system, self.hypers, Weights(self.net)))
+        states = run.begin(BATCH)
+        states |= {n: x if self._headed(n) else x[:, None] for n, x in self.start.items()}
+        collected: dict[str, list[Tensor]] = {n: [] for n in self.system.output}
+        for t in range(self.length):
+            token = {n: x[:, t] for n, x in self.given.items()}
+            token = {n: x if self.system.inputs[n].head else x[:, None] for n, x in token.items()}
+            outputs, states = run.tick(token, states)
+            for n, y in outputs.items():
+                collected[n].append(y if self.system.output[n].type.head else y[:, 0])
+        ends = {n: x if self._headed(n) else x[:, 0] for n, x in states.items()}
+        return {**{f"output {n}": torch.stack(y, 1) for n, y in collected.items()}, **ends}
+
+    def compiled(
+        self,
+        given: States,
+        state: dict[str, Tensor] | None = None,
+        net: torch.nn.Module | None = None,
+    ) -> tuple[States, dict[str, Tensor]]:
+        state = {**self.fresh, **self.start} if state is None else state
+        y, state = (net or self.net)(**named(given), state=state)
+        outputs = y if isinstance(y, dict) else {next(iter(self.system.output)): y}
+        return {f"output {n}": x for n, x in outputs.items()}, state
+
+    def _headed(self, state: str) -> bool:
+        return self.system.levels[self.system.states[state].level].head
+
+    # ---------------------------------------------------------------------------------------- checks
+
+    def equals(self, expected: States) -> list[Check]:
+        """Outputs, states, and the gradients of a random projection of the outputs."""
+        found, state = self.compiled(self.given)
+        noise = {n: torch.randn_like(x) for n, x in found.items()}
+        weights = dict(self.net.named_parameters())
+        leaves = {**{f"input {n}": x for n, x in self.given.items()}, **self.start, **weights}
+
+        def slopes(outputs: States) -> States:
+            loss = sum((x * outputs[n]).sum() for n, x in noise.items())
+            made = torch.autograd.grad(
+                loss, list(leaves.values()), allow_unused=True, materialize_grads=True
+            )
+            return dict(zip(leaves, made))
+
+        states = {n: expected[n] for n in self.system.states}
+        mine, theirs = slopes(found), slopes(expected)
+        equal = "= the interpreter's"
+        outputs = difference(found, {n: expected[n] for n in found})
+        out = [self._compared(f"the outputs {equal}", outputs, EXACT, f"{self.length} tokens")]
+        if states:
+            ends = difference(state, states)
+            out.append(self._compared(f"the states at the end {equal}", ends, EXACT))
+        what, note = f"the gradients of the outputs {equal}", f"of {len(leaves)} tensors"
+        out.append(self._compared(what, difference(mine, theirs), EXACT, note))
+        return out + self._reached({n: mine[n] for n in weights})
+
+    def _reached(self, slopes: States) -> list[Check]:
+        """The outer gradient arrives at every learned start."""
+        sizes = {n: x.norm().item() for n, x in slopes.items()}
+        starts = Weights(self.net)
+        paths = {id(p): n for n, p in self.net.named_parameters()}
+        out = []
+        for s in (s for s in self.system.states.values() if s.learned):
+            size = sizes[paths[id(starts[f"{s.name}.init"])]] / max(sizes.values())
+            if self.system.levels[s.level].backprop:
+                note = f"{size:.0e} of the largest gradient, at least {REACHED:.0e}"
+                what = f"{self.backend}: the outer gradient reaches the start of {s.name}"
+                out.append(Check(what, passed=size > REACHED, note=note))
+        return out
+
+    def pieces(self) -> list[Check]:
+        """One call, the stream cut in several places, token by token, and through a file at every cut."""
+        n, half = self.length, self.length // 2
+        cuts = sorted({0, 1, 2, half, half + 1, n - 1, n})
+        with torch.no_grad():
+            whole = self._stream([0, n])
+            pieces, tokens = self._stream(cuts), self._stream(range(n + 1))
+            stored = self._stream(cuts, saved=True)
+        where = f"after {', '.join(map(str, cuts[1:-1]))}"
+        return [
+            self._compared("a stream in pieces = one call", difference(pieces, whole), SAME, where),
+            self._compared("token by token = one call", difference(tokens, whole), SAME),
+            self._compared("saved and loaded between pieces", difference(stored, pieces), 0.0),
+        ]
+
+    def _stream(self, cuts: Iterable[int], saved: bool = False) -> States:
+        cuts, net = list(cuts), self.net
+        parts, state = [], {**self.fresh, **self.start}
+        for a, b in pairwise(cuts):
+            if saved:
+                weights, state = through_a_file((net.state_dict(), state))
+                net = type(net)(**self.chosen).double()
+                net.load_state_dict(weights)
+            piece = {n: x[:, a:b] for n, x in self.given.items()}
+            part, state = self.compiled(piece, state, net)
+            parts.append(part)
+        return {**{n: torch.cat([p[n] for p in parts], 1) for n in parts[0]}, **state}
+
+    def _compared(self, what: str, error: float, tolerance: float, note: str = "") -> Check:
+        return compared(f"{self.backend}: {what}", error, tolerance, note)
