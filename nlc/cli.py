@@ -215,7 +215,7 @@ def compile(spec: str, output: Path | None, backend: str, operator: bool) -> Non
     loaded = _load(spec, operator=operator)
     text = loaded.source_text(backend)
     _warn(loaded)
-    if output is None:
+    if output is None or str(output) == "-":
         click.echo(text, nl=False)
     else:
         from nlc.runtime.loader import write_atomically

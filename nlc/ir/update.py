@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nlc.ir.expr import Expr, rewrite
@@ -14,6 +15,16 @@ class Step:
     why: str
     left: Expr | None
     right: Expr | None
+
+
+@dataclass(frozen=True)
+class Named:
+    """``what`` (key or error) of weight ``state`` is ``expr``, which is called ``symbol`` from here on."""
+
+    state: str
+    what: str
+    symbol: Expr
+    expr: Expr
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,15 @@ class Update:
     gradient: dict[str, Expr]
     new: dict[str, Expr]
     steps: dict[str, tuple[Step, ...]]
+    factors: tuple[Named, ...] = ()  # what gradients and new states read by name
+
+    @property
+    def expressions(self) -> Iterator[Expr]:
+        """Everything that the step computes."""
+        yield from self.base.values()
+        yield from (x.expr for x in self.factors)
+        yield from self.gradient.values()
+        yield from self.new.values()
 
     def expanded(self, state: str) -> Expr:
         """The new state over the state before the tick alone, every intermediate written out."""

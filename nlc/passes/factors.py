@@ -6,26 +6,19 @@ network. With names, the step of each weight reads like that of a matrix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from nlc.ir.expr import Expr, substitute
+from nlc.ir.expr import Expr, contains, substitute
 from nlc.ir.ops import leaf
-from nlc.ir.update import Update
+from nlc.ir.update import Named, Update
 from nlc.passes.simplify import simplify
 
 
-@dataclass(frozen=True)
-class Named:
-    """``what`` of weight ``state`` is ``expr``, called ``symbol`` from here on."""
+def factors(update: Update, op: str = "param") -> list[Named]:
+    """Names for the keys and errors of a memory of several weights, each over those before it; else none.
 
-    state: str
-    what: str
-    symbol: Expr
-    expr: Expr
-
-
-def factors(update: Update) -> list[Named]:
-    """Names for the keys and errors of a memory of several weights, each over those before it; else none."""
+    ``op`` is that of the leaves that stand for them.
+    """
     matrices = [s for s, e in update.gradient.items() if _outer(e) is not None]
     if len(matrices) < 2:
         return []
@@ -33,13 +26,14 @@ def factors(update: Update) -> list[Named]:
     for what, letter, index in (("key", "x", 1), ("error", "delta", 0)):
         for state in matrices:
             e = named(_outer(update.gradient[state]).args[index], found)
-            if e.args:
-                symbol = leaf("param", f"{letter}_{_number(state, update)}", e.type)
+            if contains(e, lambda n: n.op == "state"):
+                name = f"{letter}_{_number(state, update)}"
+                symbol = leaf(op, name if op == "param" else f"{update.level}.{name}", e.type)
                 found.append(Named(state, what, symbol, e))
     return found
 
 
-def named(e: Expr, names: list[Named]) -> Expr:
+def named(e: Expr, names: Iterable[Named]) -> Expr:
     """An expression with the names put in."""
     for name in names:
         e = substitute(e, {name.expr: name.symbol})

@@ -36,8 +36,21 @@ class Names:
         return name
 
 
-def describe(e: Expr) -> str:
-    """A short name for an unnamed value: ``S_k`` for ``S @ k``, ``exp_dt`` for ``exp(dt)``."""
+_PARTS = {
+    "mul": "product",
+    "matmul": "product",
+    "outer": "product",
+    "sub": "difference",
+    "add": "total",
+    "div": "ratio",
+}
+
+
+def describe(e: Expr, of: str = "") -> str:
+    """A short name for an unnamed value: ``S_k`` for ``S @ k``, ``exp_dt`` for ``exp(dt)``.
+
+    ``of``: what it is part of, which names it where its own text would be long.
+    """
     if e.op in ("var", "hyper", "flow", "weight"):
         return str(e.attr).replace(".", "_")
     if e.op in ("linear", "conv", "rmsnorm", "layernorm"):
@@ -50,8 +63,8 @@ def describe(e: Expr) -> str:
         if e.op in _WORDS and len(parts) == 2
         else "_".join([e.op, *parts[:1]])
     )
-    return (
-        text
-        if len(text) <= 20
-        else "_".join(filter(None, [e.op, parts[0].split("_")[0] if parts else ""]))
-    )
+    if len(text) <= 20:
+        return text
+    if of:
+        return f"{of}_{_PARTS.get(e.op, e.op)}"
+    return "_".join(filter(None, [e.op, parts[0].split("_")[0] if parts else ""]))

@@ -82,7 +82,7 @@ class Recurrence:
         for name in self.loops:
             out |= self.needed(self.system.flows[name].expr)
         for update in updates.values():
-            for e in (*update.base.values(), *update.gradient.values(), *update.new.values()):
+            for e in update.expressions:
                 out |= self.needed(e)
         for e in self.gathered:
             out |= self.needed(e)

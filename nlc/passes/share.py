@@ -19,9 +19,9 @@ def share(lets: Sequence[Let], names: Names, also: Iterable[Expr] = ()) -> list[
     lets = list(lets)
     for when in dict.fromkeys(x.when for x in lets):
         while (repeated := _largest(lets, when)) is not None:
-            name = names(describe(repeated))
-            value = leaf("var", name, repeated.type)
             first = next(i for i, x in enumerate(lets) if x.when == when and _holds(x, repeated))
+            name = names(describe(repeated, of=lets[first].names[0]))
+            value = leaf("var", name, repeated.type)
             rest = [
                 replace(x, expr=substitute(x.expr, {repeated: value})) if x.when == when else x
                 for x in lets[first:]

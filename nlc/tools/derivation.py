@@ -10,10 +10,10 @@ from dataclasses import replace
 from nlc.ir.expr import Expr, rewrite
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, System
-from nlc.ir.update import Update
+from nlc.ir.update import Named, Update
 from nlc.lib.rules import RULES
 from nlc.passes.collect import collect
-from nlc.passes.factors import Named, factors, named
+from nlc.passes.factors import factors, named
 from nlc.passes.simplify import simplify
 
 

@@ -124,16 +124,12 @@ class Gradients(Lowering):
         out = [f.expr for f in self.system.flows.values()]
         out += [total.args[0] for total, _ in self.totals.values()]
         for u in self.updates.values():
-            out += [*u.base.values(), *u.gradient.values(), *u.new.values()]
+            out += u.expressions
         return out
 
     def _needed(self) -> set[str]:
         seen: set[str] = set()
-        stack = [
-            e
-            for u in self.updates.values()
-            for e in (*u.base.values(), *u.gradient.values(), *u.new.values())
-        ]
+        stack = [e for u in self.updates.values() for e in u.expressions]
         stack += [total.args[0] for total, _ in self.totals.values()]
         stack += [e for item in self.clock_items().values() for e in item.exprs]
         while stack:

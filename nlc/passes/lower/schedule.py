@@ -33,6 +33,7 @@ def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[st
     graph.add_nodes_from(items)
     owner = {s.name: s.level for s in system.states.values()}
     gradients = {n: s.level if n in owner else n for n, s in system.gradients.items()}
+    gradients = {n: g for n, g in gradients.items() if f"gradient {g}" in items}
     for name in items:
         if name.startswith("gradient "):
             level = name[9:] if name[9:] in system.levels else system.gradients[name[9:]].level
@@ -43,7 +44,7 @@ def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[st
             for node in _tick(e):
                 if node.op == "flow" and node.attr in items:
                     graph.add_edge(node.attr, name)
-                elif node.op == "gradient" and f"gradient {gradients[node.attr]}" in items:
+                elif node.op == "gradient" and node.attr in gradients:
                     graph.add_edge(f"gradient {gradients[node.attr]}", name)
                 elif node.op == "gathered":
                     graph.add_edge(f"gather {node.attr}", name)

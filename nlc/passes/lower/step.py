@@ -12,6 +12,7 @@ from nlc.ir.program import Let, Slot
 from nlc.ir.system import Level, System
 from nlc.ir.types import STEP, TOKEN, Type
 from nlc.ir.update import Update
+from nlc.passes.factors import factors, named
 from nlc.passes.lower.periods import Periods, state_leaf, state_type
 from nlc.passes.lower.schedule import Item
 from nlc.passes.naming import Names
@@ -29,6 +30,7 @@ class Lowering(Periods):
             name: self._gathering(self._at_own_clock(u), system.levels[name])
             for name, u in updates.items()
         }
+        self.updates = {name: _by_name(u) for name, u in self.updates.items()}
         self.names = Names(reserved | frozenset(system.hypers))
         self.slots: list[Slot] = []
         self.vars: dict[Expr, Expr] = {}
@@ -95,7 +97,8 @@ class Lowering(Periods):
             if (update := self.updates.get(level.name)) is None:
                 continue
             steps = {s.name for s in level.states}
-            own = [e for name, e in update.gradient.items() if name in steps]
+            own = [x.expr for x in update.factors]
+            own += [e for name, e in update.gradient.items() if name in steps]
             parts = {f"gradient {level.name}": [*update.base.values(), *own]} if level.inner else {}
             for name, e in update.gradient.items():
                 if name not in steps:
@@ -157,6 +160,11 @@ class Lowering(Periods):
             note = f"{n.state((s.name, 'base'))} = {before.text(base)}"
             lets.append(let(name, base, note, level.keys.get("retain") or level.keys.get("rule")))
             self.vars[at] = self.var(name, state_type(s, level))
+        for x in update.factors:
+            name = self.names(f"{x.state}_{x.what}")
+            note = f"the {x.what} of {n.symbol(x.state)}, eq. 29"
+            lets.append(let(name, x.expr, note, level.objective.span))
+            self.vars[x.symbol] = self.var(name, x.expr.type)
         for s in level.states:
             if s.name in update.gradient:
                 name = self.names(f"{s.name}_grad")
@@ -183,6 +191,17 @@ class Lowering(Periods):
             note, where = f"{level.rule.name}({args})", level.rule.span
         news = [let(self.state_vars[s.name], update.new[s.name], note, where) for s in level.states]
         return lets + _together(news, self.names)
+
+
+def _by_name(update: Update) -> Update:
+    """The step of a memory of several weights over the keys and errors of its weights."""
+    names = factors(update, "gradient")
+    return replace(
+        update,
+        gradient={k: named(e, names) for k, e in update.gradient.items()},
+        new={k: named(e, names) for k, e in update.new.items()},
+        factors=tuple(names),
+    )
 
 
 def _together(lets: list[Let], names: Names) -> list[Let]:

@@ -100,11 +100,7 @@ class Tokens(Windows, Lowering):
 
     def _ticks(self) -> None:
         parts = [f.expr for f in self.system.flows.values()] + list(self.system.output.values())
-        parts += [
-            e
-            for item in self.updates.values()
-            for e in (*item.base.values(), *item.gradient.values(), *item.new.values())
-        ]
+        parts += [e for item in self.updates.values() for e in item.expressions]
         parts += [total.args[0] for total, _ in self.totals.values()]
         used = {n.attr for e in parts for n in walk(e) if n.op == "index" and n.attr[0] in COUNTS}
         own = {n.attr[0] for e in parts for n in walk(e) if n.op == "ticks"}
@@ -275,7 +271,7 @@ class Tokens(Windows, Lowering):
     def _collect(self, e: Expr, where: str) -> Expr:
         """A value computed in the loop and gathered over its ticks."""
         if e not in self.hoisted:
-            name = self.names(describe(self.program_expr(e)))
+            name = self.names(describe(self.program_expr(e), of=where.replace(".", "_")))
             self.items[f"collect {name}"] = Item(f"collect {name}", [e], TOKEN)
             inner = self.names(f"{name}_t")
             self.collects[name] = inner
@@ -414,7 +410,7 @@ class Tokens(Windows, Lowering):
         new = self._before(e, where)
         if new.op == "var":
             return new
-        name = self.names(self.wanted.get(e) or describe(new))
+        name = self.names(self.wanted.get(e) or describe(new, of=where.replace(".", "_")))
         self.before.append(Let((name,), new, "", e.span))
         self.hoisted[e] = self.var(name, e.type)
         return self.hoisted[e]
