@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-# {0}, {1}, … are the operands, each safe to stand beside any operator.
+import re
+
+from nlc.backends.precedence import CONDITIONAL, POWER
+
+# {0}, {1}, … are the operands, each safe to stand beside any operator where it is not `closed`.
 PLAIN: dict[str, str] = {
     **{name: f"math.{name}({{0}})" for name in ("exp", "log", "sqrt", "tanh", "erf")},
     "abs": "abs({0})",
@@ -15,7 +19,7 @@ PLAIN: dict[str, str] = {
     "maximum": "max({0}, {1})",
     "minimum": "min({0}, {1})",
     "clip": "min(max({0}, {1}), {2})",
-    "where": "({1} if {0} else {2})",
+    "where": "{1} if {0} else {2}",
     **{name: "{0}" for name in ("sum", "mean", "amax", "amin", "stop")},
     "sqnorm": "{0} ** 2",
     "norm": "abs({0})",
@@ -23,5 +27,13 @@ PLAIN: dict[str, str] = {
     "ones": "1.0",
 }
 
-# How tightly the text binds: as an atom, but for a bare power.
-POWERS = {"sqnorm"}
+# How tightly the text binds, where it is no atom.
+BINDS = {"sqnorm": POWER, "where": CONDITIONAL}
+
+
+def closed(text: str, operand: int) -> bool:
+    """Whether the operand always stands as an argument of its own, so that it needs no brackets."""
+    slot = f"{{{operand}}}"
+    return text.count(slot) == len(
+        re.findall(rf"(?<=[(,]){re.escape(slot)}(?=[,)])", text.replace(", ", ","))
+    )

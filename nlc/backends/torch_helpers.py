@@ -29,6 +29,56 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x = x - x.mean(-1, keepdim=True)
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight + bias
 ''',
+    "newton_schulz": '''
+def newton_schulz(
+    A: Tensor,
+    steps: int,
+    coefficients: tuple[float, float, float],
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """A [..., m, n] towards its polar factor: X ← a X + (b G + c G²) X, G = X Xᵀ, from A / ‖A‖."""
+    a, b, c = coefficients
+    tall = A.shape[-2] > A.shape[-1]
+    X = A / torch.linalg.matrix_norm(A, keepdim=True).clamp(min=1e-7)
+    X = (X.mT if tall else X).to(dtype or A.dtype)  # the smaller of the two products is formed
+    for _ in range(steps):
+        G = X @ X.mT
+        X = a * X + (b * G + c * G @ G if c else b * G) @ X
+    return (X.mT if tall else X).to(A.dtype)
+''',
+    "inv_root": '''
+def inv_root(A: Tensor, p: float | Tensor, eps: float | Tensor) -> Tensor:
+    """A^(-1/p) of a symmetric A [..., m, m], its eigenvalues at least eps times the largest."""
+    values, vectors = torch.linalg.eigh(A.to(torch.promote_types(A.dtype, torch.float32)))
+    floor = (eps * values[..., -1:]).clamp(min=torch.finfo(values.dtype).tiny)
+    roots = values.maximum(floor) ** (-1 / p)
+    return ((vectors * roots.unsqueeze(-2)) @ vectors.mT).to(A.dtype)
+''',
+    "solve": '''
+def solve(A: Tensor, b: Tensor) -> Tensor:
+    """x with A x = b, for A [..., m, m] and b [..., m, k]."""
+    dtype = torch.promote_types(b.dtype, torch.float32)
+    batch = torch.broadcast_shapes(A.shape[:-2], b.shape[:-2])
+    x = torch.linalg.solve(A.to(dtype), b.to(dtype).expand(*batch, *b.shape[-2:]))
+    return x.to(b.dtype)
+''',
+    "conjugate_gradients": '''
+def conjugate_gradients(A: Tensor, b: Tensor, steps: int) -> Tensor:
+    """x near A x = b, for A [..., m, m] positive definite and b [..., m, k], each column from 0."""
+    x, residual, direction = torch.zeros_like(b), b, b
+    length = b.square().sum(-2, keepdim=True)
+    exact = length * torch.finfo(b.dtype).eps ** 2
+    for _ in range(steps):
+        going = length > exact
+        image = A @ direction
+        curvature = (direction * image).sum(-2, keepdim=True)
+        rate = torch.where(going, length / torch.where(going, curvature, 1.0), 0.0)
+        x, residual = x + rate * direction, residual - rate * image
+        before, length = length, residual.square().sum(-2, keepdim=True)
+        kept = torch.where(going, length / torch.where(going, before, 1.0), 0.0)
+        direction = residual + kept * direction
+    return x
+''',
     "rotary": '''
 def rotary(x: Tensor, position: Tensor, base: float) -> Tensor:
     """Channel pairs (i, i + n/2) of x turned by angles position · base^(-2i/n)."""

@@ -11,13 +11,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nlc.backends.plain import PLAIN, POWERS
+from nlc.backends.plain import BINDS, PLAIN, closed
+from nlc.backends.precedence import ATOM, COMPARE, CONDITIONAL, POWER, PRODUCT, SUM, UNARY
+from nlc.backends.torch_matrices import MatrixFunctions
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
+from nlc.ir.ops import OPS
 from nlc.ir.system import System
 from nlc.ir.types import Dim, Type
-
-COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(1, 7)
 
 _UNARY = {
     "exp": "exp",
@@ -45,7 +46,7 @@ _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="
 
 
 @dataclass
-class TorchPrinter:
+class TorchPrinter(MatrixFunctions):
     """Prints expressions of one program. ``hyper`` says how a hyper is written where the text stands."""
 
     system: System
@@ -88,9 +89,11 @@ class TorchPrinter:
             a, b = (self.aligned(x, e.type, SUM) for x in e.args)
             return f"{a} {_COMPARE[op]} {b}", COMPARE
         if op in PLAIN and all(self.is_number(a) for a in e.args):
-            return PLAIN[op].format(
-                *(self.at(a, ATOM) for a in e.args)
-            ), POWER if op in POWERS else ATOM
+            text = PLAIN[op]
+            args = [
+                self.at(a, CONDITIONAL if closed(text, i) else ATOM) for i, a in enumerate(e.args)
+            ]
+            return text.format(*args), BINDS.get(op, ATOM)
         if op in _TORCH:
             return f"{_TORCH[op]}({self(e.args[0])})", ATOM
         writer = getattr(self, f"op_{op}", None)
@@ -109,7 +112,7 @@ class TorchPrinter:
             return e.op in ("num", "bool", "hyper", "size") or (
                 e.op == "var" and e.attr in self.numbers
             )
-        return e.op == "numel" or all(self.is_number(a) for a in e.args)
+        return (e.op in OPS and OPS[e.op].size) or all(self.is_number(a) for a in e.args)
 
     # -------------------------------------------------------------------------------------------- axes
 
@@ -189,7 +192,7 @@ class TorchPrinter:
             if any(numbers):  # a number beside a tensor becomes a tensor like it
                 k = numbers.index(True)
                 texts[k] = f"torch.full_like({texts[1 - k]}, {texts[k]})"
-            return f"({texts[0]} if {self(c)} else {texts[1]})", ATOM
+            return f"{texts[0]} if {self.at(c, COMPARE)} else {texts[1]}", CONDITIONAL
         if all(numbers):  # two numbers alone would have the default dtype
             like = next(
                 (x for x in c.args if not self.is_number(x) and x.type.dtype == "float"), None

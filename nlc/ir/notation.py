@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nlc.ir.expr import Expr
@@ -130,6 +131,11 @@ class Notation:
             return str(e.attr[0]), ATOM
         if e.op == "total":
             return self._over(e), MUL
+        if e.op == "newton_schulz":
+            name = self._subscript(self._word("NS"), str(e.attr.steps))
+            return f"{name}({self.text(e.args[0])})", ATOM
+        if e.op == "solve" and e.attr is not None:
+            return f"{self._subscript(self._word('CG'), str(e.attr))}({self._list(e.args)})", ATOM
         if e.op == "ones":
             return "1", ATOM
         writer = getattr(self, f"_{e.op}", None)
@@ -168,6 +174,9 @@ class Notation:
         if e.op == "attend":
             return f"{self.symbol(e.attr[0])}({self.text(e.args[0])})"
         return f"{name}({args})"
+
+    def _list(self, args: Iterable[Expr]) -> str:
+        return ", ".join(map(self.text, args))
 
     @property
     def minus(self) -> str:
@@ -251,6 +260,12 @@ class Notation:
 
     def _T(self, x: Expr) -> tuple[str, int]:
         return self.inside(x, ATOM) + (r"^\top" if self.latex else "ᵀ"), POW
+
+    def _inv_root(self, A: Expr, p: Expr, eps: Expr) -> tuple[str, int]:
+        return self._power(A, f"{self.minus}1/{self.inside(p, POW)}"), POW
+
+    def _solve(self, A: Expr, b: Expr) -> tuple[str, int]:
+        return f"{self._power(A, '-1')} {self.inside(b, POW)}", MUL
 
     def _outer(self, a: Expr, b: Expr) -> tuple[str, int]:
         return f"{self.inside(a, MUL)} {self._T(b)[0]}", MUL

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nlc.base.span import Span
+from nlc.ir import matrices
 from nlc.ir import ranges as r
 from nlc.ir.expr import Expr
 from nlc.ir.shapes import ShapeError, Shapes
@@ -28,6 +29,7 @@ class Op:
     range: Callable[..., Range] = lambda *a: ANY
     dtype: str = "float"  # "same": int stays int
     why: str = ""  # what to tell a user who differentiates it
+    size: bool = False  # a number that the operand's shape alone says
 
 
 class NotDifferentiable(Exception):
@@ -63,6 +65,8 @@ def with_dims(node: Expr, dims: Dims) -> Expr:
         bounds = replace(bounds, norm=_broadcast_norm(node.op, types))
     if dims == ():
         bounds = replace(bounds, norm=bounds.magnitude)
+    if rule.size:
+        return node.with_type(Type(dims, False, NEVER, bounds, dtype))
     # what is gathered over a period is known once a period: attr is (sum | mean | last, the period)
     clock = node.attr[1] if node.op == "total" else fastest(t.clock for t in types)
     return node.with_type(Type(dims, head, clock, bounds, dtype))
@@ -285,6 +289,17 @@ def _linear_vjp(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
     return make("matmul", make("T", w), g), make("outer", g, x), *(g for _ in bias)
 
 
+def _solve(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    """With A x = b and Aᵀ y = g: y by b, and −y xᵀ by A."""
+    A, b = node.args
+    if node.attr is not None:
+        raise NotDifferentiable(node, "steps of conjugate gradients have no gradient rule")
+    y = make("solve", make("T", A), g)
+    vector = b.type.rank == 1 and not b.type.like
+    by_A = make("outer", y, node) if vector else make("matmul", y, make("T", node))
+    return neg(by_A), y
+
+
 EPS = 1e-6  # of rmsnorm, layernorm and l2norm, inside the root
 
 _ge = lambda a, b: make("ge", a, b)  # noqa: E731
@@ -403,7 +418,9 @@ OPS: dict[str, Op] = {
         lambda n, g: (fill(div(g, make("numel", n.args[0])), n.args[0]),),
         lambda a: Range(a.low, a.high),
     ),
-    "numel": Op(_to_scalar, lambda n, g: (None,), lambda a: Range(1.0, math.inf)),
+    "numel": Op(_to_scalar, lambda n, g: (None,), lambda a: Range(1.0, math.inf), size=True),
+    "nrows": Op(matrices.number, lambda n, g: (None,), lambda a: Range(1.0, math.inf), size=True),
+    "ncols": Op(matrices.number, lambda n, g: (None,), lambda a: Range(1.0, math.inf), size=True),
     "amax": Op(_to_scalar, _extremum, lambda a: Range(a.low, a.high)),
     "amin": Op(_to_scalar, _extremum, lambda a: Range(a.low, a.high)),
     "dot": Op(
@@ -455,6 +472,10 @@ OPS: dict[str, Op] = {
         lambda a, pos, base: Range(-a.norm, a.norm, a.norm),
     ),
     "slice": Op(_slice, None, lambda a: a, why="a slice has no gradient rule yet"),
+    # functions of matrices
+    "newton_schulz": Op(matrices.matrix, why="its iteration has no gradient rule"),
+    "inv_root": Op(matrices.root, why="a root of a matrix has no gradient rule"),
+    "solve": Op(matrices.solution, _solve),
     # with slow weights
     "linear": Op(_linear, _linear_vjp),
     "conv": Op(lambda s, d, e: d[0], None, why=_TIME),

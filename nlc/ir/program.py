@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nlc.base.span import Span
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
+from nlc.ir.ops import OPS
+from nlc.ir.shapes import MatrixUse
 from nlc.ir.show import show
 from nlc.ir.system import System
 from nlc.ir.types import Clock, Dim, Type
@@ -97,6 +99,21 @@ class Program:
                 yield s
             elif isinstance(s, Loop):
                 yield from (*s.first, *s.body)
+
+    @property
+    def matrices(self) -> bool:
+        """Whether the trained tensor must be a matrix: it, or one like it, is taken as one somewhere."""
+        use = MatrixUse()
+        for node in (n for let in self.lets() for n in walk(let.expr) if n.args and n.op in OPS):
+            OPS[node.op].shape(use, [a.type.dims for a in node.args], node)
+        sides = {
+            s
+            for slot in self.slots
+            for d in slot.type.dims
+            if isinstance(d, Dim)
+            for s in d.symbols
+        }
+        return use.found or any(side.startswith(("rows(", "cols(")) for side in sides)
 
     def __str__(self) -> str:
         """The text that tests and ``--debug`` show."""

@@ -39,6 +39,10 @@ class Shapes:
     def known(self, dims: Dims) -> bool:
         return True
 
+    def as_matrix(self, dims: Dims) -> Dims:
+        """A trained tensor taken apart where a matrix must stand; other shapes as they are."""
+        return as_matrix(dims)
+
     def same_dim(self, a: Dim, b: Dim) -> bool:
         return a == b
 
@@ -47,7 +51,7 @@ class Shapes:
         if a == b:
             return a
         if {*a, *b} & {d for d in (*a, *b) if isinstance(d, Like)}:
-            a, b = as_matrix(a), as_matrix(b)
+            a, b = self.as_matrix(a), self.as_matrix(b)
         if len(a) != len(b) or not all(self.same_dim(x, y) for x, y in zip(a, b)):
             raise ShapeError(f"{show_dims(a)} is not {show_dims(b)}")
         return a
@@ -64,7 +68,7 @@ class Shapes:
         return dims[0]
 
     def matrix(self, dims: Dims, operand: int) -> tuple[Dim, Dim]:
-        dims = as_matrix(self.view(dims))
+        dims = self.as_matrix(self.view(dims))
         if len(dims) != 2:
             raise ShapeError(f"a matrix is needed, this is {show_dims(dims)}", operand)
         return dims[0], dims[1]
@@ -79,7 +83,7 @@ class Shapes:
             if not out:
                 out = each
                 continue
-            a, b = as_matrix(out), as_matrix(each)
+            a, b = self.as_matrix(out), self.as_matrix(each)
             if len(a) == len(b) == 2 and ONE in (*a, *b):
                 joined = []
                 for x, y in zip(a, b):
@@ -125,3 +129,13 @@ class Shapes:
     def _inner(self, found: Dim, needed: Dim, operand: int) -> None:
         if not self.same_dim(found, needed):
             raise ShapeError(f"`@` needs {needed}, this is {found}", operand)
+
+
+class MatrixUse(Shapes):
+    """Strict, and notes whether a trained tensor, which may have any rank, stood where only a matrix may."""
+
+    found = False
+
+    def as_matrix(self, dims: Dims) -> Dims:
+        self.found |= any(isinstance(d, Like) for d in dims)
+        return super().as_matrix(dims)

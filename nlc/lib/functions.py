@@ -75,6 +75,17 @@ _TABLE = [
     _function("l2norm", "x, eps=1e-6", "x / sqrt(sqnorm(x) + eps)"),
     _function("rotary", "x, position, base=10000", "rotary position embedding of channel pairs (i, i + n/2)"),
     _function("slice", "x, start, stop", "channels start to stop - 1", static=("start", "stop")),
+    # functions of matrices
+    _function("newton_schulz", "A, steps=5, coefficients=quintic, dtype=none",
+              "the polar factor of A, approached from A / norm(A) by `steps` of `cubic`, `quintic` or [a, b, c]",
+              static=("steps", "coefficients", "dtype")),
+    _function("inv_root", "A, p, eps=1e-6",
+              "A**(-1/p) of a symmetric A, its eigenvalues at least eps times the largest"),
+    _function("solve", "A, b, steps=none",
+              "x with A @ x = b; by `steps` of conjugate gradients if given, for a positive definite A",
+              static=("steps",)),
+    _function("nrows", "A", "number of rows of a matrix"),
+    _function("ncols", "A", "number of columns of a matrix"),
     # with slow weights of their own
     _function("linear", "x, width=none, bias=false, shared=false",
               "an affine map to `width` channels (inferred where not given)",
@@ -98,9 +109,7 @@ _TABLE = [
 ]  # fmt: skip
 
 # Functions of the language that this version has not.
-LATER = frozenset(
-    "embedding substeps newton_schulz inv_root solve eigh_basis qr nrows ncols".split()
-)
+LATER = frozenset("embedding substeps eigh_basis qr".split())
 
 
 def usage(name: str, params: dict[str, object]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, rewrite, substitute, walk
-from nlc.ir.ops import OPS, NotDifferentiable, add, div, leaf, make, mul, num, sub
+from nlc.ir.ops import OPS, NotDifferentiable, add, div, fill, leaf, make, mul, num, sub
 from nlc.ir.shapes import ShapeError
 from nlc.ir.system import Level, State, System
 from nlc.ir.types import Type
@@ -215,7 +215,7 @@ class _Level:
             return self._leaf(s, "base")
         try:
             e = self._inner_grads(e)
-            return e if e.type.dims == s.dims else mul(e, make("ones", self._prev(s)))
+            return fill(e, self._prev(s)) if e.type.dims == () else e
         except NotDifferentiable as mistake:
             self.report.add(
                 "NLC501",

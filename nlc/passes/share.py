@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from nlc.ir.expr import Expr, substitute, walk
-from nlc.ir.ops import leaf
+from nlc.ir.ops import OPS, leaf
 from nlc.ir.program import Guard, Let
 from nlc.passes.naming import Names, describe
 
-_CHEAP = {"neg", "T", "ones", "zeros", "per_key", "per_value", "numel", "split", "merge", "fill"}
+_SIZES = {name for name, op in OPS.items() if op.size}
+_CHEAP = {"neg", "T", "ones", "zeros", "per_key", "per_value", "split", "merge", "fill", *_SIZES}
 
 
 def share(lets: Sequence[Let], names: Names, also: Iterable[Expr] = ()) -> list[Let]:

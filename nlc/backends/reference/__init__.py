@@ -18,7 +18,8 @@ RESERVED = frozenset(
     """
     torch nn F math Tensor Iterator Callable Optimizer self state batch device dtype factory size
     ticks flows positions zip range len cls super matvec outer l2norm rmsnorm layernorm rotary causal_conv
-    shifted causal_attention closure loss group groups params hypers kind step update forward
+    shifted causal_attention newton_schulz inv_root solve conjugate_gradients
+    closure loss group groups params hypers kind step update forward
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
     list dict sorted abs max min like name value unknown missing
     """.split()

@@ -13,12 +13,13 @@ _BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
 def signature(system: System) -> list[str]:
     """``d: int = 256``, ``dk: int | None = None``."""
     return [
-        f"{h.name}: {_kind(h)}{' | None' if h.derived else ''} = {_default(h)}"
+        f"{h.name}: {kind(h)}{' | None' if h.derived else ''} = {_default(h)}"
         for h in system.hypers.values()
     ]
 
 
-def _kind(h: Hyper) -> str:
+def kind(h: Hyper) -> str:
+    """The type of a hyper, as an annotation."""
     if isinstance(h.value, list):
         return f"tuple[{'int' if all(isinstance(v, int) for v in h.value) else 'float'}, ...]"
     return (

@@ -44,8 +44,10 @@ class _Optimizer:
             for s in program.slots
             if self.system.levels.get(s.key) and self.system.levels[s.key].memory.kind == "trained"
         )
+        key, W = self.trained.key, self.trained.var
+        sides = {f"rows({key})": f"{W}.shape[-2]", f"cols({key})": f"{W}.shape[-1]"}
         self.printer = TorchPrinter(
-            self.system, lambda name: name, lambda path: path, like=self.trained.var
+            self.system, lambda name: sides.get(name, name), lambda path: path, like=W
         )
         self.printer.op_g = lambda e: ("g", 6)  # type: ignore[attr-defined]
         self.kept = [s for s in program.slots if s is not self.trained]
@@ -79,7 +81,11 @@ class _Optimizer:
             w(f"    {h.name}: {hypers.default_text(h)} by default.")
         w("    maximize: climb the loss instead of descending it.")
         w()
-        w("Raises RuntimeError for complex parameters and sparse gradients.")
+        refused = ["complex parameters", "sparse gradients"]
+        refused += ["parameters that are not matrices"] if self.program.matrices else []
+        said = f"Raises RuntimeError for {', '.join(refused[:-1])} and {refused[-1]}."
+        for line in wrap(said, WIDTH - 4 * w.depth):
+            w(line)
         w('"""')
 
     def _init(self) -> None:
@@ -96,7 +102,6 @@ class _Optimizer:
     def _step(self) -> None:
         w = self.w
         W = self.trained.var
-        hyper_names = list(self.system.hypers)
         w("@torch.no_grad()")
         with w.block("def step(self, closure: Callable[[], float] | None = None) -> float | None:"):
             w(
@@ -106,14 +111,7 @@ class _Optimizer:
             with w.block("if closure is not None:"), w.block("with torch.enable_grad():"):
                 w("loss = closure()")
             with w.block("for group in self.param_groups:"):
-                w(
-                    "hypers = {key: group[key] for key in ("
-                    + ", ".join(f'"{n}"' for n in hyper_names)
-                    + ("," if len(hyper_names) == 1 else "")
-                    + ")}"
-                ) if len(hyper_names) < 7 else w(
-                    "hypers = {key: value for key, value in group.items() if key in self.HYPERS}"
-                )
+                self._hypers_of_group()
                 with w.block(f'for {W} in group["params"]:'):
                     with w.block(f"if {W}.grad is None:"):
                         w("continue")
@@ -124,6 +122,13 @@ class _Optimizer:
                         w(
                             f'raise RuntimeError(f"{class_name(self.system)} does not take {{kind}}")'
                         )
+                    if self.program.matrices:
+                        with w.block(f"if {W}.dim() != 2:"):
+                            found = (
+                                f"takes matrices, found a parameter of shape {{list({W}.shape)}}"
+                            )
+                            text = f'f"{class_name(self.system)} {found}"'
+                            w.call("raise RuntimeError(", [text], ")")
                     g = f'-{W}.grad if group["maximize"] else {W}.grad'
                     if self.kept:
                         w(f"state = self.state[{W}]")
@@ -133,6 +138,24 @@ class _Optimizer:
                     else:
                         w(f"self.update({W}, {g}, **hypers)")
             w("return loss")
+
+    def _hypers_of_group(self) -> None:
+        w, names = self.w, [f'"{n}"' for n in self.system.hypers]
+        keys = f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+        one = f"hypers = {{key: group[key] for key in {keys}}}"
+        if 4 * w.depth + len(one) <= WIDTH:
+            w(one)
+            return
+        with w.block("hypers = {"):
+            w("key: group[key]")
+            if 4 * (w.depth + 2) + len(keys) <= WIDTH:
+                w(f"for key in {keys}")
+            else:
+                with w.block("for key in ("):
+                    for name in names:
+                        w(f"{name},")
+                w(")")
+        w("}")
 
     def _initial_state(self) -> None:
         w, W = self.w, self.trained.var
@@ -159,21 +182,17 @@ class _Optimizer:
 
     def _shape(self, t: Type) -> str:
         """``(W.shape[-2],)``: sizes of the trained matrix are those of its last axes."""
-        W, key = self.trained.var, self.trained.key
-        sizes = [d.python for d in t.dims if isinstance(d, Dim)]
-        for symbol, axis in ((f"rows({key})", "-2"), (f"cols({key})", "-1")):
-            sizes = [text.replace(symbol, f"{W}.shape[{axis}]") for text in sizes]
+        sizes = [self.printer.size(d) for d in t.dims if isinstance(d, Dim)]
         return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
     def _update(self) -> None:
         w, W = self.w, self.trained.var
-        names = list(self.system.hypers)
         args = [
             f"{W}: Tensor",
             "g: Tensor",
             *(["state: dict"] if self.kept else []),
             "*",
-            *(f"{n}: float" for n in names),
+            *(f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()),
         ]
         w("@staticmethod")
         w.define("update", args, "None")
@@ -186,8 +205,10 @@ class _Optimizer:
             elif s.kind != "held":
                 w(f'{s.var} = state["{s.key}"]')
         for s in (s for s in self.kept if s.kind == "held"):
-            value = self.printer(s.init)
-            w(f'{s.var} = state["{s.key}"] if "{s.key}" in state else {value}', "held")
+            with w.block(f'if "{s.key}" in state:'):
+                w(f'{s.var} = state["{s.key}"]', "held")
+            with w.block("else:"):
+                self._let(Let((s.var,), s.init))
         tick = next((s.var for s in self.kept if s.kind == "tick"), "")
         for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
             if when is None:

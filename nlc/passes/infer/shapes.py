@@ -6,7 +6,7 @@ from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS
-from nlc.ir.shapes import ShapeError
+from nlc.ir.shapes import ShapeError, as_matrix
 from nlc.ir.show import show
 from nlc.ir.system import Level, Module, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
@@ -249,7 +249,9 @@ class ShapesOf:
             solver.bind(shape, ())
         dims = solver.view(shape)
         try:
-            if dims and solver.elementwise([state, dims]) != solver.view(state):
+            if dims and as_matrix(solver.elementwise([state, dims])) != as_matrix(
+                solver.view(state)
+            ):
                 raise ShapeError("larger than the state")
             if dims and len(dims) == 1 == len(state) and key != "toward" and dims != state:
                 raise ShapeError("not the state's shape")

@@ -55,21 +55,16 @@ class Gradients(Lowering):
                 body += self.gather(item.name[7:])
             else:
                 self.reader = self.base
-                flow = system.flows[item.name]
-                body.append(
-                    Let(
-                        (self.flow_vars[item.name],),
-                        self.translate(flow.expr, item.name, body),
-                        "",
-                        flow.span,
-                    )
-                )
+                flow, name = system.flows[item.name], self.flow_vars[item.name]
+                value = self.translate(flow.expr, item.name, body)
+                if value != self.var(name, value.type):  # else it is held under its own name
+                    body.append(Let((name,), value, "", flow.span))
         slots = [
             Slot(s.name, self.state_vars[s.name], "level", state_type(s, level), s.init, s.learned)
             for level in system.levels.values()
             for s in level.states
         ]
-        lets = share([*self.opening(), *body, *self.closing(), *self.ends], self.names)
+        lets = share([*self.opening(), *body, *self.ends, *self.closing()], self.names)
         held = [
             Slot(f"{x.names[0]}", x.names[0], "held", x.expr.type, x.expr) for x in self.holding()
         ]
@@ -101,6 +96,13 @@ class Gradients(Lowering):
             return self.delayed[n]
 
         return rewrite(self.program_expr(self.hold(e)), remember)
+
+    def hold_name(self, e: Expr) -> str:
+        """A flow that is held as a whole keeps its name."""
+        flows = self.system.flows
+        named = (n for n, f in flows.items() if f.expr.args and self._written_out(f.expr) == e)
+        name = next(named, None)
+        return super().hold_name(e) if name is None else self.flow_vars[name]
 
     def _ticks(self) -> list[Slot]:
         used = any(n.op == "index" for e in self._all() for n in walk(e))

@@ -119,11 +119,14 @@ class Periods:
         for known, name in self.holds.items():
             if known == e:
                 return replace(value, attr=name)
-        name = self.names(describe(self.program_expr(e)) + "_held")
-        self.holds[e] = name
+        self.holds[e] = name = self.hold_name(e)
         held = replace(value, attr=name)
         self.vars[held] = self.var(name, e.type)
         return held
+
+    def hold_name(self, e: Expr) -> str:
+        """The variable that holds an expression over slow states."""
+        return self.names(describe(self.program_expr(e)) + "_held")
 
     def holding(self) -> list[Let]:
         """What is held, from the states as they are."""

@@ -7,13 +7,12 @@ from dataclasses import replace
 from nlc.base.diagnostics import Fix, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, substitute, walk
-from nlc.ir.types import Dim
 from nlc.lib.functions import FUNCTIONS, LATER, Function
 from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
+from nlc.passes.resolve.choices import CONSTANTS
 from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
-from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.math import parse_text
 
@@ -192,8 +191,8 @@ def _function(terms: Terms, f: Function, e: Expr, label: Expr | None, at: Place)
         message = f"`{f.name}` has no weights to name"
         return terms.say("NLC204", message, label, "a label names weights, as in `linear[gate](x)`")
     attr: object = None
-    if f.name == "slice":
-        attr = _channels(terms, bound, e)
+    if f.name in CONSTANTS and any(bound[k] is not None for k in f.static):
+        attr = CONSTANTS[f.name](terms, bound)
         if attr is None:
             return error(e.span)
     if f.weights:
@@ -210,11 +209,3 @@ def _placed(body: Expr, values: dict[str, Expr], span: Span | None) -> Expr:
     """The body of a library function, every part of it at the place of the call, the arguments at their own."""
     given = {id(n) for v in values.values() for n in walk(v)}
     return rewrite(body, lambda n: None if id(n) in given else n.at(span))
-
-
-def _channels(terms: Terms, bound: dict[str, Expr | None], e: Expr) -> tuple[Dim, Dim] | None:
-    """The bounds of a ``slice``: sizes, but that the first may be 0."""
-    zero = bound["start"].op == "num" and bound["start"].attr == 0
-    start = Dim.of(0) if zero else size(terms.scope, bound["start"], "a channel")
-    stop = size(terms.scope, bound["stop"], "a channel")
-    return None if start is None or stop is None else (start, stop)

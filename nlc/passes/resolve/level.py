@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from nlc.base.diagnostics import Fix, nearest
 from nlc.ir.expr import Expr, walk
+from nlc.ir.ops import OPS
 from nlc.ir.system import Flow, Level, Memory, Reset, Rule, State
 from nlc.ir.types import STEP, TOKEN
 from nlc.lib.rules import RULES
@@ -246,7 +247,7 @@ def _bare_reads(level: LevelTree, objective: Expr, terms: Terms) -> None:
     depends: dict[int, bool] = {}
     for node in walk(objective):
         own = node.op == "state" and node.attr == (level.name, "var")
-        depends[id(node)] = own or any(depends[id(a)] for a in node.args)
+        depends[id(node)] = own or any(depends[id(a)] for a in _varying(node))
     for node in walk(objective):
         if node.op not in ("mul", "div", "dot") or not all(depends[id(a)] for a in node.args):
             continue
@@ -271,7 +272,12 @@ def _curved(e: Expr, level: str) -> bool:
     reach: dict[int, bool] = {}
     for node in walk(e):
         own = node.op == "state" and node.attr == (level, "var")
-        reach[id(node)] = own or any(reach[id(a)] for a in node.args)
-        if node.op not in linear and any(reach[id(a)] for a in node.args):
+        reach[id(node)] = own or any(reach[id(a)] for a in _varying(node))
+        if node.op not in linear and any(reach[id(a)] for a in _varying(node)):
             return True
     return False
+
+
+def _varying(e: Expr) -> tuple[Expr, ...]:
+    """The operands that the value depends on: a size does not depend on what has it."""
+    return () if e.op in OPS and OPS[e.op].size else e.args

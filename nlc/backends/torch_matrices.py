@@ -1,0 +1,55 @@
+"""Matrix functions as calls of what a generated file defines for itself; sizes as Python numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nlc.backends.precedence import ATOM, CONDITIONAL, PRODUCT, SUM
+from nlc.ir.expr import Expr
+from nlc.ir.matrices import NewtonSchulz
+from nlc.ir.shapes import as_matrix
+from nlc.ir.types import Dim, Type
+
+
+class MatrixFunctions:
+    """The part of ``TorchPrinter`` that prints them, over its other methods."""
+
+    use: Callable[[str], str]
+    size: Callable[[Dim], str]
+    at: Callable[[Expr, int], str]
+    headed: Callable[[Expr, bool], str]
+    aligned: Callable[..., str]
+
+    def op_newton_schulz(self, e: Expr) -> tuple[str, int]:
+        how: NewtonSchulz = e.attr  # type: ignore[assignment]
+        args = [self.at(e.args[0], CONDITIONAL), self.size(how.steps), repr(how.coefficients)]
+        args += [f"torch.{how.dtype}"] if how.dtype else []
+        return f"{self.use('newton_schulz')}({', '.join(args)})", ATOM
+
+    def op_inv_root(self, e: Expr) -> tuple[str, int]:
+        """The exponent and eps scale eigenvalues, which are a vector."""
+        matrix, *numbers = e.args
+        args = [self.aligned(x, e.type, SUM, rank=1) for x in numbers]
+        return (
+            f"{self.use('inv_root')}({', '.join([self.headed(matrix, e.type.head), *args])})",
+            ATOM,
+        )
+
+    def op_solve(self, e: Expr) -> tuple[str, int]:
+        """A vector is solved for as a matrix of one column."""
+        A, b = (self.headed(x, e.type.head) for x in e.args)
+        vector = e.type.rank == 1 and not e.type.like
+        b = f"{b}.unsqueeze(-1)" if vector else b
+        steps = f", {self.size(e.attr)}" if e.attr is not None else ""  # type: ignore[arg-type]
+        function = self.use("conjugate_gradients" if steps else "solve")
+        return f"{function}({A}, {b}{steps})" + (".squeeze(-1)" if vector else ""), ATOM
+
+    def _side(self, x: Type, side: int) -> tuple[str, int]:
+        text = self.size(as_matrix(x.dims)[side])
+        return text, PRODUCT if " " in text else ATOM
+
+    def op_nrows(self, e: Expr) -> tuple[str, int]:
+        return self._side(e.args[0].type, 0)
+
+    def op_ncols(self, e: Expr) -> tuple[str, int]:
+        return self._side(e.args[0].type, 1)
