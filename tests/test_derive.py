@@ -194,8 +194,6 @@ def test_every_differentiable_operator_is_drawn_or_derived_elsewhere() -> None:
         "gt",
         "ge",
         "numel",
-        "nrows",
-        "ncols",
         "solve",
         "ones",
         "zeros",

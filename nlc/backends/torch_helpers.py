@@ -48,7 +48,10 @@ def newton_schulz(
 ''',
     "inv_root": '''
 def inv_root(A: Tensor, p: float | Tensor, eps: float | Tensor) -> Tensor:
-    """A^(-1/p) of a symmetric A [..., m, m], its eigenvalues at least eps times the largest."""
+    """A^(-1/p) of a symmetric A [..., m, m], its eigenvalues at least eps times the largest.
+
+    A gradient through it needs eigenvalues that differ from each other.
+    """
     values, vectors = torch.linalg.eigh(A.to(torch.promote_types(A.dtype, torch.float32)))
     floor = (eps * values[..., -1:]).clamp(min=torch.finfo(values.dtype).tiny)
     roots = values.maximum(floor) ** (-1 / p)

@@ -1,14 +1,13 @@
-"""Matrix functions as calls of what a generated file defines for itself; sizes as Python numbers."""
+"""Matrix functions as calls of what a generated file defines for itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from nlc.backends.precedence import ATOM, CONDITIONAL, PRODUCT, SUM
+from nlc.backends.precedence import ATOM, CONDITIONAL, SUM
 from nlc.ir.expr import Expr
 from nlc.ir.matrices import NewtonSchulz
-from nlc.ir.shapes import as_matrix
-from nlc.ir.types import Dim, Type
+from nlc.ir.types import Dim
 
 
 class MatrixFunctions:
@@ -43,13 +42,3 @@ class MatrixFunctions:
         steps = f", {self.size(e.attr)}" if e.attr is not None else ""  # type: ignore[arg-type]
         function = self.use("conjugate_gradients" if steps else "solve")
         return f"{function}({A}, {b}{steps})" + (".squeeze(-1)" if vector else ""), ATOM
-
-    def _side(self, x: Type, side: int) -> tuple[str, int]:
-        text = self.size(as_matrix(x.dims)[side])
-        return text, PRODUCT if " " in text else ATOM
-
-    def op_nrows(self, e: Expr) -> tuple[str, int]:
-        return self._side(e.args[0].type, 0)
-
-    def op_ncols(self, e: Expr) -> tuple[str, int]:
-        return self._side(e.args[0].type, 1)

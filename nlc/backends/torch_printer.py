@@ -16,7 +16,6 @@ from nlc.backends.precedence import ATOM, COMPARE, CONDITIONAL, POWER, PRODUCT, 
 from nlc.backends.torch_matrices import MatrixFunctions
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
-from nlc.ir.ops import OPS
 from nlc.ir.system import System
 from nlc.ir.types import Dim, Type
 
@@ -112,7 +111,7 @@ class TorchPrinter(MatrixFunctions):
             return e.op in ("num", "bool", "hyper", "size") or (
                 e.op == "var" and e.attr in self.numbers
             )
-        return (e.op in OPS and OPS[e.op].size) or all(self.is_number(a) for a in e.args)
+        return e.op == "numel" or all(self.is_number(a) for a in e.args)
 
     # -------------------------------------------------------------------------------------------- axes
 
@@ -231,17 +230,7 @@ class TorchPrinter(MatrixFunctions):
         return self._reduced(e, "amin")
 
     def op_numel(self, e: Expr) -> tuple[str, int]:
-        x = e.args[0]
-        if x.type.like:
-            return f"{self.at(x, ATOM)}.numel()", ATOM
-        if x.type.rank == 0:
-            return "1", ATOM
-        sizes = " * ".join(self.size(d) for d in x.type.dims)
-        return (
-            (sizes, ATOM)
-            if x.type.rank == 1 and sizes.replace("_", "").replace(".", "").isalnum()
-            else (f"({sizes})", ATOM)
-        )
+        return f"{self.at(e.args[0], ATOM)}.numel()", ATOM
 
     def size(self, dim) -> str:
         """A dimension as Python text, its hypers written as they are here."""
@@ -379,7 +368,7 @@ class TorchPrinter(MatrixFunctions):
 
     def op_size(self, e: Expr) -> tuple[str, int]:
         text = self.size(e.attr)
-        return text, ATOM if " " not in text else PRODUCT
+        return text, SUM if " + " in text or " - " in text else PRODUCT if " " in text else ATOM
 
     def op_zeros(self, e: Expr) -> tuple[str, int]:
         return f"torch.zeros_like({self(e.args[0])})", ATOM

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from nlc.ir.expr import Expr
 from nlc.ir.shapes import ShapeError, Shapes
-from nlc.ir.types import Dim, Dims, show_dims
+from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 
-# (a, b, c) of O ← a O + b (O Oᵀ) O + c (O Oᵀ)² O by name: eqs. 43-44, and the quintic of Jordan et al. 2024,
-# which is steeper at 0 and does not converge but stays within about 0.7 and 1.2.
+# (a, b, c) of O ← a O + b (O Oᵀ) O + c (O Oᵀ)² O by name. The cubic converges (eqs. 43-44). The quintic of
+# Jordan et al. 2024 is steeper at 0 and does not: in five steps it brings singular values above a hundredth of the
+# norm between 0.68 and 1.21, where they stay.
 COEFFICIENTS: dict[str, tuple[float, float, float]] = {
     "cubic": (1.5, -0.5, 0.0),
     "quintic": (3.4445, -4.775, 2.0315),
@@ -63,6 +64,16 @@ def solution(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
     if not s.same_dim(rows, m):
         raise ShapeError(f"the matrix has {m} rows, this has {rows}", 1)
     return dims[1]
+
+
+def numel(dims: Dims) -> Dim | None:
+    """How many elements; None for a trained tensor, which may have any rank."""
+    total = ONE
+    for dim in dims:
+        if isinstance(dim, Like):
+            return None
+        total = total * dim
+    return total
 
 
 def square(s: Shapes, dims: Dims) -> Dim:

@@ -131,6 +131,9 @@ class Notation:
             return str(e.attr[0]), ATOM
         if e.op == "total":
             return self._over(e), MUL
+        if e.op == "size":
+            text = str(e.attr)
+            return self.symbol(text), ADD if " " in text else MUL if set("*/") & {*text} else ATOM
         if e.op == "newton_schulz":
             name = self._subscript(self._word("NS"), str(e.attr.steps))
             return f"{name}({self.text(e.args[0])})", ATOM

@@ -13,8 +13,8 @@ from nlc.base.span import Span
 from nlc.ir import matrices
 from nlc.ir import ranges as r
 from nlc.ir.expr import Expr
-from nlc.ir.shapes import ShapeError, Shapes
-from nlc.ir.types import ANY, NEVER, ONE, Dims, Like, Range, Type, fastest
+from nlc.ir.shapes import ShapeError, Shapes, as_matrix
+from nlc.ir.types import ANY, NEVER, ONE, Dim, Dims, Like, Range, Type, fastest
 
 ShapeRule = Callable[[Shapes, list[Dims], Expr], Dims]
 Vjp = Callable[[Expr, Expr], tuple[Expr | None, ...]]
@@ -29,7 +29,9 @@ class Op:
     range: Callable[..., Range] = lambda *a: ANY
     dtype: str = "float"  # "same": int stays int
     why: str = ""  # what to tell a user who differentiates it
-    size: bool = False  # a number that the operand's shape alone says
+    size: Callable[[Dims], Dim | None] | None = (
+        None  # a number that the operand's shape says, if it is known
+    )
 
 
 class NotDifferentiable(Exception):
@@ -65,8 +67,9 @@ def with_dims(node: Expr, dims: Dims) -> Expr:
         bounds = replace(bounds, norm=_broadcast_norm(node.op, types))
     if dims == ():
         bounds = replace(bounds, norm=bounds.magnitude)
-    if rule.size:
-        return node.with_type(Type(dims, False, NEVER, bounds, dtype))
+    if rule.size is not None:
+        known, kind = rule.size(types[0].dims), Type((), False, NEVER, bounds, "int")
+        return node.with_type(kind) if known is None else leaf("size", known, kind, node.span)
     # what is gathered over a period is known once a period: attr is (sum | mean | last, the period)
     clock = node.attr[1] if node.op == "total" else fastest(t.clock for t in types)
     return node.with_type(Type(dims, head, clock, bounds, dtype))
@@ -418,9 +421,9 @@ OPS: dict[str, Op] = {
         lambda n, g: (fill(div(g, make("numel", n.args[0])), n.args[0]),),
         lambda a: Range(a.low, a.high),
     ),
-    "numel": Op(_to_scalar, lambda n, g: (None,), lambda a: Range(1.0, math.inf), size=True),
-    "nrows": Op(matrices.number, lambda n, g: (None,), lambda a: Range(1.0, math.inf), size=True),
-    "ncols": Op(matrices.number, lambda n, g: (None,), lambda a: Range(1.0, math.inf), size=True),
+    "numel": Op(_to_scalar, lambda n, g: (None,), lambda a: r.AT_LEAST_ONE, size=matrices.numel),
+    "nrows": Op(matrices.number, None, lambda a: r.AT_LEAST_ONE, size=lambda d: as_matrix(d)[0]),
+    "ncols": Op(matrices.number, None, lambda a: r.AT_LEAST_ONE, size=lambda d: as_matrix(d)[1]),
     "amax": Op(_to_scalar, _extremum, lambda a: Range(a.low, a.high)),
     "amin": Op(_to_scalar, _extremum, lambda a: Range(a.low, a.high)),
     "dot": Op(

@@ -103,16 +103,12 @@ class Program:
     @property
     def matrices(self) -> bool:
         """Whether the trained tensor must be a matrix: it, or one like it, is taken as one somewhere."""
-        use = MatrixUse()
-        for node in (n for let in self.lets() for n in walk(let.expr) if n.args and n.op in OPS):
+        use, nodes = MatrixUse(), [n for let in self.lets() for n in walk(let.expr)]
+        for node in (n for n in nodes if n.args and n.op in OPS):
             OPS[node.op].shape(use, [a.type.dims for a in node.args], node)
-        sides = {
-            s
-            for slot in self.slots
-            for d in slot.type.dims
-            if isinstance(d, Dim)
-            for s in d.symbols
-        }
+        sizes = [n.attr for n in nodes if n.op == "size"]
+        sizes += [d for slot in self.slots for d in slot.type.dims if isinstance(d, Dim)]
+        sides = {symbol for size in sizes for symbol in size.symbols}
         return use.found or any(side.startswith(("rows(", "cols(")) for side in sides)
 
     def __str__(self) -> str:

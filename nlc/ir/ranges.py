@@ -13,6 +13,7 @@ from nlc.ir.types import ANY, Range
 
 UNIT = Range(0.0, 1.0)
 POSITIVE = Range(0.0, inf)
+AT_LEAST_ONE = Range(1.0, inf)
 
 
 def _finite(f: Callable[[], float], otherwise: float) -> float:

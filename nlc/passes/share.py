@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from nlc.ir.expr import Expr, substitute, walk
-from nlc.ir.ops import OPS, leaf
+from nlc.ir.ops import leaf
 from nlc.ir.program import Guard, Let
 from nlc.passes.naming import Names, describe
 
-_SIZES = {name for name, op in OPS.items() if op.size}
-_CHEAP = {"neg", "T", "ones", "zeros", "per_key", "per_value", "split", "merge", "fill", *_SIZES}
+_CHEAP = {"neg", "T", "ones", "zeros", "per_key", "per_value", "numel", "split", "merge", "fill"}
 
 
 def share(lets: Sequence[Let], names: Names, also: Iterable[Expr] = ()) -> list[Let]:
@@ -57,7 +56,9 @@ def _largest(lets: list[Let], when: Guard | None) -> Expr | None:
 def _is_number(node: Expr) -> bool:
     """Arithmetic of hypers and counts costs nothing."""
     return all(
-        n.args or n.op in ("num", "bool", "hyper") or (n.op == "var" and n.type.dtype == "int")
+        n.args
+        or n.op in ("num", "bool", "hyper", "size")
+        or (n.op == "var" and n.type.dtype == "int")
         for n in walk(node)
     )
 

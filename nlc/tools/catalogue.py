@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from nlc.base.codes import CODES
 from nlc.lib.functions import FUNCTIONS, REQUIRED
 from nlc.lib.memories import MEMORIES
@@ -29,5 +31,6 @@ def _call(name: str, params: dict[str, object]) -> str:
 
 
 def _doc(name: str) -> str:
+    """The first sentence of what a spec says of itself."""
     tree = load(name).tree
-    return tree.doc.text if tree.doc else ""
+    return re.split(r"(?<=\.)\s", tree.doc.text)[0] if tree.doc else ""

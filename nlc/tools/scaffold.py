@@ -22,7 +22,11 @@ def scaffold(text: str, name: str) -> str:
     safe = re.sub(r"\W+", "_", name).strip("_") or "system"
     safe = safe if safe[0].isalpha() else f"s_{safe}"
     text = re.sub(r"^system:.*$", f"system: {safe}", text, count=1, flags=re.M)
-    text = re.sub(
-        r"^doc:.*$", "doc: What this system is, in a sentence.", text, count=1, flags=re.M
-    )
-    return re.sub(r"^ref:.*\n", "", text, count=1, flags=re.M)
+    about = "doc: What this system is, in a sentence.\n"
+    text = re.sub(_field("doc"), about, text, count=1, flags=re.M)
+    return re.sub(_field("ref"), "", text, count=1, flags=re.M)
+
+
+def _field(key: str) -> str:
+    """A key at the top level with its value, which may go on in indented lines."""
+    return rf"^{key}:.*\n(?:[ \t]+\S.*\n)*"

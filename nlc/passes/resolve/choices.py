@@ -45,7 +45,7 @@ def _coefficients(terms: Terms, e: Expr) -> tuple[float, float, float] | None:
     numbers = [_number(x) for x in e.args]
     if len(numbers) != 3 or None in numbers:
         wrong = next((x for x, n in zip(e.args, numbers) if n is None), e)
-        label = "no number" if wrong is not e else f"this has {len(numbers)}"
+        label = "this is no number" if wrong is not e else f"this has {len(numbers)}"
         terms.say("NLC204", "`coefficients` are three numbers", wrong, label)
         return None
     return tuple(numbers)  # type: ignore[return-value]

@@ -280,4 +280,4 @@ def _curved(e: Expr, level: str) -> bool:
 
 def _varying(e: Expr) -> tuple[Expr, ...]:
     """The operands that the value depends on: a size does not depend on what has it."""
-    return () if e.op in OPS and OPS[e.op].size else e.args
+    return () if e.op in OPS and OPS[e.op].size is not None else e.args
