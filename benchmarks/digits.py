@@ -81,7 +81,7 @@ def contenders() -> list[Contender]:
         Contender("torch Muon (bfloat16)", torch_muon, orthogonal),
         Contender("`muon`", muon, orthogonal),
         Contender("`muon`, beta = 0.8", partial(muon, beta=0.8), orthogonal),
-        Contender("`m3`", m3, quarters(-16, -8)),
+        Contender("`m3`", m3, quarters(-20, -12)),
         Contender("`m3_ema`", m3_ema, orthogonal),
         Contender("`m3_ema`, alpha = 0", partial(m3_ema, alpha=0.0), orthogonal),
     ]
