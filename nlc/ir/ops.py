@@ -524,6 +524,8 @@ OPS: dict[str, Op] = {
         _same, None, why="over a window, only a scalar is differentiated: sum(…) of a number"
     ),
     "periods": Op(_same, None, lambda a: Range(0.0, math.inf), "same", "it is a count"),
+    # another level's objective as one's own, first order: attr has its gradients, one a state (eq. 72)
+    "objective": Op(_to_scalar, lambda n, g: tuple(mul(g, x) for x in n.attr)),
     "stop": Op(_same, lambda n, g: (None,), lambda a: a, "same"),
 }
 

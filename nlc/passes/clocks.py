@@ -20,6 +20,25 @@ def clocks(system: System, report: Report) -> System:
     return _Clocks(system, report).run()
 
 
+_MISPLACED = {
+    "recent": (
+        "only a level sums over its last ticks",
+        "this is a flow",
+        "write it in an `objective`, a `rule`, a `retain` or an `update`",
+    ),
+    "total": (
+        "`last` reads over the period of a slower level",
+        "this is computed in every tick",
+        "write the value itself, or `prev(…)` for the one before",
+    ),
+    "objective": (
+        "another level's objective is summed over the period of a slower one",
+        "this level ticks as often as the base clock",
+        "give the level a longer period",
+    ),
+}
+
+
 class _Clocks:
     def __init__(self, system: System, report: Report):
         self.system, self.report = system, report
@@ -33,7 +52,7 @@ class _Clocks:
         for name, level in self.system.levels.items():
             levels[name] = self._gathered(level) if level.memory.kind != "cache" else level
             if not self.base.faster(level.clock):
-                self._misplaced(levels[name].expressions, ("total",))
+                self._misplaced(levels[name].expressions, ("total", "objective"))
         self._misplaced(self._read(levels.values()), ("total", "recent"))
         return replace(self.system, levels=levels)
 
@@ -54,20 +73,9 @@ class _Clocks:
     def _misplaced(self, exprs: Iterable[Expr], ops: tuple[str, ...]) -> None:
         """``last`` says which value of a period is meant; what ticks every time has one."""
         for node in (n for e in exprs for n in walk(e) if n.op in ops):
-            window = node.op == "recent"
-            self.report.add(
-                "NLC404",
-                "only a level sums over its last ticks"
-                if window
-                else "`last` reads over the period of a slower level",
-                node.span or self.system.span,
-                "this is a flow" if window else "this is computed in every tick",
-                helps=[
-                    "write it in an `objective`, a `rule`, a `retain` or an `update`"
-                    if window
-                    else "write the value itself, or `prev(…)` for the one before"
-                ],
-            )
+            message, label, help = _MISPLACED[node.op]
+            span = node.span or self.system.span
+            self.report.add("NLC404", message, span, label, helps=[help])
 
     def clock(self, e: Expr) -> Clock:
         """The fastest of what an expression reads."""
@@ -76,6 +84,8 @@ class _Clocks:
     def _leaf(self, n: Expr) -> Clock:
         if n.op == "flow":
             return self._flow(n.attr)
+        if n.op == "objective" and n.attr in self.system.levels:
+            return self.system.levels[n.attr].clock
         if n.op == "gradient":
             return self.system.levels[self.gradients[n.attr]].clock
         if n.op == "state" or (n.op == "index" and n.attr[1] is not None):
@@ -155,11 +165,9 @@ class _Clocks:
             return None
         self._one_phase(level, n)
         for leaf in walk(n.args[0]):
-            other = (
-                self.system.levels.get(self.owner.get(leaf.attr[0], ""))
-                if leaf.op == "state"
-                else None
-            )
+            name = self.owner.get(leaf.attr[0], "") if leaf.op == "state" else ""
+            name = str(leaf.attr) if leaf.op == "objective" else name
+            other = self.system.levels.get(name)
             if other is not None and other.name != level.name:
                 self._fits(level, other, n)
         return Expr("total", n.args, (kind, level.clock), None, n.span)
@@ -211,7 +219,7 @@ class _Clocks:
                 continue
             if (
                 not n.args
-                and n.op in ("flow", "input", "state", "g", "gradient", "index")
+                and n.op in ("flow", "input", "state", "g", "gradient", "index", "objective")
                 and self._leaf(n).faster(level.clock)
             ):
                 name = (

@@ -9,6 +9,7 @@ prox  M = argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ B)/√lr‖², in closed fo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, part, rewrite, substitute, walk
@@ -229,7 +230,7 @@ class _Level:
         variables = {self._leaf(s, "var"): s for s in level.states}
         trace: list[Step] = []
         try:
-            objective = simplify(self._inner_grads(level.objective))
+            objective = simplify(self._inner_grads(self._borrowed(level.objective)))
             found = gradient(objective, variables, trace)
         except NotDifferentiable as e:
             self.report.add(
@@ -254,6 +255,24 @@ class _Level:
                 steps[s.name].extend(trace)
                 out[s.name] = simplify(_as_often(substitute(found[v], point)))
         return out
+
+    def _borrowed(self, e: Expr) -> Expr:
+        """``B.objective`` with B's gradients for those by one's own states: first order in where B starts."""
+        mine = tuple(self._leaf(s, "var") for s in self.level.states)
+
+        def rule(n: Expr) -> Expr | None:
+            if n.op != "objective":
+                return None
+            other = self.system.levels[n.attr]
+            if [s.dims for s in other.states] != [s.dims for s in self.level.states]:
+                raise NotDifferentiable(n, f"`{other.name}` has other states than this level")
+            slopes = tuple(
+                leaf("gradient", s.name, Type(s.dims, other.head, other.clock))
+                for s in other.states
+            )
+            return replace(n, args=mine, attr=slopes)
+
+        return rewrite(e, rule)
 
     def _inner_grads(self, e: Expr) -> Expr:
         """``grad(e, P)`` replaced by its derivative at P's value."""

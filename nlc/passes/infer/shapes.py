@@ -160,7 +160,7 @@ class ShapesOf:
         if node.op == "initial":
             level = system.levels.get(node.attr)
             return level.states[0].dims if level else None
-        if node.op in ("size", "bundle"):
+        if node.op in ("size", "bundle", "objective"):
             return ()
         if node.op == "g":
             return (Like("W"),)
@@ -207,7 +207,10 @@ class ShapesOf:
             self._level(step)
         if level.objective is not None and (shape := self._of(level.objective)) is not None:
             self.objectives.append((level, shape))
-            if not any(n.op == "state" and n.attr[1] == "var" for n in walk(level.objective)):
+            if not any(
+                n.op == "objective" or (n.op == "state" and n.attr[1] == "var")
+                for n in walk(level.objective)
+            ):
                 never_learns(level, self.report)
         parts = [("retain", level.retain), ("toward", level.toward), ("project", level.project)]
         parts += list(level.rule.args.items()) if level.rule else []

@@ -135,6 +135,8 @@ class TypesOf:
         if node.op in ("variable", "grad"):
             level = system.levels[self.owner[node.attr]]
             return Type(dims, self.heads[level.name], level.clock)
+        if node.op == "objective":
+            return Type((), self.heads[node.attr], system.levels[node.attr].clock)
         if node.op == "initial":
             level = system.levels[node.attr]
             return Type(dims, self.heads[level.name], level.clock)

@@ -93,23 +93,42 @@ class Lowering(Periods):
     def level_items(self) -> dict[str, Item]:
         """What the levels compute in a tick: ``step L``, and before it ``gradient L`` where a rule's levels read it."""
         items = {}
+        shared = self._shared_gradients()
         for level in self.system.levels.values():
             if (update := self.updates.get(level.name)) is None:
                 continue
             steps = {s.name for s in level.states}
             own = [x.expr for x in update.factors]
             own += [e for name, e in update.gradient.items() if name in steps]
-            parts = {f"gradient {level.name}": [*update.base.values(), *own]} if level.inner else {}
+            apart = level.name in shared
+            parts = {f"gradient {level.name}": [*update.base.values(), *own]} if apart else {}
             for name, e in update.gradient.items():
                 if name not in steps:
                     parts[f"gradient {name}"] = [e]
-            before = [] if level.inner else [*update.base.values(), *own]
+            before = [] if apart else [*update.base.values(), *own]
             parts[f"step {level.name}"] = [*before, *update.new.values()]
             waits = []
             if level.clock.name:
                 waits = [leaf("clock", level.clock.name, self.masks[level.clock.name].type)]
             items |= {name: Item(name, [*e, *waits], level.clock) for name, e in parts.items()}
         return items
+
+    def _shared_gradients(self) -> set[str]:
+        """The levels whose gradients are read by others: by the levels of their rules, or for their objectives."""
+        known = self.system.gradients
+        readers = {name: list(u.expressions) for name, u in self.updates.items()}
+        for total, level in self.totals.values():
+            readers[level.name].append(total)
+        read = {
+            (known[n.attr].level, name)
+            for name, exprs in readers.items()
+            for e in exprs
+            for n in walk(e)
+            if n.op == "gradient" and n.attr in known
+        }
+        return {level for level, name in read if level != name} | {
+            level.name for level in self.system.levels.values() if level.inner
+        }
 
     def statements(self, item: Item) -> list[Let]:
         """The statements of an item of a level, with the mathematics as comments."""
@@ -124,7 +143,7 @@ class Lowering(Periods):
         if kind == "gradient":
             lets = self.gradients(level) if name == owner else self.inner_gradient(level, name)
             return self.during(level.clock, lets)
-        lets = [] if level.inner else self.gradients(level)
+        lets = [] if level.name in self._shared_gradients() else self.gradients(level)
         ticked = [] if level.clock.late else self.counted(level)
         return self.during(level.clock, [*lets, *self.step(level)]) + ticked
 

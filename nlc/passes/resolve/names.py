@@ -284,7 +284,7 @@ def attribute(terms: Terms, e: Expr, at: Place) -> Expr:
     if scope.own(level, e.attr) is not None:
         return flow(terms, f"{level}.{e.attr}", e, at)
     if e.attr == "objective":
-        return terms.later("reading a level's objective", e)
+        return _objective(terms, level, e, at)
     if memory is None and scope.levels[level].memory is not None:
         return error(e.span)  # its states are not known
     names = [*scope.flows(level), *states]
@@ -298,6 +298,21 @@ def attribute(terms: Terms, e: Expr, at: Place) -> Expr:
         f"did you mean `{level}.{close}`?" if close else "no flow or state of this name",
         notes=[f"`{level}` has: {', '.join(names)}"] if names else [],
         fix=Fix(e.span, f"{level}.{close}") if close and e.span else None,
+    )
+
+
+def _objective(terms: Terms, level: str, e: Expr, at: Place) -> Expr:
+    """``B.objective``, which a slower level may take for its own: it learns where B should start (eq. 72)."""
+    mine = at.mode == "objective" and at.level != level
+    if mine and terms.scope.levels[level].objective is not None:
+        return Expr("objective", (), level, None, e.span)
+    return terms.say(
+        "NLC208",
+        f"the objective of level `{level}` is not a value here"
+        if terms.scope.levels[level].objective is not None
+        else f"level `{level}` has no objective",
+        e,
+        "the objective of a slower level may sum it: `sum(B.objective)`",
     )
 
 
