@@ -145,6 +145,24 @@ def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
     state["gradients"] = 0 if complete else count
     return total if complete else None
 ''',
+    "watched": '''
+def watched(x: Tensor) -> Tensor:
+    """x as a point of its own to take gradients at, still a part of the graph that it comes from."""
+    return x.clone() if x.requires_grad else x.detach().requires_grad_()
+''',
+    "slopes": '''
+def slopes(total: Tensor, points: list[Tensor]) -> list[Tensor]:
+    """How a sum depends on where it started. RuntimeError where the graph in between is gone."""
+    found = [None]
+    if total.requires_grad:
+        found = torch.autograd.grad(total.sum(), points, create_graph=True, allow_unused=True)
+    if any(slope is None for slope in found):
+        raise RuntimeError(
+            "inside a period whose updates a gradient passes, a stream goes on only with the state"
+            " that forward returned, neither detached nor saved"
+        )
+    return list(found)
+''',
     "ticks": '''
 def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The flows [B, T, ...] one token at a time, in the states' dtype."""

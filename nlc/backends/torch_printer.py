@@ -311,6 +311,18 @@ class TorchPrinter(MatrixFunctions):
     def op_unsqueeze(self, e: Expr) -> tuple[str, int]:
         return f"{self.at(e.args[0], ATOM)}.unsqueeze(-1)", ATOM
 
+    def op_watch(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('watched')}({self(e.args[0])})", ATOM
+
+    def op_slopes(self, e: Expr) -> tuple[str, int]:
+        points = ", ".join(self(a) for a in e.args[1:])
+        text = f"{self.use('slopes')}({self(e.args[0])}, [{points}])"
+        return text if len(e.args) > 2 else f"{text}[0]", ATOM
+
+    def op_settle(self, e: Expr) -> tuple[str, int]:
+        x = self(e.args[0])
+        return f"{x} if graph else {x}.detach()", COMPARE
+
     def op_softmax(self, e: Expr) -> tuple[str, int]:
         return f"{self.at(e.args[0], ATOM)}.softmax(-1)", ATOM
 

@@ -83,6 +83,10 @@ class Notation:
         same = system.flows[flow].expr
         return not taken or (same.op in ("flow", "input") and same.attr == letter)
 
+    @property
+    def _ell(self) -> str:
+        return r"\ell" if self.latex else "ℓ"
+
     def _word(self, name: str) -> str:
         return rf"\mathrm{{{name.replace('_', chr(92) + '_')}}}" if self.latex else name
 
@@ -133,7 +137,14 @@ class Notation:
         if e.op == "state":
             return self.state(e.attr), ATOM
         if e.op == "gradient":
-            return self._subscript(r"\nabla" if self.latex else "∇", self.symbol(str(e.attr))), ATOM
+            of = self.state((str(e.attr), "now"))
+            return self._subscript(r"\nabla" if self.latex else "∇", of), ATOM
+        if e.op == "objective":
+            return f"{self._ell}({self.symbol(e.attr if isinstance(e.attr, str) else '')})", ATOM
+        if e.op == "through":
+            d, (state, level) = r"\mathrm{d}" if self.latex else "d", e.attr
+            sign = r"\sum_t " if self.latex else "Σ_t "
+            return f"{d}({sign}{self._ell}({self.symbol(level)})) / {d}{self.symbol(state)}", MUL
         if e.op == "initial":
             return self._subscript(self.symbol(str(e.attr)), "0"), ATOM
         if e.op == "g":

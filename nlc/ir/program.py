@@ -74,6 +74,7 @@ class Loop:
     collects: dict[str, str]
     counter: str | None = None  # this tick's number, from 1 at the stream's start, if a guard asks
     first: tuple[Let, ...] = ()  # before the first tick: what is held
+    watched: bool = False  # a gradient is taken through updates, so they are recorded in any case
 
 
 @dataclass(frozen=True)

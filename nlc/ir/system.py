@@ -205,6 +205,7 @@ class Level:
     anchor: Clock | None = None
     reset: Reset | None = None
     backprop: bool = True
+    through: str | None = None  # the level through whose updates its gradient passes (eq. 72)
     outer: bool = False  # its objective is the outer loss: its states are slow weights
     inner: tuple[Level, ...] = ()
     doc: str = ""

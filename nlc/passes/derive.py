@@ -261,18 +261,40 @@ class _Level:
         mine = tuple(self._leaf(s, "var") for s in self.level.states)
 
         def rule(n: Expr) -> Expr | None:
-            if n.op != "objective":
+            if n.op == "total" and n.args[0].op == "objective" and not n.args[0].args:
+                return self._through(n, mine)
+            if n.op != "objective" or n.attr == self.level.through:
                 return None
-            other = self.system.levels[n.attr]
-            if [s.dims for s in other.states] != [s.dims for s in self.level.states]:
-                raise NotDifferentiable(n, f"`{other.name}` has other states than this level")
+            other = self._alike(n)
             slopes = tuple(
                 leaf("gradient", s.name, Type(s.dims, other.head, other.clock))
                 for s in other.states
             )
             return replace(n, args=mine, attr=slopes)
 
-        return rewrite(e, rule)
+        whole = rewrite(e, rule)
+        for n in walk(whole):
+            if n.op == "objective" and not n.args:
+                raise NotDifferentiable(n, f"`through` takes `sum({n.attr}.objective)` alone")
+        return whole
+
+    def _through(self, n: Expr, mine: tuple[Expr, ...]) -> Expr:
+        """``sum(B.objective)`` as it depends on where B started, through all of its updates."""
+        other = self._alike(n.args[0])
+        slopes = [
+            leaf("through", (s.name, other.name), Type(s.dims, self.level.head, self.level.clock))
+            for s in self.level.states
+        ]
+        if n.attr[0] == "mean":
+            ticks = self.level.clock.count / other.clock.count
+            slopes = [div(x, leaf("size", ticks, Type((), dtype="int"))) for x in slopes]
+        return replace(n.with_type(n.type), op="objective", args=mine, attr=tuple(slopes))
+
+    def _alike(self, n: Expr) -> Level:
+        other = self.system.levels[n.attr]
+        if [s.dims for s in other.states] != [s.dims for s in self.level.states]:
+            raise NotDifferentiable(n, f"`{other.name}` has other states than this level")
+        return other
 
     def _inner_grads(self, e: Expr) -> Expr:
         """``grad(e, P)`` replaced by its derivative at P's value."""

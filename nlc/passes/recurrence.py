@@ -15,7 +15,7 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.system import System
 from nlc.ir.update import Update
 
-_CARRIED = frozenset("state gradient variable gathered held ticks recent windowed".split())
+_CARRIED = frozenset("state gradient through variable gathered held ticks recent windowed".split())
 
 
 class Recurrence:

@@ -271,7 +271,10 @@ class _Module:
             start = next(s for s in self.program.slots if s.kind == "tick")
             w(f"{loop.counter} = int({start.var})", "tokens seen so far")
             self.printer.numbers.add(loop.counter)
-        with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
+        if loop.watched:
+            w("graph = torch.is_grad_enabled()", "whether the caller differentiates")
+        recorded = "torch.enable_grad(), " if loop.watched else ""
+        with w.block(f"with {recorded}torch.autocast({self.first}.device.type, enabled=False):"):
             for let in loop.first:
                 self._let(let)
             self._loop_head(loop)
@@ -291,6 +294,8 @@ class _Module:
             w.depth -= 1
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
+            if loop.watched:
+                w(f"{outer} = {outer} if graph else {outer}.detach()")
 
     def _loop_head(self, loop: Loop) -> None:
         """``for k_t, v_t in ticks(S.dtype, k, v):``, over as many lines as it needs."""

@@ -14,11 +14,12 @@ from nlc.ir.system import Level, State, System
 from nlc.ir.types import Clock, Type
 from nlc.ir.update import Update
 from nlc.passes.lower.held import Held
+from nlc.passes.lower.through import Through
 from nlc.passes.lower.ticks import Ticks
 from nlc.passes.naming import Names
 
 
-class Periods(Held, Ticks):
+class Periods(Held, Ticks, Through):
     """The slots and statements that time needs; ``Lowering`` has the variables and translates expressions."""
 
     system: System
@@ -76,6 +77,11 @@ class Periods(Held, Ticks):
             gradient={k: each(e) for k, e in update.gradient.items()},
             new={k: each(e) for k, e in update.new.items()},
         )
+
+    def _as_gathered(self, e: Expr, level: Level) -> Expr:
+        """An expression of a level's step with its sums as they are when it comes."""
+        bare = Update(level.name, {level.name: e}, {}, {}, {})
+        return self._gathering(self._at_own_clock(bare), level).base[level.name]
 
     def _counting_flows(self, e: Expr, level: Level) -> Expr:
         """Flows that read the ``t`` of a slow level are written out in its step, which has a count of its own."""
@@ -151,7 +157,7 @@ class Periods(Held, Ticks):
             level = self.system.levels[s.level]
             if not level.boundary.name:
                 out += self.during(level.boundary, [self._anchored(s, level)])
-        return out + self.renewed_at_boundaries()
+        return out + self.begun() + self.renewed_at_boundaries()
 
     def _anchored(self, s: State, level: Level) -> Let:
         held = self.var(self.state_vars[s.name], state_type(s, level))

@@ -31,6 +31,7 @@ class Lowering(Periods):
             for name, u in updates.items()
         }
         self.updates = {name: _by_name(u) for name, u in self.updates.items()}
+        self.watch()
         self.names = Names(reserved | frozenset(system.hypers))
         self.slots: list[Slot] = []
         self.vars: dict[Expr, Expr] = {}
@@ -43,6 +44,7 @@ class Lowering(Periods):
         kind = Type((), False, self.base, dtype="bool")
         self.masks = {name: leaf("var", self.names(f"at_{name}"), kind) for name in system.declared}
         self._memories()
+        self.watched_slots()
 
     @property
     def carried(self) -> set[str]:
@@ -99,6 +101,7 @@ class Lowering(Periods):
                 continue
             steps = {s.name for s in level.states}
             own = [x.expr for x in update.factors]
+            own += [self.watched[level.name]] if level.through else []
             own += [e for name, e in update.gradient.items() if name in steps]
             apart = level.name in shared
             parts = {f"gradient {level.name}": [*update.base.values(), *own]} if apart else {}
@@ -179,6 +182,7 @@ class Lowering(Periods):
             note = f"{n.state((s.name, 'base'))} = {before.text(base)}"
             lets.append(let(name, base, note, level.keys.get("retain") or level.keys.get("rule")))
             self.vars[at] = self.var(name, state_type(s, level))
+        lets += self.slopes(level)
         for x in update.factors:
             name = self.names(f"{x.state}_{x.what}")
             note = f"the {x.what} of {n.symbol(x.state)}, eq. 29"

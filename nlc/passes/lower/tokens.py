@@ -302,7 +302,15 @@ class Tokens(Windows, Lowering):
             body += lets
             if item.name.startswith("step "):
                 body += self.renewed_by(self.system.levels[item.name[5:]])
-        body = [*self.opening(), *self.starts, *body, *self.closing(), *self.ends]
+        system = self.system
+        kept = [
+            (self.state_vars[s.name], state_type(s, system.levels[s.level]))
+            for s in system.states.values()
+        ]
+        kept += [(s.var, s.type) for s in self.timed if s.kind != "tick"]
+        kept += [(name, e.type) for e, name in self.holds.items()]
+        body = [*self.opening(), *self.starts, *body, *self.closing(), *self.settled(kept)]
+        body += self.ends
         body = self._without_aliases(share(body, self.names))
         inner: dict[str, str] = {}
         first = (*self.first, *self.holding())
@@ -333,7 +341,16 @@ class Tokens(Windows, Lowering):
             for x in body
         ]
         counter = str(self.count.attr) if self.guarded else None
-        return Loop(TOKEN, tuple(carries), inner, tuple(body), dict(self.collects), counter, first)
+        return Loop(
+            TOKEN,
+            tuple(carries),
+            inner,
+            tuple(body),
+            dict(self.collects),
+            counter,
+            first,
+            bool(self.watching),
+        )
 
     def _without_aliases(self, body: list[Let]) -> list[Let]:
         """A collected value that sharing has named already is collected under that name."""

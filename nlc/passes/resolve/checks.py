@@ -24,7 +24,6 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
         _missing(
             level, scope, "frequency", "when does it tick?", f"for example `frequency: {usual}`"
         )
-    _later_keys(level, scope)
     _phase(level, scope)
     for part in (level.anchor, level.reset.every if level.reset is not None else None):
         if part is not None:
@@ -201,11 +200,6 @@ def _shown(tree: ClockTree) -> str:
 
 def _misplaced(scope: Scope, message: str, span: Span, label: str, help: str = "") -> None:
     scope.report.add("NLC404", message, span, label, helps=[help] if help else [])
-
-
-def _later_keys(level: LevelTree, scope: Scope) -> None:
-    if "through" in level.keys:
-        scope.later("`through`", level.keys["through"])
 
 
 # ---------------------------------------------------------------------------------------------------- the whole

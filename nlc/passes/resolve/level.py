@@ -66,6 +66,7 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
         anchor=clock(terms.scope, level.anchor),
         reset=_reset(level, terms),
         outer=is_loss(level),
+        through=_through(level, terms),
         backprop=not (level.backprop and level.backprop.text == "none"),
         doc=level.doc.text if level.doc else "",
         keys=level.keys,
@@ -82,6 +83,33 @@ def _reset(level: LevelTree, terms: Terms) -> Reset | None:
     if tree.to is not None:
         to = terms.resolve(tree.to, Place(f"{level.name}.reset", level.name, "flow", key="reset"))
     return Reset(every, to, tree.span, tree.rule)
+
+
+def _through(level: LevelTree, terms: Terms) -> str | None:
+    """The level through whose updates the gradient passes: one that starts over from this level."""
+    e, scope = level.through, terms.scope
+    if e is None or e.op == "error":
+        return None
+    if e.op != "name" or e.attr not in scope.levels or e.attr == level.name:
+        terms.say("NLC201", f"`{quoted(e)}` is no other level", e, "`through` names a faster level")
+        return None
+    other = scope.levels[e.attr]
+    to = other.reset.to if other.reset is not None else None
+    mine = to is not None and to.op == "name" and to.attr == level.name
+    again = clock(scope, other.reset.every) if mine else None
+    if not mine or again != clock(scope, level.frequency):
+        period = level.frequency.span.text if level.frequency is not None else "…"
+        terms.say(
+            "NLC402",
+            f"level `{e.attr}` does not start over from `{level.name}` with each of its periods",
+            e,
+            f"so no gradient passes from `{e.attr}` to `{level.name}`",
+            helps=[
+                f"give `{e.attr}` the key `reset: {{every: {period.removeprefix('every ')}, to: {level.name}}}`"
+            ],
+        )
+        return None
+    return e.attr
 
 
 def _toward(level: LevelTree, terms: Terms) -> Expr | None:
