@@ -133,9 +133,7 @@ def _system(system: System, e: Expr, terms: Terms, at: Place, whole: bool) -> Ru
     return None if found is None else Rule(system.name, found[0], e.span, system, found[1])
 
 
-def _list(
-    hyper: Hyper, value: Expr, system: System, terms: Terms
-) -> tuple[Expr, ...] | None:
+def _list(hyper: Hyper, value: Expr, system: System, terms: Terms) -> tuple[Expr, ...] | None:
     """The members of an argument that is a list: as many as the system's families run over."""
     members: tuple[Expr, ...] | None = value.args if value.op == "list" else None
     mine = terms.scope.hypers.get(str(value.attr)) if value.op == "name" else None
