@@ -268,10 +268,11 @@ class Spec:
 
     def _free_names(self, system: System) -> None:
         """Hypers are arguments of the generated constructor, under their own names."""
-        from nlc.backends.reference import RESERVED
+        from nlc.backends.reference import GROUP, RESERVED
 
+        taken = RESERVED | GROUP if system.context == "gradients" else RESERVED
         for hyper in system.hypers.values():
-            if hyper.name in RESERVED or keyword.iskeyword(hyper.name):
+            if hyper.name in taken or keyword.iskeyword(hyper.name):
                 self.report.add(
                     "NLC106",
                     f"`{hyper.name}` cannot be a hyper",

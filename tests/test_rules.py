@@ -264,8 +264,8 @@ def test_muon_on_each_matrix_of_each_sequence(memory: str) -> None:
     spec = made(memory, "muon(lr=rate, beta=0.8, weight_decay=0.3)")
     module, x = net(spec), flows(7)
     args = lambda x: {"lr": rate(x), "beta": 0.8, "weight_decay": 0.3}  # noqa: E731
-    expected, states = loop(memory, starts(module), x, muon, args)
-    y, state = module(**x)
+    expected, _ = loop(memory, starts(module), x, muon, args)
+    y, _ = module(**x)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)  # newton_schulz in float32
     alone, _ = module(**{n: f[1:] for n, f in x.items()})
     torch.testing.assert_close(alone, y[1:], rtol=1e-5, atol=1e-6)  # sequences do not mix
