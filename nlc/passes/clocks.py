@@ -59,7 +59,8 @@ class _Clocks:
         if n.op == "flow":
             return self._flow(n.attr)
         if n.op == "state":
-            return self.system.levels[self.owner[n.attr[0]]].clock
+            level = self.system.levels.get(self.owner.get(n.attr[0], ""))
+            return NEVER if level is None else level.clock  # None: it has a mistake that is reported
         if n.op == "gradient":
             return self.system.levels[self.gradients[n.attr]].clock
         if n.op in ("input", "g") or (n.op == "index" and n.attr[0] != "head"):
@@ -67,6 +68,8 @@ class _Clocks:
         return STEP if n.op == "weight" else NEVER
 
     def _flow(self, name: str) -> Clock:
+        if name not in self.system.flows:
+            return NEVER  # as above
         if name not in self.flows:
             self.flows[name] = NEVER  # while it is being looked at: a flow may read its own past
             self.flows[name] = self.clock(self.system.flows[name].expr)

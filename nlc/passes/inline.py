@@ -43,10 +43,13 @@ class _Inline:
         if level.rule is None or level.rule.system is None:
             self.levels[level.name] = level
             return
-        inner = [self._nested(level, state, state.name) for state in level.states]
-        if None in inner:
-            self.levels[level.name] = replace(level, rule=None)  # reported
-            return
+        inner: list[Level] = []
+        for state in level.states:
+            step = self._nested(level, state, state.name)
+            if step is None:
+                self.levels[level.name] = replace(level, rule=None)  # reported
+                return
+            inner.append(step)
         reset = self._together(level, inner)
         steps = tuple(replace(step, reset=None) for step in inner)
         self.levels[level.name] = replace(level, inner=steps, reset=reset)
@@ -133,9 +136,13 @@ class _Inline:
             if own is not None
             else f"the rules of level `{level.name}` reset it at different times",
             (own or reset).span,
-            "this one" if own is not None else "by this rule",
-            related=[Label(reset.span, "and by this rule")] if own is not None else [],
-            helps=["remove one of them" if own is not None else "choose other rules"],
+            "by itself" if own is not None else "its states have rules of their own, by their kind",
+            related=[Label(reset.span, "by this rule")] if own is not None else [],
+            helps=[
+                "remove one of them"
+                if own is not None
+                else "choose a rule that resets all states together"
+            ],
         )
 
 
