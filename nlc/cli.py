@@ -228,7 +228,9 @@ def compile(spec: str, output: Path | None, backend: str, operator: bool) -> Non
 
 @main.command(name="list")
 @click.argument(
-    "what", type=click.Choice(["specs", "functions", "memories", "rules", "tensors", "codes"]), default="specs"
+    "what",
+    type=click.Choice(["specs", "functions", "memories", "rules", "tensors", "codes"]),
+    default="specs",
 )
 @click.option(
     "--format",

@@ -60,7 +60,9 @@ class _Clocks:
             return self._flow(n.attr)
         if n.op == "state":
             level = self.system.levels.get(self.owner.get(n.attr[0], ""))
-            return NEVER if level is None else level.clock  # None: it has a mistake that is reported
+            return (
+                NEVER if level is None else level.clock
+            )  # None: it has a mistake that is reported
         if n.op == "gradient":
             return self.system.levels[self.gradients[n.attr]].clock
         if n.op in ("input", "g") or (n.op == "index" and n.attr[0] != "head"):

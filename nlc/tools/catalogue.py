@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from nlc.base.codes import CODES
-from nlc.ir.show import show
 from nlc.lib.functions import FUNCTIONS, REQUIRED
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import ROUTES, RULES
@@ -40,7 +39,8 @@ def _is_rule(name: str) -> bool:
 
 def _rule(name: str) -> tuple[str, str]:
     """A gradient system as the rule that it is too: its hypers are the arguments."""
-    return _call(name, {h.name: show(h.expr) for h in load(name).tree.hyper}), _doc(name)
+    hypers = ", ".join(h.name for h in load(name).tree.hyper)
+    return f"{name}({hypers})", _doc(name)
 
 
 def _doc(name: str) -> str:
