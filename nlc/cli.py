@@ -286,7 +286,9 @@ def _setting(text: str) -> tuple[str, Any]:
 
 @main.command(name="list")
 @click.argument(
-    "what", type=click.Choice(["specs", "functions", "memories", "rules", "codes"]), default="specs"
+    "what",
+    type=click.Choice(["specs", "functions", "memories", "rules", "tensors", "codes"]),
+    default="specs",
 )
 @click.option(
     "--format",
@@ -297,7 +299,7 @@ def _setting(text: str) -> tuple[str, Any]:
 )
 @_verb
 def list_(what: str, format: str) -> None:
-    """List the shipped specs, or the functions, memories, rules or codes of the language."""
+    """List the shipped specs, or the functions, memories, rules, kinds of tensors or codes of the language."""
     from nlc.tools.catalogue import catalogue
 
     rows = catalogue(what)

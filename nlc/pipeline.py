@@ -270,9 +270,9 @@ class Spec:
 
     def _free_names(self, system: System) -> None:
         """Hypers are arguments of the generated constructor, under their own names."""
-        from nlc.backends.reference import GROUP_KEYS, RESERVED
+        from nlc.backends.reference import GROUP, RESERVED
 
-        taken = RESERVED | (GROUP_KEYS if system.context == "gradients" else frozenset())
+        taken = RESERVED | GROUP if system.context == "gradients" else RESERVED
         for hyper in system.hypers.values():
             if hyper.name in taken or keyword.iskeyword(hyper.name):
                 self.report.add(

@@ -228,11 +228,7 @@ REFUSED = [
         for name in sorted(functions.LATER)
     ),
     *((f"`{name}`", "adamw", "like(W)", f"{name}(W, 2)") for name in sorted(memories.LATER)),
-    ("an optimizer as an inner rule", "delta_net", "gd(lr=beta)", "adamw(lr=1)"),
-    ("`objective: loss`", "delta_net", "0.5 * sqnorm(S(key) - value)", "loss"),
     ("`context: layers`", "adamw", "context: gradients", "context: layers"),
-    ("`use`", "delta_net", "levels:", "use: {mem: delta_net(d=d)}\nlevels:"),
-    ("`applies_to`", "adamw", "levels:", "applies_to: {matrices: self}\nlevels:"),
     ("`grad_at`", "adamw", "levels:", "grad_at: W\nlevels:"),
     ("`eval_at`", "adamw", "levels:", "eval_at: W\nlevels:"),
     ("`inputs` of a gradient system", "adamw", "levels:", "inputs: {h: [3]}\nlevels:"),

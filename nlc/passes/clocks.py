@@ -99,6 +99,8 @@ class _Clocks:
         return STEP if n.op == "weight" else NEVER
 
     def _flow(self, name: str) -> Clock:
+        if name not in self.system.flows:
+            return NEVER  # as above
         if name not in self.flows:
             self.flows[name] = NEVER  # while it is being looked at: a flow may read its own past
             self.flows[name] = self.clock(self.system.flows[name].expr)

@@ -43,25 +43,47 @@ class _Inline:
         if level.rule is None or level.rule.system is None:
             self.levels[level.name] = level
             return
-        inner = []
+        inner: list[Level] = []
         for state in level.states:
-            step = self._made(level, state, state.name)
+            step = self._nested(level, state, state.name)
             if step is None:
+                self.levels[level.name] = replace(level, rule=None)  # reported
                 return
-            if step.reset is not None:
-                if level.reset is not None and level.reset != step.reset:
-                    self._two_resets(level, step)
-                level = replace(level, reset=step.reset)
-                step = replace(step, reset=None)
-            inner.append(self._nested(step))
-        self.levels[level.name] = replace(level, inner=tuple(inner))
+            inner.append(step)
+        reset = self._together(level, inner)
+        steps = tuple(replace(step, reset=None) for step in inner)
+        self.levels[level.name] = replace(level, inner=steps, reset=reset)
 
-    def _nested(self, step: Level) -> Level:
-        """A step whose own rule is a system again."""
-        if step.rule is None or step.rule.system is None:
+    def _nested(self, level: Level, state: State, gradient: str) -> Level | None:
+        """The step of one state by its rule, which may have a rule again; its reset is that of the state."""
+        step = self._made(level, state, gradient)
+        if step is None or step.rule is None or step.rule.system is None:
             return step
-        inner = self._made(step, step.states[0], step.name)
-        return step if inner is None else replace(step, inner=(self._nested(inner),))
+        inner = self._nested(step, step.states[0], step.name)
+        if inner is None:
+            return None
+        reset = self._together(step, [inner])
+        return replace(step, reset=reset, inner=(replace(inner, reset=None),))
+
+    def _together(self, level: Level, steps: list[Level]) -> Reset | None:
+        """One reset of all states: that of the level, or those that its rules bring."""
+        found = [step.reset for step in steps if step.reset is not None]
+        if not found:
+            return level.reset
+        first, times = found[0], {reset.every for reset in found}
+        if level.reset is not None or len(times) > 1:
+            self._two_resets(level, first)
+            return level.reset
+        if len(steps) == 1:
+            return first
+        # a state whose rule brings none stays as it is
+        to = [
+            step.reset.to
+            if step.reset is not None
+            else Expr("state", (), (step.states[0].name, "now"), None, step.span)
+            for step in steps
+        ]
+        return replace(first, to=Expr("bundle", tuple(to), None, None, first.span))
 
     def _made(self, level: Level, state: State, gradient: str) -> Level | None:
         """The step of one state by its rule; the rule's other levels join the system."""
@@ -86,7 +108,9 @@ class _Inline:
                 continue
             if other is None:
                 return rule
-            outer = Instance(rule.system, "", rule.args, rule.sizes, (), self.system.sizes)
+            outer = Instance(
+                rule.system, "", rule.args, rule.sizes, (), self.system.sizes, rule.span
+            )
             args = {k: outer.expr(e) for k, e in other.args.items()}
             if "decay" in rule.args and "decay" not in rule.system.hypers:
                 args.setdefault("decay", rule.args["decay"])
@@ -104,14 +128,21 @@ class _Inline:
         )
         return None
 
-    def _two_resets(self, level: Level, step: Level) -> None:
+    def _two_resets(self, level: Level, reset: Reset) -> None:
+        own = level.reset
         self.report.add(
             "NLC105",
-            f"level `{level.name}` is reset by itself and by its rule",
-            level.reset.span,
-            "this one",
-            related=[Label(step.reset.span, "and this one")],
-            helps=["remove one of them"],
+            f"level `{level.name}` is reset by itself and by its rule"
+            if own is not None
+            else f"the rules of level `{level.name}` reset it at different times",
+            (own or reset).span,
+            "by itself" if own is not None else "its states have rules of their own, by their kind",
+            related=[Label(reset.span, "by this rule")] if own is not None else [],
+            helps=[
+                "remove one of them"
+                if own is not None
+                else "choose a rule that resets all states together"
+            ],
         )
 
 
@@ -125,7 +156,9 @@ class _Copy(Instance):
         index = level.states.index(state)
         args = {k: part(e, index) for k, e in rule.args.items()}
         prefix = level.name if len(level.states) == 1 else state.name
-        super().__init__(system, prefix, args, rule.sizes, inline.taken, inline.system.sizes)
+        super().__init__(
+            system, prefix, args, rule.sizes, inline.taken, inline.system.sizes, rule.span
+        )
         if len(state.dims) == 2:
             name = self.trained.name
             self.sizes |= {f"rows({name})": state.dims[0], f"cols({name})": state.dims[1]}
@@ -176,7 +209,7 @@ class _Copy(Instance):
             owner = flow.level and self.names[flow.level]
             owner = self.target.level if flow.level == self.trained.name else owner
             name = self.names[flow.name]
-            out[name] = Flow(name, self.expr(flow.expr), flow.span, owner)
+            out[name] = Flow(name, self.expr(flow.expr), self.span, owner)
         return out
 
     def others(self) -> list[Level]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import fields, is_dataclass, replace
 
+from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite
 from nlc.ir.system import Hyper, Level, Number, System
 from nlc.ir.types import Clock, Dim, Dims
@@ -12,7 +13,8 @@ from nlc.ir.types import Clock, Dim, Dims
 
 class Instance:
     """``args`` are the hypers given as expressions, ``sizes`` those given that the system fixes at construction;
-    ``taken`` are names that are not free any more, ``outer`` the sizes of the caller at its defaults."""
+    ``taken`` are names that are not free any more, ``outer`` the sizes of the caller at its defaults. All of it stands
+    at ``span``, the place of the call: the system's own text may be one that the user has never seen."""
 
     def __init__(
         self,
@@ -22,8 +24,9 @@ class Instance:
         sizes: dict[str, Dim],
         taken: Collection[str],
         outer: dict[str, Number],
+        span: Span,
     ):
-        self.system, self.args, self.outer = system, args, outer
+        self.system, self.args, self.outer, self.span = system, args, outer, span
         self.sizes = self._sizes(sizes)
         self.names = self._fresh(prefix, set(taken))
         self.hypers: dict[str, Expr] = {}
@@ -64,8 +67,8 @@ class Instance:
         value = self.hypers[base]
         return value.args[int(index[:-1])] if index else value
 
-    def _default(self, n: Expr) -> Expr | None:
-        return self.hyper(str(n.attr)) if n.op == "hyper" else None
+    def _default(self, n: Expr) -> Expr:
+        return self.hyper(str(n.attr)) if n.op == "hyper" else n.at(self.span)
 
     def _sizes(self, given: dict[str, Dim]) -> dict[str, Dim]:
         """The same for hypers in sizes and periods."""
@@ -92,7 +95,11 @@ class Instance:
 
     def expr(self, e: Expr) -> Expr:
         """An expression of the system in the caller's terms."""
-        return rewrite(e, self.leaf)
+        return rewrite(e, self._placed)
+
+    def _placed(self, n: Expr) -> Expr:
+        new = self.leaf(n)
+        return new if new is not None and n.op == "hyper" else (new or n).at(self.span)
 
     def leaf(self, n: Expr) -> Expr | None:
         """One node over operands that are in the caller's terms already."""
@@ -148,7 +155,7 @@ class Instance:
         """A level of the system in the caller's terms."""
         name, mapped = self.names[level.name], level.map(self.expr)
         states = tuple(
-            replace(s, name=self.state(s.name), level=name, dims=self.dims(s.dims))
+            replace(s, name=self.state(s.name), level=name, dims=self.dims(s.dims), span=self.span)
             for s in mapped.states
         )
         memory = replace(
@@ -160,6 +167,8 @@ class Instance:
         return replace(
             mapped,
             name=name,
+            span=self.span,
+            keys=dict.fromkeys(level.keys, self.span),
             clock=self.clock(level.clock),
             memory=memory,
             update=mapped.update and {self.state(k): e for k, e in mapped.update.items()},
@@ -169,7 +178,8 @@ class Instance:
                 sizes={k: d.substitute(self.sizes) for k, d in mapped.rule.sizes.items()},
             ),
             anchor=level.anchor and self.clock(level.anchor),
-            reset=mapped.reset and replace(mapped.reset, every=self.clock(mapped.reset.every)),
+            reset=mapped.reset
+            and replace(mapped.reset, every=self.clock(mapped.reset.every), span=self.span),
         )
 
     def _read(self, read: Expr) -> Expr:

@@ -57,6 +57,6 @@ def _group(system: System, level: Level) -> Group:
     states, rule = tuple(s.name for s in level.states), level.rule
     if rule is None or rule.system is None:
         return Group(level.name, states, level.clock.count, None, {})
-    instance = Instance(rule.system, "", rule.args, rule.sizes, (), system.sizes)
+    instance = Instance(rule.system, "", rule.args, rule.sizes, (), system.sizes, rule.span)
     values = {name: instance.hyper(name) for name in rule.system.hypers}
     return Group(level.name, states, level.clock.count, rule.name, values)

@@ -20,13 +20,13 @@ def use(system: System) -> System:
 def _written_out(system: System, name: str, used: Use) -> System:
     inner = use(used.system)
     taken = {*system.flows, *system.levels, *system.states, *system.modules, *system.weights}
-    copy = Instance(inner, name, used.args, used.sizes, taken, system.sizes)
+    copy = Instance(inner, name, used.args, used.sizes, taken, system.sizes, used.span)
     flows: dict[str, Flow] = {}
     for item in inner.inputs.values():
         flows |= _input(item, used, copy)
     for flow in inner.flows.values():
         full, owner = copy.names[flow.name], flow.level and copy.names[flow.level]
-        flows[full] = Flow(full, copy.expr(flow.expr), flow.span, owner, _dims(flow.dims, copy))
+        flows[full] = Flow(full, copy.expr(flow.expr), used.span, owner, _dims(flow.dims, copy))
     (label, output), first = next(iter(inner.output.items())), next(iter(inner.inputs.values()))
     declared = inner.outputs.get(label)
     if declared is None and not inner.outputs and not first.head:
@@ -59,10 +59,14 @@ def _dims(dims: Dims | None, copy: Instance) -> Dims | None:
 
 def _module(m: Module, copy: Instance) -> Module:
     width = m.width and m.width.substitute(copy.sizes)
-    return replace(m, path=copy.names[m.path], width=width)
+    return replace(m, path=copy.names[m.path], width=width, span=copy.span)
 
 
 def _weight(w: Weight, copy: Instance) -> Weight:
     return replace(
-        w, path=copy.names[w.path], dims=copy.dims(w.dims), init=w.init and copy.expr(w.init)
+        w,
+        path=copy.names[w.path],
+        dims=copy.dims(w.dims),
+        init=w.init and copy.expr(w.init),
+        span=copy.span,
     )

@@ -104,7 +104,7 @@ class Level(Block):
     key: Expression | None = _key("what the memory is asked with, a flow: `key` in this level")
     value: Expression | None = _key("what it should answer, a flow: `value` in this level")
     let: dict[str, ListOrExpression | Family] | None = _key("named expressions of this level")
-    objective: Expression | None = _key("the inner loss, a scalar; its gradient is derived")
+    objective: Expression | None = _key("the inner loss, a scalar; `loss` is the outer one")
     rule: Expression | None = _key("`gd(lr=…)`, `dgd(…)`, `prox(…)` or an optimizer's spec")
     update: Expression | dict[str, Expression] | None = _key(
         "the new state written out, in place of objective and rule"
@@ -136,11 +136,11 @@ class Spec(Block):
     outputs: dict[str, Dims] | None = _key("the sizes of the outputs; the first input's if unsaid")
     weights: dict[str, Weight] | None = _key("free slow weights")
     clocks: dict[str, Expression] | None = _key("clocks that tick where the data says")
-    use: dict[str, Expression] | None = _key("other systems, by the name they are called with")
+    use: dict[str, Expression] | None = _key("token systems used as functions")
     let: dict[str, ListOrExpression | Family] | None = _key("named expressions")
     levels: dict[str, Level] | None = _key("the levels")
     output: Expression | dict[str, Expression] | None = _key("what the system gives for a token")
-    applies_to: dict[str, Expression] | None = _key("which rule updates which tensors")
+    applies_to: dict[str, Expression] | None = _key("which rule trains which kind of tensor")
     grad_at: Expression | None = _key("where the gradient is taken, if not at W")
     eval_at: Expression | None = _key("what takes the place of W in evaluation")
 

@@ -1,4 +1,4 @@
-"""What there is to use, from the tables that the compiler itself uses: specs, functions, memories, rules, codes."""
+"""What there is to use, from the tables that the compiler itself uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from nlc.base.codes import CODES
 from nlc.lib.functions import FUNCTIONS, REQUIRED
 from nlc.lib.memories import MEMORIES
-from nlc.lib.rules import RULES
+from nlc.lib.rules import ROUTES, RULES
 from nlc.pipeline import load, shipped
 
 
@@ -20,7 +20,10 @@ def catalogue(what: str) -> list[tuple[str, str]]:
     if what == "memories":
         return [(_call(m.name, m.params), m.doc) for m in MEMORIES.values()]
     if what == "rules":
-        return [(_call(r.name, r.params), r.doc) for r in RULES.values()]
+        formulas = [(_call(r.name, r.params), r.doc) for r in RULES.values()]
+        return formulas + [_rule(name) for name in sorted(shipped()) if _is_rule(name)]
+    if what == "tensors":
+        return [(r.name, r.doc) for r in ROUTES.values()]
     return [(code, f"{c.title}: {c.text}") for code, c in CODES.items()]
 
 
@@ -28,6 +31,16 @@ def _call(name: str, params: dict[str, object]) -> str:
     if not params:
         return name
     return f"{name}({', '.join(p if d is REQUIRED else f'{p}={d or chr(8230)}' for p, d in params.items())})"
+
+
+def _is_rule(name: str) -> bool:
+    return load(name).tree.context.text == "gradients"
+
+
+def _rule(name: str) -> tuple[str, str]:
+    """A gradient system as the rule that it is too: its hypers are the arguments."""
+    hypers = ", ".join(h.name for h in load(name).tree.hyper)
+    return f"{name}({hypers})", _doc(name)
 
 
 def _doc(name: str) -> str:

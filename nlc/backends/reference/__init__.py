@@ -20,14 +20,15 @@ RESERVED = frozenset(
     ticks flows positions zip range len cls super matvec outer l2norm rmsnorm layernorm rotary causal_conv
     shifted push recent watched slopes graph causal_attention newton_schulz inv_root solve conjugate_gradients
     closure loss group groups params hypers kind step update forward
+    add_param_group load_state_dict check_group rule_of HYPERS
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
     list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
     abs max min like name value unknown
     """.split()
 )
 
-# Keys of a parameter group, beside the hypers of an optimizer.
-GROUP_KEYS = frozenset({"params", "maximize", "period", "rule"})
+# What a parameter group holds beside the hypers of its optimizer.
+GROUP = frozenset({"params", "period", "rule", "maximize"})
 
 
 def emit(program: Program, header: Header) -> str:

@@ -128,7 +128,7 @@ class _Optimizer:
         w = self.w
         with w.block("def add_param_group(self, param_group: dict) -> None:"):
             w(
-                '"""Adds a group. ValueError for a rule that is not known, or whose hypers are missing."""'
+                '"""Adds a group. ValueError for a rule that is not known or lacks hypers, or a wrong period."""'
             )
             w('rule = param_group.get("rule")')
             with w.block("if isinstance(rule, type):"):
@@ -140,9 +140,25 @@ class _Optimizer:
                 )
                 with w.block("if missing:"):
                     w('raise ValueError(f"the rule {name} needs {missing} in its group")')
-            with w.block("elif rule is not None and rule not in self.rules:"):
-                w('raise ValueError(f"there is no rule {rule!r}; there are {list(self.rules)}")')
+            w("self.check_group(param_group)")
             w("super().add_param_group(param_group)")
+        w()
+        with w.block("def load_state_dict(self, state_dict: dict) -> None:"):
+            w(
+                '"""As torch\'s. ValueError for a rule that no group of this optimizer has brought."""'
+            )
+            with w.block('for group in state_dict["param_groups"]:'):
+                w("self.check_group(group)")
+            w("super().load_state_dict(state_dict)")
+        w()
+        with w.block("def check_group(self, group: dict) -> None:"):
+            w('rule, period = group.get("rule"), group.get("period", 1)')
+            with w.block("if rule is not None and rule not in self.rules:"):
+                w(
+                    'raise ValueError(f"there is no rule {rule!r} among {[*filter(None, self.rules)]}")'
+                )
+            with w.block("if not isinstance(period, int) or period < 1:"):
+                w('raise ValueError(f"period = {period} must be a whole number, at least 1")')
 
     def _getstate(self) -> None:
         with self.w.block("def __getstate__(self) -> dict:"):

@@ -12,16 +12,21 @@ Bound = dict[str, Expr | None]
 
 
 def bind(
-    report: Report, params: dict[str, object], e: Expr, name: str, what: str = ""
+    report: Report,
+    params: dict[str, object],
+    e: Expr,
+    name: str,
+    what: str = "",
+    shown: dict[str, object] | None = None,
 ) -> Bound | None:
     """Arguments of the call ``e`` by parameter, defaults parsed; None after a mistake.
 
-    A parameter that is not given and has no default is None; ``none`` stands for it in the text.
+    ``shown`` are the defaults that messages print, where those of ``params`` are not for the reader. A parameter that is not given and has no default is None; ``none`` stands for it in the text.
     """
     given, keywords = (e.args[1:], e.attr or ()) if e.op == "call" else ((), ())
     positional = given[: len(given) - len(keywords)]
     named = dict(zip(keywords, given[len(positional) :]))
-    called, notes = f"{what} `{name}`".strip(), [usage(name, params)]
+    called, notes = f"{what} `{name}`".strip(), [usage(name, shown or params)]
     before = len(report.diagnostics)
     if len(positional) > len(params):
         count = f"{len(params) or 'no'} argument{'s' * (len(params) != 1)}"

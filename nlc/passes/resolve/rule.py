@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import Fix, Label, nearest
+from nlc.base.diagnostics import Fix, nearest
 from nlc.ir.expr import Expr, walk
+from nlc.ir.show import show
 from nlc.ir.system import Hyper, Rule, System
 from nlc.ir.types import Dim
 from nlc.lib.rules import ROUTES, RULES
@@ -40,7 +41,8 @@ def resolve_routes(terms: Terms) -> tuple[tuple[str, Rule | None], ...]:
                 f"`{item.name}` is no kind of tensor",
                 item.span,
                 f"did you mean `{close}`?" if close else "not one of them",
-                notes=[f"kinds: {', '.join(f'{r.name} ({r.doc})' for r in ROUTES.values())}"],
+                notes=[f"kinds: {', '.join(ROUTES)}"],
+                helps=["`nlc list tensors` says which tensors they are"],
                 fix=Fix(item.span, close) if close else None,
             )
             continue
@@ -112,10 +114,10 @@ def _system(system: System, e: Expr, terms: Terms, at: Place, whole: bool) -> Ru
             f"`{system.name}` is a {CONTEXTS[system.context]} system, which is no rule",
             "a rule is a step formula or a gradient system",
         )
-    params: dict[str, object] = {h.name: None for h in system.hypers.values()}
+    shown = {h.name: show(h.default) for h in system.hypers.values()}
     if not whole:
-        params.setdefault("decay", None)
-    bound = bind(terms.scope.report, params, e, system.name, "rule")
+        shown.setdefault("decay", "1")
+    bound = bind(terms.scope.report, dict.fromkeys(shown), e, system.name, "rule", shown)
     if bound is None:
         return None
     found = given(system, bound, terms, at)
@@ -148,7 +150,7 @@ def _list(hyper: Hyper, value: Expr, system: System, terms: Terms) -> tuple[Expr
         f"`{hyper.name}` of `{system.name}` is a list of {len(hyper.value)}",
         value,
         f"this has {len(members)}" if members is not None else "this is no list",
-        related=[Label(hyper.span, f"`{hyper.name}` is defined here")],
+        notes=[f"by default it is {show(hyper.default)}"],
     )
     return None
 

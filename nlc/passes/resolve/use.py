@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from nlc.base.diagnostics import Label, nearest
 from nlc.ir.expr import Expr
+from nlc.ir.show import show
 from nlc.ir.system import Use
 from nlc.lib.functions import REQUIRED
 from nlc.passes.resolve.arguments import bind
@@ -18,6 +19,8 @@ from nlc.syntax.tree import Field
 
 def resolve_uses(terms: Terms) -> None:
     """Fills ``terms.uses``; what stands for their inputs comes with their calls."""
+    if terms.scope.gradients:
+        return  # reported with the key
     for item in terms.scope.tree.use:
         if item.name in terms.scope.uses and (use := _use(item, terms)) is not None:
             terms.uses[item.name] = use
@@ -41,15 +44,20 @@ def _use(item: Field, terms: Terms) -> Use | None:
     system = terms.library.system(named.attr, named.span, scope.report)
     if system is None:
         return None
-    if system.context != "tokens" or scope.gradients:
-        kind = CONTEXTS[system.context] if system.context != "tokens" else "gradient"
-        whose = f"`{system.name}` is" if system.context != "tokens" else "this is"
-        terms.say("NLC404", "only token systems use token systems", e, f"{whose} a {kind} system")
+    if system.context != "tokens":
+        terms.say(
+            "NLC404",
+            "only token systems can be used",
+            e,
+            f"`{system.name}` is a {CONTEXTS[system.context]} system",
+            helps=[f"as the rule of a level it is `rule: {system.name}(…)`"],
+        )
         return None
     if len(system.output) != 1:
         outputs = ", ".join(f"`{n}`" for n in system.output)
         label = "as a function it has one value"
-        terms.say("NLC404", f"`{system.name}` has the outputs {outputs}", e, label)
+        helps = ["use a spec with one output"]
+        terms.say("NLC404", f"`{system.name}` has the outputs {outputs}", e, label, helps=helps)
         return None
     if "heads" in system.hypers and scope.tree.heads is None:
         terms.say(
@@ -60,8 +68,8 @@ def _use(item: Field, terms: Terms) -> Use | None:
             helps=["add `heads: 4` to the spec"],
         )
         return None
-    params = {n: None for n in system.hypers if n != "heads"}
-    bound = bind(scope.report, params, e, system.name)
+    shown = {n: show(h.default) for n, h in system.hypers.items() if n != "heads"}
+    bound = bind(scope.report, dict.fromkeys(shown), e, system.name, "", shown)
     if bound is None:
         return None
     found = given(system, bound, terms, Place(item.name))
