@@ -62,7 +62,7 @@ def period_of_steps(
 ) -> tuple[Tensor, MLP, MLP]:
     """Eq. 71 with ½‖C(key) − value‖²: what C reads for keys [B, T, d], its end, and its half-gathered sum.
 
-    The tokens of a period see one state, and move it by lr/period times the sum of their gradients.
+    The tokens of a period see one state, and move it at rates η_t = lr / (period · (1 + ‖key‖²)).
     """
     batch = keys.shape[0]
     C = MLP(*(w.expand(batch, *w.shape) for w in start))
@@ -70,7 +70,8 @@ def period_of_steps(
     for part in chunks(keys.shape[1], period):
         seen = MLP(*(w[:, None] for w in C))
         out.append(seen(keys[:, part]))
-        held = MLP(*(g.sum(1) for g in seen.slopes(keys[:, part], values[:, part])))
+        share = 1 / (1 + keys[:, part].square().sum(-1))[..., None, None]
+        held = MLP(*((share * g).sum(1) for g in seen.slopes(keys[:, part], values[:, part])))
         if part.stop - part.start == period:
             C = MLP(*(w - lr / period * g for w, g in zip(C, held)))
             held = MLP(*(torch.zeros_like(w) for w in C))
