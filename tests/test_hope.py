@@ -10,7 +10,8 @@ from transcriptions import MLP, chain, chunks, compare, drawn, near, short_conv,
 
 import nlc
 
-SMALL = dict(d=6, heads=2, expand=2)
+BIAS = 3.0
+SMALL = dict(d=6, heads=2, expand=2, gate_bias=BIAS)
 PERIODS = (2, 6, 18)
 CONTEXT = ("k", "v", "eta", "alpha")
 State = dict[str, Tensor]
@@ -26,32 +27,32 @@ def start_of(weights: State, name: str, batch: int) -> MLP:
     return MLP(*(weights[f"M_{name}.{w}.init"].expand(batch, -1, -1, -1) for w in ("W1", "W2")))
 
 
-def queries(weights: State, x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+def queries(weights: State, x: Tensor) -> tuple[Tensor, Tensor]:
     """z and q [B, T, H, n]: a short convolution, and the only fixed projection."""
     u = short_conv(x, weights["u.conv.weight"])
     q = F.linear(u, weights["q.linear.weight"])
-    return u.unflatten(-1, (heads, -1)), unit(q.unflatten(-1, (heads, -1)))
+    return u.unflatten(-1, (2, -1)), unit(q.unflatten(-1, (2, -1)))
 
 
-def gates(memories: dict[str, MLP], z: Tensor, bias: float) -> tuple[Tensor, ...]:
+def gates(memories: dict[str, MLP], z: Tensor) -> tuple[Tensor, ...]:
     """k, v, η, α of eqs. 83 and 90."""
     k, v = unit(memories["k"](z)), unit(memories["v"](z))
-    return k, v, memories["eta"](z).sigmoid(), (memories["alpha"](z) + bias).sigmoid()
+    return k, v, memories["eta"](z).sigmoid(), (memories["alpha"](z) + BIAS).sigmoid()
 
 
 # eqs. 83-88
 
 
-def recurrence(toward: bool, heads: int = 2, bias: float = 4.0, cms_lr: float = 0.1):
+def recurrence(toward: bool, cms_lr: float = 0.1):
     """Every memory from its own state one token before: M ← T + (M − T) α − M η x xᵀ − η ∇ℓ for each weight."""
 
     def run(weights: State, x: Tensor) -> tuple[Tensor, State]:
-        z, q = queries(weights, x, heads)
+        z, q = queries(weights, x)
         M = {s: start_of(weights, s, x.shape[0]) for s in (*CONTEXT, "memory")}
         T = {s: MLP(*(w if toward else 0 * w for w in M[s])) for s in M}
         out = []
         for t in range(x.shape[1]):
-            k, v, eta, alpha = gates(M, z[:, t], bias)
+            k, v, eta, alpha = gates(M, z[:, t])
             eta, alpha = eta[..., None], alpha[..., None]
             out.append(M["memory"](q[:, t]))  # eq. 86: read before write
             for s, memory in M.items():
@@ -107,13 +108,13 @@ def chunkwise(chunk: int, memory_chunk: int, toward: bool, cms_lr: float | None 
 
     def run(weights: State, x: Tensor) -> tuple[Tensor, State]:
         batch, length = x.shape[:2]
-        z, q = queries(weights, x, 2)
+        z, q = queries(weights, x)
         M = {s: start_of(weights, s, batch) for s in (*CONTEXT, "memory")}
         T = {s: MLP(*(w if toward else torch.zeros_like(w) for w in M[s])) for s in M}
         state, made = {}, []
         for part in chunks(length, chunk):
             at = {s: MLP(*(w[:, None] for w in M[s])) for s in CONTEXT}
-            made.append(gates(at, z[:, part], 4.0))  # eq. 90
+            made.append(gates(at, z[:, part]))  # eq. 90
             state |= boundary({s: M[s] for s in CONTEXT})
             M |= {s: anchored(M[s], T[s], made[-1], chunk) for s in CONTEXT}
         flows = [torch.cat(parts, 1) for parts in zip(*made)]
@@ -228,7 +229,7 @@ def tiny(length: int = 5):
     module = nlc.compile("hope")(
         d=2,
         heads=1,
-        expand=2,
+        expand=1,
         chunk=2,
         memory_chunk=1,
         periods=(1, 2, 4),
