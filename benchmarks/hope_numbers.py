@@ -1,9 +1,10 @@
-"""The numbers of docs/hope.md: how Hope's memories fare without what its spec adds to eq. 88.
+"""The numbers of docs/hope.md: how Hope fares without what its spec adds to the equations.
 
-Each variant is the shipped spec with one piece of its text replaced, untrained, on two streams:
+Each variant is the shipped spec with a piece of its text replaced, untrained, on two streams:
 correlated tokens (one direction and a tenth of noise) and independent ones, N(0, 1) each.
 
-    python benchmarks/hope_numbers.py            # some minutes on one core
+    python benchmarks/hope_numbers.py --part decay
+    python benchmarks/hope_numbers.py --part growth
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ from torch import Tensor, nn
 import nlc
 from nlc.pipeline import shipped
 
+LONG_VALUE = ("v: l2norm(anchor(M[v])(z))", "v: anchor(M[v])(z)")
+WHOLE_STEP = ("lr=eta / size", "lr=eta")
+PLAIN_RATE = (" / (1 + sqnorm(key))", "")
 VARIANTS = {
     "as shipped": (),
-    "v not normalised": (("v: l2norm(anchor(M[v])(z))", "v: anchor(M[v])(z)"),),
-    "steps not divided by the chunk": (("lr=eta / size", "lr=eta"),),
-    "both": (
-        ("v: l2norm(anchor(M[v])(z))", "v: anchor(M[v])(z)"),
-        ("lr=eta / size", "lr=eta"),
-    ),
-    "CMS rates not divided by 1 + ‖k‖²": ((" / (1 + sqnorm(key))", ""),),
+    "v of any length": (LONG_VALUE,),
+    "η not divided by the chunk": (WHOLE_STEP,),
+    "both": (LONG_VALUE, WHOLE_STEP),
+    "CMS rates not divided by 1 + ‖k‖²": (PLAIN_RATE,),
+}
+SIZES = {  # how wide, and for how many tokens
+    "16 dims, 2 heads": (dict(d=16, heads=2), 1500),
+    "64 dims, 4 heads": (dict(d=64, heads=4), 1500),
+    "256 dims, 32 heads": (dict(d=256, heads=32, expand=2), 300),
 }
 MARKS = (1000, 4000, 8000, 16000)
 
 
-def variant(name: str, replacements: Iterable[tuple[str, str]]) -> type[nn.Module]:
+def variant(name: str, *replacements: tuple[str, str]) -> type[nn.Module]:
+    """A shipped spec with other text. ValueError if it does not say what is to be replaced."""
     text = shipped()[name].read_text()
     for old, new in replacements:
         if old not in text:
@@ -46,9 +53,17 @@ def streams(length: int, d: int, seed: int) -> Tensor:
     return torch.stack([x[0, :1] + 0.1 * x[0], x[1]])
 
 
+def norms(state: dict[str, Tensor], prefixes: str) -> Tensor:
+    """[memories, 2]: the norm of each weight of the memories whose names start so, for each stream."""
+    keys = [key for key in state if key[0] in prefixes and key.split(".")[-1] in ("W1", "W2")]
+    return torch.stack([state[key].flatten(1).norm(dim=1) for key in keys])
+
+
 @torch.no_grad()
-def fate(module: nn.Module, x: Tensor, stops: Iterable[int]) -> Iterator[tuple[int, Tensor, dict]]:
-    """The stream in pieces: where each ends, its outputs, the state there."""
+def pieces(
+    module: nn.Module, x: Tensor, stops: Iterable[int]
+) -> Iterator[tuple[int, Tensor, dict]]:
+    """A stream up to each stop in turn: its outputs there, and the state."""
     state, start = None, 0
     for stop in stops:
         y, state = module(x[:, start:stop], state=state)
@@ -56,59 +71,47 @@ def fate(module: nn.Module, x: Tensor, stops: Iterable[int]) -> Iterator[tuple[i
         start = stop
 
 
-def overflow(module: nn.Module, x: Tensor, piece: int = 50) -> list[int | None]:
-    """The first token of each stream whose output is not finite in float32, if any."""
-    first: list[int | None] = [None] * len(x)
-    length = x.shape[1]
-    for stop, y, _ in fate(module, x, range(piece, length + 1, piece)):
-        for b, bad in enumerate(~y.isfinite().all(-1)):
-            if first[b] is None and bad.any():
-                first[b] = stop - piece + int(bad.int().argmax()) + 1
-        if None not in first:
-            break
-    return first
+def decay(seed: int) -> None:
+    """All weights of the five memories together: their norm against the start, in float64."""
+    for name in ("hope", "hope_literal"):
+        made = variant(name)
+        torch.manual_seed(seed)
+        module = made(d=16, heads=2, expand=2).double()
+        x = streams(MARKS[-1], 16, seed)
+        begun = norms(module.initial_state(x), "M").norm(dim=0)
+        for stop, _, state in pieces(module, x, MARKS):
+            ratios = norms(state, "M").norm(dim=0) / begun
+            cells = " | ".join(f"{ratio:.1e}" for ratio in ratios.tolist())
+            print(f"| {name} | {seed} | {stop} | {cells} |", flush=True)
 
 
-def decays(name: str, seed: int, **sizes: int) -> None:
-    """The norm of all weights of the five memories against their start."""
-    torch.manual_seed(seed)
-    module = variant(name, ())(**sizes).double()
-    x = streams(MARKS[-1], sizes["d"], seed)
-    keys = [key for key in module.initial_state(x) if key[:2] == "M_" and key[-2:] in ("W1", "W2")]
-    size = lambda state: torch.stack([state[k].flatten(1).norm(dim=1) for k in keys]).norm(dim=0)  # noqa: E731
-    before = size(module.initial_state(x))
-    for stop, _, state in fate(module, x, MARKS):
-        ratio = (size(state) / before).tolist()
-        least = min(
-            (state[k].flatten(1).norm(dim=1) / w).min().item()
-            for k, w in zip(keys, [module.initial_state(x)[k].flatten(1).norm(dim=1) for k in keys])
-        )
-        print(
-            f"  {name:13} seed {seed} token {stop:6}: " + "  ".join(f"{r:8.2e}" for r in ratio),
-            f" least {least:.2e}",
-            flush=True,
-        )
+def growth(seed: int, piece: int = 50) -> None:
+    """The first token whose output is not finite in float32; else the least and largest growth of a weight."""
+    for size, (sizes, length) in SIZES.items():
+        for what, replacements in VARIANTS.items():
+            made = variant("hope", *replacements)
+            torch.manual_seed(seed)
+            module = made(**sizes)
+            x = streams(length, sizes["d"], seed).float()
+            begun, first = norms(module.initial_state(x), "MC"), [0, 0]
+            for stop, y, state in pieces(module, x, range(piece, length + 1, piece)):
+                for b, bad in enumerate(~y.isfinite().all(-1)):
+                    if not first[b] and bad.any():
+                        first[b] = stop - piece + 1 + int(bad.int().argmax())
+                ratios = norms(state, "MC") / begun
+            ends = zip(first, ratios.amin(0).tolist(), ratios.amax(0).tolist())
+            cells = [f"token {t}" if t else f"{a:.2f} to {b:.2f}" for t, a, b in ends]
+            print(f"| {size} | {what} | {seed} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--part", choices=["decay", "growth"], required=True)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("norm of the weights of M against their start: correlated, independent tokens")
-    for name in ("hope", "hope_literal"):
-        for seed in range(args.seeds):
-            decays(name, seed, d=16, heads=2, expand=2)
-    print("first token that overflows float32, of 1,500: correlated, independent tokens")
-    for sizes in (dict(d=16, heads=2), dict(d=64, heads=4), dict(d=256, heads=32, expand=2)):
-        for what, replacements in VARIANTS.items():
-            made = variant("hope", replacements)
-            for seed in range(args.seeds):
-                torch.manual_seed(seed)
-                length = 1500 if sizes["d"] < 256 else 300
-                x = streams(length, sizes["d"], seed).float()
-                found = overflow(made(**sizes), x)
-                print(f"  {sizes} seed {seed} {what:36} {found}", flush=True)
+    for seed in range(args.seeds):
+        {"decay": decay, "growth": growth}[args.part](seed)
 
 
 if __name__ == "__main__":
