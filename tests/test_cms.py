@@ -1,0 +1,84 @@
+"""Continuum memories against loops over periods, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transcriptions import MLP, chain, compare, drawn, period_of_steps
+
+import nlc
+
+SMALL = dict(d=4, expand=2)
+State = dict[str, Tensor]
+TIMES = [((2, 4, 8), 21), ((1, 3, 9), 18), ((5, 5, 5), 5), ((4, 16, 64), 13)]
+periods_and_lengths = pytest.mark.parametrize(("periods", "length"), TIMES)
+
+
+def inputs(length: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, length, 4, generator=generator, dtype=torch.float64)
+
+
+@periods_and_lengths
+def test_sequential_is_a_chain(periods: tuple[int, ...], length: int) -> None:
+    module = nlc.compile("cms_sequential")(**SMALL, periods=periods, lr=0.5)
+    drawn(module)
+    compare(module, lambda weights, x: chain(weights, x, periods, 0.5), inputs(length))
+
+
+@periods_and_lengths
+def test_independent_adds_up_parallel_memories(periods: tuple[int, ...], length: int) -> None:
+    module = nlc.compile("cms_independent")(**SMALL, periods=periods, lr=0.5)
+    drawn(module)
+
+    def run(weights: State, x: Tensor) -> tuple[Tensor, State]:
+        shares = weights["mix"].exp() / weights["mix"].exp().sum()
+        y, state = 0.0, {}
+        for i, period in enumerate(periods, 1):
+            start = MLP(weights[f"C_{i}.W1.init"], weights[f"C_{i}.W2.init"])
+            values = F.linear(x, weights[f"C_{i}.value.linear.weight"])
+            read, end, held = period_of_steps(start, x, values, period, 0.5)
+            y = y + shares[i - 1] * read
+            state |= {f"C_{i}.W1": end.W1, f"C_{i}.W2": end.W2}
+            state |= {f"C_{i}.sum": held.W1, f"C_{i}.sum_2": held.W2}
+        return y, state
+
+    compare(module, run, inputs(length))
+
+
+@pytest.mark.parametrize(
+    ("periods", "length"),
+    [((2, 4, 8), 1), ((2, 4, 8), 37), ((1, 3, 9), 31), ((3, 3, 3), 20), ((4, 4, 16), 50)],
+)
+def test_nested_levels_are_reset_to_slower_ones(periods: tuple[int, ...], length: int) -> None:
+    """Where periods end, the steps go fastest first, then the resets slowest first (language §2)."""
+    module = nlc.compile("cms_nested")(**SMALL, periods=periods, lr=0.5, meta_lr=0.3)
+    weights = drawn(module)
+
+    def run(weights: State, x: Tensor) -> tuple[Tensor, State]:
+        target = F.linear(x, weights["target.linear.weight"])
+        A = B = C = MLP(*(weights[f"A.{w}.init"].expand(2, -1, -1) for w in ("W1", "W2")))
+        held = MLP(*(torch.zeros_like(w) for w in C))
+        out = []
+        for t in range(1, x.shape[1] + 1):
+            now, goal = x[:, t - 1], target[:, t - 1]
+            out.append(C(now))
+            share = 1 / (1 + now.square().sum(-1))[:, None, None]
+            held = MLP(*(h + share * g for h, g in zip(held, C.slopes(now, goal))))
+            if t % periods[0] == 0:
+                C = MLP(*(c - 0.5 / periods[0] * h for c, h in zip(C, held)))
+                held = MLP(*(torch.zeros_like(w) for w in C))
+            if t % periods[1] == 0:
+                B = MLP(*(0.7 * b + 0.3 * c for b, c in zip(B, C)))
+            if t % periods[2] == 0:
+                A = MLP(*(0.7 * a + 0.3 * b for a, b in zip(A, B)))
+                B = A
+            if t % periods[1] == 0:
+                C = B
+        state = {f"{n}.{w}": getattr(M, w) for n, M in zip("ABC", (A, B, C)) for w in ("W1", "W2")}
+        return torch.stack(out, 1), state | {"C.sum": held.W1, "C.sum_2": held.W2}
+
+    assert sorted(weights) == ["A.W1.init", "A.W2.init", "target.linear.weight"]
+    compare(module, run, inputs(length))
