@@ -333,12 +333,7 @@ def test_the_decay_of_the_rule_itself_leads_to_the_target_too() -> None:
     [
         ("momentum(lr=0.2, beta=0.8, weight_decay=0.1, decay=0.9)", momentum,
          {"lr": 0.2, "beta": 0.8, "weight_decay": 0.1, "decay": 0.9}),
-        pytest.param(
-            "adamw(lr=0.2, beta1=0.7, beta2=0.9)", adamw, {"lr": 0.2, "beta1": 0.7, "beta2": 0.9},
-            marks=pytest.mark.xfail(
-                raises=nlc.SpecError, strict=True, reason="`t` of a slow level counts tokens"
-            ),
-        ),
+        ("adamw(lr=0.2, beta1=0.7, beta2=0.9)", adamw, {"lr": 0.2, "beta1": 0.7, "beta2": 0.9}),
     ],
 )  # fmt: skip
 def test_a_slow_level_has_a_slow_rule(memory: str, rule: str, step: Callable, given: dict) -> None:
