@@ -262,6 +262,7 @@ class _Module:
             for let in loop.first:
                 self._let(let)
             self._loop_head(loop)
+            self.printer.dtype = self._dtype()
             w.depth += 1
             if loop.counter:
                 w(f"{loop.counter} += 1")
@@ -276,6 +277,7 @@ class _Module:
             for outer, name in loop.collects.items():
                 w(f"{outer}.append({name})")
             w.depth -= 1
+            self.printer.dtype = ""
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
 
@@ -287,18 +289,21 @@ class _Module:
             f"{counter} % {size} == 0" if when.phase == "end" else f"({counter} - 1) % {size} == 0"
         )
 
+    def _dtype(self) -> str:
+        """What the loop computes in: the states' dtype."""
+        held = next((s.var for s in self.program.slots if s.kind == "level"), None)
+        return (
+            f"{held}.dtype" if held else f"torch.promote_types({self.first}.dtype, torch.float32)"
+        )
+
     def _loop_head(self, loop: Loop) -> None:
         """``for k_t, v_t in ticks(S.dtype, k, v):``, over as many lines as it needs."""
         w, inner = self.w, list(loop.slices.values())
         if not inner:
             w(f"for _ in range({self.first}.shape[1]):")
             return
-        held = next((s.var for s in self.program.slots if s.kind == "level"), None)
-        dtype = (
-            f"{held}.dtype" if held else f"torch.promote_types({self.first}.dtype, torch.float32)"
-        )
         targets = ", ".join(inner) + ("," if len(inner) == 1 else "")
-        flows = [dtype, *loop.slices]
+        flows = [self._dtype(), *loop.slices]
         one = f"for {targets} in {self.printer.use('ticks')}({', '.join(flows)}):"
         if 4 * w.depth + len(one) <= WIDTH:
             w(one)
