@@ -240,7 +240,9 @@ def test_each_warning_has_a_spec_that_triggers_it_and_one_that_does_not(
 
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_specs_are_sound(name: str) -> None:
-    assert not nlc.load(name).check().diagnostics
+    """But for the one that is shipped to show what it warns of."""
+    expected = {"NLC805"} if name == "hope_literal" else set()
+    assert {d.code for d in nlc.load(name).check().diagnostics} == expected
 
 
 @pytest.mark.parametrize("name", ["mamba2", "adamw", "gated_delta_net"])

@@ -12,7 +12,7 @@ from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
 from nlc.ir.ops import leaf
-from nlc.ir.system import Flow, Input, System
+from nlc.ir.system import Flow, Input, Level, System
 from nlc.ir.update import Update
 from nlc.passes.naming import Names, describe
 from nlc.passes.recurrence import Recurrence
@@ -46,23 +46,7 @@ class _Operator:
                 for a in (node, *node.args):
                     if self._is_read(a) and (a is e or not self._is_read(node)):
                         outputs[a] = None
-        levels = {
-            name: replace(
-                level,
-                objective=level.objective and self._cut(level.objective, f"{name}.objective"),
-                retain=level.retain and self._cut(level.retain, f"{name}.retain"),
-                toward=level.toward and self._cut(level.toward, f"{name}.toward"),
-                project=level.project and self._cut(level.project, f"{name}.project"),
-                rule=level.rule
-                and replace(
-                    level.rule,
-                    args={k: self._cut(e, f"{name}.{k}") for k, e in level.rule.args.items()},
-                ),
-                update=level.update
-                and {k: self._cut(e, f"{name}.update") for k, e in level.update.items()},
-            )
-            for name, level in system.levels.items()
-        }
+        levels = {name: self._level(level, name) for name, level in system.levels.items()}
         for name, level in levels.items():
             if level.memory.kind == "cache":
                 for key in ("key", "value"):
@@ -78,6 +62,7 @@ class _Operator:
             taken("y" if len(outputs) == 1 else describe(e)): self._cut(e, "y") for e in outputs
         }
         inputs = {i.name: i for i in self._ordered()}
+        used = self._applied(levels, output)
         return replace(
             system,
             inputs=inputs,
@@ -85,13 +70,37 @@ class _Operator:
             output=output,
             levels=self._zero_starts(levels),
             flows=self.flows,
-            modules={},
-            weights={},
+            modules={path: m for path, m in system.modules.items() if path in used},
+            weights={path: w for path, w in system.weights.items() if path in used},
             operator=True,
         )
 
+    def _level(self, level: Level, name: str) -> Level:
+        """A level, and the steps inside its rule, over inputs."""
+        return replace(
+            level,
+            objective=level.objective and self._cut(level.objective, f"{name}.objective"),
+            retain=level.retain and self._cut(level.retain, f"{name}.retain"),
+            toward=level.toward and self._cut(level.toward, f"{name}.toward"),
+            project=level.project and self._cut(level.project, f"{name}.project"),
+            rule=level.rule
+            and replace(
+                level.rule,
+                args={k: self._cut(e, f"{name}.{k}") for k, e in level.rule.args.items()},
+            ),
+            update=level.update
+            and {k: self._cut(e, f"{name}.update") for k, e in level.update.items()},
+            inner=tuple(self._level(step, name) for step in level.inner),
+        )
+
+    def _applied(self, levels: dict[str, Level], output: dict[str, Expr]) -> set[str]:
+        """The slow weights, and the modules that own them, which the loop itself applies to what it computes."""
+        exprs = [e for level in levels.values() for e in level.expressions]
+        exprs += [*output.values(), *(f.expr for f in self.flows.values())]
+        return {str(n.attr) for e in exprs for n in walk(e) if isinstance(n.attr, str)}
+
     def _zero_starts(self, levels: dict) -> dict:
-        """An operator has no slow weights: learned starts come in by ``state``."""
+        """Learned starts come in by ``state``."""
         return {
             name: replace(
                 level,

@@ -122,13 +122,14 @@ def _state(
         if level.toward is not None and level.toward.op != "initial":
             rows.append(("T", eq, bare.text(level.toward), "what it decays towards"))
         at = n.state((state, "anchor")) if level.anchor is not None else B
+        point = (f"${B}$" if latex else B) if plain else "B"
         if state in update.gradient:
             rows.append(
                 (
                     f"{nabla}{ell}({at})",
                     eq,
                     n.text(named(update.gradient[state], names)),
-                    f"gradient at {'the last boundary' if level.anchor else B if plain else 'B'}",
+                    f"gradient at {'the last boundary' if level.anchor else point}",
                 )
             )
         stepped = named(simplify(_with_gradient(update, state)), names)

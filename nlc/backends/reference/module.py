@@ -278,6 +278,7 @@ class _Module:
             for let in loop.first:
                 self._let(let)
             self._loop_head(loop)
+            self.printer.dtype = self._dtype()
             w.depth += 1
             if loop.counter:
                 w(f"{loop.counter} += 1")
@@ -292,10 +293,18 @@ class _Module:
             for outer, name in loop.collects.items():
                 w(f"{outer}.append({name})")
             w.depth -= 1
+            self.printer.dtype = ""
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
             if loop.watched:
                 w(f"{outer} = {outer} if graph else {outer}.detach()")
+
+    def _dtype(self) -> str:
+        """What the loop computes in: the states' dtype."""
+        held = next((s.var for s in self.program.slots if s.kind == "level"), None)
+        return (
+            f"{held}.dtype" if held else f"torch.promote_types({self.first}.dtype, torch.float32)"
+        )
 
     def _loop_head(self, loop: Loop) -> None:
         """``for k_t, v_t in ticks(S.dtype, k, v):``, over as many lines as it needs."""
@@ -303,12 +312,8 @@ class _Module:
         if not inner:
             w(f"for _ in range({self.first}.shape[1]):")
             return
-        held = next((s.var for s in self.program.slots if s.kind == "level"), None)
-        dtype = (
-            f"{held}.dtype" if held else f"torch.promote_types({self.first}.dtype, torch.float32)"
-        )
         targets = ", ".join(inner) + ("," if len(inner) == 1 else "")
-        flows = [dtype, *loop.slices]
+        flows = [self._dtype(), *loop.slices]
         one = f"for {targets} in {self.printer.use('ticks')}({', '.join(flows)}):"
         if 4 * w.depth + len(one) <= WIDTH:
             w(one)
