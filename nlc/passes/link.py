@@ -308,7 +308,7 @@ def _component(system: System, level: Level) -> dict:
     elif level.update is not None:
         rule = "explicit update"
     return {
-        "clock": str(level.clock),
+        "clock": level.clock.valued,
         "order": level.clock.order,
         "kind": kind,
         "shape": ", ".join(shapes) if kind != "cache" else level.memory.text,
@@ -328,7 +328,7 @@ def _outer(system: System, level: Level) -> dict:
     n = Notation(system)
     called = rule and f"{rule.name}({', '.join(f'{k}={n.text(e)}' for k, e in rule.args.items())})"
     return {
-        "clock": str(level.clock),
+        "clock": level.clock.valued,
         "order": level.clock.order,
         "kind": "weights",
         "shape": ", ".join(_shape(s.dims, False) for s in level.states),
