@@ -48,8 +48,8 @@ class Settings:
     warmup: float = 0.05  # of the steps; a cosine to a tenth of lr follows
     clip: float = 1.0
     seed: int = 0
-    hyper: dict[str, float] = field(default_factory=dict)
-    optimizer_hyper: dict[str, float] = field(default_factory=dict)
+    hyper: dict[str, Any] = field(default_factory=dict)
+    optimizer_hyper: dict[str, Any] = field(default_factory=dict)
 
     def rate(self, step: int) -> float:
         """The share of the learning rate that a step uses."""

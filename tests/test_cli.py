@@ -121,6 +121,24 @@ def test_graph_with_an_optimizer_has_three_levels() -> None:
     assert [m[1] for m in re.finditer(r"^(\d) +every", text, re.M)] == ["1", "2", "3"]
 
 
+def test_graph_runs_from_memories_of_tokens_down_to_the_slow_momentum() -> None:
+    line = "graph hope --optimizer m3_ema"
+    levels = json.loads(printed(f"{line} --format json"))["levels"]
+    memories = ["M_k", "M_v", "M_eta", "M_alpha", "M_memory"]
+    assert levels == [memories, ["C_1"], ["C_2"], ["C_3"], ["M1"], ["V"], ["W"], ["M2"]]
+    text = printed(line)
+    assert [m[1] for m in re.finditer(r"^\d  (every [^─]*) ─", text, re.M)] == [
+        "every token",
+        "every 64 tokens (periods[0])",
+        "every 256 tokens (periods[1])",
+        "every 1024 tokens (periods[2])",
+        *["every step"] * 3,
+        "every 8 steps (f)",
+    ]
+    trained = re.search(r"^   W +→ (.*?)   held", text, re.M)
+    assert trained and trained[1].strip() == "M_k, M_v, M_eta, M_alpha,"
+
+
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_graph_in_every_format(name: str) -> None:
     assert json.loads(printed(f"graph {name} --format json"))["system"] == name
