@@ -22,6 +22,8 @@ from nlc.lib.rules import RULES
 from nlc.pipeline import shipped
 from nlc.tools.draw import FORMATS
 
+ROOT = Path(__file__).parent.parent
+
 TOKENS = sorted(n for n in shipped() if nlc.load(n).tree.context.text == "tokens")
 VERBS = sorted(cli.main.commands)
 WRONG = """\
@@ -137,6 +139,12 @@ def test_graph_runs_from_memories_of_tokens_down_to_the_slow_momentum() -> None:
     ]
     trained = re.search(r"^   W +→ (.*?)   held", text, re.M)
     assert trained and trained[1].strip() == "M_k, M_v, M_eta, M_alpha,"
+
+
+def test_graph_says_which_rule_takes_which_tensors() -> None:
+    line = f"graph {ROOT / 'examples' / 'm3_with_adamw.yaml'} --format json"
+    rules = {c["name"]: c["rule"] for c in json.loads(printed(line))["components"]}
+    assert rules["W"] == "matrices: m3_ema(lr=lr); rest: adamw(lr=rest_lr)"
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
