@@ -234,13 +234,33 @@ def test_a_checkpoint_of_another_run_is_refused(corpus: Corpus, tmp_path: Path) 
         Run(TINY, corpus, path, "cpu").resume()
 
 
-def test_one_thread_where_the_cores_are_taken() -> None:
+def _threads_after(crowding: Crowding, seconds: float) -> tuple[bool, int]:
+    return crowding.relieve(seconds), torch.get_num_threads()
+
+
+def test_one_thread_where_the_cores_become_taken() -> None:
     torch.set_num_threads(2)
     crowding = Crowding(patience=10)
-    assert not any(crowding.relieve(seconds) for seconds in (2.0, 0.1, 0.15, 5.0, 0.1))
-    assert torch.get_num_threads() == 2
-    assert crowding.relieve(6.0) and torch.get_num_threads() == 1
-    assert not crowding.relieve(60.0)
+    assert _threads_after(crowding, 2.0) == (False, 2)
+    assert _threads_after(crowding, 0.1) == (False, 1)  # the trial, which is slower
+    assert _threads_after(crowding, 0.15) == (False, 2)
+    assert [_threads_after(crowding, t) for t in (0.1, 5.0, 0.1)] == [(False, 2)] * 3
+    assert _threads_after(crowding, 6.0) == (True, 1)
+    assert _threads_after(crowding, 60.0) == (False, 1)
+
+
+def test_one_thread_where_the_cores_are_taken_from_the_start() -> None:
+    torch.set_num_threads(2)
+    crowding = Crowding(patience=10)
+    assert [_threads_after(crowding, t) for t in (60.0, 55.0)] == [(False, 2), (False, 1)]
+    assert _threads_after(crowding, 2.0) == (True, 1)
+    assert _threads_after(crowding, 2.0) == (False, 1)
+
+
+def test_one_thread_stays_one() -> None:
+    torch.set_num_threads(1)
+    crowding = Crowding(patience=1)
+    assert [_threads_after(crowding, t) for t in (9.0, 1.0, 9.0, 9.0)] == [(False, 1)] * 4
 
 
 # the command
