@@ -1,4 +1,4 @@
-# make demo      trains a small language model with compiled memories and a compiled optimizer
+# make demo      trains small language models with compiled memories and compiled optimizers
 # make test      lint, formatting and the tests; make test-long adds the long ones
 # make format    rewrites the sources in our style; make lint only looks
 # make clean     removes caches and build products; the environment and runs/ stay
@@ -31,11 +31,14 @@ help:
 
 demo: $(READY)
 	@mkdir -p $(RUN)
-	$(NLC) graph gated_delta_net --optimizer adamw
-	$(NLC) derive gated_delta_net
+	$(NLC) graph hope --optimizer m3_ema
+	$(NLC) graph hope --optimizer m3_ema --format svg -o $(RUN)/hope.svg
+	$(NLC) derive hope M_memory
+	$(NLC) compile hope -o $(RUN)/hope.py
 	$(NLC) compile gated_delta_net -o $(RUN)/gated_delta_net.py
 	$(NLC) compile attention -o $(RUN)/attention.py
 	$(NLC) compile adamw -o $(RUN)/adamw.py
+	$(NLC) compile examples/m3_with_adamw.yaml -o $(RUN)/m3_with_adamw.py
 	$(PYTHON) examples/demo.py --out $(RUN) $(ARGS)
 
 test: lint

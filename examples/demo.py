@@ -1,7 +1,7 @@
-"""The demonstration of `make demo`: a compiled memory against a Transformer, on equal terms.
+"""The demonstration of `make demo`: compiled memories and optimizers side by side, on equal terms.
 
-Both are the same language model with the same number of parameters, trained by the same compiled
-AdamW on the same bytes in the same order; only the spec of the mixing layers differs.
+All are the same language model with the same number of parameters, trained on the same bytes in the
+same order; only the spec of the mixing layer and that of the optimizer differ.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from corpus import Corpus, CorpusError, standard_library
 from display import draw, progress
 from generation import Stream, readable
 from language_model import hidden_for, mixing, parameter_count
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -25,51 +26,70 @@ from training import Run, RunError, Settings, train
 
 import nlc
 
-SPEC, BASELINE = "gated_delta_net", "attention"
-NAMES = {SPEC: "gated_delta_net", BASELINE: "attention (a Transformer)"}
 PROMPT = b"def "
 STRETCH = 8  # times the length of the windows that the models were trained on
-SETTINGS = Settings(spec=SPEC, optimizer="adamw")
+LONG = 1000  # bytes of a stream after which its state is measured
+
+# A loop over tokens in Python costs much the same for one sequence as for many, so batches are wide
+# and layers few. Its operations are small: a second thread gains little, and waits long for a core
+# that is taken. All levels of hope tick within a window, the slowest twice.
+SIZE = Settings(d=64, heads=8, layers=1, hidden=128, batch=32, length=128, steps=150)
+IN_CONTEXT = {"expand": 1, "chunk": 16, "memory_chunk": 16, "periods": (16, 32, 64)}
+M3 = {
+    "optimizer": str(Path(__file__).with_name("m3_with_adamw.yaml")),
+    "lr": 0.05,
+    "optimizer_hyper": {"rest_lr": 1e-2},
+}
+
+# the first decides how many parameters all have; it writes the sample
+CONTENDERS = {
+    "hope-m3": replace(SIZE, spec="hope", hyper=IN_CONTEXT, **M3),
+    "gated_delta_net-m3": replace(SIZE, spec="gated_delta_net", **M3),
+    "gated_delta_net-adamw": replace(SIZE, spec="gated_delta_net", optimizer="adamw", lr=2e-2),
+    "attention-adamw": replace(SIZE, spec="attention", optimizer="adamw", lr=1e-2),
+}
 
 
-def _runs(corpus: Corpus, steps: int, out: Path, device: str) -> dict[str, Run]:
-    """The two runs; the Transformer's MLPs are widened to the same number of parameters."""
-    ours = replace(SETTINGS, steps=steps)
-    run = Run(ours, corpus, out / f"{SPEC}.pt", device)
-    mix = mixing(nlc.compile(BASELINE), ours.d, ours.heads)
-    hidden = hidden_for(parameter_count(run.model), mix, ours.d, ours.layers)
-    theirs = replace(ours, spec=BASELINE, hidden=hidden)
-    return {SPEC: run, BASELINE: Run(theirs, corpus, out / f"{BASELINE}.pt", device)}
+def contend(
+    contenders: dict[str, Settings], corpus: Corpus, out: Path, device: str
+) -> dict[str, Run]:
+    """A run of each; MLPs are widened or narrowed until all have the first one's parameters."""
+    runs: dict[str, Run] = {}
+    for name, wanted in contenders.items():
+        if runs:
+            mix = mixing(nlc.compile(wanted.spec), wanted.d, wanted.heads, **wanted.hyper)
+            count = parameter_count(next(iter(runs.values())).model)
+            wanted = replace(wanted, hidden=hidden_for(count, mix, wanted.d, wanted.layers))
+        runs[name] = Run(wanted, corpus, out / f"{name}.pt", device)
+    return runs
 
 
-def _bits(value: float) -> str:
-    return f"[bold]{value:.3f}[/] bits/byte"
-
-
-def _table(runs: dict[str, Run]) -> Table:
-    """What the two came to, side by side."""
-    table = Table(title="the same bytes in the same order, as many parameters, the same optimizer")
-    table.add_column()
-    rows: dict[str, list[str]] = {}
-
-    def row(name: str, value: str) -> None:
-        rows.setdefault(name, []).append(value)
-
-    for spec, run in runs.items():
-        table.add_column(NAMES[spec], justify="right")
-        row("parameters", f"{parameter_count(run.model):,}")
-        row("training, bytes", f"{run.step * run.tokens_a_step:,}")
-        row(f"held out, {run.settings.length}-byte windows", _bits(run.held_out_bits(1024)))
-        stretch = STRETCH * run.settings.length
-        row(f"held out, {stretch:,}-byte streams", _bits(run.held_out_bits(64, STRETCH)))
-        row("training, seconds", f"{run.seconds:.0f}")
-        row("tokens a second", f"{run.tokens_a_second:,.0f}")
-        for length in (100, 1000):
-            stream = Stream(run.model, PROMPT)
-            stream.take(length - len(PROMPT))
-            row(f"state after {length:,} bytes", f"{stream.state_bytes / 1024:,.0f} KiB")
-    for name, values in rows.items():
-        table.add_row(name, *values)
+def results(runs: dict[str, Run]) -> Table:
+    """What each came to, a row each."""
+    some = next(iter(runs.values()))
+    length = some.settings.length
+    title = f"after {some.step * some.tokens_a_step:,} bytes, the same for all"
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("memory\nby optimizer", no_wrap=True)
+    for column in (
+        "parameters",
+        f"bits/byte,\n{length}-byte\nwindows",
+        f"bits/byte,\n{STRETCH * length:,}-byte\nstreams",
+        "seconds\na step",
+        f"state after\n{LONG:,} bytes",
+    ):
+        table.add_column(column, justify="right")
+    for run in runs.values():
+        stream = Stream(run.model, PROMPT)
+        stream.take(LONG - len(PROMPT))
+        table.add_row(
+            f"{Path(run.settings.spec).stem}\n[dim]by {Path(run.settings.optimizer).stem}[/]",
+            f"{parameter_count(run.model):,}",
+            f"[bold]{run.held_out_bits(1024):.3f}[/]",
+            f"[bold]{run.held_out_bits(64, STRETCH):.3f}[/]",
+            f"{run.seconds / run.step:.2f}",
+            f"{stream.state_bytes / 1024:,.0f} KiB",
+        )
     return table
 
 
@@ -77,20 +97,21 @@ def _table(runs: dict[str, Run]) -> Table:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True
 )
-@click.option("--steps", type=click.IntRange(min=1), default=SETTINGS.steps, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=SIZE.steps, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--restart", is_flag=True, help="Begin anew; finished results are overwritten.")
 def main(out: Path, steps: int, device: str, threads: int, restart: bool) -> None:
-    """Train the compiled gated_delta_net and a Transformer of the same size, and compare them.
+    """Train a small compiled Hope and memories of the same size beside it, and compare them.
 
     Ctrl-C saves; the next run goes on from there. A run that has finished just shows its result.
     """
     console = Console()
     torch.set_num_threads(threads)
+    contenders = {name: replace(wanted, steps=steps) for name, wanted in CONTENDERS.items()}
     try:
         corpus = standard_library()
-        runs = _runs(corpus, steps, out, pick_device(device))
+        runs = contend(contenders, corpus, out, pick_device(device))
         if not restart:
             for run in runs.values():
                 run.resume()
@@ -99,13 +120,14 @@ def main(out: Path, steps: int, device: str, threads: int, restart: bool) -> Non
             f"{len(corpus.held_out) / 1e6:.1f} MB held out",
             soft_wrap=True,
         )
-        for spec, run in runs.items():
+        for name, run in runs.items():
             if run.finished:
-                console.print(f"{spec}: trained before; `make demo ARGS=--restart` begins anew")
+                console.print(f"{name}: trained before; `make demo ARGS=--restart` begins anew")
                 continue
             if run.step:
-                console.print(f"{spec}: goes on after step {run.step}")
-            with progress(console, f"{spec:15}", run) as show:
+                console.print(f"{name}: goes on after step {run.step}")
+            torch.set_num_threads(threads)
+            with progress(console, f"{name:{max(map(len, runs))}}", run) as show:
                 train(run, show, console.print)
             if not run.finished:
                 console.print(f"stopped after step {run.step}, saved; `make demo` goes on there")
@@ -113,11 +135,12 @@ def main(out: Path, steps: int, device: str, threads: int, restart: bool) -> Non
     except (CorpusError, RunError) as error:
         raise click.ClickException(str(error)) from None
     with console.status("reading the held-out text, writing a sample"):
-        draw({NAMES[spec]: run for spec, run in runs.items()}, out / "loss.png")
-        table = _table(runs)
-        text = PROMPT + Stream(runs[SPEC].model, PROMPT).take(500)
+        draw(runs, out / "loss.png")
+        table = results(runs)
+        first, run = next(iter(runs.items()))
+        text = PROMPT + Stream(run.model, PROMPT).take(500)
     console.print(table)
-    title = f"{SPEC} goes on from {PROMPT.decode()!r}, one `layer.step` a byte"
+    title = f"{first} goes on from {PROMPT.decode()!r}, one `layer.step` a byte"
     console.print(Panel(Text(readable(text)), title=title))
     console.print(f"loss curves: {out / 'loss.png'}; generated sources: {out}/*.py", soft_wrap=True)
 

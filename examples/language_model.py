@@ -6,6 +6,7 @@ The same model with the spec ``attention`` is a Transformer.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -70,14 +71,25 @@ class LanguageModel(nn.Module):
             after.append(new)
         return self._logits(x), after
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Parameters for an optimizer; what a level says of its own training stays with them."""
+    def param_groups(self, rest: str | None = None) -> list[dict[str, Any]]:
+        """Parameters for an optimizer; what a level says of its own training stays with them.
+
+        ``rest`` names the rule for matrices that are no maps, where the optimizer has one.
+        """
         special: list[dict[str, Any]] = []
         for block in self.blocks:
             groups = block.mix.param_groups() if hasattr(block.mix, "param_groups") else []
             special.extend(group for group in groups if set(group) > {"params"})
         listed = {id(p) for group in special for p in group["params"]}
+        tables = [p for p in self._tables() if id(p) not in listed] if rest else []
+        special += [{"params": tables, "rule": rest}] if tables else []
+        listed |= {id(p) for p in tables}
         return [{"params": [p for p in self.parameters() if id(p) not in listed]}, *special]
+
+    def _tables(self) -> list[nn.Parameter]:
+        """Two axes, but rows that nothing adds up: of the embedding, and a channel's taps."""
+        taps = re.compile(r"(^|\.)conv(_\d+)?\.weight$")
+        return [self.embedding.weight, *(p for n, p in self.named_parameters() if taps.search(n))]
 
 
 def parameter_count(model: nn.Module) -> int:

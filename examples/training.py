@@ -48,8 +48,8 @@ class Settings:
     warmup: float = 0.05  # of the steps; a cosine to a tenth of lr follows
     clip: float = 1.0
     seed: int = 0
-    hyper: dict[str, float] = field(default_factory=dict)
-    optimizer_hyper: dict[str, float] = field(default_factory=dict)
+    hyper: dict[str, Any] = field(default_factory=dict)
+    optimizer_hyper: dict[str, Any] = field(default_factory=dict)
 
     def rate(self, step: int) -> float:
         """The share of the learning rate that a step uses."""
@@ -83,11 +83,14 @@ class Run:
             self.model.to(self.device)
             rate = {} if settings.lr is None else {"lr": settings.lr}
             self.optimizer = optimizer(
-                self.model.param_groups(), **rate, **settings.optimizer_hyper
+                self.model.param_groups(_rest(optimizer)), **rate, **settings.optimizer_hyper
             )
         except (TypeError, ValueError) as error:
             raise RunError(str(error)) from error
-        self.rates = [group.get("lr") for group in self.optimizer.param_groups]
+        self.rates = [
+            {name: value for name, value in group.items() if name == "lr" or name.endswith("_lr")}
+            for group in self.optimizer.param_groups
+        ]
         self.windows = Windows(corpus.train, settings.batch, settings.length, settings.seed)
         self.history = History()
         self.identity = {
@@ -154,9 +157,8 @@ class Run:
         """One batch, one update; the loss in bits per byte."""
         begun = time.perf_counter()
         share = self.settings.rate(self.step)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            if rate is not None:
-                group["lr"] = rate * share
+        for group, rates in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group.update({name: rate * share for name, rate in rates.items()})
         loss, _ = self._loss(*self.windows[self.step])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -240,6 +242,12 @@ def _interrupts() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _rest(optimizer: type[torch.optim.Optimizer]) -> str | None:
+    """``rest`` if the optimizer has a rule of that name: one that its ``applies_to`` gives."""
+    rules = optimizer([nn.Parameter(torch.empty(0))]).rules
+    return "rest" if "rest" in rules else None
 
 
 def _source_digest(system: type) -> str:

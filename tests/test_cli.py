@@ -22,6 +22,8 @@ from nlc.lib.rules import ROUTES, RULES
 from nlc.pipeline import shipped
 from nlc.tools.draw import FORMATS
 
+ROOT = Path(__file__).parent.parent
+
 TOKENS = sorted(n for n in shipped() if nlc.load(n).tree.context.text == "tokens")
 VERBS = sorted(cli.main.commands)
 WRONG = """\
@@ -126,6 +128,30 @@ def test_graph_with_an_optimizer_has_three_levels() -> None:
     levels = json.loads(printed("graph gated_delta_net --optimizer adamw --format json"))
     assert levels["levels"] == [["S"], ["m", "v"], ["W"]]
     assert [m[1] for m in re.finditer(r"^(\d) +every", text, re.M)] == ["1", "2", "3"]
+
+
+def test_graph_runs_from_memories_of_tokens_down_to_the_slow_momentum() -> None:
+    line = "graph hope --optimizer m3_ema"
+    levels = json.loads(printed(f"{line} --format json"))["levels"]
+    memories = ["M_k", "M_v", "M_eta", "M_alpha", "M_memory"]
+    assert levels == [memories, ["C_1"], ["C_2"], ["C_3"], ["M1"], ["V"], ["W"], ["M2"]]
+    text = printed(line)
+    assert [m[1] for m in re.finditer(r"^\d  (every [^─]*) ─", text, re.M)] == [
+        "every token",
+        "every 64 tokens (periods[0])",
+        "every 256 tokens (periods[1])",
+        "every 1024 tokens (periods[2])",
+        *["every step"] * 3,
+        "every 8 steps (f)",
+    ]
+    trained = re.search(r"^   W +→ (.*?)   held", text, re.M)
+    assert trained and trained[1].strip() == "M_k, M_v, M_eta, M_alpha,"
+
+
+def test_graph_says_which_rule_takes_which_tensors() -> None:
+    line = f"graph {ROOT / 'examples' / 'm3_with_adamw.yaml'} --format json"
+    rules = {c["name"]: c["rule"] for c in json.loads(printed(line))["components"]}
+    assert rules["W"] == "matrices: m3_ema(lr=lr); rest: adamw(lr=rest_lr)"
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))

@@ -11,7 +11,8 @@ from itertools import combinations, pairwise
 import networkx as nx
 import pytest
 
-from nlc.tools.draw import FORMATS, READS, TRANSFERS, draw
+from nlc.tools.bundle import bundles
+from nlc.tools.draw import FORMATS, READS, TRANSFERS, Component, Edge, draw
 from nlc.tools.layout import SIZES, cells, pixels, wrap
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -125,13 +126,11 @@ context: tokens · 3 levels, fastest first
    W          trained  as the tensor         –  min dot(W, m / (sqrt(v) + eps))
                                                 by  gd(lr=lr, decay=1 - lr * wd)
 
-A → B: B reads A
-   S → S   previous-tick   –
-   m → W   same-tick       conditioning
-   v → W   same-tick       conditioning
-   W → S   held            backpropagation, initialisation
-   W → m   previous-tick   generation
-   W → v   previous-tick   generation
+A → B: each B reads each A
+   S    → S      previous-tick   –
+   m, v → W      same-tick       conditioning
+   W    → S      held            backpropagation, initialisation
+   W    → m, v   previous-tick   generation
 """
 
 
@@ -189,6 +188,41 @@ def test_order_is_claimed_only_where_the_graph_shows_it() -> None:
     assert "≻" not in draw(g)
     g.edges["a", "b"]["reads"] = ("same-tick",)
     assert "≻  same clock; same-tick a → b" in draw(g)
+
+
+def test_bundles_hold_every_edge_once() -> None:
+    for g in (small(), many(1), many(2, (30,)), many(7)):
+        nodes = {n: Component(n, 1, "", "", "", None, None, None, "") for n in g}
+        edges = [
+            Edge(nodes[u], nodes[v], tuple(sorted(d["reads"])), tuple(sorted(d["transfer"])))
+            for u, v, d in g.edges(data=True)
+        ]
+        found = bundles(tuple(edges))
+        told = [
+            (a.name, b.name, e.reads, e.transfer) for us, vs, e in found for a in us for b in vs
+        ]
+        assert sorted(told) == sorted(
+            (e.source.name, e.target.name, e.reads, e.transfer) for e in edges
+        )
+        assert len(found) < len(edges)
+
+
+def test_bundles_are_as_large_as_can_be() -> None:
+    g = graph([["a", "b", "c"], ["x", "y", "z"]], ["every token", "every step"])
+    pairs = [(u, v) for u in "abc" for v in "xy"] + [("c", "z")]
+    g.add_edges_from(pairs, reads=("same-tick",), transfer=())
+    lines = draw(g).split("each A\n")[1].splitlines()
+    assert lines == [
+        "   a, b, c → x, y   same-tick   –",
+        "   c       → z      same-tick   –",
+    ]
+
+
+def test_shapes_stand_one_below_the_other() -> None:
+    g = graph([["a"]], ["every token"])
+    g.nodes["a"]["shape"] = "[heads, n, m], [heads, m, n]"
+    body = draw(g).splitlines()[-2:]
+    assert body[0].split()[2:5] == ["[heads,", "n,", "m]"] and body[1].strip() == "[heads, m, n]"
 
 
 def test_wrap() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import re
 import signal
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import demo
 import pytest
 import torch
 import train_text
@@ -13,12 +17,15 @@ from click.testing import CliRunner, Result
 from corpus import Corpus, CorpusError, Windows, from_file, spread, standard_library, windows
 from generation import Stream
 from language_model import LanguageModel, hidden_for, mixing, parameter_count
+from rich.console import Console
 from threads import Crowding
 from training import Run, RunError, Settings, train
 
 import nlc
 
 TINY = Settings(d=16, heads=2, layers=2, hidden=24, batch=4, length=12, steps=6, lr=1e-2)
+HOPE = {"expand": 1, "chunk": 2, "memory_chunk": 2, "periods": (2, 4, 6)}
+HOPE_WITH_M3 = replace(TINY, layers=1, **{**demo.M3, "spec": "hope", "hyper": HOPE})
 SIZES = "--d 16 --heads 2 --layers 1 --hidden 24 --batch 4 --length 12 --steps 4 --sample 8"
 
 
@@ -92,10 +99,13 @@ def test_a_small_text_is_refused(tmp_path: Path, content: bytes) -> None:
 # the model
 
 
-@pytest.mark.parametrize("spec", ["gated_delta_net", "attention"])
-def test_a_stream_is_the_model_byte_by_byte(spec: str) -> None:
+@pytest.mark.parametrize(
+    "spec, hyper", [("gated_delta_net", {}), ("attention", {}), ("hope", HOPE)]
+)
+def test_a_stream_is_the_model_byte_by_byte(spec: str, hyper: dict) -> None:
     torch.manual_seed(0)
-    model = LanguageModel(mixing(nlc.compile(spec), 16, 2), d=16, layers=2, hidden=24).double()
+    mix = mixing(nlc.compile(spec), 16, 2, **hyper)
+    model = LanguageModel(mix, d=16, layers=2, hidden=24).double()
     tokens = torch.randint(256, (3, 9))
     with torch.no_grad():
         expected, _ = model(tokens)
@@ -135,27 +145,54 @@ def test_the_transformer_has_as_many_parameters() -> None:
     assert parameter_count(theirs) == pytest.approx(parameter_count(ours), rel=0.01)
 
 
-def test_every_parameter_is_trained_once() -> None:
+@pytest.mark.parametrize("rest", [None, "rest"])
+def test_every_parameter_is_trained_once(rest: str | None) -> None:
     model = LanguageModel(mixing(nlc.compile("gated_delta_net"), 16, 2), 16, layers=2, hidden=24)
-    given = [id(p) for group in model.param_groups() for p in group["params"]]
+    given = [id(p) for group in model.param_groups(rest) for p in group["params"]]
     assert sorted(given) == sorted(id(p) for p in model.parameters())
+
+
+def test_m3_trains_the_maps_and_adamw_what_is_none(corpus: Corpus, tmp_path: Path) -> None:
+    run = Run(HOPE_WITH_M3, corpus, tmp_path / "run.pt", "cpu")
+    run.train_step()
+    memories = {n: set(run.optimizer.state[p]) for n, p in run.model.named_parameters()}
+    m3 = {n for n, found in memories.items() if "W.M2" in found}
+    adamw = {n for n, found in memories.items() if {"W.m", "W.v"} <= found}
+    assert m3 | adamw == set(memories) and not m3 & adamw
+    levels = [f"blocks.0.mix.C_{i}.W{w}.init" for i in (1, 2, 3) for w in (1, 2)]
+    assert m3 >= {"blocks.0.up.weight", "blocks.0.mix.q.linear.weight", *levels}
+    assert adamw >= {"embedding.weight", "norm.weight", "blocks.0.mix.u.conv.weight"}
+    assert {n for n in adamw if n.endswith("init")} == {
+        f"blocks.0.mix.M_{s}.W{w}.init"
+        for s in ("k", "v", "eta", "alpha", "memory")
+        for w in (1, 2)
+    }
+
+
+def test_every_learning_rate_follows_the_schedule(corpus: Corpus, tmp_path: Path) -> None:
+    run = Run(replace(HOPE_WITH_M3, steps=40), corpus, tmp_path / "run.pt", "cpu")
+    run.train_step()  # the first of two steps that warm up
+    assert [(g["lr"], g["rest_lr"]) for g in run.optimizer.param_groups] == [(0.025, 0.005)] * 2
 
 
 # the run
 
 
-def test_a_stopped_run_ends_with_the_same_model(corpus: Corpus, tmp_path: Path) -> None:
-    whole = Run(TINY, corpus, tmp_path / "whole.pt", "cpu")
+@pytest.mark.parametrize("settings", [TINY, HOPE_WITH_M3], ids=["delta", "hope"])
+def test_a_stopped_run_ends_with_the_same_model(
+    settings: Settings, corpus: Corpus, tmp_path: Path
+) -> None:
+    whole = Run(settings, corpus, tmp_path / "whole.pt", "cpu")
     assert train(whole, _ignore, looks=3)
 
     def stop(run: Run) -> None:
         if run.step == 3:
             signal.raise_signal(signal.SIGINT)
 
-    part = Run(TINY, corpus, tmp_path / "part.pt", "cpu")
+    part = Run(settings, corpus, tmp_path / "part.pt", "cpu")
     assert not train(part, stop, looks=3) and part.step == 3
     torch.manual_seed(99)
-    rest = Run(TINY, corpus, tmp_path / "part.pt", "cpu")
+    rest = Run(settings, corpus, tmp_path / "part.pt", "cpu")
     rest.resume()
     assert rest.step == 3 and train(rest, _ignore, looks=3)
 
@@ -170,8 +207,9 @@ def test_a_stretch_is_read_in_one_stream(corpus: Corpus, tmp_path: Path) -> None
     assert pieces.held_out_bits(4, 3) == pytest.approx(whole.held_out_bits(4), rel=1e-5)
 
 
-def test_it_learns(corpus: Corpus, tmp_path: Path) -> None:
-    run = Run(replace(TINY, steps=40), corpus, tmp_path / "run.pt", "cpu")
+@pytest.mark.parametrize("settings", [TINY, HOPE_WITH_M3], ids=["delta", "hope"])
+def test_it_learns(settings: Settings, corpus: Corpus, tmp_path: Path) -> None:
+    run = Run(replace(settings, steps=40), corpus, tmp_path / "run.pt", "cpu")
     before = run.held_out_bits(8)
     assert train(run, _ignore) and run.held_out_bits(8) < before - 1
 
@@ -196,13 +234,33 @@ def test_a_checkpoint_of_another_run_is_refused(corpus: Corpus, tmp_path: Path) 
         Run(TINY, corpus, path, "cpu").resume()
 
 
-def test_one_thread_where_the_cores_are_taken() -> None:
+def _threads_after(crowding: Crowding, seconds: float) -> tuple[bool, int]:
+    return crowding.relieve(seconds), torch.get_num_threads()
+
+
+def test_one_thread_where_the_cores_become_taken() -> None:
     torch.set_num_threads(2)
     crowding = Crowding(patience=10)
-    assert not any(crowding.relieve(seconds) for seconds in (2.0, 0.1, 0.15, 5.0, 0.1))
-    assert torch.get_num_threads() == 2
-    assert crowding.relieve(6.0) and torch.get_num_threads() == 1
-    assert not crowding.relieve(60.0)
+    assert _threads_after(crowding, 2.0) == (False, 2)
+    assert _threads_after(crowding, 0.1) == (False, 1)  # the trial, which is slower
+    assert _threads_after(crowding, 0.15) == (False, 2)
+    assert [_threads_after(crowding, t) for t in (0.1, 5.0, 0.1)] == [(False, 2)] * 3
+    assert _threads_after(crowding, 6.0) == (True, 1)
+    assert _threads_after(crowding, 60.0) == (False, 1)
+
+
+def test_one_thread_where_the_cores_are_taken_from_the_start() -> None:
+    torch.set_num_threads(2)
+    crowding = Crowding(patience=10)
+    assert [_threads_after(crowding, t) for t in (60.0, 55.0)] == [(False, 2), (False, 1)]
+    assert _threads_after(crowding, 2.0) == (True, 1)
+    assert _threads_after(crowding, 2.0) == (False, 1)
+
+
+def test_one_thread_stays_one() -> None:
+    torch.set_num_threads(1)
+    crowding = Crowding(patience=1)
+    assert [_threads_after(crowding, t) for t in (9.0, 1.0, 9.0, 9.0)] == [(False, 1)] * 4
 
 
 # the command
@@ -243,3 +301,39 @@ def test_mistakes_are_told_in_words(text: Path, tmp_path: Path, arguments: str, 
     assert result.exit_code in (1, 2)
     assert "Error: " in result.output and says in result.output
     assert isinstance(result.exception, SystemExit), result.exception
+
+
+# the demonstration
+
+
+def test_contenders_differ_in_specs_alone(corpus: Corpus, tmp_path: Path) -> None:
+    alike = {"batch": 4, "length": 12, "steps": 1}
+    contenders = {name: replace(c, **alike) for name, c in demo.CONTENDERS.items()}
+    runs = demo.contend(contenders, corpus, tmp_path, "cpu")
+    counts = [parameter_count(run.model) for run in runs.values()]
+    assert counts == pytest.approx([counts[0]] * len(counts), rel=0.01)
+    batches = [torch.stack(run.windows[0]) for run in runs.values()]
+    assert all(torch.equal(batches[0], batch) for batch in batches)
+
+
+def test_each_level_of_the_demonstration_ticks_in_a_window_and_is_read_after() -> None:
+    settings = demo.CONTENDERS["hope-m3"]
+    assert 2 * max(settings.hyper["periods"]) <= settings.length
+
+
+def test_results_have_a_row_for_each_run(corpus: Corpus, tmp_path: Path) -> None:
+    contenders = {
+        "hope-m3": replace(HOPE_WITH_M3, steps=2),
+        "attention-adamw": replace(TINY, spec="attention", steps=2),
+    }
+    runs = demo.contend(contenders, corpus, tmp_path, "cpu")
+    for run in runs.values():
+        assert train(run, _ignore)
+    console = Console(width=80, file=io.StringIO())
+    console.print(demo.results(runs))
+    lines = [re.split(r"  +", line.strip()) for line in console.file.getvalue().splitlines()]
+    rows = {line[0]: [*line[1:], *after] for line, after in pairwise(lines) if "KiB" in line[-1]}
+    assert [row[-1] for row in rows.values()] == ["by m3_with_adamw", "by adamw"]
+    for spec, run in zip(("hope", "attention"), runs.values(), strict=True):
+        assert float(rows[spec][1]) == pytest.approx(run.held_out_bits(1024), abs=1e-3)
+        assert float(rows[spec][2]) == pytest.approx(run.held_out_bits(64, 8), abs=1e-3)

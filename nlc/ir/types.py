@@ -216,6 +216,13 @@ class Clock:
             return f"every {self.unit}"
         return f"every {self.count} {self.unit}s" + (", at the start" * (self.phase == "start"))
 
+    @property
+    def valued(self) -> str:
+        """The same with the value of a symbolic count at its default: ``every 64 tokens (chunk)``."""
+        if self.count.constant is not None or self.kind not in ("per", "every"):
+            return str(self)
+        return f"{replace(self, count=Dim.of(self.default))} ({self.count})"
+
 
 INFINITE = Clock("infinite")
 NEVER = Clock("never")

@@ -13,7 +13,7 @@ import networkx as nx
 from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
-from nlc.ir.system import Level, System
+from nlc.ir.system import Level, Rule, System
 from nlc.ir.types import STEP, TOKEN, Dim, Dims, Like
 from nlc.passes.simplify import simplify
 
@@ -311,15 +311,16 @@ def _component(system: System, level: Level) -> dict:
     n = Notation(system, own=level.name, plain_base=True)
     rule = None
     if level.rule is not None:
-        args = ", ".join(
-            f"{k}={n.text(e)}" for k, e in level.rule.args.items() if k != "exact" or e.attr
-        )
-        rule = f"{level.rule.name}({args})"
+        rule = _called(level.rule, n)
         rule = f"{rule}, retain {n.text(level.retain)}" if level.retain is not None else rule
     elif level.update is not None:
         rule = "explicit update"
+    if kind == "trained" and system.routes:
+        plain = Notation(system)
+        routes = [(name, _called(r, plain) if r else rule) for name, r in system.routes]
+        rule = "; ".join(f"{name}: {called}" for name, called in routes)
     return {
-        "clock": str(level.clock),
+        "clock": level.clock.valued,
         "order": level.clock.order,
         "kind": kind,
         "shape": ", ".join(shapes) if kind != "cache" else level.memory.text,
@@ -333,13 +334,18 @@ def _component(system: System, level: Level) -> dict:
     }
 
 
+def _called(rule: Rule, n: Notation) -> str:
+    """``gd(lr=β)``."""
+    args = (f"{k}={n.text(e)}" for k, e in rule.args.items() if k != "exact" or e.attr)
+    return f"{rule.name}({', '.join(args)})"
+
+
 def _outer(system: System, level: Level) -> dict:
     """A level on the outer loss: slow weights with a period, and perhaps a rule, of their own."""
     rule = level.rule
-    n = Notation(system)
-    called = rule and f"{rule.name}({', '.join(f'{k}={n.text(e)}' for k, e in rule.args.items())})"
+    called = rule and _called(rule, Notation(system))
     return {
-        "clock": str(level.clock),
+        "clock": level.clock.valued,
         "order": level.clock.order,
         "kind": "weights",
         "shape": ", ".join(_shape(s.dims, False) for s in level.states),

@@ -7,7 +7,7 @@ optional.
     ``system``: what the picture is of, "gated_delta_net trained by adamw"; ``context``: "tokens";
     ``levels``: names of the components by level, fastest first, ``[["S"], ["m", "v"], ["W"]]``.
 node attributes
-    ``clock``: "every token", "every 16 tokens", "every step", "infinite";
+    ``clock``: "every token", "every 16 tokens", "every 64 tokens (chunk)", "every step", "infinite";
     ``level``: 1-based int, fastest first (used for nodes that ``levels`` leaves out);
     ``kind``: "memory", "cache", "weights" or "trained";
     ``shape``: symbolic text, "[heads, dv, dk]";
@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any
 
+from nlc.tools.bundle import bundles
 from nlc.tools.layout import cells, wrap
 from nlc.tools.svg import svg
 
@@ -49,6 +50,7 @@ WIDTH = 100
 _LEAST = 16
 _INDENT = "   "
 _ARROW = "A → B: B reads A"
+_ARROWS = "A → B: each B reads each A"
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,11 +197,11 @@ def _text(system: System) -> str:
             why = wrap(system.order(i) or "", WIDTH - 3)
             out += [("≻  " if k == 0 else _INDENT) + line for k, line in enumerate(why)] or [""]
     if system.edges:
-        out += ["", _ARROW]
         pairs = [
-            [e.source.name, "→", e.target.name, ", ".join(e.reads), ", ".join(e.transfer)]
-            for e in system.edges
+            [_names(a), "→", _names(b), ", ".join(e.reads), ", ".join(e.transfer)]
+            for a, b, e in bundles(system.edges)
         ]
+        out += ["", _ARROW if len(pairs) == len(system.edges) else _ARROWS]
         out += [line for row in _table(pairs, (1, 1, 3, 3), set()) for line in row]
     return "\n".join(line.rstrip() for line in out) + "\n"
 
@@ -207,7 +209,11 @@ def _text(system: System) -> str:
 def _facts(c: Component) -> list[str]:
     size = "" if c.size is None else f"{c.size:,}"
     law = [word + text for word, text in (("min ", c.objective), ("by  ", c.rule)) if text]
-    return [c.name, c.kind, c.shape, size, "\n".join(law)]
+    return [c.name, c.kind, c.shape.replace("], [", "]\n["), size, "\n".join(law)]
+
+
+def _names(components: Iterable[Component]) -> str:
+    return ", ".join(c.name for c in components)
 
 
 def _told(column: tuple[str, ...]) -> bool:

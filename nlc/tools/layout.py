@@ -98,7 +98,7 @@ def box_lines(c: Component, width: float) -> list[tuple[str, str]]:
     size = "" if c.size is None else f"{c.size:,} values"
     texts = [
         ("plain", " · ".join(filter(None, (c.clock, size))), 1),
-        ("code", c.shape, 1),
+        ("code", c.shape, 2),
         ("code", f"min {c.objective}" if c.objective else "", 2),
         ("rule", c.rule or "", 2),
     ]
