@@ -252,7 +252,11 @@ def test_compile_to_a_file_says_so_on_stderr() -> None:
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_compile_the_operator(name: str) -> None:
-    assert "nn.Parameter" not in printed(f"compile {name} --operator")
+    """It has no slow weights but those that stand inside its loop."""
+    text = printed(f"compile {name} --operator")
+    loop = text.partition("with torch.autocast(")[2]
+    for own in re.findall(r"self\.([\w.]+) = nn\.(?:Parameter|Linear)", text):
+        assert f"self.{own}" in loop and not own.endswith(".init")
 
 
 def test_the_backends_are_those_of_the_pipeline() -> None:

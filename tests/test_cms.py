@@ -82,3 +82,21 @@ def test_nested_levels_are_reset_to_slower_ones(periods: tuple[int, ...], length
 
     assert sorted(weights) == ["A.W1.init", "A.W2.init", "target.linear.weight"]
     compare(module, run, inputs(length))
+
+
+def test_the_operator_owns_the_maps_inside_its_loop() -> None:
+    """What the second memory is trained on is a map of what the first one reads: it cannot come from outside."""
+    module = nlc.compile("cms_sequential")(**SMALL, periods=(2, 4, 8))
+    weights = drawn(module)
+    made = nlc.compile("cms_sequential", operator=True)
+    operator = made(**SMALL, periods=(2, 4, 8)).double()
+    own = dict(operator.named_parameters())
+    assert sorted(own) == ["C_2.value.linear.weight", "C_3.value.linear.weight"]
+    operator.load_state_dict({key: weights[key] for key in own})
+    x = inputs(21)
+    value = F.linear(x, weights["C_1.value.linear.weight"])
+    state = operator.initial_state(x) | {
+        key: w for key, w in module.initial_state(x).items() if key[-2:] in ("W1", "W2")
+    }
+    _, end = operator(k_C_1=x, h_0=x, v_C_1=value, state=state)
+    torch.testing.assert_close(end, module(x)[1], rtol=1e-10, atol=1e-12)

@@ -132,3 +132,26 @@ def test_ttt_mlp_is_gradient_descent_on_its_own_read(chunk: int) -> None:
     module = nlc.compile("ttt_mlp")(**SMALL, chunk=chunk, rate=0.5)
     drawn(module)
     compare(module, ttt(chunk, 0.5), inputs(17))
+
+
+def test_the_operator_decays_to_the_start_that_its_state_brings() -> None:
+    """The core of Titans over q, k, v and gates: with the learned start in its state it moves as the module does."""
+    module = nlc.compile("titans")(**SMALL, chunk=5)
+    weights = drawn(module)
+    operator = nlc.compile("titans", operator=True)(heads=2, n=3, expand=2, chunk=5).double()
+    assert not list(operator.parameters())
+    x = inputs(13)
+    q, k = (unit(mixed(x, weights, name)) for name in ("q", "M.key"))
+    gates = {
+        name: (heads_of(x, weights, name) + bias(name)).sigmoid()[..., 0]
+        for name in ("theta", "eta", "alpha")
+    }
+    gates["theta"] = gates["theta"] / 5
+    state = operator.initial_state(q)
+    begun = module.initial_state(x)
+    for name in ("M.W1", "M.W2"):
+        state |= {key: begun[name] for key in (name, f"{name}.anchor", f"{name}.start")}
+    _, end = operator(q=q, k=k, v=mixed(x, weights, "M.value"), **gates, state=state)
+    expected = module(x)[1]
+    for name in ("M.W1", "M.W2", "M.W1.m", "M.W2.m"):
+        torch.testing.assert_close(end[name], expected[name], rtol=1e-10, atol=1e-12)

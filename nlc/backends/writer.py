@@ -81,6 +81,20 @@ class Writer:
         self.depth -= 1
         self(end)
 
+    def collection(self, start: str, items: list[str], end: str) -> None:
+        """``start items end`` on one line if it fits, else one item a line, as formatters do for literals."""
+        comma = "," if len(items) == 1 and start.endswith("(") else ""
+        one = f"{start}{', '.join(items)}{comma}{end}"
+        if 4 * self.depth + len(one) <= WIDTH:
+            self(one)
+            return
+        self(start)
+        self.depth += 1
+        for item in items:
+            self(f"{item},")
+        self.depth -= 1
+        self(end)
+
     def define(self, name: str, args: list[str], returns: str) -> None:
         """The first line of a function, over as many lines as its arguments need."""
         args = args[:-1] if args[-1] == "*" else args

@@ -297,7 +297,8 @@ class Notation:
         return f"{self._power(A, '-1')} {self.inside(b, POW)}", MUL
 
     def _outer(self, a: Expr, b: Expr) -> tuple[str, int]:
-        return f"{self.inside(a, MUL)} {self._T(b)[0]}", MUL
+        product = a.op == "mul" and all(x.type is not None and x.type.dims for x in a.args)
+        return f"{self.inside(a, POW if product else MUL)} {self._T(b)[0]}", MUL
 
     def _dot(self, a: Expr, b: Expr) -> tuple[str, int]:
         inner = f"{self.text(a)}, {self.text(b)}"

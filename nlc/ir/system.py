@@ -135,13 +135,15 @@ class State:
     learned: bool = False
     dtype: str | None = None
     trained: bool = False  # the tensor that a gradient system trains
+    given: bool = (
+        False  # an operator's: what is learned of its start comes in with the stream's state
+    )
 
     @property
     def borrowed(self) -> bool:
         """Whether it starts from another tensor's value, which must be kept to be known later."""
-        return self.trained or (
-            self.init is not None and any(n.op == "state" for n in walk(self.init))
-        )
+        copied = self.init is not None and any(n.op == "state" for n in walk(self.init))
+        return self.trained or self.given or copied
 
 
 @dataclass(frozen=True)

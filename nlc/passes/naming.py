@@ -6,6 +6,7 @@ import keyword
 import re
 
 from nlc.ir.expr import Expr
+from nlc.ir.ops import OPS
 
 _WORDS = {
     "matmul": "{0}_{1}",
@@ -46,6 +47,14 @@ _PARTS = {
 }
 
 
+def _whole(name: str) -> str:
+    """What a part was named after, so that parts of parts do not pile up words."""
+    words = name.split("_")
+    while len(words) > 1 and (words[-1].isdigit() or words[-1] in {*_PARTS.values(), *OPS}):
+        words.pop()
+    return "_".join(words)
+
+
 def describe(e: Expr, of: str = "") -> str:
     """A short name for an unnamed value: ``S_k`` for ``S @ k``, ``exp_dt`` for ``exp(dt)``.
 
@@ -66,5 +75,5 @@ def describe(e: Expr, of: str = "") -> str:
     if len(text) <= 20:
         return text
     if of:
-        return f"{of}_{_PARTS.get(e.op, e.op)}"
+        return f"{_whole(of)}_{_PARTS.get(e.op, e.op)}"
     return "_".join(filter(None, [e.op, parts[0].split("_")[0] if parts else ""]))

@@ -46,7 +46,7 @@ class _Operator:
                 for a in (node, *node.args):
                     if self._is_read(a) and (a is e or not self._is_read(node)):
                         outputs[a] = None
-        levels = {name: self._level(level, name) for name, level in system.levels.items()}
+        levels = {name: self._level(name, level) for name, level in system.levels.items()}
         for name, level in levels.items():
             if level.memory.kind == "cache":
                 for key in ("key", "value"):
@@ -62,42 +62,49 @@ class _Operator:
             taken("y" if len(outputs) == 1 else describe(e)): self._cut(e, "y") for e in outputs
         }
         inputs = {i.name: i for i in self._ordered()}
-        used = self._applied(levels, output)
-        return replace(
+        cut = replace(
             system,
             inputs=inputs,
             outputs={},
             output=output,
             levels=self._zero_starts(levels),
             flows=self.flows,
-            modules={path: m for path, m in system.modules.items() if path in used},
-            weights={path: w for path, w in system.weights.items() if path in used},
             operator=True,
         )
+        return self._owned(cut)
 
-    def _level(self, level: Level, name: str) -> Level:
-        """A level, and the steps inside its rule, over inputs."""
+    def _owned(self, system: System) -> System:
+        """Only the slow weights that stand inside the loop, as the linear map of a recurrent flow does."""
+        kept: set[str] = set()
+
+        def note(e: Expr) -> Expr:
+            kept.update(n.attr for n in walk(e) if n.op == "weight")
+            return e
+
+        replace(system, weights={}).map(note)
+        modules = {
+            path: module
+            for path, module in system.modules.items()
+            if any(f"{path}.{tensor}" in kept for tensor in module.shapes)
+        }
+        weights = {path: weight for path, weight in system.weights.items() if path in kept}
+        return replace(system, modules=modules, weights=weights)
+
+    def _level(self, name: str, level: Level) -> Level:
+        """Cut everywhere, also in the optimizer that is its rule; ``name`` is the level of the text."""
+        part = lambda e, key: e and self._cut(e, f"{name}.{key}")  # noqa: E731
+        rule, update, reset = level.rule, level.update, level.reset
         return replace(
             level,
-            objective=level.objective and self._cut(level.objective, f"{name}.objective"),
-            retain=level.retain and self._cut(level.retain, f"{name}.retain"),
-            toward=level.toward and self._cut(level.toward, f"{name}.toward"),
-            project=level.project and self._cut(level.project, f"{name}.project"),
-            rule=level.rule
-            and replace(
-                level.rule,
-                args={k: self._cut(e, f"{name}.{k}") for k, e in level.rule.args.items()},
-            ),
-            update=level.update
-            and {k: self._cut(e, f"{name}.update") for k, e in level.update.items()},
-            inner=tuple(self._level(step, name) for step in level.inner),
+            objective=part(level.objective, "objective"),
+            retain=part(level.retain, "retain"),
+            toward=part(level.toward, "toward"),
+            project=part(level.project, "project"),
+            rule=rule and replace(rule, args={k: part(e, k) for k, e in rule.args.items()}),
+            update=update and {k: part(e, "update") for k, e in update.items()},
+            reset=reset and replace(reset, to=part(reset.to, "reset")),
+            inner=tuple(self._level(name, inner) for inner in level.inner),
         )
-
-    def _applied(self, levels: dict[str, Level], output: dict[str, Expr]) -> set[str]:
-        """The slow weights, and the modules that own them, which the loop itself applies to what it computes."""
-        exprs = [e for level in levels.values() for e in level.expressions]
-        exprs += [*output.values(), *(f.expr for f in self.flows.values())]
-        return {str(n.attr) for e in exprs for n in walk(e) if isinstance(n.attr, str)}
 
     def _zero_starts(self, levels: dict) -> dict:
         """Learned starts come in by ``state``."""
@@ -107,7 +114,9 @@ class _Operator:
                 memory=replace(
                     level.memory,
                     states=tuple(
-                        replace(s, learned=False, init=None if s.learned else s.init)
+                        replace(
+                            s, learned=False, given=s.learned, init=None if s.learned else s.init
+                        )
                         for s in level.states
                     ),
                 ),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import ClassVar
 
 from nlc.backends.torch_helpers import HELPERS
@@ -29,7 +31,7 @@ MODULE_ATTRIBUTES = frozenset(
     register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
     register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
     set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
-    zero_grad step initial_state param_groups reset_parameters
+    zero_grad step initial_state param_groups reset_parameters STATE
     """.split()
 )
 
@@ -151,7 +153,9 @@ class PartNames:
         self.taken = set(taken)
 
     def __call__(self, target: str, e: Expr) -> str:
-        base = f"{target}_{self.WORDS.get(e.op, e.op)}"
+        words = "|".join(dict.fromkeys(self.WORDS.values()))
+        whole = re.sub(rf"(_({words})(_\d+)?)+$", "", target)  # parts of parts pile up no words
+        base = f"{whole}_{self.WORDS.get(e.op, e.op)}" if e.args else target
         name, n = base, 2
         while name in self.taken:
             name, n = f"{base}_{n}", n + 1
@@ -175,12 +179,43 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
             continue
         if note:
             w.comment(note)
-        if part.expr.op in ("conv", "delay"):
-            w.call(f"{target} = {text[: text.index('(') + 1]}", printer.operands(part.expr), ")")
+        if (ending := ending_call(text)) is not None:
+            start, args = ending
+            w.call(f"{target} = {start}", args, ")")
         else:
             w(f"{target} = (")
             w(f"    {text}")
             w(")")
+
+
+def ending_call(text: str) -> tuple[str, list[str]] | None:
+    """The call that a text ends with, as what stands before its arguments and these; formatters break lines there.
+
+    None where it ends otherwise, or joins several parts by the operator that binds least.
+    """
+    depth, opened, commas, loose = 0, -1, [], {"sum": 0, "product": 0}
+    for i, ch in enumerate(text):
+        if ch in "([{":
+            if depth == 0:
+                opened, commas = i, []
+            depth += 1
+        elif ch in ")]}":
+            depth -= 1
+            closed = i
+        elif ch == "," and depth == 1:
+            commas.append(i)
+        elif depth == 0 and text[i - 1 : i + 2] in (" + ", " - "):
+            loose["sum"] += 1
+        elif depth == 0 and text[i - 1 : i + 2] in (" * ", " / ", " @ "):
+            loose["product"] += 1
+    called = opened > 0 and (text[opened - 1].isalnum() or text[opened - 1] in "_])")
+    if not called or not text.endswith(")") or closed != len(text) - 1:
+        return None
+    if (loose["sum"] or loose["product"]) > 1:
+        return None
+    cuts = [opened, *commas, len(text) - 1]
+    args = [text[a + 1 : b].strip() for a, b in pairwise(cuts)]
+    return text[: opened + 1], [a for a in args if a]
 
 
 def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[Let]:
@@ -195,7 +230,10 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
 
     out, current = [], let
     while not fits(current):
-        inner = _part(current.expr, printer, WIDTH - indent - len(let.names[0]) - 14)
+        room = WIDTH - indent - len(let.names[0]) - 14
+        inner = _part(current.expr, printer, room) or _part(
+            current.expr, printer, WIDTH, calls=True
+        )
         if inner is None:
             break
         name = fresh(let.names[0], inner)
@@ -205,13 +243,14 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
     return [*out, current]
 
 
-def _part(e: Expr, printer: TorchPrinter, room: int) -> Expr | None:
-    """The longest operand that fits on a line of its own."""
+def _part(e: Expr, printer: TorchPrinter, room: int, calls: bool = False) -> Expr | None:
+    """The longest operand that fits on a line of its own; of calls alone, whose arguments may have their own line."""
     best, best_size = None, 12
     for node in walk(e):
         if node is e or not node.args or node.op in ("per_key", "per_value", "neg", "T"):
             continue
-        size = len(printer(node))
+        text = printer(node)
+        size = len(text) if not calls or ending_call(text) else 0
         if best_size < size <= room:
             best, best_size = node, size
     return best

@@ -125,7 +125,7 @@ def _divides(w: Writer, numerator: str, denominator: str, only: str = "") -> Non
         said = (
             f"{numerator} = {{{numerator}}} is not divisible by {denominator} = {{{denominator}}}"
         )
-        w(f'raise ValueError(f"{said}")')
+        w.call("raise ValueError(", [f'f"{said}"'], ")")
 
 
 def _divisions(system: System) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from nlc.backends.reference.file import (
     attribute_path,
     class_name,
     close_file,
+    ending_call,
     open_file,
     ticks_now,
     title,
@@ -21,7 +22,7 @@ from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import ATOM, TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
-from nlc.ir.expr import Expr, rewrite
+from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.program import Let, Loop, Program, Return, Slot
 from nlc.ir.types import Dim, Like, Type
 
@@ -73,6 +74,9 @@ class _Module:
         with w.block(f"class {name}(nn.Module):"):
             self._doc()
             w()
+            if not self._few_keys:
+                w.collection("STATE = {", [f'"{s.key}"' for s in self.program.slots], "}")
+                w()
             self.weights.init()
             if self.weights.any:
                 w()
@@ -116,7 +120,7 @@ class _Module:
         w, first = self.w, self.first
         with w.block(f"def initial_state(self, {first}: Tensor) -> dict[str, Tensor]:"):
             w(
-                f'"""Where a stream starts, for inputs like ``{first}``; memories are held in float32 at least."""'
+                f'"""Where a stream like ``{first}`` starts; memories are held in float32 at least."""'
             )
             slots = self.program.slots
             if any(s.kind in ("level", "anchor", "gathered", "prev", "recent") for s in slots):
@@ -126,7 +130,11 @@ class _Module:
             w("return {")
             w.depth += 1
             for s in slots:
-                w(f'"{s.key}": {self._fresh(s)},')
+                text = self._fresh(s)
+                if (ending := ending_call(text)) is not None:
+                    w.call(f'"{s.key}": {ending[0]}', ending[1], "),")
+                else:
+                    w(f'"{s.key}": {text},')
             w.depth -= 1
             w("}")
 
@@ -147,7 +155,8 @@ class _Module:
             return self._fresh(next(x for x in self.program.slots if x.key == s.init.attr[0]))
         shape = ", ".join(["batch", *sizes])
         if s.learned:
-            return f"{attribute_path(s.of or s.key)}.init.to(dtype).expand({shape})"
+            whole = ", ".join(["batch", *["-1"] * len(sizes)])
+            return f"{attribute_path(s.of or s.key)}.init.to(dtype).expand({whole})"
         if s.init is None:
             return f"{first}.new_zeros({shape}, dtype=dtype)"
         if s.init.op == "num" or (s.init.op == "neg" and s.init.args[0].op == "num"):
@@ -209,7 +218,15 @@ class _Module:
             parts = [f"{argument}.ndim != {rank}", lead, *([tail] if tail else [])]
             found = f"not {{list({argument}.shape)}}"
             with w.condition(parts):
-                w(f'raise ValueError(f"{n} must be [{shape}] with T > 0, {found}")')
+                said = f'f"{n} must be [{shape}] with T > 0, {found}"'
+                w.call("raise ValueError(", [said], ")")
+
+    def _keys(self) -> str:
+        return "{" + ", ".join(f'"{s.key}"' for s in self.program.slots) + "}"
+
+    @property
+    def _few_keys(self) -> bool:
+        return len(self._keys()) < 70
 
     def _open_state(self) -> None:
         w = self.w
@@ -218,13 +235,7 @@ class _Module:
             return
         with w.block("if state is None:"):
             w(f"state = self.initial_state({self.first})")
-        keys = ", ".join(f'"{s.key}"' for s in self.program.slots)
-        expected = "{" + keys + "}"
-        with w.block(
-            f"elif state.keys() != {expected}:"
-            if len(expected) < 70
-            else "elif state.keys() != self.initial_state(" + self.first + ").keys():"
-        ):
+        with w.block(f"elif state.keys() != {self._keys() if self._few_keys else 'self.STATE'}:"):
             w(
                 'raise ValueError(f"state has the keys {sorted(state)}, which are not this system\'s")'
             )
@@ -277,8 +288,8 @@ class _Module:
         with w.block(f"with {recorded}torch.autocast({self.first}.device.type, enabled=False):"):
             for let in loop.first:
                 self._let(let)
+            self.printer.cast = self._cast(loop)
             self._loop_head(loop)
-            self.printer.dtype = self._dtype()
             w.depth += 1
             if loop.counter:
                 w(f"{loop.counter} += 1")
@@ -293,11 +304,21 @@ class _Module:
             for outer, name in loop.collects.items():
                 w(f"{outer}.append({name})")
             w.depth -= 1
-            self.printer.dtype = ""
+            self.printer.cast = None
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
             if loop.watched:
                 w(f"{outer} = {outer} if graph else {outer}.detach()")
+
+    def _cast(self, loop: Loop) -> dict[str, str]:
+        """The weights that the loop applies, which may be stored in half precision, in the states' dtype."""
+        out: dict[str, str] = {}
+        for e in (n for let in loop.body for n in walk(let.expr) if n.op == "weight"):
+            path = str(e.attr)
+            if path not in out:
+                out[path] = self.parts(path.replace(".", "_"), e)
+                self.w(f"{out[path]} = {attribute_path(path)}.to({self._dtype()})")
+        return out
 
     def _dtype(self) -> str:
         """What the loop computes in: the states' dtype."""
@@ -344,11 +365,11 @@ class _Module:
             )
         pairs = [f'"{key}": {var}' for key, var in statement.slots.items()]
         if pairs:
-            w.call("state = {", pairs, "}")
+            w.collection("state = {", pairs, "}")
         if len(texts) == 1:
             w(f"return {next(iter(texts.values()))}, state")
         else:
-            w.call("return {", [f'"{n}": {t}' for n, t in texts.items()], "}, state")
+            w.collection("return {", [f'"{n}": {t}' for n, t in texts.items()], "}, state")
 
     def _output_name(self, name: str, e: Expr) -> str:
         """The variable of an output: its own name, unless that is taken."""
@@ -412,7 +433,7 @@ class _Module:
                 if group.rule is not None:
                     items.append(f'"rule": {self.rules[group.rule].name}')
                 items += [f'"{k}": {self._constant(e)}' for k, e in group.hypers.items()]
-                w.call("{", items, "},")
+                w.collection("{", items, "},")
             w.depth -= 1
             w("]")
             w('own = {id(p) for group in groups for p in group["params"]}')

@@ -120,7 +120,7 @@ class _Optimizer:
         own = {kind: "type(self)" for kind, rule in system.routes if rule is None}
         own |= {kind: other.name for kind, other in self.routes.items()}
         pairs = ["None: type(self)"] if not system.routes else []
-        w.call("self.rules = {", [*pairs, *(f'"{k}": {v}' for k, v in own.items())], "}")
+        w.collection("self.rules = {", [*pairs, *(f'"{k}": {v}' for k, v in own.items())], "}")
         w("super().__init__(params, defaults)")
         w.depth -= 1
 
@@ -128,7 +128,7 @@ class _Optimizer:
         w = self.w
         with w.block("def add_param_group(self, param_group: dict) -> None:"):
             w(
-                '"""Adds a group. ValueError for a rule that is not known or lacks hypers, or a wrong period."""'
+                '"""Adds a group. ValueError for an unknown rule, hypers that it lacks, a wrong period."""'
             )
             w('rule = param_group.get("rule")')
             with w.block("if isinstance(rule, type):"):

@@ -56,10 +56,7 @@ class RuleWriter:
     def hypers(self) -> None:
         """The names of the hypers that ``update`` takes, as they stand in a parameter group."""
         names = [f'"{n}"' for n in self.system.hypers]
-        if len(names) == 1:
-            self.w(f"HYPERS = ({names[0]},)")
-        else:
-            self.w.call("HYPERS = (", names, ")")
+        self.w.collection("HYPERS = (", names, ")")
 
     def initial_state(self) -> None:
         w, W = self.w, self.trained.var
@@ -71,7 +68,7 @@ class RuleWriter:
                     found = f"takes matrices, found a parameter of shape {{list({W}.shape)}}"
                     w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
             pairs = [f'"{s.key}": {self._fresh(s)}' for s in self.kept if s.kind != "held"]
-            w.call("return {", pairs, "}") if pairs else w("return {}")
+            w.collection("return {", pairs, "}") if pairs else w("return {}")
 
     def _fresh(self, s: Slot) -> str:
         W = self.trained.var

@@ -120,6 +120,10 @@ class Weights:
             self.w(f"{target}.zero_()")
         elif init.op == "num":
             self.w(f"{target}.fill_({self.printer(init)})")
+        elif init.op in ("normal", "uniform"):
+            args = [self.printer(a) for a in init.args]
+            args = ["0.0", *args] if init.op == "normal" else args
+            self.w.call(f"{target}.{init.op}_(", args, ")")
         else:
             self.w(
                 f"{target}.copy_({_Initial(self.system, self.printer.hyper, attribute_path, target=target)(init)})"

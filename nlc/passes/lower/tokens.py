@@ -382,7 +382,12 @@ class Tokens(Windows, Lowering):
         e, lets = item.exprs[0], []
         span = self.system.flows[item.name].span if item.name in self.system.flows else e.span
         value = self.translate(e, item.name, lets)
-        return [*lets, Let((self.flow_vars[item.name],), value, "", span)]
+        name = self.flow_vars[item.name]
+        plain = e.op == "flow" and value.op == "var" and name not in self.collects.values()
+        if plain:  # another name for the same thing
+            self.flow_vars[item.name] = str(value.attr)
+            return lets
+        return [*lets, Let((name,), value, "", span)]
 
     def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
         """In the loop: what needs no state moves out of it, carried windows become carries of the loop."""
