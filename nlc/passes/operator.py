@@ -96,21 +96,18 @@ class _Operator:
         exprs += [*output.values(), *(f.expr for f in self.flows.values())]
         return {str(n.attr) for e in exprs for n in walk(e) if isinstance(n.attr, str)}
 
-    def _zero_starts(self, levels: dict) -> dict:
-        """Learned starts come in by ``state``."""
+    def _zero_starts(self, levels: dict[str, Level]) -> dict[str, Level]:
+        """Learned starts come in by ``state``, but for those that a level returns to later."""
         return {
-            name: replace(
-                level,
-                memory=replace(
-                    level.memory,
-                    states=tuple(
-                        replace(s, learned=False, init=None if s.learned else s.init)
-                        for s in level.states
-                    ),
-                ),
-            )
+            name: level if self._returns(level) else _zero_start(level)
             for name, level in levels.items()
         }
+
+    def _returns(self, level: Level) -> bool:
+        """Whether it decays towards its start, or is reset to it."""
+        resets = level.reset is not None and level.reset.to is None
+        parts = [*level.expressions, *(step.toward for step in level.inner)]
+        return resets or any(n.op == "initial" for e in parts if e is not None for n in walk(e))
 
     def _ordered(self) -> list[Input]:
         order = {"q": 0, "k": 1, "v": 2}
@@ -176,3 +173,14 @@ class _Operator:
             self.inputs[e] = Input(name, e.type.dims, e.type.head, e.span or self.system.span)
         found = self.inputs[e]
         return leaf("input", found.name, replace(e.type), e.span)
+
+
+def _zero_start(level: Level) -> Level:
+    states = tuple(
+        replace(s, learned=False, init=None if s.learned else s.init) for s in level.states
+    )
+    return replace(
+        level,
+        memory=replace(level.memory, states=states),
+        inner=tuple(_zero_start(step) for step in level.inner),
+    )

@@ -121,9 +121,8 @@ class Weights:
         elif init.op == "num":
             self.w(f"{target}.fill_({self.printer(init)})")
         else:
-            self.w(
-                f"{target}.copy_({_Initial(self.system, self.printer.hyper, attribute_path, target=target)(init)})"
-            )
+            printer = _Initial(self.system, self.printer.hyper, attribute_path, target=target)
+            self.w.call(f"{target}.copy_(", [printer(init)], ")")
 
 
 class _Initial(TorchPrinter):
