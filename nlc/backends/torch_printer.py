@@ -54,7 +54,9 @@ class TorchPrinter(MatrixFunctions):
     helpers: set[str] = field(default_factory=set)
     like: str = "x"  # a tensor whose device and dtype new tensors take
     numbers: set[str] = field(default_factory=set)  # variables that hold Python numbers
-    dtype: str = ""  # in the loop: what weights are read in, which may be stored in half precision
+    weights: dict[str, str] = field(
+        default_factory=dict
+    )  # those that the loop reads, by their path
 
     # -------------------------------------------------------------------------------------------- entry
 
@@ -80,8 +82,7 @@ class TorchPrinter(MatrixFunctions):
         if op == "var":
             return str(e.attr), ATOM
         if op == "weight":
-            path = self.attribute(str(e.attr))
-            return f"{path}.to({self.dtype})" if self.dtype else path, ATOM
+            return self.weights.get(str(e.attr)) or self.attribute(str(e.attr)), ATOM
         if op == "initial":
             return self.attribute(f"{e.attr}.init"), ATOM
         if op in _INFIX:
@@ -344,7 +345,7 @@ class TorchPrinter(MatrixFunctions):
         if module.head:
             text = f"{self.use('matvec')}({self(weight)}, {self(x)})"
             text, binds = (f"{text} + {self(bias[0])}", SUM) if bias else (text, ATOM)
-        elif self.dtype:
+        elif str(weight.attr) in self.weights:
             text, binds = f"F.linear({', '.join(self(a) for a in e.args)})", ATOM
         else:
             text, binds = f"{self.attribute(module.path)}({self(x)})", ATOM

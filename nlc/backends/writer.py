@@ -65,7 +65,8 @@ class Writer:
         self.depth -= 1
 
     def call(self, start: str, args: list[str], end: str) -> None:
-        """``start(args)end`` on one line if it fits, else one argument a line, as formatters do."""
+        """``start(args)end`` on one line if it fits, else as formatters do: the arguments of a call on one line of
+        their own if they fit there, otherwise, and for the members of a literal, one a line."""
         one = f"{start}{', '.join(args)}{end}"
         if 4 * self.depth + len(one) <= WIDTH:
             self(one)
@@ -73,7 +74,9 @@ class Writer:
         self(start)
         self.depth += 1
         inner = ", ".join(args)
-        if 4 * self.depth + len(inner) <= WIDTH and not any(a.startswith("*") for a in args):
+        literal = start.endswith(("[", "{", " ("))
+        fits = 4 * self.depth + len(inner) <= WIDTH and not literal
+        if fits and not any(a.startswith("*") for a in args):
             self(inner)
         else:
             for a in args:

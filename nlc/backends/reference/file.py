@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import ClassVar
@@ -144,12 +145,25 @@ class PartNames:
         self.taken = set(taken)
 
     def __call__(self, target: str, e: Expr) -> str:
-        base = f"{target}_{self.WORDS.get(e.op, e.op)}"
+        return self.free(f"{target}_{self.WORDS.get(e.op, e.op)}")
+
+    def free(self, base: str) -> str:
+        """``base``, or with a number if it is taken; it is taken from now on."""
         name, n = base, 2
         while name in self.taken:
             name, n = f"{base}_{n}", n + 1
         self.taken.add(name)
         return name
+
+
+def last_call(text: str) -> tuple[str, str]:
+    """``f(a).g(`` and ``b`` of ``f(a).g(b)``; empty where the text ends with no call."""
+    open_ = 0
+    for i in range(len(text) - 1, -1, -1):
+        open_ += {")": 1, "(": -1}.get(text[i], 0)
+        if open_ == 0:
+            break
+    return (text[: i + 1], text[i + 1 : -1]) if text.endswith(")") else ("", "")
 
 
 def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh: Fresh) -> None:
@@ -170,6 +184,8 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
             w.comment(note)
         if part.expr.op in ("conv", "delay"):
             w.call(f"{target} = {text[: text.index('(') + 1]}", printer.operands(part.expr), ")")
+        elif _one_call(text):
+            w.call(f"{target} = {last_call(text)[0]}", [last_call(text)[1]], ")")
         else:
             w(f"{target} = (")
             w(f"    {text}")
@@ -199,12 +215,18 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
 
 
 def _part(e: Expr, printer: TorchPrinter, room: int) -> Expr | None:
-    """The longest operand that fits on a line of its own."""
-    best, best_size = None, 12
+    """The longest operand that fits on a line of its own, else a call whose arguments do."""
+    best, best_size, call = None, 12, None
     for node in walk(e):
         if node is e or not node.args or node.op in ("per_key", "per_value", "neg", "T"):
             continue
-        size = len(printer(node))
-        if best_size < size <= room:
-            best, best_size = node, size
-    return best
+        text = printer(node)
+        if best_size < len(text) <= room:
+            best, best_size = node, len(text)
+        elif len(text) > room and _one_call(text) and len(last_call(text)[1]) <= room:
+            call = node
+    return best or call
+
+
+def _one_call(text: str) -> bool:
+    return re.fullmatch(r"[\w.]+\(", last_call(text)[0]) is not None

@@ -12,6 +12,7 @@ from nlc.backends.reference.file import (
     attribute_path,
     class_name,
     close_file,
+    last_call,
     open_file,
     title,
     write_let,
@@ -20,7 +21,7 @@ from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
-from nlc.ir.expr import Expr, rewrite
+from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.program import Guard, Let, Loop, Program, Return, Slot
 from nlc.ir.types import Dim, Like, Type
 
@@ -53,7 +54,11 @@ class _Module:
             name: RuleWriter(rule, header, w, class_name(rule.system))
             for name, rule in program.rules.items()
         }
-        self.parts = PartNames(name for let in program.lets() for name in let.names)
+        loops = [s for s in program.body if isinstance(s, Loop)]
+        taken = {name for let in program.lets() for name in let.names}
+        taken |= {name for loop in loops for name in (*loop.slices.values(), *loop.collects)}
+        taken |= {*(s.var for s in program.slots), *program.inputs.values()}
+        self.parts = PartNames(taken)
 
     def _hyper(self, name: str) -> str:
         base, bracket, index = name.partition("[")
@@ -112,7 +117,7 @@ class _Module:
         w, first = self.w, self.first
         with w.block(f"def initial_state(self, {first}: Tensor) -> dict[str, Tensor]:"):
             w(
-                f'"""Where a stream starts, for inputs like ``{first}``; memories are held in float32 at least."""'
+                f'"""Where a stream starts, for inputs like ``{first}``; memories are float32 at least."""'
             )
             slots = self.program.slots
             if any(s.kind in ("level", "anchor", "gathered", "prev") for s in slots):
@@ -122,7 +127,8 @@ class _Module:
             w("return {")
             w.depth += 1
             for s in slots:
-                w(f'"{s.key}": {self._fresh(s)},')
+                start, inside = last_call(f'"{s.key}": {self._fresh(s)}')
+                w.call(start, [inside], "),")
             w.depth -= 1
             w("}")
 
@@ -202,7 +208,7 @@ class _Module:
             parts = [f"{argument}.ndim != {rank}", lead, *([tail] if tail else [])]
             found = f"not {{list({argument}.shape)}}"
             with w.condition(parts):
-                w(f'raise ValueError(f"{n} must be [{shape}] with T > 0, {found}")')
+                w.call("raise ValueError(", [f'f"{n} must be [{shape}] with T > 0, {found}"'], ")")
 
     def _open_state(self) -> None:
         w = self.w
@@ -259,10 +265,10 @@ class _Module:
             start = next(s for s in self.program.slots if s.kind == "tick")
             w(f"{loop.counter} = int({start.var})", "tokens seen so far")
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
+            self._loop_weights(loop)
             for let in loop.first:
                 self._let(let)
             self._loop_head(loop)
-            self.printer.dtype = self._dtype()
             w.depth += 1
             if loop.counter:
                 w(f"{loop.counter} += 1")
@@ -277,7 +283,7 @@ class _Module:
             for outer, name in loop.collects.items():
                 w(f"{outer}.append({name})")
             w.depth -= 1
-            self.printer.dtype = ""
+            self.printer.weights = {}
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
 
@@ -288,6 +294,14 @@ class _Module:
         return (
             f"{counter} % {size} == 0" if when.phase == "end" else f"({counter} - 1) % {size} == 0"
         )
+
+    def _loop_weights(self, loop: Loop) -> None:
+        """The slow weights that the loop applies, in the states' dtype: they may be stored in half precision."""
+        read = [n for let in (*loop.first, *loop.body) for n in walk(let.expr) if n.op == "weight"]
+        for path in dict.fromkeys(str(n.attr) for n in read):
+            name = self.parts.free(path.replace(".", "_"))
+            self.w(f"{name} = {attribute_path(path)}.to({self._dtype()})")
+            self.printer.weights[path] = name
 
     def _dtype(self) -> str:
         """What the loop computes in: the states' dtype."""

@@ -128,7 +128,7 @@ class _Optimizer:
         w = self.w
         with w.block("def add_param_group(self, param_group: dict) -> None:"):
             w(
-                '"""Adds a group. ValueError for a rule that is not known or lacks hypers, or a wrong period."""'
+                '"""Adds a group. ValueError for an unknown rule, missing hypers or a wrong period."""'
             )
             w('rule = param_group.get("rule")')
             with w.block("if isinstance(rule, type):"):
