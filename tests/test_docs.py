@@ -228,6 +228,7 @@ REFUSED = [
         for name in sorted(functions.LATER)
     ),
     *((f"`{name}`", "adamw", "like(W)", f"{name}(W, 2)") for name in sorted(memories.LATER)),
+    ("`M(z)` for a matrix `z`", "delta_net", "S(key) - value", "S(outer(key, key))"),
     ("`context: layers`", "adamw", "context: gradients", "context: layers"),
     ("`grad_at`", "adamw", "levels:", "grad_at: W\nlevels:"),
     ("`eval_at`", "adamw", "levels:", "eval_at: W\nlevels:"),

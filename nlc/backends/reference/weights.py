@@ -125,9 +125,8 @@ class Weights:
             args = ["0.0", *args] if init.op == "normal" else args
             self.w.call(f"{target}.{init.op}_(", args, ")")
         else:
-            self.w(
-                f"{target}.copy_({_Initial(self.system, self.printer.hyper, attribute_path, target=target)(init)})"
-            )
+            printer = _Initial(self.system, self.printer.hyper, attribute_path, target=target)
+            self.w.call(f"{target}.copy_(", [printer(init)], ")")
 
 
 class _Initial(TorchPrinter):

@@ -42,6 +42,7 @@ class ShapesOf:
         self.blamed: set[tuple[str, ...]] = set()
         self._classes: dict[Dim, Dim] | None = None
         self.objectives: list[tuple[Level, object]] = []
+        self.queries: list[Expr] = []  # what memories are read with
         self.assumed: list[tuple[Dim, Dim, Span]] = []
         self.states, self.gradients = system.states, system.gradients
 
@@ -71,6 +72,8 @@ class ShapesOf:
             if declared is not None and shape is not None:
                 self._expect(e, shape, declared, f"output `{name}`")
         self.solver.solve(self._blame)
+        for node in self.queries:
+            self._one_query(node)
         for level, shape in self.objectives:
             self._objective(level, shape)
         if self.report.has_errors:
@@ -171,6 +174,9 @@ class ShapesOf:
             return self.shape[id(node.args[1])]
         if node.op in ("uniform", "normal"):
             return ()
+        if node.op == "query":
+            self.queries.append(node)
+            return self.shape[id(node.args[0])] if self._one_query(node) else None
         args = [self.shape[id(a)] for a in node.args]
         if node.attr in system.modules and node.op in ("linear", "conv", "rmsnorm", "layernorm"):
             return self._module(node, args)
@@ -357,7 +363,25 @@ class ShapesOf:
             else f"{text} = [{', '.join(sizes)}]"
         )
 
+    def _one_query(self, node: Expr) -> bool:
+        """Whether a memory is read with one query; a matrix would be one a row, which is refused, once."""
+        shape = self.solver.view(self.shape[id(node.args[0])])
+        matrix = not isinstance(shape, Unknown) and (
+            len(shape) > 1 or any(isinstance(d, Like) for d in shape)
+        )
+        if matrix and id(node) not in self.failed:
+            self.failed.add(id(node))
+            self.report.add(
+                "NLC701",
+                "a read over leading axes is not in this version of nlc",
+                node.span or self.system.span,
+                f"a query is a vector, and this is {self.sized(shape)}",
+                helps=["part of the language, not built yet; read with one vector"],
+            )
+        return not matrix
+
     def _blame(self, node: Expr, mistake: ShapeError) -> None:
+        node = node.with_args(tuple(a.args[0] if a.op == "query" else a for a in node.args))
         at = node
         if mistake.operand is not None and mistake.operand < len(node.args):
             at = node.args[mistake.operand]

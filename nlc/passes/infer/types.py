@@ -92,6 +92,8 @@ class TypesOf:
         return self.done[id(e)]
 
     def _node(self, old: Expr, node: Expr) -> Expr:
+        if node.op == "query":
+            return node.args[0]
         if (
             node.op in ("linear", "conv", "rmsnorm", "layernorm")
             and node.attr in self.system.modules

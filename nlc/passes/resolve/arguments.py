@@ -21,8 +21,8 @@ def bind(
 ) -> Bound | None:
     """Arguments of the call ``e`` by parameter, defaults parsed; None after a mistake.
 
-    ``shown`` are the defaults that messages print, where those of ``params`` are not for the reader. A parameter
-    that is not given and has no default is None; ``none`` stands for it in the text.
+    A parameter that is not given and has no default is None; ``none`` stands for it in the text. ``shown`` are the
+    defaults that messages print, where those of ``params`` say nothing.
     """
     given, keywords = (e.args[1:], e.attr or ()) if e.op == "call" else ((), ())
     positional = given[: len(given) - len(keywords)]

@@ -132,7 +132,10 @@ def _read(
         count = f"{len(memory.params)} argument{'s' * (len(memory.params) != 1)}"
         message = f"reading `{level}` takes {count}"
         return terms.say("NLC204", message, e, f"it is read as `{level}({params})`")
-    mapping = {Expr("param", (), p): a for p, a in zip(memory.params, args)}
+    mapping = {
+        Expr("param", (), p): Expr("query", (a,), None, None, a.span)
+        for p, a in zip(memory.params, args)
+    }
     time = names.past_time(terms, level, when) if when else None
     for i, s in enumerate(memory.states):
         inner = s.name.split(".")[1] if "." in s.name else None

@@ -284,7 +284,7 @@ def _bare_reads(level: LevelTree, objective: Expr, terms: Terms) -> None:
 
 def _curved(e: Expr, level: str) -> bool:
     """Whether a state passes an operator that is not linear on its way."""
-    linear = {"add", "sub", "neg", "T", "sum", "mean", "matmul", "mul", "state", "dot"}
+    linear = {"add", "sub", "neg", "T", "sum", "mean", "matmul", "mul", "state", "dot", "query"}
     reach: dict[int, bool] = {}
     for node in walk(e):
         own = node.op == "state" and node.attr == (level, "var")
