@@ -69,7 +69,7 @@ def results(runs: dict[str, Run]) -> Table:
     some = next(iter(runs.values()))
     length = some.settings.length
     title = f"after {some.step * some.tokens_a_step:,} bytes, the same for all"
-    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("memory\nby optimizer", no_wrap=True)
     for column in (
         "parameters",
