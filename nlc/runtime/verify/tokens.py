@@ -61,13 +61,24 @@ class _Module:
     # ---------------------------------------------------------------------------------------- what is run
 
     def interpreted(self, derived: Derived) -> States:
-        """Outputs, as ``output y`` [B, T, …], and states at the end, one token at a time."""
+        """Outputs, as ``output y`` [B, T, …], and states at the end, one token at a time.
+
+        One sequence after the other where a declared clock ticks differently in each.
+        """
+        alone = bool(self.system.declared)
+        parts = [range(n, n + 1) for n in range(BATCH)] if alone else [range(BATCH)]
+        made = [self._interpreted(derived, slice(p.start, p.stop)) for p in parts]
+        return {n: torch.cat([run[n] for run in made]) for n in made[0]}
+
+    def _interpreted(self, derived: Derived, part: slice) -> States:
         run = derived.watch(Interpreter(self.system, self.hypers, Weights(self.net)))
-        states = run.begin(BATCH)
-        states |= {n: x if self._headed(n) else x[:, None] for n, x in self.start.items()}
+        given = {n: x[part] for n, x in self.given.items()}
+        states = run.begin(part.stop - part.start)
+        for n, x in self.start.items():
+            states[n] = x[part] if self._headed(n) else x[part, None]
         collected: dict[str, list[Tensor]] = {n: [] for n in self.system.output}
         for t in range(self.length):
-            token = {n: x[:, t] for n, x in self.given.items()}
+            token = {n: x[:, t] for n, x in given.items()}
             token = {n: x if self.system.inputs[n].head else x[:, None] for n, x in token.items()}
             outputs, states = run.tick(token, states)
             for n, y in outputs.items():
@@ -81,10 +92,20 @@ class _Module:
         state: dict[str, Tensor] | None = None,
         net: torch.nn.Module | None = None,
     ) -> tuple[States, dict[str, Tensor]]:
-        state = {**self.fresh, **self.start} if state is None else state
+        state = self._first if state is None else state
         y, state = (net or self.net)(**named(given), state=state)
         outputs = y if isinstance(y, dict) else {next(iter(self.system.output)): y}
         return {f"output {n}": x for n, x in outputs.items()}, state
+
+    @property
+    def _first(self) -> dict[str, Tensor]:
+        """The state before the first token; a declared boundary is first where the state starts."""
+        anchors = {f"{n}.anchor": x for n, x in self.start.items()}
+        return {
+            **self.fresh,
+            **self.start,
+            **{n: x for n, x in anchors.items() if n in self.fresh},
+        }
 
     def _headed(self, state: str) -> bool:
         return self.system.levels[self.system.states[state].level].head
@@ -148,7 +169,7 @@ class _Module:
 
     def _stream(self, cuts: Iterable[int], saved: bool = False) -> States:
         cuts, net = list(cuts), self.net
-        parts, state = [], {**self.fresh, **self.start}
+        parts, state = [], self._first
         for a, b in pairwise(cuts):
             if saved:
                 weights, state = through_a_file((net.state_dict(), state))
