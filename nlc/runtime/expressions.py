@@ -34,7 +34,9 @@ class Tick:
     boundary: States
     previous: Tick | None
     after: States = field(default_factory=dict)  # filled as states are asked for
-    starts: dict[str, tuple[States, States]] = field(default_factory=dict)  # T and B by level, so too
+    starts: dict[str, tuple[States, States]] = field(
+        default_factory=dict
+    )  # T and B by level, so too
     slopes: dict[str, tuple[States, Inputs]] = field(default_factory=dict)  # of objectives, so too
     places: dict[tuple[Clock, str | None], Place] = field(default_factory=dict)
 
@@ -212,7 +214,9 @@ class Expressions:
     def _gradient(self, e: Expr, at: Place) -> Tensor:
         """``g`` of a rule: the slope of the objective of the level, or of the step, that it is the rule of."""
         level = self.steps[e.attr]
-        return self.slopes_of(level, at.tick)[level.states[0].name if e.attr == level.name else e.attr]
+        return self.slopes_of(level, at.tick)[
+            level.states[0].name if e.attr == level.name else e.attr
+        ]
 
     def _grad(self, e: Expr, at: Place) -> Tensor:
         """``grad(e, P)``: the slope of e by what stands for P in it."""
@@ -254,9 +258,7 @@ class Expressions:
         level, window = e.attr
         ticks = list(at.tick.back())[: self.size(window) if window is not None else None]
         keys, values = (
-            torch.stack(
-                [self.value(x, t.read_by(at.clock, at.level)) for t in ticks], self.lead
-            )
+            torch.stack([self.value(x, t.read_by(at.clock, at.level)) for t in ticks], self.lead)
             for x in (key, value)
         )
         scale = self.system.levels[level].memory.options.get("scale")

@@ -26,7 +26,9 @@ class Interpreter(Expressions):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.around: dict[str, Level] = {}  # of a step inside a rule: the level or step whose rule it is
+        self.around: dict[
+            str, Level
+        ] = {}  # of a step inside a rule: the level or step whose rule it is
         for level in self.system.levels.values():
             self.steps |= {s.name: level for s in level.states}
             self._inside(level)

@@ -81,15 +81,16 @@ class Periods(Held, Ticks):
         """Flows that read the ``t`` of a slow level are written out in its step, which has a count of its own."""
         if not level.clock.slow:
             return e
-
-        def counts(n: Expr) -> bool:
-            return n.op == "index" and n.attr == ("t", level.name)
+        within: list[str] = []  # a flow may read its own past
 
         def rule(n: Expr) -> Expr | None:
-            if n.op != "flow":
+            if n.op != "flow" or n.attr in within:
                 return None
+            within.append(n.attr)
             inner = rewrite(self.system.flows[n.attr].expr, rule)
-            return inner if any(counts(x) for x in walk(inner)) else None
+            within.pop()
+            counts = any(x.op == "index" and x.attr == ("t", level.name) for x in walk(inner))
+            return inner if counts else None
 
         return rewrite(e, rule)
 

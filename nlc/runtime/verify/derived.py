@@ -46,12 +46,13 @@ class Derived:
             return {n: known[n] for n in states if n in known}
         return {states[0]: known[step.name]} if step.name in known else {}
 
-    def checks(self) -> list[Check]:
-        out = []
+    def checks(self, of: str = "") -> list[Check]:
+        """``of``: what the levels belong to, where there are several systems."""
+        out, prefix = [], f"{of}: " if of else ""
         for name, update in self.updates.items():
             inner = [n for n in update.gradient if n not in update.new]
             for n in ([name] if len(update.gradient) > len(inner) else []) + inner:
-                what = f"{n}: the derived gradient = autograd's"
+                what = f"{prefix}{n}: the derived gradient = autograd's"
                 if n in self.errors:
                     out.append(compared(what, self.errors[n], EXACT))
                 else:
