@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -110,13 +110,11 @@ def _compiled_checks(made: type, chosen: Values, runs: list, backend: str) -> li
     return [*out, compared(what, errors["gathered"], SAME)]
 
 
-def rule_checks(
-    spec: Spec, groups: list[dict[str, Any]], chosen: Values, backend: str, seed: int
-) -> list[Check]:
+def rule_checks(spec: Spec, net: torch.nn.Module, backend: str, seed: int) -> list[Check]:
     """The rules that a module has for its levels on the outer loss, on random gradients."""
     noise = torch.Generator().manual_seed(seed)
     named = [g.rule for g in spec.program().groups if g.rule is not None]
-    ruled = [g for g in groups if g.get("rule") is not None]
+    ruled = [g for g in net.param_groups() if g.get("rule")] if named else []
     out = []
     for name, group in zip(named, ruled, strict=True):
         rule, (system, updates) = group["rule"], spec.rules[name]

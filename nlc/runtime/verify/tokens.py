@@ -36,7 +36,7 @@ def module_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int
         expected = module.interpreted(derived)
         out += [] if out else derived.checks()
         out += [*module.equals(expected), *module.pieces()]
-        out += rule_checks(spec, module.net.param_groups(), chosen, name, seed)
+        out += rule_checks(spec, module.net, name, seed)
     return out
 
 
