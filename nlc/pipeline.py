@@ -310,6 +310,12 @@ class Spec:
         """The derived update of every level."""
         return self._checked[2]
 
+    @property
+    def rules(self) -> dict[str, tuple[System, dict[str, Update]]]:
+        """The gradient systems beside it, by kind of tensor or by the rule of levels on the outer loss."""
+        _ = self._checked
+        return {name: (system, updates) for name, (system, _, updates) in self._rules.items()}
+
     def program(self, backend: str = "reference") -> Program:
         """The statements that a backend prints."""
         system, _, updates = self._checked

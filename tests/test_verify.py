@@ -444,9 +444,9 @@ def test_each_backend_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_interpreter_knows_every_operator() -> None:
-    from nlc.runtime.expressions import AXES, LEAVES
+    from nlc.runtime.expressions import LEAVES, TOLD
     from nlc.runtime.interpreter import RULES
     from nlc.runtime.operations import OPERATIONS
 
-    assert ops.OPS.keys() <= {*OPERATIONS, *AXES, *LEAVES}
+    assert ops.OPS.keys() <= {*OPERATIONS, *TOLD, *LEAVES}
     assert RULES.keys() == nlc.lib.rules.RULES.keys()

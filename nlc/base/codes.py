@@ -107,7 +107,8 @@ CODES.update(
             "not a value", "This name stands for something that has no value of its own."
         ),
         "NLC209": Code(
-            "hyper defined by itself", "A hyper's default reads numbers and other hypers."
+            "defined by itself",
+            "A hyper's default reads other hypers, and a level starts where another does: never in a circle.",
         ),
         "NLC210": Code("never used", "Nothing reads this, so it has no effect.", "warning"),
         "NLC211": Code(

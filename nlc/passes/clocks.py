@@ -51,6 +51,7 @@ class _Clocks:
         levels = {}
         for name, level in self.system.levels.items():
             levels[name] = self._gathered(level) if level.memory.kind != "cache" else level
+            self._reset_fits(level)
             if not self.base.faster(level.clock):
                 self._misplaced(levels[name].expressions, ("total", "objective"))
         self._misplaced(self._read(levels.values()), ("total", "recent"))
@@ -210,6 +211,23 @@ class _Clocks:
                     f"use {' or '.join(map(str, _multiples(level.clock, other.clock)))} {level.clock.unit}s"
                 ],
                 notes=[f"`{level.name}` would tick in the middle of a period of `{other.name}`"],
+            )
+
+    def _reset_fits(self, level: Level) -> None:
+        """A level is reset behind whole periods of its own."""
+        every = level.reset.every if level.reset is not None else None
+        if every is None or every.name or level.clock.name or level.clock.kind != "every":
+            return
+        if (every.default / level.clock.default).denominator != 1:
+            self.report.add(
+                "NLC402",
+                f"level `{level.name}` is reset {every}, in the middle of a period of its own",
+                level.reset.span,
+                f"{every.default} is not a multiple of {level.clock.default}",
+                related=[Label(level.keys.get("frequency", level.span), f"it ticks {level.clock}")],
+                helps=[
+                    f"use {' or '.join(map(str, _multiples(every, level.clock)))} {every.unit}s"
+                ],
             )
 
     def _loose(self, e: Expr, level: Level) -> None:

@@ -14,7 +14,7 @@ from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, Rule, System
-from nlc.ir.types import STEP, TOKEN, Dim, Dims, Like
+from nlc.ir.types import STEP, TOKEN, Clock, Dim, Dims, Like
 from nlc.passes.simplify import simplify
 
 SLOW = "weights"
@@ -22,7 +22,7 @@ SLOW = "weights"
 
 @dataclass
 class Reads:
-    """What an expression needs of others, through flows: level -> {same-tick, previous-tick}."""
+    """What an expression needs of others, through flows: level -> {same-tick, previous-tick, held}."""
 
     levels: dict[str, set[str]] = field(default_factory=dict)
     weights: bool = False
@@ -35,7 +35,7 @@ class Reads:
     def merge(self, other: Reads, delayed: bool = False) -> None:
         for level, whens in other.levels.items():
             for when in whens:
-                self.note(level, "previous-tick" if delayed else when)
+                self.note(level, "previous-tick" if delayed and when == "same-tick" else when)
         self.weights |= other.weights
         self.outer |= other.outer
         self.gradient |= other.gradient
@@ -141,43 +141,50 @@ def order(graph: nx.DiGraph) -> None:
 
 def level_reads(system: System, level: Level) -> Reads:
     """What one tick of a level needs."""
-    seen: dict[str, Reads] = {}
-    total = Reads()
+    seen: Seen = {}
+    total, base = Reads(), TOKEN if system.context == "tokens" else STEP
     for e in level.expressions:
-        total.merge(_reads(system, e, seen))
+        total.merge(_reads(system, e, level.clock, seen))
     for clock in level.clocks:
-        if clock.name:
-            total.merge(_flow_reads(system, clock.marks, seen))
+        if clock.name:  # asked in every tick
+            total.merge(_flow_reads(system, clock.marks, base, seen))
     if level.memory.kind == "cache":
         for key in ("key", "value"):
-            total.merge(_flow_reads(system, f"{level.name}.{key}", seen))
+            total.merge(_flow_reads(system, f"{level.name}.{key}", base, seen))
     for state in level.states:
         if state.init is not None and not state.learned:
             for node in walk(state.init):
                 if node.op == "state":
-                    total.note(_owner(system, node.attr[0]), "previous-tick")
+                    owner = _owner(system, node.attr[0])
+                    held = system.levels[owner].clock.held_for(level.clock)
+                    total.note(owner, "held" if held else "previous-tick")
     return total
 
 
-def _flow_reads(system: System, name: str, seen: dict[str, Reads]) -> Reads:
-    if name not in seen:
-        seen[name] = Reads()  # a flow that reads its own past adds nothing to itself
-        seen[name] = _reads(system, system.flows[name].expr, seen)
-    return seen[name]
+Seen = dict[tuple[str, Clock], Reads]
 
 
-def _reads(system: System, e: Expr, seen: dict[str, Reads]) -> Reads:
+def _flow_reads(system: System, name: str, clock: Clock, seen: Seen) -> Reads:
+    if (name, clock) not in seen:
+        seen[name, clock] = Reads()  # a flow that reads its own past adds nothing to itself
+        seen[name, clock] = _reads(system, system.flows[name].expr, clock, seen)
+    return seen[name, clock]
+
+
+def _reads(system: System, e: Expr, clock: Clock, seen: Seen) -> Reads:
+    """``clock``: the reader's; what is gathered over a period is read as it ticks."""
     out = Reads()
-    stack = [(e, False)]
+    stack = [(e, clock, False)]
     while stack:
-        node, delayed = stack.pop()
+        node, clock, delayed = stack.pop()
         if node.op == "state" and node.attr[1] not in ("var", "base"):
+            owner = _owner(system, node.attr[0])
             when = "same-tick" if node.attr[1] == "now" and not delayed else "previous-tick"
-            out.note(_owner(system, node.attr[0]), when)
+            out.note(owner, "held" if system.levels[owner].clock.held_for(clock) else when)
         elif node.op == "attend":
             out.note(node.attr[0], "same-tick")
         elif node.op == "flow":
-            out.merge(_flow_reads(system, node.attr, seen), delayed)
+            out.merge(_flow_reads(system, node.attr, clock, seen), delayed)
         elif node.op == "weight":
             owner = next(
                 (n for n, x in system.outer.items() if node.attr in (s.name for s in x.states)),
@@ -189,8 +196,14 @@ def _reads(system: System, e: Expr, seen: dict[str, Reads]) -> Reads:
             out.note(system.gradients[node.attr].level, "previous-tick")
         elif node.op == "g":
             out.gradient = True
-        stack.extend((a, delayed or node.op == "delay") for a in node.args)
+        inside = _within(node, clock)
+        stack.extend((a, inside, delayed or node.op == "delay") for a in node.args)
     return out
+
+
+def _within(node: Expr, clock: Clock) -> Clock:
+    """The clock at which the operands of a node are read by a reader of ``clock``."""
+    return node.args[0].type.clock if node.op == "total" else clock
 
 
 def _owner(system: System, state: str) -> str:
@@ -198,15 +211,12 @@ def _owner(system: System, state: str) -> str:
 
 
 def _edge(graph: nx.DiGraph, system: System, source: str, reader: str, whens: set[str]) -> None:
-    a, b = system.levels[source], system.levels[reader]
-    held = a.clock.held_for(b.clock)
-    reads = tuple(sorted({"held" if held else when for when in whens}, reverse=True))
-    if a.memory.kind == "cache":
+    reads, base = tuple(sorted(whens, reverse=True)), TOKEN
+    if system.levels[source].memory.kind == "cache":
         transfer = "non-parametric"
     else:
-        seen: dict[str, Reads] = {}
         data = [f"{reader}.{k}" for k in ("key", "value") if f"{reader}.{k}" in system.flows]
-        makes = any(source in _flow_reads(system, name, seen).levels for name in data)
+        makes = any(source in _flow_reads(system, name, base, {}).levels for name in data)
         transfer = "generation" if makes else "conditioning"
     graph.add_edge(source, reader, reads=reads, transfer=(transfer,))
 
@@ -219,32 +229,33 @@ def _cycles(system: System, report: Report) -> None:
     needs = nx.DiGraph()
     places: dict[tuple[str, str], object] = {}
 
-    def note(reader: str, e: Expr) -> None:
-        stack = [e]
+    def note(reader: str, e: Expr, clock: Clock) -> None:
+        stack = [(e, clock)]
         while stack:
-            node = stack.pop()
+            node, clock = stack.pop()
             if node.op == "delay":
-                stack.append(node.args[1])
+                stack.append((node.args[1], clock))
                 continue
             source = None
             if node.op == "flow":
                 source = f"flow {node.attr}"
             elif node.op == "state" and node.attr[1] == "now":
                 source = f"level {_owner(system, node.attr[0])}"
-            if source and not _slower(system, source, reader):
+            if source and not _slower(system, source, clock):
                 needs.add_edge(source, reader)
                 places.setdefault((source, reader), node.span)
-            stack.extend(node.args)
+            stack.extend((a, _within(node, clock)) for a in node.args)
 
+    base = TOKEN if system.context == "tokens" else STEP
+    asked = {c.marks for c in system.declared.values()}  # in every tick
     for name, flow in system.flows.items():
-        note(f"flow {name}", flow.expr)
+        note(f"flow {name}", flow.expr, base if name in asked else flow.expr.type.clock)
     for name, level in system.levels.items():
         for e in level.expressions:
-            note(f"level {name}", e)
+            note(f"level {name}", e, level.clock)
         if level.clock.name:
-            note(
-                f"level {name}", Expr("flow", (), level.clock.marks, None, level.keys["frequency"])
-            )
+            marks = Expr("flow", (), level.clock.marks, None, level.keys["frequency"])
+            note(f"level {name}", marks, base)
     for component in nx.strongly_connected_components(needs):
         some = next(iter(component))
         if len(component) == 1 and not needs.has_edge(some, some):
@@ -254,15 +265,10 @@ def _cycles(system: System, report: Report) -> None:
         _report_cycle(system, cycle, places, report)
 
 
-def _slower(system: System, source: str, reader: str) -> bool:
+def _slower(system: System, source: str, clock: Clock) -> bool:
+    """Whether a reader of this clock sees what a level held before the tick."""
     kind, name = source.split(" ", 1)
-    if kind != "level":
-        return False
-    kind, by = reader.split(" ", 1)
-    clock = system.levels[by].clock if kind == "level" else system.flows[by].expr.type.clock
-    if by in {c.marks for c in system.declared.values()}:  # asked in every tick
-        clock = STEP if system.context != "tokens" else TOKEN
-    return system.levels[name].clock.held_for(clock)
+    return kind == "level" and system.levels[name].clock.held_for(clock)
 
 
 def _report_cycle(system: System, cycle: list[str], places: dict, report: Report) -> None:

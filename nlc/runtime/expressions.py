@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from nlc.ir.expr import Expr
-from nlc.ir.system import System
+from nlc.ir.system import Level, System
 from nlc.ir.types import STEP, TOKEN, Clock, Dim, Dims, Like, Number
 from nlc.runtime.operations import OPERATIONS, aligned
 
 States = dict[str, Tensor]
 Name = tuple[str, object]  # (op, attr) of a leaf that a place gives a value
 Input = tuple[float, Tensor | None]  # how often z stands in `W @ z`, and z; None for a bias
+Inputs = dict[str, list[Input]]
 
 
 @dataclass(eq=False)
@@ -32,7 +34,11 @@ class Tick:
     boundary: States
     previous: Tick | None
     after: States = field(default_factory=dict)  # filled as states are asked for
-    places: dict[Clock, Place] = field(default_factory=dict)
+    starts: dict[str, tuple[States, States]] = field(
+        default_factory=dict
+    )  # T and B by level, so too
+    slopes: dict[str, tuple[States, Inputs]] = field(default_factory=dict)  # of objectives, so too
+    places: dict[tuple[Clock, str | None], Place] = field(default_factory=dict)
 
     def back(self) -> Iterator[Tick]:
         """This tick and those before it, newest first."""
@@ -41,9 +47,10 @@ class Tick:
             yield tick
             tick = tick.previous
 
-    def read_by(self, clock: Clock) -> Place:
-        """Where a reader of this clock stands."""
-        return self.places.setdefault(clock, Place(self, clock))
+    def read_by(self, clock: Clock, level: str | None = None) -> Place:
+        """Where a reader of this clock stands; ``level``: whose step it is, if it has a count of its own."""
+        level = level if clock.slow else None
+        return self.places.setdefault((clock, level), Place(self, clock, level))
 
 
 @dataclass(eq=False)
@@ -52,19 +59,21 @@ class Place:
 
     tick: Tick
     clock: Clock
+    level: str | None = None  # in whose step
     bound: dict[Name, Tensor] = field(default_factory=dict)
     values: dict[Expr, Tensor] = field(default_factory=dict)
-    inputs: dict[str, list[Input]] = field(default_factory=dict)  # of each weight of an objective
+    inputs: Inputs = field(default_factory=dict)  # of each weight of an objective
     share: float = 1.0  # of a tick in the mean that is being taken
 
     def where(self, time: str, states: States) -> Place:
         """The same place, where states read at ``time`` are these."""
         here = {("state", (name, time)): value for name, value in states.items()}
-        return Place(self.tick, self.clock, {**self.bound, **here})
+        return Place(self.tick, self.clock, self.level, {**self.bound, **here})
 
     def at(self, tick: Tick, clock: Clock, share: float) -> Place:
         """Another tick, with the same names bound."""
-        return Place(tick, clock, self.bound, inputs=self.inputs, share=self.share * share)
+        share *= self.share
+        return Place(tick, clock, self.level, self.bound, inputs=self.inputs, share=share)
 
 
 class Expressions:
@@ -92,6 +101,7 @@ class Expressions:
         self.tokens = system.context == "tokens"
         self.base = TOKEN if self.tokens else STEP
         self.lead = 2 if self.tokens else 0
+        self.steps: dict[str, Level] = {}  # levels by state, steps inside rules by name
         self.start: States = {}
         self.now: Tick | None = None
 
@@ -107,13 +117,16 @@ class Expressions:
     def _value(self, e: Expr, at: Place) -> Tensor:
         if e.op in LEAVES:
             return LEAVES[e.op](self, e, at)
+        if e.op == "div" and _is_count(e.args[1]):  # a mean over a window: each tick has a share
+            count = self.value(e.args[1], at)
+            return self._recent(e.args[0], at, 1 / count.item()) / count
         args = [self.value(a, at) for a in e.args]
         for weight, x in zip(e.args, [*args[1:], None]):
             if weight.op == "state" and weight.attr[1] == "var" and e.op in ("matmul", "add"):
                 known = at.inputs.setdefault(weight.attr[0], [])
                 known.append((at.share, x if e.op == "matmul" else None))
-        if e.op in AXES:
-            return AXES[e.op](self, e, *args)
+        if e.op in TOLD:
+            return TOLD[e.op](self, e, *args)
         out = OPERATIONS[e.op](self.lead, *args)
         return out.squeeze(-1) if e.op == "linear" and e.type.dims == () else out
 
@@ -143,65 +156,96 @@ class Expressions:
     # ---------------------------------------------------------------------------------------- leaves
 
     def _state(self, e: Expr, at: Place) -> Tensor:
-        """``now``: its new value of this tick, or the held one if its level is slower than the reader."""
+        """``now``: its new value of this tick, or the held one if its level ticks behind the reader."""
         name, time = e.attr
         level = self.system.levels[self.system.states[name].level]
         if time == "anchor":
             return at.tick.boundary[name]
-        if time == "prev" or (time == "now" and at.clock.faster(level.clock)):
+        if time == "base":  # read by a level of its rule
+            return self.base_of(level, at.tick)[name]
+        if time == "prev" or (time == "now" and level.clock.held_for(at.clock)):
             return at.tick.before[name]
         assert time == "now", f"`{name}` has no {time} here"
         return self.after(name, at.tick)
 
     def _total(self, e: Expr, at: Place) -> Tensor:
-        """``sum``, ``mean`` or ``last`` of an expression over its own ticks within the period."""
+        """``sum`` or ``mean`` over the operand's own ticks within the period, or ``last``, as it is when it ends."""
         (kind, clock), inner = e.attr, e.args[0]
         own = inner.type.clock
-        ticks = [t for t in self.period(clock, at.tick) if self.ticks(own, t.number)]
         if kind == "last":
-            return self.value(inner, at.at(ticks[-1], own, 1.0))
-        share = 1 / len(ticks) if kind == "mean" else 1.0
-        return share * sum(self.value(inner, at.at(tick, own, share)) for tick in ticks)
+            return self.value(inner, at.at(at.tick, own, 1.0))
+        ticks = [t for t in self.period(clock, at.tick) if self.ticks(own, t)]
+        share = 1 / max(len(ticks), 1) if kind == "mean" else 1.0
+        none = torch.zeros([*[1] * self.lead, *self.shape(e.type.dims)], dtype=torch.float64)
+        return share * sum((self.value(inner, at.at(t, own, share)) for t in ticks), none)
+
+    def _recent(self, e: Expr, at: Place, share: float = 1.0) -> Tensor:
+        """A sum over the last ticks of a level: what its own state is now, on what those ticks brought."""
+        (size, clock), inner = e.attr, e.args[0]
+        own = [s.name for s in self.system.levels[at.level].states]
+        bound = dict(at.bound)
+        for n in own:
+            bound["state", (n, "prev")] = at.tick.before[n]
+            bound["state", (n, "anchor")] = at.tick.boundary[n]
+        ticks = islice((t for t in at.tick.back() if self.ticks(clock, t)), self.size(size))
+        parts = []
+        for age, tick in enumerate(ticks):
+            aged = {**bound, ("index", ("age", at.level)): self.number(age)}
+            there = Place(tick, at.clock, at.level, aged, inputs=at.inputs, share=at.share * share)
+            parts.append(self.value(inner, there))
+        return sum(parts)
 
     def _index(self, e: Expr, at: Place) -> Tensor:
-        """``head``; ``t``, the level's own ticks from 1; ``pos``, tokens from 0."""
+        """``head``; ``pos``, tokens from 0; ``t``, a level's own ticks from 1: in its step, of the tick that comes."""
         what, level = e.attr
         if what == "head":
             return torch.arange(self.heads, dtype=torch.float64)[None]
         if what == "pos":
             return self.number(at.tick.number - 1)
-        period = self.size(self.system.levels[level].clock.count) if level else 1
-        return self.number(-(-at.tick.number // period))
+        clock = self.system.levels[level].clock if level else self.base
+        if not clock.slow:
+            return self.number(at.tick.number)
+        done = sum(self.ticks(clock, t) for t in islice(at.tick.back(), 1, None))
+        if at.level == level:
+            return self.number(done + 1)
+        seen = done if clock.held_for(at.clock) else done + self.ticks(clock, at.tick)
+        return self.number(max(seen, 1))
+
+    def _gradient(self, e: Expr, at: Place) -> Tensor:
+        """``g`` of a rule: the slope of the objective of the level, or of the step, that it is the rule of."""
+        level = self.steps[e.attr]
+        return self.slopes_of(level, at.tick)[
+            level.states[0].name if e.attr == level.name else e.attr
+        ]
 
     def _grad(self, e: Expr, at: Place) -> Tensor:
         """``grad(e, P)``: the slope of e by what stands for P in it."""
         inner, value = e.args
         point = variable(self.value(value, at))
-        here = Place(at.tick, at.clock, {**at.bound, ("variable", e.attr): point})
+        bound = {**at.bound, ("variable", e.attr): point}
+        here = Place(at.tick, at.clock, at.level, bound)
         return torch.autograd.grad(self.value(inner, here).sum(), point, create_graph=True)[0]
 
     def _delay(self, e: Expr, at: Place) -> Tensor:
         """The value one tick of its clock earlier, at first ``init``."""
         inner, init = e.args
-        past = (
-            t for t in at.tick.back() if t is not at.tick and self.ticks(inner.type.clock, t.number)
-        )
-        tick = next(past, None)
+        tick = next(self.earlier(inner.type.clock, at.tick), None)
         if tick is not None:
-            return self.value(inner, tick.read_by(at.clock))
+            return self.value(inner, tick.read_by(at.clock, at.level))
         start = self.value(init, at)
         own = [*start.shape[: self.lead], *self.shape(e.type.dims)]
         return self.like(start, torch.empty(own, dtype=start.dtype))
 
     def _conv(self, e: Expr, at: Place) -> Tensor:
-        """Σ w_i x_{t - taps + 1 + i}, channel by channel; before the first token x is 0."""
+        """Σ w_i x_{t - taps + 1 + i}, channel by channel, over x's own ticks; before the first x is 0."""
         x, weight, *bias = e.args
         w = self.value(weight, at)
         now = self.value(x, at)
         w = w if now.ndim > self.lead else w.squeeze(-2)
-        total = torch.zeros_like(now)
-        for age, tick in zip(range(w.shape[-1]), at.tick.back()):
-            total = total + w[..., w.shape[-1] - 1 - age] * self.value(x, tick.read_by(at.clock))
+        total = w[..., -1] * now
+        for age, tick in zip(range(1, w.shape[-1]), self.earlier(x.type.clock, at.tick)):
+            past = self.value(x, tick.read_by(at.clock, at.level))
+            total = total + w[..., w.shape[-1] - 1 - age] * past
         for b in bias:
             total = total + (
                 self.value(b, at) if now.ndim > self.lead else self.value(b, at)[..., 0]
@@ -214,7 +258,7 @@ class Expressions:
         level, window = e.attr
         ticks = list(at.tick.back())[: self.size(window) if window is not None else None]
         keys, values = (
-            torch.stack([self.value(x, t.read_by(at.clock)) for t in ticks], self.lead)
+            torch.stack([self.value(x, t.read_by(at.clock, at.level)) for t in ticks], self.lead)
             for x in (key, value)
         )
         scale = self.system.levels[level].memory.options.get("scale")
@@ -223,7 +267,7 @@ class Expressions:
         weights = OPERATIONS["mul"](self.lead, torch.as_tensor(factor), scores).softmax(-1)
         return (weights[..., None] * values).sum(-2)
 
-    # ---------------------------------------------------------------------------------------- axes
+    # ---------------------------------------------------------------------------------------- told more
 
     def _split(self, e: Expr, x: Tensor) -> Tensor:
         return x[:, 0].reshape(x.shape[0], self.heads, *map(self.size, e.type.dims))
@@ -235,23 +279,79 @@ class Expressions:
         start, stop = map(self.size, e.attr)
         return x[..., start:stop]
 
+    def _newton_schulz(self, e: Expr, A: Tensor) -> Tensor:
+        """O ← a O + b (O Oᵀ) O + c (O Oᵀ)² O from A / ‖A‖."""
+        a, b, c = e.attr.coefficients
+        norm = A.square().sum((-2, -1), keepdim=True).sqrt()
+        O = (A / norm.clamp(min=1e-7)).to(getattr(torch, e.attr.dtype or "float64"))
+        for _ in range(self.size(e.attr.steps)):
+            G = O @ O.mT
+            O = a * O + b * G @ O + c * G @ G @ O
+        return O.to(A.dtype)
+
+    def _solve(self, e: Expr, A: Tensor, b: Tensor) -> Tensor:
+        """x with A x = b; or ``steps`` of conjugate gradients from 0, fewer where they have arrived."""
+        vector = b.ndim - self.lead == 1
+        b = b[..., None] if vector else b
+        if e.attr is None:
+            x = torch.linalg.inv(A) @ b
+            return x[..., 0] if vector else x
+        x, r = torch.zeros_like(b), b
+        p, start = r, b.square().sum(-2, keepdim=True)
+        for _ in range(self.size(e.attr)):
+            rr = r.square().sum(-2, keepdim=True)
+            going = rr > start * torch.finfo(b.dtype).eps ** 2
+            rate = rr / (p * (A @ p)).sum(-2, keepdim=True)
+            x = torch.where(going, x + rate * p, x)
+            r = torch.where(going, r - rate * (A @ p), r)
+            p = torch.where(going, r + r.square().sum(-2, keepdim=True) / rr * p, p)
+        return x[..., 0] if vector else x
+
+    # ---------------------------------------------------------------------------------------- levels
+
     def after(self, name: str, tick: Tick) -> Tensor:
         """A state after a tick, before resets."""
         raise NotImplementedError
 
+    def base_of(self, step: Level, tick: Tick) -> States:
+        """B, from which a level or a step inside its rule starts in a tick."""
+        raise NotImplementedError
+
+    def slopes_of(self, step: Level, tick: Tick) -> States:
+        """The gradient of its objective in a tick."""
+        raise NotImplementedError
+
     # ---------------------------------------------------------------------------------------- clocks and sizes
 
-    def ticks(self, clock: Clock, number: int) -> bool:
-        """Whether a clock ticks in this tick of the base clock."""
-        return clock.kind != "every" or number % self.size(clock.count) == 0
+    def ticks(self, clock: Clock, tick: Tick) -> bool:
+        """Whether a clock ticks in this tick of the base clock; a declared one, in the only sequence that there is."""
+        if clock.name:
+            marks = self.system.flows[clock.marks].expr
+            return bool(self.value(marks, tick.read_by(self.base)) > 0)
+        if clock.kind != "every":
+            return True
+        return (tick.number - (clock.phase == "start")) % self.size(clock.count) == 0
+
+    def earlier(self, clock: Clock, tick: Tick) -> Iterator[Tick]:
+        """The ticks of a clock before this one, newest first."""
+        return (t for t in islice(tick.back(), 1, None) if self.ticks(clock, t))
 
     def period(self, clock: Clock, tick: Tick) -> list[Tick]:
-        """The ticks of a period that ends here, oldest first."""
-        ticks = [t for t, _ in zip(tick.back(), range(self.size(clock.count)))]
-        return ticks[::-1]
+        """The ticks of a period that ends with this one, oldest first."""
+        out = [tick]
+        for t in islice(tick.back(), 1, None):
+            if self.ticks(clock, t):
+                break
+            out.append(t)
+        return out[::-1]
 
     def size(self, dim: Dim) -> int:
         return int(dim.evaluate(self.sizes))
+
+
+def _is_count(e: Expr) -> bool:
+    """Whether it is how many ticks there are in a window."""
+    return e.op == "recent" and e.args[0].op == "num" and e.args[0].attr == 1
 
 
 def variable(x: Tensor) -> Tensor:
@@ -259,19 +359,31 @@ def variable(x: Tensor) -> Tensor:
     return x.clone() if x.requires_grad else x.clone().requires_grad_()
 
 
-AXES = {"split": Expressions._split, "merge": Expressions._merge, "slice": Expressions._slice}
+# operators that are told more than their operands: sizes and words
+TOLD: dict[str, Callable[..., Tensor]] = {
+    "split": Expressions._split,
+    "merge": Expressions._merge,
+    "slice": Expressions._slice,
+    "newton_schulz": Expressions._newton_schulz,
+    "solve": Expressions._solve,
+    "periods": lambda self, e, x: (x / self.size(e.attr)).floor(),
+}
 LEAVES: dict[str, Callable[[Expressions, Expr, Place], Tensor]] = {
     "num": lambda self, e, at: self.number(e.attr),
+    "bool": lambda self, e, at: self.number(e.attr),
     "hyper": lambda self, e, at: self.number(self.hypers[e.attr]),
+    "size": lambda self, e, at: self.number(self.size(e.attr)),
     "input": lambda self, e, at: at.tick.given[e.attr],
     "g": lambda self, e, at: at.tick.given["g"],
     "flow": lambda self, e, at: self.value(
-        self.system.flows[e.attr].expr, at.tick.read_by(at.clock)
+        self.system.flows[e.attr].expr, at.tick.read_by(at.clock, at.level)
     ),
     "weight": lambda self, e, at: self.weight(e.attr, e.type.head),
     "initial": lambda self, e, at: self.start[e.attr],
     "state": Expressions._state,
+    "gradient": Expressions._gradient,
     "total": Expressions._total,
+    "recent": Expressions._recent,
     "index": Expressions._index,
     "grad": Expressions._grad,
     "delay": Expressions._delay,

@@ -8,13 +8,14 @@ the first two axes of every value of a token system.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nlc.ir.expr import walk
+from nlc.ir.expr import Expr, part, walk
 from nlc.ir.system import Level, State
-from nlc.runtime.expressions import Expressions, Place, States, Tick, variable
+from nlc.runtime.expressions import Expressions, Inputs, Place, States, Tick, variable
 from nlc.runtime.operations import OPERATIONS, matmul
 
 
@@ -22,6 +23,20 @@ class Interpreter(Expressions):
     """Runs a system, tick by tick; ``observe`` is told of every inner gradient, where and what it is."""
 
     observe: Callable[[Level, Place, States], None] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.around: dict[
+            str, Level
+        ] = {}  # of a step inside a rule: the level or step whose rule it is
+        for level in self.system.levels.values():
+            self.steps |= {s.name: level for s in level.states}
+            self._inside(level)
+
+    def _inside(self, outer: Level) -> None:
+        for step in outer.inner:
+            self.steps[step.name], self.around[step.name] = step, outer
+            self._inside(step)
 
     # ---------------------------------------------------------------------------------------- the order of ticks
 
@@ -38,8 +53,7 @@ class Interpreter(Expressions):
         number = 1 if last is None else last.number + 1
         boundary = dict(states if last is None else last.boundary)
         for s in self.system.states.values():
-            anchor = self.system.levels[s.level].anchor
-            if anchor is not None and (number - 1) % self.size(anchor.count) == 0:
+            if last is None or self._begins(self.system.levels[s.level], last):
                 boundary[s.name] = states[s.name]
         tick = self.now = Tick(number, given, states, boundary, last)
         read = tick.read_by(self.base)
@@ -47,6 +61,13 @@ class Interpreter(Expressions):
         levels = sorted(self.system.levels.values(), key=lambda level: level.clock.order)
         new = {s.name: self.after(s.name, tick) for level in levels for s in level.states}
         return outputs, self._reset(tick, new)
+
+    def _begins(self, level: Level, last: Tick) -> bool:
+        """Whether a level's boundary is behind the last tick: a period ended, or something new began."""
+        reset = level.reset.every if level.reset is not None and level.reset.every.name else None
+        return level.anchor is not None and any(
+            self.ticks(clock, last) for clock in (level.anchor, reset) if clock is not None
+        )
 
     def _first(self, s: State, batch: int) -> Tensor:
         """Where a state starts; it may be where another does."""
@@ -70,13 +91,12 @@ class Interpreter(Expressions):
         """Slowest first, so that a faster level is reset to what a slower one was reset to."""
         resets = [level for level in self.system.levels.values() if level.reset]
         for level in sorted(resets, key=lambda x: x.reset.every.order, reverse=True):
-            if tick.number % self.size(level.reset.every.count):
+            if not self.ticks(level.reset.every, tick):
                 continue
-            for s in level.states:
-                value = self.start[s.name]
-                if level.reset.to is not None:
-                    value = self.value(level.reset.to, tick.read_by(self.base).where("now", states))
-                states = {**states, s.name: self.like(value, states[s.name])}
+            to = {s.name: self.start[s.name] for s in level.states}
+            if level.reset.to is not None:
+                to = self.each(level, level.reset.to, tick.read_by(self.base).where("now", states))
+            states = {**states, **{n: self.like(x, states[n]) for n, x in to.items()}}
         return states
 
     # ---------------------------------------------------------------------------------------- one step
@@ -85,125 +105,151 @@ class Interpreter(Expressions):
         """A state after this tick, before resets; its level steps when this is first asked."""
         if name not in tick.after:
             level = self.system.levels[self.system.states[name].level]
-            steps = (level.rule is not None or level.update is not None) and self.ticks(
-                level.clock, tick.number
-            )
-            tick.after |= (
-                self.step(level, tick)
-                if steps
-                else {s.name: tick.before[s.name] for s in level.states}
-            )
+            if (level.rule or level.update) is not None and self.ticks(level.clock, tick):
+                M = self.step(level, tick)
+                M = M if level.backprop else {n: x.detach() for n, x in M.items()}
+            else:
+                M = {s.name: tick.before[s.name] for s in level.states}
+            tick.after |= M
         return tick.after[name]
 
     def step(self, level: Level, tick: Tick) -> States:
-        here = tick.read_by(level.clock)
-        before = {s.name: tick.before[s.name] for s in level.states}
-        T = self.target(level, here.where("base", before))
-        B = before
-        if level.retain is not None:
-            B = self.scaled(self.value(level.retain, here.where("base", before)), before, T)
-        at = here.where("base", B)
+        """The new state of a level; or of its one state, for a step inside its rule."""
+        B, at = self.base_of(level, tick), self.place(level, tick)
         if level.update is not None:
             M = {n: self.value(level.update[n], at) if n in level.update else B[n] for n in B}
+        elif level.inner:
+            M = {n: x for inner in level.inner for n, x in self.step(inner, tick).items()}
         else:
-            M = RULES[level.rule.name](self, level, at, B, T)
+            M = RULES[level.rule.name](self, level, at, B)
+        M = {n: self.like(x, B[n]) for n, x in M.items()}
         if level.project is not None:
-            M = {n: self.value(level.project, here.where("base", M)) for n in M}
-        M = {n: self.like(M[n], before[n]) for n in M}
-        return M if level.backprop else {n: x.detach() for n, x in M.items()}
+            M = self.each(level, level.project, at.where("base", M))
+        return {n: self.like(x, B[n]) for n, x in M.items()}
 
-    def target(self, level: Level, at: Place) -> States:
+    def place(self, level: Level, tick: Tick) -> Place:
+        """Where the arguments of a level's rule stand: its own name means B."""
+        owner = level.states[0].level
+        return Place(tick, level.clock, owner).where("base", self.base_of(level, tick))
+
+    def base_of(self, step: Level, tick: Tick) -> States:
+        """B, where a step starts."""
+        return self._start(step, tick)[1]
+
+    def _start(self, step: Level, tick: Tick) -> tuple[States, States]:
+        """T, and B = T + retain ∘ (M_prev − T); inside a rule, M_prev is the B of the level whose rule it is."""
+        if step.name not in tick.starts:
+            outer = self.around.get(step.name)
+            held = self.base_of(outer, tick) if outer is not None else tick.before
+            before = {s.name: held[s.name] for s in step.states}
+            at = Place(tick, step.clock, step.states[0].level).where("base", before)
+            T = self.target(step, at, before)
+            kept = step.retain is not None
+            B = self.scaled(self.each(step, step.retain, at), before, T) if kept else before
+            tick.starts[step.name] = T, B
+        return tick.starts[step.name]
+
+    def each(self, level: Level, e: Expr, at: Place) -> States:
+        """What an expression comes to for each state of a level: its part of a bundle, or the one value for all."""
+        return {s.name: self.value(part(e, i), at) for i, s in enumerate(level.states)}
+
+    def target(self, level: Level, at: Place, before: States) -> States:
         """T, to which retain and decay lead."""
         if level.toward is None:
-            return {s.name: torch.zeros_like(at.tick.before[s.name]) for s in level.states}
+            return {n: torch.zeros_like(x) for n, x in before.items()}
         if level.toward.op == "initial":
-            return {s.name: self.start[s.name] for s in level.states}
-        return {s.name: self.value(level.toward, at) for s in level.states}
+            return {n: self.start[n] for n in before}
+        return {n: self.like(x, before[n]) for n, x in self.each(level, level.toward, at).items()}
 
-    def scaled(self, factor: Tensor, states: States, T: States) -> States:
+    def scaled(self, factor: States, states: States, T: States) -> States:
         """T + factor ∘ (M − T)"""
         apply = OPERATIONS["mul"]
-        return {n: T[n] + apply(self.lead, factor, x - T[n]) for n, x in states.items()}
+        return {n: T[n] + apply(self.lead, factor[n], x - T[n]) for n, x in states.items()}
 
-    def decayed(self, level: Level, at: Place, B: States, T: States) -> States:
-        decay = level.rule.args.get("decay")
-        return B if decay is None else self.scaled(self.value(decay, at), B, T)
+    def argument(self, level: Level, name: str, at: Place) -> States:
+        return self.each(level, level.rule.args[name], at)
 
-    def gradient(self, level: Level, at: Place, point: States) -> tuple[States, dict]:
-        """∇ℓ at a point by autograd, and the inputs of the weights there."""
+    def decayed(self, level: Level, at: Place, B: States) -> States:
+        """T + decay ∘ (B − T)"""
+        if level.rule.args.get("decay") is None:
+            return B
+        T, _ = self._start(level, at.tick)
+        return self.scaled(self.argument(level, "decay", at), B, T)
+
+    def slopes_of(self, step: Level, tick: Tick) -> States:
+        """∇ℓ(P): P is the state at the last boundary if the level has boundaries, else B."""
+        return self._sloped(step, tick)[0]
+
+    def _sloped(self, step: Level, tick: Tick) -> tuple[States, Inputs]:
+        """The gradient by autograd, and the inputs that its weights have there."""
+        if step.name not in tick.slopes:
+            B, at = self.base_of(step, tick), self.place(step, tick)
+            P = {n: tick.boundary[n] for n in B} if step.anchor is not None else B
+            slopes, inputs = self.gradient(step, at, P)
+            tick.slopes[step.name] = slopes, inputs
+            if self.observe is not None:
+                self.observe(step, at, slopes)
+        return tick.slopes[step.name]
+
+    def gradient(self, level: Level, at: Place, point: States) -> tuple[States, Inputs]:
         variables = {n: variable(x) for n, x in point.items()}
         here = at.where("var", variables)
-        loss = self.value(level.objective, here)
-        slopes = torch.autograd.grad(
-            loss.sum(), list(variables.values()), create_graph=True, materialize_grads=True
-        )
+        loss = self.value(level.objective, here).sum()
+        slopes = _slopes(loss, list(variables.values()))
         return dict(zip(variables, slopes)), here.inputs
 
-    def gradient_at_point(self, level: Level, at: Place, B: States) -> tuple[States, dict]:
-        """∇ℓ(P): P is the state at the last boundary if the level has boundaries, else B."""
-        P = {n: at.tick.boundary[n] for n in B} if level.anchor is not None else B
-        slopes, inputs = self.gradient(level, at, P)
-        if self.observe is not None:
-            self.observe(level, at, slopes)
-        return slopes, inputs
+    def gd(self, level: Level, at: Place, B: States) -> States:
+        slopes = self.slopes_of(level, at.tick)
+        lr, kept = self.argument(level, "lr", at), self.decayed(level, at, B)
+        return {n: kept[n] - OPERATIONS["mul"](self.lead, lr[n], slopes[n]) for n in B}
 
-    def gd(self, level: Level, at: Place, B: States, T: States) -> States:
-        slopes, _ = self.gradient_at_point(level, at, B)
-        lr = self.value(level.rule.args["lr"], at)
-        kept = self.decayed(level, at, B, T)
-        return {n: kept[n] - OPERATIONS["mul"](self.lead, lr, slopes[n]) for n in B}
-
-    def dgd(self, level: Level, at: Place, B: States, T: States) -> States:
+    def dgd(self, level: Level, at: Place, B: States) -> States:
         """As gd, and − lr (B_w x_w) x_wᵀ for each weight and each input x_w that it has; a bias has x = 1."""
-        slopes, inputs = self.gradient_at_point(level, at, B)
-        kept, multiply = self.decayed(level, at, B, T), OPERATIONS["mul"]
+        slopes, inputs = self._sloped(level, at.tick)
+        lr, kept = self.argument(level, "lr", at), self.decayed(level, at, B)
         exact = level.rule.args.get("exact")
         M = {}
         for n in B:
-            lr = self.value(level.rule.args["lr"], at)
             erased = torch.zeros_like(B[n])
             for often, x in inputs.get(n, []):
                 if exact is not None and exact.attr is True:
-                    lr = lr / (1 + lr * (1.0 if x is None else x.square().sum(-1)))
+                    lr[n] = lr[n] / (1 + lr[n] * (1.0 if x is None else x.square().sum(-1)))
                 held = (
                     B[n] if x is None else matmul(self.lead, B[n], x)[..., None] * x[..., None, :]
                 )
                 erased = erased + often * held
-            M[n] = kept[n] - multiply(self.lead, lr, slopes[n] + erased)
+            M[n] = kept[n] - OPERATIONS["mul"](self.lead, lr[n], slopes[n] + erased)
         return M
 
-    def prox(self, level: Level, at: Place, B: States, T: States) -> States:
+    def prox(self, level: Level, at: Place, B: States) -> States:
         """argmin_Φ ℓ(Φ) + ½‖(Φ − D)/√lr‖², D = decay ∘ B: Newton's one step, exact for a quadratic."""
-        D, lr = self.decayed(level, at, B, T), self.value(level.rule.args["lr"], at)
+        D, lr = self.decayed(level, at, B), self.argument(level, "lr", at)
         near = {
-            n: OPERATIONS["div"](self.lead, torch.ones_like(D[n]), lr).flatten(self.lead) for n in D
+            n: OPERATIONS["div"](self.lead, torch.ones_like(x), lr[n]).flatten(self.lead)
+            for n, x in D.items()
         }
         point = {n: variable(x) for n, x in D.items()}
-        here = at.where("var", point)
-        loss = self.value(level.objective, here).sum()
-        slopes = torch.autograd.grad(
-            loss, list(point.values()), create_graph=True, materialize_grads=True
-        )
+        loss = self.value(level.objective, at.where("var", point)).sum()
+        slopes = _slopes(loss, list(point.values()))
         if self.observe is not None:
             self.observe(level, at.where("base", D), dict(zip(point, slopes)))
         flat = torch.cat([g.flatten(self.lead) for g in slopes], -1)
         rows = []
         for i in range(flat.shape[-1]):
-            row = (
-                torch.autograd.grad(
-                    flat[..., i].sum(),
-                    list(point.values()),
-                    create_graph=True,
-                    materialize_grads=True,
-                )
-                if flat.requires_grad
-                else [torch.zeros_like(x) for x in point.values()]
-            )
+            row = _slopes(flat[..., i].sum(), list(point.values()))
             rows.append(torch.cat([g.flatten(self.lead) for g in row], -1))
         hessian = torch.stack(rows, -2) + torch.diag_embed(torch.cat(list(near.values()), -1))
         change = torch.linalg.solve(hessian, -flat[..., None])[..., 0]
         parts = change.split([x.flatten(self.lead).shape[-1] for x in D.values()], -1)
         return {n: D[n] + part.reshape(D[n].shape) for n, part in zip(D, parts)}
+
+
+def _slopes(e: Tensor, variables: list[Tensor]) -> list[Tensor]:
+    """∂e by each variable, 0 where it does not depend on one; differentiable once more."""
+    if not e.requires_grad:
+        return [torch.zeros_like(x) for x in variables]
+    found = torch.autograd.grad(e, variables, create_graph=True, materialize_grads=True)
+    return list(found)
 
 
 RULES = {"gd": Interpreter.gd, "dgd": Interpreter.dgd, "prox": Interpreter.prox}

@@ -100,6 +100,13 @@ def _linear(lead: int, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     return sum(bias, matmul(lead, weight, x))
 
 
+def _inv_root(lead: int, A: Tensor, p: Tensor, eps: Tensor) -> Tensor:
+    """V diag(λ^(-1/p)) Vᵀ of a symmetric A, its eigenvalues λ at least eps times the largest."""
+    values, V = torch.linalg.eigh(A)
+    kept = torch.maximum(values, eps[..., None] * values.amax(-1, keepdim=True))
+    return V @ torch.diag_embed(kept ** (-1 / p[..., None])) @ V.mT
+
+
 OPERATIONS: dict[str, Operation] = {
     "neg": _elementwise(torch.neg),
     "add": _elementwise(torch.add),
@@ -122,7 +129,7 @@ OPERATIONS: dict[str, Operation] = {
     "maximum": _elementwise(torch.maximum),
     "minimum": _elementwise(torch.minimum),
     "clip": _elementwise(lambda x, low, high: torch.minimum(torch.maximum(x, low), high)),
-    "where": _elementwise(torch.where),
+    "where": _elementwise(lambda c, a, b: torch.where(c != 0, a, b)),
     "eq": _elementwise(torch.eq),
     "ne": _elementwise(torch.ne),
     "lt": _elementwise(torch.lt),
@@ -146,6 +153,11 @@ OPERATIONS: dict[str, Operation] = {
     "per_value": lambda lead, x: x[..., :, None],
     "sum_rows": lambda lead, x: x.sum(-2),
     "sum_cols": lambda lead, x: x.sum(-1),
+    "squeeze": lambda lead, x: x[..., 0],
+    "unsqueeze": lambda lead, x: x[..., None],
+    "nrows": lambda lead, x: x.new_full([1] * lead, float(x.shape[-2])),
+    "ncols": lambda lead, x: x.new_full([1] * lead, float(x.shape[-1])),
+    "inv_root": _inv_root,
     "softmax": lambda lead, x: x.softmax(-1),
     "l2norm": _l2norm,
     "rmsnorm": _rmsnorm,

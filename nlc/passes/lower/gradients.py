@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import num, sub
 from nlc.ir.program import Let, Program, Return, Slot
 from nlc.ir.system import System
@@ -21,7 +21,7 @@ class Gradients(Lowering):
         super().__init__(system, updates, reserved)
         self.past: list[Slot] = []
         self.ends: list[Let] = []
-        self.delayed: dict[Expr, Expr] = {}
+        self.delayed: dict[tuple[Expr, frozenset[str]], Expr] = {}
 
     def program(self) -> Program:
         system = self.system
@@ -78,25 +78,25 @@ class Gradients(Lowering):
 
     def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
         """``prev(f)`` of a flow is a state of its own: last step's value, replaced at the end of the step."""
+        e = self.hold(e)
+        return self.program_expr(substitute(e, {n: self._delayed(n, where) for n in _delays(e)}))
 
-        def remember(n: Expr) -> Expr | None:
-            if n.op != "delay":
-                return None
-            if n not in self.delayed:
-                taken = {s.key for s in self.past}
-                key = (
-                    f"{where}.prev"
-                    if f"{where}.prev" not in taken
-                    else f"{where}.prev_{len(taken) + 1}"
-                )
-                init = None if n.args[1].op == "num" and n.args[1].attr == 0 else n.args[1]
-                slot = Slot(key, self.names(key), "prev", n.type, init)
-                self.past.append(slot)
-                self.ends += self.delayed_value(slot, n.args[0], "for the next step")
-                self.delayed[n] = self.var(slot.var, n.type)
-            return self.delayed[n]
-
-        return rewrite(self.program_expr(self.hold(e)), remember)
+    def _delayed(self, n: Expr, where: str) -> Expr:
+        inner, init = n.args
+        known = (n, self.seen_late(inner))
+        if known not in self.delayed:
+            taken = {s.key for s in self.past}
+            key = f"{where}.prev"
+            key = key if key not in taken else f"{key}_{len(taken) + 1}"
+            first = None if init.op == "num" and init.attr == 0 else self.program_expr(init)
+            slot = Slot(key, self.names(key), "prev", n.type, first)
+            self.past.append(slot)
+            self.delayed[known] = self.var(slot.var, n.type)
+            lets: list[Let] = []
+            value = self.translate(self.as_read(inner), where, lets)
+            lets.append(Let((slot.var,), value, "for the next step"))
+            self.ends += self.during(inner.type.clock, lets)
+        return self.delayed[known]
 
     def hold_name(self, e: Expr) -> str:
         """A flow that is held as a whole keeps its name."""
@@ -138,3 +138,15 @@ class Gradients(Lowering):
                     seen.add(n.attr)
                     stack.append(self.system.flows[n.attr].expr)
         return seen
+
+
+def _delays(e: Expr) -> list[Expr]:
+    """The ``prev`` of flows in an expression, but for those inside another."""
+    found, stack = [], [e]
+    while stack:
+        n = stack.pop()
+        if n.op == "delay":
+            found.append(n)
+        else:
+            stack.extend(n.args)
+    return found

@@ -87,15 +87,16 @@ class Periods(Held, Ticks, Through):
         """Flows that read the ``t`` of a slow level are written out in its step, which has a count of its own."""
         if not level.clock.slow:
             return e
-
-        def counts(n: Expr) -> bool:
-            return n.op == "index" and n.attr == ("t", level.name)
+        within: list[str] = []  # a flow may read its own past
 
         def rule(n: Expr) -> Expr | None:
-            if n.op != "flow":
+            if n.op != "flow" or n.attr in within:
                 return None
+            within.append(n.attr)
             inner = rewrite(self.system.flows[n.attr].expr, rule)
-            return inner if any(counts(x) for x in walk(inner)) else None
+            within.pop()
+            counts = any(x.op == "index" and x.attr == ("t", level.name) for x in walk(inner))
+            return inner if counts else None
 
         return rewrite(e, rule)
 
@@ -184,14 +185,33 @@ class Periods(Held, Ticks, Through):
             ticks, [*lets, Let((str(sofar.attr),), value, f"over {level.clock}", total.span)]
         )
 
-    def delayed_value(self, slot: Slot, value: Expr, note: str) -> list[Let]:
-        """At the end of a tick of its clock, what ``prev`` will give; of a late state, what it was in the tick."""
-        clock = value.type.clock
-        if not clock.late or clock.name:
-            return self.during(clock, [Let((slot.var,), value, note)])
-        was = self.var(self.names(f"{slot.var}_next"), value.type)
-        self.starts += self.during(clock, [Let((str(was.attr),), value)])
-        return self.during(clock, [Let((slot.var,), was, note)])
+    def as_read(self, e: Expr) -> Expr:
+        """``e`` for the end of a tick: states that its reader sees as they were before the tick are kept for it."""
+
+        def was(n: Expr) -> Expr | None:
+            if n.op != "state" or self.system.states[n.attr[0]].level not in self.updates:
+                return None
+            name, time = n.attr
+            level = self.system.levels[self.system.states[name].level]
+            if time != "prev" and (time != "now" or not level.clock.held_for(self.reader)):
+                return None
+            kept = leaf("state", (name, "was"), n.type)
+            if kept not in self.vars:
+                state = self.var(self.state_vars[name], n.type)
+                if name not in self.kept:
+                    self.kept[name] = self.names(f"{name}_prev")
+                    self.starts.append(Let((self.kept[name],), state))
+                self.vars[kept] = self.var(self.kept[name], n.type)
+            return kept
+
+        return rewrite(e, was)
+
+    def seen_late(self, e: Expr) -> frozenset[str]:
+        """The states of late levels in ``e`` that the reader sees as they have become."""
+        levels = self.system.levels
+        now = {n.attr[0] for n in walk(e) if n.op == "state" and n.attr[1] == "now"}
+        clocks = {n: levels[self.system.states[n].level].clock for n in now}
+        return frozenset(n for n, c in clocks.items() if c.late and not c.held_for(self.reader))
 
     def closing(self) -> list[Let]:
         """At the end of a period: sums start anew, and levels are reset, slowest first."""

@@ -35,6 +35,7 @@ class Tokens(Windows, Lowering):
         self.items: dict[str, Item] = {}
         self.collects: dict[str, str] = {}
         self.hoisted: dict[Expr, Expr] = {}
+        self.delayed: dict[tuple[Expr, frozenset[str]], Expr] = {}
         self.ends: list[Let] = []
         self.carries: list[str] = []
         self.first: list[Let] = []
@@ -309,8 +310,8 @@ class Tokens(Windows, Lowering):
         ]
         kept += [(s.var, s.type) for s in self.timed if s.kind != "tick"]
         kept += [(name, e.type) for e, name in self.holds.items()]
-        body = [*self.opening(), *self.starts, *body, *self.closing(), *self.settled(kept)]
-        body += self.ends
+        body = [*self.opening(), *self.starts, *body, *self.ends, *self.closing()]
+        body += self.settled(kept)
         body = self._without_aliases(share(body, self.names))
         inner: dict[str, str] = {}
         first = (*self.first, *self.holding())
@@ -401,10 +402,13 @@ class Tokens(Windows, Lowering):
         for node in walk(e):
             if not recurrent(node):
                 continue
+            if node.op == "delay":
+                done[id(node)] = self._delayed(node, where)
+                continue
             args = tuple(done[id(a)] if recurrent(a) else self._free(a, where) for a in node.args)
             new = node.with_args(args)
-            if node.op in ("conv", "delay", "attend"):
-                new = self._carried(node, new, where, lets)
+            if node.op in ("conv", "attend"):
+                new = self._carried(node, new, lets)
             elif not new.args:
                 new = self.program_expr(new)
             done[id(node)] = new
@@ -437,24 +441,35 @@ class Tokens(Windows, Lowering):
         self.hoisted[e] = self.var(name, e.type)
         return self.hoisted[e]
 
-    def _carried(self, node: Expr, new: Expr, where: str, lets: list[Let]) -> Expr:
-        """conv, prev and attention of a recurrent value: one token at a time, what they keep carried by the loop."""
+    def _carried(self, node: Expr, new: Expr, lets: list[Let]) -> Expr:
+        """conv and attention of a recurrent value: one token at a time, what they keep carried by the loop."""
         if node in self.hoisted:
             return self.hoisted[node]
         if node.op == "attend":
             return self._attend(node, new, lets, step="_step")
-        label = str(node.attr) if node.op == "conv" else f"{where}.prev"
+        label = str(node.attr)
         slot = self._window_slot(node, new, label)
         self.carries.append(slot.var)
-        if node.op == "delay":
-            self.ends += self.delayed_value(slot, new.args[0], "for the next token")
-            self.hoisted[node] = self.var(slot.var, node.type)
-            return self.hoisted[node]
         name, window = self.names(label), self.var(slot.var, slot.type)
         step = replace(new, op="conv_step", args=(*new.args, window))
         lets.append(Let((name, slot.var), step))
         self.hoisted[node] = self.var(name, node.type)
         return self.hoisted[node]
+
+    def _delayed(self, node: Expr, where: str) -> Expr:
+        """prev of a recurrent value: what it comes to when the tick is over is carried to the next."""
+        inner, init = node.args
+        known = (node, self.seen_late(inner))
+        if known not in self.delayed:
+            first = node.with_args((inner, self.program_expr(init)))
+            slot = self._window_slot(node, first, f"{where}.prev")
+            self.carries.append(slot.var)
+            self.delayed[known] = self.var(slot.var, node.type)
+            lets: list[Let] = []
+            value = self.translate(self.as_read(inner), where, lets)
+            lets.append(Let((slot.var,), value, "for the next token"))
+            self.ends += self.during(inner.type.clock, lets)
+        return self.delayed[known]
 
 
 def _above(e: Expr, cut: set[int]) -> set[int]:

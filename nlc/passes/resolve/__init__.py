@@ -13,7 +13,14 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Flow, Input, Level, Memory, System, Weight
 from nlc.ir.types import Clock, Dim, Dims
 from nlc.passes.resolve.bundles import one
-from nlc.passes.resolve.checks import check_level, check_whole, unread, warn_unused, without_unread
+from nlc.passes.resolve.checks import (
+    check_level,
+    check_starts,
+    check_whole,
+    unread,
+    warn_unused,
+    without_unread,
+)
 from nlc.passes.resolve.constants import settle
 from nlc.passes.resolve.level import initial, resolve_level
 from nlc.passes.resolve.library import Empty, Library
@@ -65,6 +72,7 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
         resolved = resolve_level(level, terms, flows)
         if resolved is not None:
             levels[name] = resolved
+    check_starts(levels, scope)
     system = System(
         source=tree.source,
         name=tree.system.text,

@@ -7,7 +7,8 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +37,24 @@ def verify(
 
     Raises SpecError for a spec with mistakes, BadHyper for a hyper that it has not or a value that it cannot have.
     """
-    fixed, backends = dict(hypers or {}), list(backends)
+    with _alone():
+        return _verify(spec, list(backends), seed, tokens, dict(hypers or {}))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """In one thread: several would wait for each other longer than they work on tensors this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _verify(
+    spec: Spec, backends: list[str], seed: int, tokens: int, fixed: dict[str, Any]
+) -> Verification:
     chosen = _sound(spec, small(spec.system, fixed, WIDTH))
     if spec.system.context == "tokens":
         checks = module_checks(spec, backends, chosen, seed)

@@ -57,7 +57,11 @@ class _Life:
             y, state = self._call(self.net, piece, state)
             finite = finite and _finite(y, state)
         kinds = " and ".join(KINDS)
-        out = [Check(f"{self.tokens:,} {kinds} tokens in float32 stay finite", passed=finite)]
+        out = [
+            Check(
+                f"{self.tokens:,} {kinds} tokens in float32 stay finite", passed=finite, life=True
+            )
+        ]
         states = [s for s in self.system.states.values() if s.name in start]
         out += [self._norm(s, start[s.name], state[s.name]) for s in states]
         return [*out, self._depends(before, pieces, back, any(_born(s, start) for s in states))]
@@ -96,11 +100,12 @@ class _Life:
             return Check(
                 f"{s.name} starts at 0: its norm after {self.tokens:,} tokens",
                 note=f"{_span(last)}",
+                life=True,
             )
         ratio = last / first
         kept = bool((ratio >= KEPT[0]).all() and (ratio <= KEPT[1]).all())
         what = f"{s.name} keeps its norm within [{KEPT[0]:g}, {KEPT[1]:g}] of its start"
-        return Check(what, passed=kept, note=f"{_span(ratio)} of its start")
+        return Check(what, passed=kept, note=f"{_span(ratio)} of its start", life=True)
 
     def _depends(self, before: dict, pieces: list[dict], back: int, born: bool) -> Check:
         """Two streams that differ in one token, in float64; a memory from zero may forget it by its gates."""
@@ -120,7 +125,7 @@ class _Life:
         size = ((changed - plain).norm(dim=1) / plain.norm(dim=1)).min().item()
         passed = True if size > DEPENDS else False if born else None
         what = f"the last output depends on the token {back:,} back"
-        return Check(what, passed=passed, note=f"changes by {size:.0e} of itself")
+        return Check(what, passed=passed, note=f"changes by {size:.0e} of itself", life=True)
 
 
 def _finite(y: dict[str, Tensor], state: dict[str, Tensor]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from nlc.ir.expr import Expr
 from nlc.ir.system import Level
 from nlc.ir.update import Update
 from nlc.runtime.expressions import Place, States
@@ -24,24 +25,39 @@ class Derived:
         self.errors: dict[str, float] = {}
 
     def watch(self, run: Interpreter) -> Interpreter:
-        def observe(level: Level, at: Place, slopes: States) -> None:
-            derived = self.updates[level.name].gradient
-            zero = {n: torch.zeros_like(x) for n, x in slopes.items() if n not in derived}
-            found = {n: run.like(run.value(e, at), slopes[n]) for n, e in derived.items()}
-            error = difference({**zero, **found}, slopes)
-            self.errors[level.name] = max(error, self.errors.get(level.name, 0.0))
+        """``run`` with every gradient that it takes compared with the derived one."""
+
+        def observe(step: Level, at: Place, slopes: States) -> None:
+            derived = self._derived(step)
+            if derived:
+                zero = {n: torch.zeros_like(x) for n, x in slopes.items() if n not in derived}
+                found = {n: run.like(run.value(e, at), slopes[n]) for n, e in derived.items()}
+                error = difference({**zero, **found}, slopes)
+                self.errors[step.name] = max(error, self.errors.get(step.name, 0.0))
 
         run.observe = observe
         return run
 
-    def checks(self) -> list[Check]:
-        out = []
-        for n in (n for n, u in self.updates.items() if u.gradient):
-            what = f"{n}: the derived gradient = autograd's"
-            if n in self.errors:
-                out.append(compared(what, self.errors[n], EXACT))
-            else:
-                out.append(Check(what, note=f"not seen: its period is longer than {MOST} ticks"))
+    def _derived(self, step: Level) -> dict[str, Expr]:
+        """The compiler's gradient of a level's objective by its states; of a step inside a rule, if it names one."""
+        states = [s.name for s in step.states]
+        known = self.updates[step.states[0].level].gradient
+        if step.name in self.updates:
+            return {n: known[n] for n in states if n in known}
+        return {states[0]: known[step.name]} if step.name in known else {}
+
+    def checks(self, of: str = "") -> list[Check]:
+        """``of``: what the levels belong to, where there are several systems."""
+        out, prefix = [], f"{of}: " if of else ""
+        for name, update in self.updates.items():
+            inner = [n for n in update.gradient if n not in update.new]
+            for n in ([name] if len(update.gradient) > len(inner) else []) + inner:
+                what = f"{prefix}{n}: the derived gradient = autograd's"
+                if n in self.errors:
+                    out.append(compared(what, self.errors[n], EXACT))
+                else:
+                    note = f"not seen: its period is longer than {MOST} ticks"
+                    out.append(Check(what, note=note))
         return out
 
 

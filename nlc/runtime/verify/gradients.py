@@ -2,59 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from nlc.ir.expr import Expr, walk
+from nlc.ir.program import Program
 from nlc.ir.system import System
 from nlc.ir.types import Dim
+from nlc.ir.update import Update
+from nlc.lib.rules import ROUTES
 from nlc.runtime.expressions import States
 from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
-from nlc.runtime.verify.report import EXACT, Check, compared, difference
+from nlc.runtime.verify.report import SAME, Check, compared, difference, limit
 from nlc.tools.sizes import Values, longest, settled
 
 if TYPE_CHECKING:
     from nlc.pipeline import Spec
 
 SHAPES = ((), (5,), (4, 3), (3, 4))
+KINDS = ((3, 3), (2, 3, 2))  # more of them, where kinds of tensors have rules of their own
 LEAST = 7  # steps; three of the longest period where that is more
+GATHERED = 3  # gradients for one step, in a group with a period
+
+
+@dataclass
+class _Kind:
+    """Tensors that one system trains: all of them, or those of a kind that ``applies_to`` names."""
+
+    name: str
+    system: System
+    updates: dict[str, Update]
+    program: Program
+    shapes: list[tuple[int, ...]]
 
 
 def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int) -> list[Check]:
     """Steps of random gradients, tensor by tensor."""
-    hypers = settled(spec.system, chosen)
-    steps = min(max(3 * longest(spec.system, hypers), LEAST), MOST)
-    shapes = [s for s in SHAPES if len(s) == 2 or not _only_matrices(spec.system)]
     noise = torch.Generator().manual_seed(seed)
-    runs, derived = [], Derived(spec.updates)
-    for shape in shapes:
-        W = torch.randn(shape, generator=noise, dtype=torch.float64)
-        g = torch.randn([steps, *shape], generator=noise, dtype=torch.float64)
-        run = Interpreter(spec.system, hypers, {}, _sides(spec.system, shape))
-        runs.append((W, g, _interpreted(derived.watch(run), W, g)))
-    out = derived.checks()
+    runs, out, steps = [], [], LEAST
+    for kind in _kinds(spec):
+        hypers, derived = settled(kind.system, chosen), Derived(kind.updates)
+        steps = min(max(3 * longest(kind.system, hypers), LEAST), MOST)
+        for shape in kind.shapes:
+            W = torch.randn(shape, generator=noise, dtype=torch.float64)
+            g = torch.randn([steps, *shape], generator=noise, dtype=torch.float64)
+            run = Interpreter(kind.system, hypers, {}, _sides(kind.system, shape))
+            runs.append((kind, W, g, _interpreted(derived.watch(run), W, g)))
+        out += derived.checks(kind.name)
     for name in backends:
-        made, errors = spec.compile(name), {"weights": 0.0, "memories": 0.0, "resumed": 0.0}
-        for W, g, expected in runs:
-            found, resumed = (_compiled(made, chosen, expected, W, g, saved) for saved in (0, 1))
-            memories = {n: x for n, x in expected.items() if n != ""}
-            for what, a, b in (
-                ("weights", {"": found[""]}, {"": expected[""]}),
-                ("memories", found, memories),
-                ("resumed", resumed, found),
-            ):
-                errors[what] = max(errors[what], difference(a, b))
-        note = f"{steps} steps of {' '.join(str(list(s)) for s in shapes)}"
-        equal = "= the interpreter's"
-        out.append(compared(f"{name}: the weights {equal}", errors["weights"], EXACT, note))
-        if memories:
-            out.append(compared(f"{name}: the memories {equal}", errors["memories"], EXACT))
-        out.append(compared(f"{name}: saved and loaded after every step", errors["resumed"], 0.0))
+        out += _compiled_checks(spec.compile(name), chosen, runs, name)
     return out
+
+
+def _kinds(spec: Spec) -> Iterator[_Kind]:
+    """Which system trains which shapes."""
+    program, routes = spec.program(), dict(spec.system.routes)
+    taken: dict[str, list[tuple[int, ...]]] = {}
+    for shape in (*SHAPES, *(KINDS if routes else ())):
+        dims = tuple(map(Dim.of, shape))
+        kind = next((k for k in routes if ROUTES[k].takes(dims)), "" if not routes else None)
+        if kind is not None:
+            taken.setdefault(kind, []).append(shape)
+    for kind, shapes in taken.items():
+        own = routes.get(kind) is None
+        system, updates = (spec.system, spec.updates) if own else spec.rules[kind]
+        made = program if own else program.rules[kind]
+        shapes = [s for s in shapes if len(s) == 2 or not made.matrices]
+        if shapes:
+            yield _Kind(kind, system, updates, made, shapes)
+
+
+def _compiled_checks(made: type, chosen: Values, runs: list, backend: str) -> list[Check]:
+    errors = dict.fromkeys(("steps", "memories", "resumed", "gathered"), 0.0)
+    anything, rounding = False, 0.0
+    for _, W, g, expected in runs:
+        found, resumed = (_compiled(made, chosen, expected, W, g, saved) for saved in (0, 1))
+        memories = {n: x for n, x in expected.items() if n != ""}
+        anything = anything or bool(memories)
+        parts = torch.stack([g / 2, g / 3, g / 6][:GATHERED], 1).flatten(0, 1)
+        several = _compiled(made, chosen, expected, W, parts, 1, period=GATHERED)
+        once = _compiled(made, chosen, expected, W, g / 2 + g / 3 + g / 6, 0)
+        held = torch.cat([W[None], once[""][:-1]]).repeat_interleave(GATHERED, 0)
+        held[GATHERED - 1 :: GATHERED] = once[""]
+        for what, a, b in (
+            ("steps", {"": _changes(W, found)}, {"": _changes(W, expected)}),
+            ("memories", found, memories),
+            ("resumed", resumed, found),
+            ("gathered", several, {**once, "": held}),
+        ):
+            errors[what] = max(errors[what], difference(a, b))
+        rounding = max(rounding, _rounding(W, _changes(W, expected)))
+    shapes = " ".join(str(list(W.shape)) for _, W, _, _ in runs)
+    tolerance, why = limit(kind.system for kind, *_ in runs)
+    note = f"{len(runs[0][2])} steps of {shapes}{why}"
+    equal = "= the interpreter's"
+    what = f"{backend}: the changes of the weights {equal}"
+    out = [compared(what, errors["steps"], max(tolerance, rounding), note)]
+    if anything:
+        what = f"{backend}: the memories {equal}"
+        out.append(compared(what, errors["memories"], tolerance))
+    out.append(compared(f"{backend}: saved and loaded after every step", errors["resumed"], 0.0))
+    what = f"{backend}: a period of {GATHERED} gradients = one of their sum"
+    return [*out, compared(what, errors["gathered"], SAME)]
+
+
+def rule_checks(spec: Spec, net: torch.nn.Module, backend: str, seed: int) -> list[Check]:
+    """The rules that a module has for its levels on the outer loss, on random gradients."""
+    noise = torch.Generator().manual_seed(seed)
+    named = [g.rule for g in spec.program().groups if g.rule is not None]
+    ruled = [g for g in net.param_groups() if g.get("rule")] if named else []
+    out = []
+    for name, group in zip(named, ruled, strict=True):
+        rule, (system, updates) = group["rule"], spec.rules[name]
+        hypers = {key: group[key] for key in rule.HYPERS}
+        settled_hypers, derived = settled(system, hypers), Derived(updates)
+        error = rounding = 0.0
+        for p in group["params"]:
+            start, W = p.detach(), p.detach().clone()
+            g = torch.randn([LEAST, *W.shape], generator=noise, dtype=W.dtype)
+            run = Interpreter(system, settled_hypers, {}, _sides(system, tuple(W.shape)))
+            expected = _interpreted(derived.watch(run), start, g)
+            state, steps = rule.initial_state(W), []
+            for slope in g:
+                rule.update(W, slope, state, **hypers)
+                steps.append(W.clone())
+            found = {"": _changes(start, {"": torch.stack(steps)})}
+            error = max(error, difference(found, {"": _changes(start, expected)}))
+            rounding = max(rounding, _rounding(start, _changes(start, expected)))
+        tolerance, why = limit([system])
+        what = f"{backend}: the rule {name} of a group = the interpreter's"
+        out += [
+            *derived.checks(name),
+            compared(what, error, max(tolerance, rounding), f"{LEAST} steps{why}"),
+        ]
+    return out
+
+
+def _changes(W: Tensor, states: States) -> Tensor:
+    """What every step does to the weights: a small step is not hidden behind what it changes."""
+    return states[""].diff(dim=0, prepend=W[None])
+
+
+def _rounding(W: Tensor, changes: Tensor) -> float:
+    """How exact the change of a weight can be that is stored in its own format."""
+    size = changes.abs().max().item() if changes.numel() else 0.0
+    return 16 * torch.finfo(W.dtype).eps * W.abs().max().item() / size if size else 0.0
 
 
 def _interpreted(run: Interpreter, W: Tensor, g: Tensor) -> States:
@@ -71,10 +167,18 @@ def _interpreted(run: Interpreter, W: Tensor, g: Tensor) -> States:
 
 
 def _compiled(
-    made: type, chosen: Values, names: Iterable[str], W: Tensor, g: Tensor, saved: int
+    made: type,
+    chosen: Values,
+    names: Iterable[str],
+    W: Tensor,
+    g: Tensor,
+    saved: int,
+    period: int = 1,
 ) -> States:
+    """The same of the generated class; ``saved``: into a new object after every gradient."""
     p = torch.nn.Parameter(W.clone())
-    optimizer, steps = made([p], **chosen), []
+    fresh = lambda: made([{"params": [p], "period": period}], **chosen)  # noqa: E731
+    optimizer, steps = fresh(), []
     for slope in g:
         p.grad = slope.clone()
         optimizer.step()
@@ -82,20 +186,10 @@ def _compiled(
         if saved:
             state = through_a_file(optimizer.state_dict())
             p = torch.nn.Parameter(steps[-1].clone())
-            optimizer = made([p], **chosen)
+            optimizer = fresh()
             optimizer.load_state_dict(state)
     kept = optimizer.state[p]
     return {"": torch.stack(steps), **{n: kept[n] for n in names if n in kept}}
-
-
-def _only_matrices(system: System) -> bool:
-    """Whether a system speaks of the rows and columns of the trained tensor."""
-    exprs: list[Expr] = [f.expr for f in system.flows.values()]
-    exprs += [e for level in system.levels.values() for e in level.expressions]
-    dims = [d for s in system.states.values() for d in s.dims]
-    dims += [d for e in exprs for n in walk(e) if n.type is not None for d in n.type.dims]
-    sides = _sides(system, SHAPES[-1]).keys()
-    return any(isinstance(d, Dim) and d.symbols & sides for d in dims)
 
 
 def _sides(system: System, shape: tuple[int, ...]) -> dict[str, int]:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from nlc.ir.expr import walk
+from nlc.ir.system import System
 
 EXACT = 1e-10  # float64 against float64, in another order of operations
 SAME = 1e-12  # the same operations, in pieces
+ROUNDED = 1e3  # times the rounding of a format that a function asks for: its iteration enlarges it
 
 
 @dataclass(frozen=True)
 class Check:
-    """``error`` is relative. ``passed`` None: a fact about the system, which is no verdict."""
+    """``error`` is relative. ``passed`` None: a fact about the system, which is no verdict.
+
+    ``life``: of how the spec's memories live, not of what was compiled.
+    """
 
     what: str
     error: float | None = None
     tolerance: float | None = None
     passed: bool | None = None
     note: str = ""
+    life: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,11 +56,13 @@ class Verification:
         rows = [(_verdict(c), c.what, _found(c)) for c in self.checks]
         wide = max((len(what) for _, what, _ in rows), default=0)
         lines = [f"{v}  {what:<{wide}}  {found}".rstrip() for v, what, found in rows]
-        failed = sum(c.passed is False for c in self.checks)
+        failed = [c for c in self.checks if c.passed is False]
         passed = sum(c.passed is True for c in self.checks)
-        end = (
-            f"{failed} of {failed + passed} checks failed" if failed else f"{passed} checks passed"
-        )
+        end = f"{passed} checks passed"
+        if failed:
+            end = f"{len(failed)} of {len(failed) + passed} checks failed"
+            if all(c.life for c in failed):
+                end += ": what was compiled is what the spec says, but its memories do not live"
         return "\n".join([f"{self.system} at {at}; seed {self.seed}", *lines, end])
 
 
@@ -90,3 +101,17 @@ def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
             error = (a - b).abs().max().item()
             worst = max(worst, error / size if error else 0.0)
     return worst
+
+
+def limit(systems: Iterable[System]) -> tuple[float, str]:
+    """How far two evaluations of a system may differ, and why it is so far where something is not in float64."""
+    formats = set()
+    for system in systems:
+        exprs = [f.expr for f in system.flows.values()]
+        exprs += [e for level in system.levels.values() for e in level.expressions]
+        nodes = (n for e in exprs for n in walk(e) if n.op == "newton_schulz")
+        formats |= {n.attr.dtype for n in nodes} - {None, "float64"}
+    worst = max(formats, key=lambda name: torch.finfo(getattr(torch, name)).eps, default=None)
+    if worst is None:
+        return EXACT, ""
+    return ROUNDED * torch.finfo(getattr(torch, worst)).eps, f", newton_schulz in {worst}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,8 @@ from nlc.runtime.expressions import States
 from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.draws import Weights, draw, named, randomised
-from nlc.runtime.verify.report import EXACT, SAME, Check, compared, difference
+from nlc.runtime.verify.gradients import rule_checks
+from nlc.runtime.verify.report import SAME, Check, compared, difference, limit
 from nlc.tools.sizes import Values, longest, settled
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BATCH = 2
 LEAST = 9  # tokens; two of the longest period and a little more where that is more
+LARGE = 1e6  # values and gradients of a check stay below this
 REACHED = 1e-6  # of the largest gradient of a weight
 
 
@@ -34,6 +36,7 @@ def module_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int
         expected = module.interpreted(derived)
         out += [] if out else derived.checks()
         out += [*module.equals(expected), *module.pieces()]
+        out += rule_checks(spec, module.net, name, seed)
     return out
 
 
@@ -53,21 +56,47 @@ class _Module:
             for s in self.system.states.values()
             if s.init is None and not s.learned
         }
-        if not all(x.isfinite().all() for x in self.compiled(self.given)[0].values()):
-            self.given = draw(self.system, self.hypers, BATCH, self.length, positive=True)
-        for x in self.given.values():
-            x.requires_grad_()
+        self.scale = self._draw()
+        self.tolerance, self.why = limit([self.system])
+
+    def _draw(self) -> float:
+        """Inputs at which nothing grows out of hand, as drawn or scaled down; positive where a logarithm asks for it.
+
+        Rounding grows as the values do, so what is far away says nothing. Returns the scale.
+        """
+        for scale, positive in product((1.0, 0.5, 0.25, 0.125), (False, True)):
+            given = draw(self.system, self.hypers, BATCH, self.length, positive)
+            self.given = {n: (scale * x).requires_grad_() for n, x in given.items()}
+            outputs, state = self.compiled(self.given)
+            values = [*outputs.values(), *state.values()]
+            leaves = [*self.given.values(), *self.net.parameters()]
+            loss = sum(x.sum() for x in outputs.values())
+            slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+            if all(bool((x.abs() < LARGE).all()) for x in (*values, *slopes)):
+                return scale
+        return scale
 
     # ---------------------------------------------------------------------------------------- what is run
 
     def interpreted(self, derived: Derived) -> States:
-        """Outputs, as ``output y`` [B, T, …], and states at the end, one token at a time."""
+        """Outputs, as ``output y`` [B, T, …], and states at the end, one token at a time.
+
+        One sequence after the other where a declared clock ticks differently in each.
+        """
+        alone = bool(self.system.declared)
+        parts = [range(n, n + 1) for n in range(BATCH)] if alone else [range(BATCH)]
+        made = [self._interpreted(derived, slice(p.start, p.stop)) for p in parts]
+        return {n: torch.cat([run[n] for run in made]) for n in made[0]}
+
+    def _interpreted(self, derived: Derived, part: slice) -> States:
         run = derived.watch(Interpreter(self.system, self.hypers, Weights(self.net)))
-        states = run.begin(BATCH)
-        states |= {n: x if self._headed(n) else x[:, None] for n, x in self.start.items()}
+        given = {n: x[part] for n, x in self.given.items()}
+        states = run.begin(part.stop - part.start)
+        for n, x in self.start.items():
+            states[n] = x[part] if self._headed(n) else x[part, None]
         collected: dict[str, list[Tensor]] = {n: [] for n in self.system.output}
         for t in range(self.length):
-            token = {n: x[:, t] for n, x in self.given.items()}
+            token = {n: x[:, t] for n, x in given.items()}
             token = {n: x if self.system.inputs[n].head else x[:, None] for n, x in token.items()}
             outputs, states = run.tick(token, states)
             for n, y in outputs.items():
@@ -81,10 +110,20 @@ class _Module:
         state: dict[str, Tensor] | None = None,
         net: torch.nn.Module | None = None,
     ) -> tuple[States, dict[str, Tensor]]:
-        state = {**self.fresh, **self.start} if state is None else state
+        state = self._first if state is None else state
         y, state = (net or self.net)(**named(given), state=state)
         outputs = y if isinstance(y, dict) else {next(iter(self.system.output)): y}
         return {f"output {n}": x for n, x in outputs.items()}, state
+
+    @property
+    def _first(self) -> dict[str, Tensor]:
+        """The state before the first token; a declared boundary is first where the state starts."""
+        anchors = {f"{n}.anchor": x for n, x in self.start.items()}
+        return {
+            **self.fresh,
+            **self.start,
+            **{n: x for n, x in anchors.items() if n in self.fresh},
+        }
 
     def _headed(self, state: str) -> bool:
         return self.system.levels[self.system.states[state].level].head
@@ -109,12 +148,14 @@ class _Module:
         mine, theirs = slopes(found), slopes(expected)
         equal = "= the interpreter's"
         outputs = difference(found, {n: expected[n] for n in found})
-        out = [self._compared(f"the outputs {equal}", outputs, EXACT, f"{self.length} tokens")]
+        scaled = f", inputs times {self.scale:g}" * (self.scale != 1)
+        note = f"{self.length} tokens{scaled}{self.why}"
+        out = [self._compared(f"the outputs {equal}", outputs, self.tolerance, note)]
         if states:
             ends = difference(state, states)
-            out.append(self._compared(f"the states at the end {equal}", ends, EXACT))
+            out.append(self._compared(f"the states at the end {equal}", ends, self.tolerance))
         what, note = f"the gradients of the outputs {equal}", f"of {len(leaves)} tensors"
-        out.append(self._compared(what, difference(mine, theirs), EXACT, note))
+        out.append(self._compared(what, difference(mine, theirs), self.tolerance, note))
         return out + self._reached({n: mine[n] for n in weights})
 
     def _reached(self, slopes: States) -> list[Check]:
@@ -148,7 +189,7 @@ class _Module:
 
     def _stream(self, cuts: Iterable[int], saved: bool = False) -> States:
         cuts, net = list(cuts), self.net
-        parts, state = [], {**self.fresh, **self.start}
+        parts, state = [], self._first
         for a, b in pairwise(cuts):
             if saved:
                 weights, state = through_a_file((net.state_dict(), state))
