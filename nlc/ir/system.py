@@ -143,7 +143,13 @@ class State:
     def borrowed(self) -> bool:
         """Whether it starts from another tensor's value, which must be kept to be known later."""
         copied = self.init is not None and any(n.op == "state" for n in walk(self.init))
-        return self.trained or self.given or copied
+        return self.trained or self.given or copied or self.drawn
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it starts at random, once for each tensor that an optimizer trains."""
+        random = self.init is not None and self.init.op in ("normal", "uniform")
+        return random and not self.learned
 
 
 @dataclass(frozen=True)

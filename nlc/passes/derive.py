@@ -359,7 +359,12 @@ class _Level:
             length = num(1.0) if bias else make("sqnorm", x)
             lr = div(lr, add(num(1.0), mul(lr, length)))
         base = self._leaf(s, "base")
-        erased = base if bias else make("outer", make("matmul", base, x), x)
+        if bias:
+            erased = base
+        elif x.type.rank == 1 and not x.type.like:
+            erased = make("outer", make("matmul", base, x), x)
+        else:  # one key a column: each erases
+            erased = make("matmul", make("matmul", base, x), make("T", x))
         gathered = self._gathered(s, erased)
         if gathered is not erased and exact is not None and exact.attr is True:
             self.report.add(
@@ -394,7 +399,7 @@ class _Level:
         uses = {node for node in walk(self.level.objective) if variable in node.args}
         keys = []
         for node in uses:
-            if node.op == "matmul" and node.args[0] == variable and node.args[1].type.rank == 1:
+            if node.op == "matmul" and node.args[0] == variable:
                 keys.append(node.args[1])
             elif len(s.dims) == 1 and node.op == "add":
                 keys.append(num(1.0))

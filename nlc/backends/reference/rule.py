@@ -67,8 +67,23 @@ class RuleWriter:
                 with w.block(f"if {W}.ndim != 2:"):
                     found = f"takes matrices, found a parameter of shape {{list({W}.shape)}}"
                     w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
-            pairs = [f'"{s.key}": {self._fresh(s)}' for s in self.kept if s.kind != "held"]
-            w.collection("return {", pairs, "}") if pairs else w("return {}")
+            copies = {s.key: s.init.attr[0] for s in self.kept if self._copies(s)}
+            made = [s for s in self.kept if s.kind != "held" and s.key not in copies]
+            pairs = [f'"{s.key}": {self._fresh(s)}' for s in made]
+            if not copies:
+                w.collection("return {", pairs, "}")
+                return
+            w.collection("state = {", pairs, "}")
+            for key, origin in copies.items():
+                w(f'state["{key}"] = state["{origin}"].clone()')
+            w("return state")
+
+    def _copies(self, s: Slot) -> bool:
+        """Whether it starts where another has been drawn."""
+        if s.init is None or s.init.op != "state" or s.kind == "held":
+            return False
+        origin = self.system.states.get(s.init.attr[0])
+        return origin is not None and origin.drawn
 
     def _fresh(self, s: Slot) -> str:
         W = self.trained.var
@@ -80,6 +95,11 @@ class RuleWriter:
         if s.init.op == "state":  # starts where another starts
             origin = next(x for x in self.program.slots if x.key == s.init.attr[0])
             return f"{W}.detach().clone()" if origin is self.trained else self._fresh(origin)
+        if s.init.op in ("normal", "uniform"):
+            args = [self.printer(a) for a in s.init.args]
+            args = ["0.0", *args] if s.init.op == "normal" else args
+            empty = f"torch.empty_like({W})" if s.type.like else f"{W}.new_empty({shape})"
+            return f"{empty}.{s.init.op}_({', '.join(args)})"
         value = self.printer(s.init)
         return (
             f"torch.full_like({W}, {value})" if s.type.like else f"{W}.new_full({shape}, {value})"

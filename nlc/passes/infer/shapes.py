@@ -5,7 +5,7 @@ from __future__ import annotations
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, part, walk
-from nlc.ir.ops import OPS
+from nlc.ir.ops import OPS, elementwise
 from nlc.ir.shapes import ShapeError, as_matrix
 from nlc.ir.show import show
 from nlc.ir.system import Level, Module, State, System
@@ -42,7 +42,7 @@ class ShapesOf:
         self.blamed: set[tuple[str, ...]] = set()
         self._classes: dict[Dim, Dim] | None = None
         self.objectives: list[tuple[Level, object]] = []
-        self.queries: list[Expr] = []  # what memories are read with
+        self.stacked: set[int] = set()  # inside reads with a matrix, whose rows stand as columns
         self.assumed: list[tuple[Dim, Dim, Span]] = []
         self.states, self.gradients = system.states, system.gradients
 
@@ -72,8 +72,6 @@ class ShapesOf:
             if declared is not None and shape is not None:
                 self._expect(e, shape, declared, f"output `{name}`")
         self.solver.solve(self._blame)
-        for node in self.queries:
-            self._one_query(node)
         for level, shape in self.objectives:
             self._objective(level, shape)
         if self.report.has_errors:
@@ -174,10 +172,14 @@ class ShapesOf:
             return self.shape[id(node.args[1])]
         if node.op in ("uniform", "normal"):
             return ()
-        if node.op == "query":
-            self.queries.append(node)
-            return self.shape[id(node.args[0])] if self._one_query(node) else None
         args = [self.shape[id(a)] for a in node.args]
+        if node.op in ("query", "answer"):
+            return self._leading(node, self.solver.view(args[0]))
+        if any(id(a) in self.stacked for a in node.args):
+            self.stacked.add(id(node))
+            if elementwise(node.op):  # a vector stands beside every column
+                views = [self.solver.view(a) for a in args]
+                args = [(*v, ONE) if self._beside(v) else a for v, a in zip(views, args)]
         if node.attr in system.modules and node.op in ("linear", "conv", "rmsnorm", "layernorm"):
             return self._module(node, args)
         return OPS[node.op].shape(self.solver, args, node)
@@ -363,25 +365,22 @@ class ShapesOf:
             else f"{text} = [{', '.join(sizes)}]"
         )
 
-    def _one_query(self, node: Expr) -> bool:
-        """Whether a memory is read with one query; a matrix would be one a row, which is refused, once."""
-        shape = self.solver.view(self.shape[id(node.args[0])])
-        matrix = not isinstance(shape, Unknown) and (
-            len(shape) > 1 or any(isinstance(d, Like) for d in shape)
-        )
-        if matrix and id(node) not in self.failed:
-            self.failed.add(id(node))
-            self.report.add(
-                "NLC701",
-                "a read over leading axes is not in this version of nlc",
-                node.span or self.system.span,
-                f"a query is a vector, and this is {self.sized(shape)}",
-                helps=["part of the language, not built yet; read with one vector"],
-            )
-        return not matrix
+    def _leading(self, node: Expr, shape):
+        """``M(z)`` for a z of several rows reads with each of them: the body works on columns, the answer has rows."""
+        rows = not isinstance(shape, Unknown) and len(as_matrix(shape)) == 2
+        if node.op == "query" and rows:
+            self.stacked.add(id(node))
+        if rows and (node.op == "query" or id(node.args[0]) in self.stacked):
+            return tuple(reversed(as_matrix(shape)))
+        return shape
+
+    @staticmethod
+    def _beside(shape) -> bool:
+        return not isinstance(shape, Unknown) and len(as_matrix(shape)) == 1
 
     def _blame(self, node: Expr, mistake: ShapeError) -> None:
-        node = node.with_args(tuple(a.args[0] if a.op == "query" else a for a in node.args))
+        bare = ("query", "answer")
+        node = node.with_args(tuple(a.args[0] if a.op in bare else a for a in node.args))
         at = node
         if mistake.operand is not None and mistake.operand < len(node.args):
             at = node.args[mistake.operand]

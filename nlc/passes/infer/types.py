@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
-from nlc.ir.ops import OPS, with_dims
+from nlc.ir.ops import OPS, elementwise, make, with_dims
+from nlc.ir.shapes import as_matrix
 from nlc.ir.system import Level, Module, System
 from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
 from nlc.passes.infer.shapes import ShapesOf
@@ -92,8 +93,15 @@ class TypesOf:
         return self.done[id(e)]
 
     def _node(self, old: Expr, node: Expr) -> Expr:
-        if node.op == "query":
-            return node.args[0]
+        if node.op in ("query", "answer"):
+            rows = id(old if node.op == "query" else old.args[0]) in self.shapes.stacked
+            inner = node.args[0]
+            return make("T", inner) if rows and len(as_matrix(inner.type.dims)) == 2 else inner
+        if id(old) in self.shapes.stacked and elementwise(node.op):
+            beside = lambda a: len(as_matrix(a.type.dims)) == 1  # noqa: E731
+            node = node.with_args(
+                tuple(make("per_value", a) if beside(a) else a for a in node.args)
+            )
         if (
             node.op in ("linear", "conv", "rmsnorm", "layernorm")
             and node.attr in self.system.modules

@@ -143,7 +143,8 @@ class Periods(Held, Ticks, Through):
             for s in level.states if wanted else ():
                 if s.borrowed:
                     name, kind = self.names(f"{s.name}_start"), state_type(s, level)
-                    origin = None if s.given else s.init or leaf("state", (s.name, "now"), kind)
+                    own = leaf("state", (s.name, "now"), kind)
+                    origin = None if s.given else own if s.drawn else s.init or own
                     self.timed.append(Slot(f"{s.name}.start", name, "start", kind, origin))
                     self.vars[leaf("initial", s.name, kind)] = self.var(name, kind)
         for key, (total, _) in self.totals.items():

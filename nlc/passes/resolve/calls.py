@@ -143,7 +143,7 @@ def _read(
         if value.op == "error":
             return error(e.span)
         mapping[Expr("self", (), s.name)] = value.args[i] if value.op == "bundle" else value
-    return substitute(memory.read, mapping).at(e.span)
+    return Expr("answer", (substitute(memory.read, mapping).at(e.span),), None, None, e.span)
 
 
 def _grad(terms: Terms, e: Expr, at: Place) -> Expr:

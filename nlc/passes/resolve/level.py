@@ -131,6 +131,18 @@ def _init(state: State, level: LevelTree, terms: Terms) -> State:
         return replace(state, learned=True, init=_usual(state, terms))
     if e is None or (e.op == "name" and e.attr == "zeros"):
         return state
+    called = e.args[0] if e.op == "call" else e
+    if terms.scope.gradients and called.op == "name" and called.attr == "learned":
+        terms.say(
+            "NLC404",
+            "a gradient system learns no starts",
+            e,
+            "nothing trains the optimizer itself",
+            helps=[
+                "write where it starts, for example `init: normal(0.02)`, drawn for each tensor"
+            ],
+        )
+        return state
     if e.op == "name" and e.attr == "learned":
         return replace(state, learned=True, init=_usual(state, terms))
     place = Place(f"{state.name}.init", level.name, "own", key="init")
@@ -142,7 +154,7 @@ def _init(state: State, level: LevelTree, terms: Terms) -> State:
         return replace(state, learned=True, init=start)
     start = _of_state(initial(terms, e, place), state, terms)
     drawn = next((n for n in walk(start) if n.op in ("uniform", "normal")), None)
-    if drawn is not None:
+    if drawn is not None and not (terms.scope.gradients and drawn is start):
         label = "it would be drawn anew for every stream"
         terms.say(
             "NLC208",
@@ -284,7 +296,20 @@ def _bare_reads(level: LevelTree, objective: Expr, terms: Terms) -> None:
 
 def _curved(e: Expr, level: str) -> bool:
     """Whether a state passes an operator that is not linear on its way."""
-    linear = {"add", "sub", "neg", "T", "sum", "mean", "matmul", "mul", "state", "dot", "query"}
+    linear = {
+        "add",
+        "sub",
+        "neg",
+        "T",
+        "sum",
+        "mean",
+        "matmul",
+        "mul",
+        "state",
+        "dot",
+        "query",
+        "answer",
+    }
     reach: dict[int, bool] = {}
     for node in walk(e):
         own = node.op == "state" and node.attr == (level, "var")

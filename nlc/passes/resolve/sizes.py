@@ -10,7 +10,7 @@ from nlc.ir.expr import Expr
 from nlc.ir.show import show
 from nlc.ir.types import ONE, Clock, Dim, Number
 from nlc.passes.resolve.constants import LARGEST, as_whole, is_member, no_hyper, values_of
-from nlc.passes.resolve.scope import Scope
+from nlc.passes.resolve.scope import TRAINED, Scope
 from nlc.syntax.tree import ClockTree
 
 _TERMS = 64  # of a size, multiplied out
@@ -72,6 +72,8 @@ def _dim(scope: Scope, e: Expr, what: str) -> Dim | None:
         return _symbol(scope, e, e.attr, None, what)
     if is_member(e) and e.args[0].attr in scope.hypers:
         return _symbol(scope, e, e.args[0].attr, e.args[1].attr, what)
+    if scope.gradients and (side := _side(e)) is not None:
+        return side
     if e.op in ("add", "sub", "mul", "div"):
         a, b = (_dim(scope, x, what) for x in e.args)
         return None if a is None or b is None else _joined(scope, e, a, b, what)
@@ -88,6 +90,16 @@ def _dim(scope: Scope, e: Expr, what: str) -> Dim | None:
             f"this is {show(e)}" if number else "sizes are whole numbers and hypers with + - * /",
         )
     return None
+
+
+def _side(e: Expr) -> Dim | None:
+    """``nrows(W)`` and ``ncols(W)``: the sides of the trained matrix."""
+    sides = {"nrows": "rows", "ncols": "cols"}
+    if e.op != "call" or len(e.args) != 2 or e.attr or any(a.op != "name" for a in e.args):
+        return None
+    function, target = (str(a.attr) for a in e.args)
+    known = function in sides and target == TRAINED
+    return Dim.of(f"{sides[function]}({TRAINED})") if known else None
 
 
 def _joined(scope: Scope, e: Expr, a: Dim, b: Dim, what: str) -> Dim | None:
