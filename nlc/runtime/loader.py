@@ -45,14 +45,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def load_source(source: str, name: str) -> ModuleType:
-    """The module of a generated text; the same text gives the same module."""
+    """The module of a generated text, which stands in the cache folder for other processes to find; the same text
+    gives the same module."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     full = f"{PREFIX}{name}_{digest}"
-    if full in sys.modules:
-        return sys.modules[full]
     path = cache_dir() / f"{full}.py"
     if not path.exists() or path.read_text(encoding="utf-8") != source:
         write_atomically(path, source)
+    if full in sys.modules:
+        return sys.modules[full]
     importlib.invalidate_caches()
     return importlib.import_module(full)
 
