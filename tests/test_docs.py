@@ -221,14 +221,12 @@ def test_every_code_that_documents_name_exists() -> None:
 # What README.md says is not there yet: its words, a shipped spec, an edit that asks for it.
 REFUSED = [
     ("`n per token`", "delta_net", "every token", "2 per token"),
-    ("`through`", "delta_net", "    rule:", "    through: S\n    rule:"),
     ("`sum(e, last=c)` in a gradient system", "adamw", "-dot(m, g)", "sum(-dot(m, g), last=4)"),
     *(
         (f"`{name}`", "delta_net", "sqnorm(S(key) - value)", f"sqnorm({name}(S))")
         for name in sorted(functions.LATER)
     ),
     *((f"`{name}`", "adamw", "like(W)", f"{name}(W, 2)") for name in sorted(memories.LATER)),
-    ("`M(z)` for a matrix `z`", "delta_net", "S(key) - value", "S(outer(key, key))"),
     ("`context: layers`", "adamw", "context: gradients", "context: layers"),
     ("`grad_at`", "adamw", "levels:", "grad_at: W\nlevels:"),
     ("`eval_at`", "adamw", "levels:", "eval_at: W\nlevels:"),

@@ -214,10 +214,20 @@ class Notation:
     def _neg(self, x: Expr) -> tuple[str, int]:
         return f"{self.minus}{self.inside(x, MUL)}", ADD
 
+    def _spread(self, x: Expr) -> Expr:
+        """A vector beside the columns (or rows) of a matrix that it is added to: ``b 1ᵀ``."""
+        if x.op not in ("per_key", "per_value"):
+            return x
+        one = Expr("num", (), 1)
+        pair = (x.args[0], one) if x.op == "per_value" else (one, x.args[0])
+        return Expr("outer", pair, None, x.type)
+
     def _add(self, a: Expr, b: Expr) -> tuple[str, int]:
+        a, b = self._spread(a), self._spread(b)
         return f"{self.text(a)} + {self.inside(b, ADD if not _leads_minus(b) else MUL)}", ADD
 
     def _sub(self, a: Expr, b: Expr) -> tuple[str, int]:
+        a, b = self._spread(a), self._spread(b)
         return f"{self.text(a)} {self.minus} {self.inside(b, MUL)}", ADD
 
     def _mul(self, a: Expr, b: Expr) -> tuple[str, int]:

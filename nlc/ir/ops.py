@@ -35,11 +35,14 @@ class Op:
 
 
 class NotDifferentiable(Exception):
-    """``node`` cannot be differentiated; ``reason`` is for the user."""
+    """``node`` cannot be differentiated; ``reason`` and ``help`` are for the user."""
 
-    def __init__(self, node: Expr, reason: str):
+    def __init__(self, node: Expr, reason: str, help: str = ""):
         super().__init__(reason)
         self.node, self.reason = node, reason
+        self.help = (
+            help or "move it into a flow outside the objective, or write `stop(…)` around it"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ building

@@ -245,6 +245,8 @@ class _Clocks:
                 name = (
                     "g"
                     if n.op in ("g", "gradient")
+                    else f"{n.attr}.objective"
+                    if n.op == "objective"
                     else str(n.attr[0] if isinstance(n.attr, tuple) else n.attr)
                 )
                 self.report.add(

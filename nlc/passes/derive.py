@@ -238,7 +238,7 @@ class _Level:
                 f"the objective of level `{level.name}` cannot be differentiated",
                 e.node.span or level.objective.span,
                 e.reason,
-                helps=["move it into a flow outside the objective, or write `stop(…)` around it"],
+                helps=[e.help],
             )
             return None
         if not found:
@@ -275,7 +275,8 @@ class _Level:
         whole = rewrite(e, rule)
         for n in walk(whole):
             if n.op == "objective" and not n.args:
-                raise NotDifferentiable(n, f"`through` takes `sum({n.attr}.objective)` alone")
+                help = f"write `sum({n.attr}.objective)`, with factors outside of the sum"
+                raise NotDifferentiable(n, f"`through` takes `sum({n.attr}.objective)` alone", help)
         return whole
 
     def _through(self, n: Expr, mine: tuple[Expr, ...]) -> Expr:
@@ -293,7 +294,10 @@ class _Level:
     def _alike(self, n: Expr) -> Level:
         other = self.system.levels[n.attr]
         if [s.dims for s in other.states] != [s.dims for s in self.level.states]:
-            raise NotDifferentiable(n, f"`{other.name}` has other states than this level")
+            help = "give both levels the same memory, so that one can start from the other"
+            raise NotDifferentiable(
+                n, f"`{other.name}` has states unlike those of this level", help
+            )
         return other
 
     def _inner_grads(self, e: Expr) -> Expr:

@@ -103,8 +103,11 @@ class _Inline:
     def _routed(self, level: Level, state: State) -> Rule | None:
         """The rule for a tensor of this shape, where the system says which tensors it takes."""
         rule = level.rule
+        if state.trained and rule.system.routes and self._kind is None:
+            return self._unknown_kind(rule, state)
         for kind, other in rule.system.routes:
-            if not ROUTES[kind].takes(state.dims):
+            named = kind in (self._kind, "rest") if state.trained else None
+            if not (ROUTES[kind].takes(state.dims) if named is None else named):
                 continue
             if other is None:
                 return rule
@@ -127,6 +130,21 @@ class _Inline:
             helps=["add `rest:` to its `applies_to`, or choose another rule"],
         )
         return None
+
+    @property
+    def _kind(self) -> str | None:
+        """The kind of tensor that this system trains itself, where it says one."""
+        own = [kind for kind, rule in self.system.routes if rule is None]
+        return own[0] if len(own) == 1 else None
+
+    def _unknown_kind(self, rule: Rule, state: State) -> None:
+        self.report.add(
+            "NLC213",
+            f"rule `{rule.name}` chooses by kind of tensor, and `{state.name}` may be of any",
+            rule.span,
+            f"its `applies_to` names {', '.join(kind for kind, _ in rule.system.routes)}",
+            helps=["say what this system trains, for example `applies_to: {matrices: self}`"],
+        )
 
     def _two_resets(self, level: Level, reset: Reset) -> None:
         own = level.reset

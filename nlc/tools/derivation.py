@@ -145,12 +145,15 @@ def _state(
     return rows
 
 
+_SILENT = ("num", "state", "per_key", "per_value")
+
+
 def _chain(n: Notation, update: Update, state: str, latex: bool) -> list[Row]:
     """The reverse sweep: each inner expression that leads to the state and the adjoint that arrives there."""
     partial, eq = (r"\partial\ell/\partial" if latex else "∂ℓ/∂"), "="
     rows = []
     for step in update.steps.get(state, ()):
-        if step.left is None or step.right is None or step.left.op in ("num", "state"):
+        if step.left is None or step.right is None or step.left.op in _SILENT:
             continue
         inner = n.text(step.left)
         if (

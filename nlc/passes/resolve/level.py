@@ -91,7 +91,11 @@ def _through(level: LevelTree, terms: Terms) -> str | None:
     if e is None or e.op == "error":
         return None
     if e.op != "name" or e.attr not in scope.levels or e.attr == level.name:
-        terms.say("NLC201", f"`{quoted(e)}` is no other level", e, "`through` names a faster level")
+        others = [n for n in scope.levels if n != level.name]
+        close = nearest(str(e.attr), others) if e.op == "name" else None
+        label = f"did you mean `{close}`?" if close else "`through` names a faster level"
+        notes = [f"levels: {', '.join(others)}"] if others else []
+        terms.say("NLC201", f"`{quoted(e)}` is no other level", e, label, notes=notes)
         return None
     other = scope.levels[e.attr]
     to = other.reset.to if other.reset is not None else None
