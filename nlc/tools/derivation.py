@@ -109,7 +109,7 @@ def _state(
             rows.append((f"{ell}({name})", eq, bare.text(objective), "objective"))
             rows += _chain(bare, update, state, latex) if not names else []
             for x in names:
-                of = n.symbol(x.state)
+                of = f"${n.symbol(x.state)}$" if latex else n.symbol(x.state)
                 rows.append((n.text(x.symbol), eq, n.text(x.expr), f"the {x.what} of {of}"))
         B = n.state((state, "base"))
         if not plain:
