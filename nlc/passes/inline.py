@@ -143,9 +143,9 @@ class _Copy(Instance):
         if n.op == "g":
             return Expr("gradient", (), self.gradient, None, n.span)
         if n.op == "initial" and n.attr == self.trained.name:
-            return replace(n, attr=self.caller.name)
+            return replace(n, attr=self.target.level)
         if n.op == "index" and n.attr[1] in (None, self.trained.name):
-            return replace(n, attr=(n.attr[0], self.caller.name))
+            return replace(n, attr=(n.attr[0], self.target.level))
         new = super().leaf(n)
         if n.op == "state" and new.attr == (self.target.name, "prev"):
             return replace(new, attr=(self.target.name, "base"))  # W is B
