@@ -156,10 +156,10 @@ class _Level:
         if new is None:
             return None
         started = substitute(base[s.name], {self._prev(s): self._leaf(s, "base")})
-        return substitute(inner._projected(s, new), {self._leaf(s, "base"): started})
+        return substitute(inner._projected({s.name: new})[s.name], {self._leaf(s, "base"): started})
 
     def _done(self, base, gradients, new, steps) -> Update:
-        new = {s.name: self._projected(s, new[s.name]) for s in self.level.states}
+        new = self._projected(new)
         if not self.level.backprop:  # the outer gradient may not pass this level's updates
             new = {name: make("stop", e) for name, e in new.items()}
         return Update(
@@ -513,11 +513,10 @@ class _Level:
             w.factors and w.factors[-1].kind == "row" and w.factors[-1].expr == x for w in words
         )
 
-    def _projected(self, s: State, e: Expr) -> Expr:
-        """``project`` reads the stepped state under the level's name."""
+    def _projected(self, new: dict[str, Expr]) -> dict[str, Expr]:
+        """``project`` reads the stepped states under the level's name."""
         if self.level.project is None:
-            return e
-        return rewrite(
-            self._own(self.level.project, s),
-            lambda n: e if n.op == "state" and n.attr == (s.name, "base") else None,
-        )
+            return new
+        return {
+            s.name: self._at_base(self._own(self.level.project, s), new) for s in self.level.states
+        }

@@ -117,7 +117,9 @@ class Expressions:
     def _value(self, e: Expr, at: Place) -> Tensor:
         if e.op in LEAVES:
             return LEAVES[e.op](self, e, at)
-        if e.op == "div" and _is_count(e.args[1]):  # a mean over a window: each tick has a share
+        if (
+            e.op == "div" and e.args[0].op == "recent" and _is_count(e.args[1])
+        ):  # a mean over a window: each tick has a share
             count = self.value(e.args[1], at)
             return self._recent(e.args[0], at, 1 / count.item()) / count
         args = [self.value(a, at) for a in e.args]
@@ -174,10 +176,27 @@ class Expressions:
         own = inner.type.clock
         if kind == "last":
             return self.value(inner, at.at(at.tick, own, 1.0))
-        ticks = [t for t in self.period(clock, at.tick) if self.ticks(own, t)]
+        resets = self.system.levels[at.level].reset
+        ticks = self.period(clock, at.tick, resets.every if resets is not None else None)
+        ticks = [t for t in ticks if self.ticks(own, t)]
         share = 1 / max(len(ticks), 1) if kind == "mean" else 1.0
         none = torch.zeros([*[1] * self.lead, *self.shape(e.type.dims)], dtype=torch.float64)
-        return share * sum((self.value(inner, at.at(t, own, share)) for t in ticks), none)
+        there = (self._of_then(at.at(t, own, share), at.tick) for t in ticks)
+        return share * sum((self.value(inner, place) for place in there), none)
+
+    def _of_then(self, at: Place, now: Tick) -> Place:
+        """A gradient that is gathered is taken where the boundary was in each tick, if it has moved since."""
+        moved = {
+            attr[0]: x + (at.tick.boundary[attr[0]] - now.boundary[attr[0]])
+            for (op, attr), x in at.bound.items()
+            if op == "state" and attr[1] == "var"
+        }
+        level = self.system.levels[at.level]
+        if level.anchor is None or not moved:
+            return at
+        there = at.where("var", moved)
+        there.inputs, there.share = at.inputs, at.share
+        return there
 
     def _recent(self, e: Expr, at: Place, share: float = 1.0) -> Tensor:
         """A sum over the last ticks of a level: what its own state is now, on what those ticks brought."""
@@ -336,11 +355,11 @@ class Expressions:
         """The ticks of a clock before this one, newest first."""
         return (t for t in islice(tick.back(), 1, None) if self.ticks(clock, t))
 
-    def period(self, clock: Clock, tick: Tick) -> list[Tick]:
-        """The ticks of a period that ends with this one, oldest first."""
+    def period(self, clock: Clock, tick: Tick, reset: Clock | None) -> list[Tick]:
+        """The ticks of a period that ends with this one, oldest first; a reset within it starts it anew."""
         out = [tick]
         for t in islice(tick.back(), 1, None):
-            if self.ticks(clock, t):
+            if self.ticks(clock, t) or (reset is not None and self.ticks(reset, t)):
                 break
             out.append(t)
         return out[::-1]

@@ -5,6 +5,7 @@ The order of a boundary is that of language §2: fast levels and flows, then slo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from nlc.ir.expr import Expr, part, rewrite, substitute, walk
@@ -30,52 +31,30 @@ class Periods(Held, Ticks, Through):
     reader: Clock  # the clock of what is being translated
 
     def _at_own_clock(self, update: Update) -> Update:
-        """Flows of slow states written out in a step: there they are what the states have just become."""
+        """Flows of slow states written out in a step: there they are what the states have just become.
+
+        So are those of slow gradients, which there are in the ticks of their level alone, and those of counts, which
+        a step sees as its own.
+        """
+
+        def wanted(n: Expr) -> bool:
+            if n.op == "index" and n.attr[0] == "t" and n.attr[1] is not None:
+                return self.system.levels[n.attr[1]].clock.slow
+            return n.op == "gradient" and n.type.clock.slow
 
         def rule(n: Expr) -> Expr | None:
             slow = n.op == "flow" and self.base.faster(n.type.clock) and n.type.clock.batched
             return self._written_out(n) if slow else None
 
-        return replace(
-            update,
-            base={k: rewrite(e, rule) for k, e in update.base.items()},
-            gradient={k: rewrite(e, rule) for k, e in update.gradient.items()},
-            new={k: rewrite(e, rule) for k, e in update.new.items()},
-        )
-
-    def _gathering(self, update: Update, level: Level) -> Update:
-        """``total`` nodes of a step replaced by what has been gathered when it comes, its ``t`` by its own count."""
-
-        def ticks(e: Expr, moment: str) -> Expr:
-            now = {
-                n: leaf("ticks", (level.name, moment), n.type)
-                for n in walk(e)
-                if n.op == "index" and n.attr == ("t", level.name) and level.clock.slow
-            }
-            return substitute(e, now)
-
-        def rule(n: Expr) -> Expr | None:
-            if n.op != "total":
-                return None
-            total = n.with_args((ticks(n.args[0], "gather"),))
-            if total.attr[0] != "mean":
-                return self._gathered(total, level)
-            clock = total.attr[1]
-            summed = self._gathered(replace(total, attr=("sum", clock)), level)
-            inner = n.args[0].type.clock
-            if clock.phase == "end" and not clock.name and not inner.name:  # as many in each
-                return div(summed, leaf("size", clock.count / inner.count, SIZE))
-            seen = self._gathered(replace(total, attr=("count", clock)), level)
-            return div(summed, make("maximum", seen, num(1.0)))
-
-        def each(e: Expr) -> Expr:
-            return ticks(rewrite(self._counting_flows(e, level), rule), "step")
+        def each(parts: dict[str, Expr]) -> dict[str, Expr]:
+            opened = {k: self._opened(e, wanted) for k, e in parts.items()}
+            return {k: rewrite(e, rule) for k, e in opened.items()}
 
         return replace(
             update,
-            base={k: each(e) for k, e in update.base.items()},
-            gradient={k: each(e) for k, e in update.gradient.items()},
-            new={k: each(e) for k, e in update.new.items()},
+            base=each(update.base),
+            gradient=each(update.gradient),
+            new=each(update.new),
         )
 
     def _as_gathered(self, e: Expr, level: Level) -> Expr:
@@ -83,11 +62,9 @@ class Periods(Held, Ticks, Through):
         bare = Update(level.name, {level.name: e}, {}, {}, {})
         return self._gathering(self._at_own_clock(bare), level).base[level.name]
 
-    def _counting_flows(self, e: Expr, level: Level) -> Expr:
-        """Flows that read the ``t`` of a slow level are written out in its step, which has a count of its own."""
-        if not level.clock.slow:
-            return e
-        within: list[str] = []  # a flow may read its own past
+    def _opened(self, e: Expr, wanted: Callable[[Expr], bool]) -> Expr:
+        """``e`` with the slow flows written out in which something is wanted; a flow may read its own past."""
+        within: list[str] = []
 
         def rule(n: Expr) -> Expr | None:
             if n.op != "flow" or n.attr in within:
@@ -95,10 +72,49 @@ class Periods(Held, Ticks, Through):
             within.append(n.attr)
             inner = rewrite(self.system.flows[n.attr].expr, rule)
             within.pop()
-            counts = any(x.op == "index" and x.attr == ("t", level.name) for x in walk(inner))
-            return inner if counts else None
+            return inner if any(wanted(x) for x in walk(inner)) else None
 
         return rewrite(e, rule)
+
+    def _gathering(self, update: Update, level: Level) -> Update:
+        """``total`` nodes of a step replaced by what has been gathered when it comes, its ``t`` by its own count."""
+
+        def ticks(e: Expr, moment: str, reader: Clock) -> Expr:
+            """Counts as the step sees them: its own, and those of levels that tick no later than it reads."""
+            now: dict[Expr, Expr] = {}
+            for n in walk(e):
+                if n.op != "index" or n.attr[0] != "t" or n.attr[1] is None:
+                    continue
+                other = self.system.levels[n.attr[1]]
+                if other.clock.slow and (other is level or not other.clock.held_for(reader)):
+                    when = moment if other is level else "now"
+                    now[n] = leaf("ticks", (other.name, when), n.type)
+            return substitute(e, now)
+
+        def rule(n: Expr) -> Expr | None:
+            if n.op != "total":
+                return None
+            total = n.with_args((ticks(n.args[0], "gather", n.args[0].type.clock),))
+            if total.attr[0] != "mean":
+                return self._gathered(total, level)
+            clock = total.attr[1]
+            summed = self._gathered(replace(total, attr=("sum", clock)), level)
+            inner = n.args[0].type.clock
+            whole = clock.phase == "end" and not clock.name and not inner.name
+            if whole and len(_ends(level)) == 1:  # as many in each
+                return div(summed, leaf("size", clock.count / inner.count, SIZE))
+            seen = self._gathered(replace(total, attr=("count", clock)), level)
+            return div(summed, make("maximum", seen, num(1.0)))
+
+        def each(e: Expr) -> Expr:
+            return ticks(rewrite(e, rule), "step", level.clock)
+
+        return replace(
+            update,
+            base={k: each(e) for k, e in update.base.items()},
+            gradient={k: each(e) for k, e in update.gradient.items()},
+            new={k: each(e) for k, e in update.new.items()},
+        )
 
     def _gathered(self, total: Expr, level: Level) -> Expr:
         """What one sum comes to; counts of ticks are shared where the ticks are the same."""
@@ -173,7 +189,8 @@ class Periods(Held, Ticks, Through):
         lets: list[Let] = []
         self.reader = level.clock
         for s in level.states:  # a slow state is constant inside its period, and so is its base
-            base = self.translate(self.updates[level.name].base[s.name], level.name, lets)
+            start = rewrite(self.updates[level.name].base[s.name], _coming)
+            base = self.translate(start, level.name, lets)
             self.vars.setdefault(state_leaf(s, level, "base"), base)
         self.reader = ticks = inner.type.clock
         value = num(1.0) if kind == "count" else self.translate(inner, key, lets)
@@ -220,7 +237,8 @@ class Periods(Held, Ticks, Through):
         for key, (total, level) in self.totals.items():
             if total.attr[0] != "last":
                 sofar = self.vars[leaf("gathered", key, total.type)]
-                out += self.during(level.clock, [Let((str(sofar.attr),), make("zeros", sofar))])
+                for clock in _ends(level):
+                    out += self.during(clock, [Let((str(sofar.attr),), make("zeros", sofar))])
         for level in self.system.levels.values():
             out += self.counted(level) if level.clock.late else []
         resets = [level for level in self.system.levels.values() if level.reset]
@@ -257,9 +275,23 @@ class Periods(Held, Ticks, Through):
 SIZE = Type((), dtype="int")
 
 
+def _coming(n: Expr) -> Expr | None:
+    """The count of a step, in the ticks before it."""
+    return replace(n, attr=(n.attr[0], "gather")) if n.op == "ticks" else None
+
+
 def state_leaf(s: State, level: Level, time: str) -> Expr:
     return leaf("state", (s.name, time), state_type(s, level))
 
 
 def state_type(s: State, level: Level) -> Type:
     return Type(s.dims, level.head, level.clock)
+
+
+def _ends(level: Level) -> list[Clock]:
+    """Where what a level gathers starts anew: behind its tick, and where it is reset in between."""
+    reset = level.reset.every if level.reset is not None else None
+    together = reset is None or (
+        reset == level.clock if reset.name else level.clock.phase == "end" and not level.clock.name
+    )
+    return [level.clock, *([] if together else [reset])]

@@ -50,6 +50,10 @@ def schedule(items: dict[str, Item], system: System) -> tuple[list[Item], set[st
                     graph.add_edge(f"gather {node.attr}", name)
                 elif node.op == "clock":
                     graph.add_edge(f"clock {node.attr}", name)
+                elif node.op == "ticks" and node.attr[1] == "now":
+                    clock, step = system.levels[node.attr[0]].clock, f"step {node.attr[0]}"
+                    if clock.name:  # counted in its step, or known by its mask
+                        graph.add_edge(f"clock {clock.name}" if clock.late else step, name)
                 elif node.op == "index" and node.attr[0] == "t" and node.attr[1] is not None:
                     clock, step = system.levels[node.attr[1]].clock, f"step {node.attr[1]}"
                     if clock.name and not clock.late and step != name and step in items:

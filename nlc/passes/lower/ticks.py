@@ -87,11 +87,13 @@ class Ticks:
             after = add(over(sub(count, one)), one)
             return {
                 "step": after,
+                "now": after,
                 "gather": add(over(add(count, rest)), one),
                 "held": add(over(sub(make("maximum", count, one), one)), one),
             }
         return {
             "step": over(count),
+            "now": over(count),
             "gather": add(over(sub(count, one)), one),
             "held": make("maximum", over(count), one),
         }
@@ -103,7 +105,10 @@ class Ticks:
         self.timed.append(slot)
         ticks, one = leaf("var", slot.var, kind), num(1)
         coming, past = add(ticks, one), make("maximum", ticks, one)
-        return {"step": coming, "gather": coming, "held": past}
+        now = past
+        if level.clock.late:  # counted when the tick is over
+            now = make("maximum", make("where", self.masks[level.clock.name], coming, ticks), one)
+        return {"step": coming, "now": now, "gather": coming, "held": past}
 
     def counted(self, level: Level) -> list[Let]:
         """One more tick of a level whose clock is declared."""

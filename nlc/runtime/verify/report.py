@@ -99,7 +99,7 @@ def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
         if b.numel():
             size = max(b.abs().max().item(), 1e-4 * scale)
             error = (a - b).abs().max().item()
-            worst = max(worst, error / size if error else 0.0)
+            worst = max(worst, (error / size if size else float("inf")) if error else 0.0)
     return worst
 
 

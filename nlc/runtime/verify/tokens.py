@@ -51,25 +51,32 @@ class _Module:
         self.net = randomised(made(**chosen))
         self.given = draw(self.system, self.hypers, BATCH, self.length)
         self.fresh = self.net.initial_state(next(iter(self.given.values())))
-        self.start = {  # a memory from zero starts elsewhere, so that its first tick shows what it does
-            s.name: torch.randn_like(self.fresh[s.name]).requires_grad_()
-            for s in self.system.states.values()
-            if s.init is None and not s.learned
-        }
         self.scale = self._draw()
         self.tolerance, self.why = limit([self.system])
 
     def _draw(self) -> float:
-        """Inputs at which nothing grows out of hand, as drawn or scaled down; positive where a logarithm asks for it.
+        """Inputs at which nothing grows out of hand, as drawn or scaled down; positive where a root asks for it.
 
         Rounding grows as the values do, so what is far away says nothing. Returns the scale.
         """
         for scale, positive in product((1.0, 0.5, 0.25, 0.125), (False, True)):
             given = draw(self.system, self.hypers, BATCH, self.length, positive)
             self.given = {n: (scale * x).requires_grad_() for n, x in given.items()}
+            starts = {  # a memory from zero starts elsewhere, so that its first tick shows what it does
+                s.name: torch.randn_like(self.fresh[s.name])
+                for s in self.system.states.values()
+                if s.init is None and not s.learned
+            }
+            starts = {n: x.abs() if positive else x for n, x in starts.items()}
+            self.start = {n: x.requires_grad_() for n, x in starts.items()}
             outputs, state = self.compiled(self.given)
-            values = [*outputs.values(), *state.values()]
-            leaves = [*self.given.values(), *self.net.parameters()]
+            _, soon = self.compiled({n: x[:, :1] for n, x in self.given.items()})
+            values = [
+                *outputs.values(),
+                *state.values(),
+                *soon.values(),
+            ]  # a reset may hide the start
+            leaves = [*self.given.values(), *self.start.values(), *self.net.parameters()]
             loss = sum(x.sum() for x in outputs.values())
             slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             if all(bool((x.abs() < LARGE).all()) for x in (*values, *slopes)):
@@ -165,7 +172,7 @@ class _Module:
         paths = {id(p): n for n, p in self.net.named_parameters()}
         out = []
         for s in (s for s in self.system.states.values() if s.learned):
-            size = sizes[paths[id(starts[f"{s.name}.init"])]] / max(sizes.values())
+            size = sizes[paths[id(starts[f"{s.name}.init"])]] / (max(sizes.values()) or 1.0)
             if self.system.levels[s.level].backprop:
                 note = f"{size:.0e} of the largest gradient, at least {REACHED:.0e}"
                 what = f"{self.backend}: the outer gradient reaches the start of {s.name}"
