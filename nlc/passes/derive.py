@@ -59,7 +59,7 @@ def gradient(
             continue
         if node.op in ("total", "recent") and node.type.dims == ():
             for v, inner in gradient(node.args[0], wanted).items():
-                gathered = simplify(mul(g, make(node.op, inner, attr=node.attr)))
+                gathered = simplify(mul(g, _over(node, inner)))
                 found[v] = simplify(add(found[v], gathered)) if v in found else gathered
             continue
         if node.op not in OPS or OPS[node.op].vjp is None:
@@ -77,15 +77,26 @@ def gradient(
     return found
 
 
+def _over(node: Expr, e: Expr) -> Expr:
+    """``e`` gathered over the ticks of another ``total`` or ``recent``, of which it may not change in each."""
+    return make(node.op, e.with_type(e.type.at(node.args[0].type.clock)), attr=node.attr)
+
+
 def _as_often(e: Expr) -> Expr:
-    """``e`` with the clocks of what now stands in it: a boundary is read less often than the variable moves."""
+    """``e`` with the clocks of what now stands in it: a boundary is read less often than the variable moves.
 
-    def rule(n: Expr) -> Expr | None:
-        if not n.args or n.op in ("total", "recent"):
-            return None
-        return n.with_type(n.type.at(fastest(a.type.clock for a in n.args)))
-
-    return rewrite(e, rule)
+    What is gathered has as many terms as before.
+    """
+    done: dict[int, Expr] = {}
+    for n in walk(e):
+        new = n.with_args(tuple(done[id(a)] for a in n.args))
+        if n.op in ("total", "recent"):
+            (inner,) = new.args
+            new = new.with_args((inner.with_type(inner.type.at(n.args[0].type.clock)),))
+        elif n.args:
+            new = new.with_type(new.type.at(fastest(a.type.clock for a in new.args)))
+        done[id(n)] = new
+    return done[id(e)]
 
 
 class _Level:
@@ -389,12 +400,12 @@ class _Level:
             counted = node.op == "div" and node.args[0].op == node.args[1].op == "recent"
             inner = node.args[0] if counted else node
             if inner.op in ("total", "recent") and variable in set(walk(inner)):
-                summed = make(inner.op, erased, attr=inner.attr)
-                means = any(
-                    n.op == "div" and n.args[0] == inner for n in walk(self.level.objective)
-                )
+                summed = _over(inner, erased)
                 count = make("recent", num(1.0), attr=inner.attr) if inner.op == "recent" else None
-                return div(summed, count) if means and count is not None else summed
+                means = any(
+                    n.op == "div" and n.args == (inner, count) for n in walk(self.level.objective)
+                )
+                return div(summed, count) if means else summed
         return erased
 
     def _key(self, s: State) -> Expr | None:
