@@ -146,3 +146,10 @@ def test_a_random_start_is_drawn_once_and_kept() -> None:
 def test_a_vector_beside_columns_is_written_as_one() -> None:
     text = nlc.loads(DEEP).derive("m")
     assert "W₂ gᵀ + b₂ 1ᵀ" in text and "Diag" not in text
+
+
+def test_the_interpreter_agrees() -> None:
+    rows = ROWS.replace("MEMORY", "mlp(d, 2, bias=true)").replace("RULE", "gd(lr=0.1, decay=0.9)")
+    for text in (rows, DEEP):
+        result = nlc.loads(text).verify(tokens=64)
+        assert all(c.passed is not False for c in result.checks if not c.life), str(result)

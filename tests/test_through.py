@@ -233,3 +233,47 @@ def test_the_derivation_says_what_is_differentiated() -> None:
     text = nested().derive("A")
     assert "ℓ(A) = Σ_t ℓ(B)" in text and "∇ℓ(A) = d(Σ_t ℓ(B)) / dA" in text
     assert "∇ℓ(A) = Σ_t ∇_B" in nested(through=False).derive("A")
+
+
+MIXED = """
+nlc: 1
+system: mixed
+context: tokens
+hyper: {d: 2}
+inputs: {x: [d], v: [d]}
+levels:
+  A:
+    frequency: every 8 tokens
+    memory: matrix(d, d)
+    objective: sum(B.objective)
+    through: B
+    rule: gd(lr=0.2)
+    init: learned(normal(0.5))
+  B:
+    frequency: every 4 tokens
+    reset: {every: 8 tokens, to: A}
+    memory: matrix(d, d)
+    objective: 0.5 * sqnorm(B - last(C))
+    rule: gd(lr=0.3)
+    init: A
+  C:
+    frequency: every 2 tokens
+    reset: {every: 4 tokens, to: B}
+    memory: matrix(d, d)
+    objective: sum(0.5 * sqnorm(C(x) - v))
+    rule: gd(lr=0.1)
+    init: B
+output: C(x)
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [NESTED.replace("OBJECTIVE", o) for o in (SUM, MEAN)]
+    + [NESTED.replace("OBJECTIVE", SUM).replace("    through: B\n", ""), DEEP, MIXED],
+    ids=["sum", "mean", "first-order", "deep", "a level between starts over too"],
+)
+def test_the_interpreter_agrees(text: str) -> None:
+    """It runs a period again from the variable, and differentiates that."""
+    result = nlc.loads(text).verify(tokens=64)
+    assert result.passed, str(result)

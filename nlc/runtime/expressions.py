@@ -176,10 +176,13 @@ class Expressions:
         own = inner.type.clock
         if kind == "last":
             return self.value(inner, at.at(at.tick, own, 1.0))
-        resets = self.system.levels[at.level].reset
-        ticks = self.period(clock, at.tick, resets.every if resets is not None else None)
-        ticks = [t for t in ticks if self.ticks(own, t)]
+        level = self.system.levels[at.level]
+        resets = level.reset
+        period = self.period(clock, at.tick, resets.every if resets is not None else None)
+        ticks = [t for t in period if self.ticks(own, t)]
         share = 1 / max(len(ticks), 1) if kind == "mean" else 1.0
+        if inner.op == "objective" and inner.attr == level.through:
+            return share * self.again(level, at, period)
         none = torch.zeros([*[1] * self.lead, *self.shape(e.type.dims)], dtype=torch.float64)
         there = (self._of_then(at.at(t, own, share), at.tick) for t in ticks)
         return share * sum((self.value(inner, place) for place in there), none)
@@ -197,6 +200,18 @@ class Expressions:
         there = at.where("var", moved)
         there.inputs, there.share = at.inputs, at.share
         return there
+
+    def _objective(self, e: Expr, at: Place) -> Tensor:
+        """``B.objective``, which depends on one's own states as on B's: first order in where B starts."""
+        other, mine = self.system.levels[e.attr], self.system.levels[at.level].states
+        point = {n: variable(x) for n, x in self.point_of(other, at.tick).items()}
+        loss = self.objective(other, at.tick, point)
+        slopes = torch.autograd.grad(loss.sum(), list(point.values()), create_graph=True)
+        loss = loss.detach()
+        for slope, s in zip(slopes, mine):
+            own = at.bound["state", (s.name, "var")]
+            loss = loss + (slope * (own - own.detach())).flatten(self.lead).sum(-1)
+        return loss
 
     def _recent(self, e: Expr, at: Place, share: float = 1.0) -> Tensor:
         """A sum over the last ticks of a level: what its own state is now, on what those ticks brought."""
@@ -336,6 +351,18 @@ class Expressions:
         """B, from which a level or a step inside its rule starts in a tick."""
         raise NotImplementedError
 
+    def point_of(self, level: Level, tick: Tick) -> States:
+        """Where the gradient of a level's objective is taken."""
+        raise NotImplementedError
+
+    def objective(self, level: Level, tick: Tick, point: States) -> Tensor:
+        """A level's objective in a tick, at any point."""
+        raise NotImplementedError
+
+    def again(self, level: Level, at: Place, ticks: list[Tick]) -> Tensor:
+        """The objectives of a period of the level that ``through`` names, started from the variable."""
+        raise NotImplementedError
+
     def slopes_of(self, step: Level, tick: Tick) -> States:
         """The gradient of its objective in a tick."""
         raise NotImplementedError
@@ -403,6 +430,7 @@ LEAVES: dict[str, Callable[[Expressions, Expr, Place], Tensor]] = {
     "gradient": Expressions._gradient,
     "total": Expressions._total,
     "recent": Expressions._recent,
+    "objective": Expressions._objective,
     "index": Expressions._index,
     "grad": Expressions._grad,
     "delay": Expressions._delay,

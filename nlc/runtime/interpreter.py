@@ -49,18 +49,20 @@ class Interpreter(Expressions):
 
     def tick(self, given: dict[str, Tensor], states: States) -> tuple[dict[str, Tensor], States]:
         """One tick: (1) levels and flows of every tick, (2) levels whose period ends, (3) resets."""
-        last = self.now
-        number = 1 if last is None else last.number + 1
-        boundary = dict(states if last is None else last.boundary)
-        for s in self.system.states.values():
-            if last is None or self._begins(self.system.levels[s.level], last):
-                boundary[s.name] = states[s.name]
-        tick = self.now = Tick(number, given, states, boundary, last)
+        tick = self.now = self._next(self.now, given, states)
         read = tick.read_by(self.base)
         outputs = {name: self.value(e, read) for name, e in self.system.output.items()}
         levels = sorted(self.system.levels.values(), key=lambda level: level.clock.order)
         new = {s.name: self.after(s.name, tick) for level in levels for s in level.states}
         return outputs, self._reset(tick, new)
+
+    def _next(self, last: Tick | None, given: dict[str, Tensor], states: States) -> Tick:
+        number = 1 if last is None else last.number + 1
+        boundary = dict(states if last is None else last.boundary)
+        for s in self.system.states.values():
+            if last is None or self._begins(self.system.levels[s.level], last):
+                boundary[s.name] = states[s.name]
+        return Tick(number, given, states, boundary, last)
 
     def _begins(self, level: Level, last: Tick) -> bool:
         """Whether a level's boundary is behind the last tick: a period ended, or something new began."""
@@ -79,6 +81,13 @@ class Interpreter(Expressions):
         value = zeros
         if s.learned:
             value = self.weight(f"{s.name}.init", level.head)
+        elif s.drawn:
+            args = [
+                float(self.value(a, Place(Tick(0, {}, {}, {}, None), self.base)).item())
+                for a in s.init.args
+            ]
+            draw = zeros.normal_ if s.init.op == "normal" else zeros.uniform_
+            value = draw(*([0.0, *args] if s.init.op == "normal" else args))
         elif s.init is not None:
             read = {n.attr[0] for n in walk(s.init) if n.op == "state"}
             states = {n: self._first(self.system.states[n], batch) for n in sorted(read)}
@@ -183,9 +192,8 @@ class Interpreter(Expressions):
     def _sloped(self, step: Level, tick: Tick) -> tuple[States, Inputs]:
         """The gradient by autograd, and the inputs that its weights have there."""
         if step.name not in tick.slopes:
-            B, at = self.base_of(step, tick), self.place(step, tick)
-            P = {n: tick.boundary[n] for n in B} if step.anchor is not None else B
-            slopes, inputs = self.gradient(step, at, P)
+            at = self.place(step, tick)
+            slopes, inputs = self.gradient(step, at, self.point_of(step, tick))
             tick.slopes[step.name] = slopes, inputs
             if self.observe is not None:
                 self.observe(step, at, slopes)
@@ -197,6 +205,38 @@ class Interpreter(Expressions):
         loss = self.value(level.objective, here).sum()
         slopes = _slopes(loss, list(variables.values()))
         return dict(zip(variables, slopes)), here.inputs
+
+    def point_of(self, level: Level, tick: Tick) -> States:
+        """P, where a level's gradient is taken."""
+        B = self.base_of(level, tick)
+        return {n: tick.boundary[n] for n in B} if level.anchor is not None else B
+
+    def objective(self, level: Level, tick: Tick, point: States) -> Tensor:
+        """A level's objective in a tick, at any point."""
+        return self.value(level.objective, self.place(level, tick).where("var", point))
+
+    def again(self, level: Level, at: Place, ticks: list[Tick]) -> Tensor:
+        """``sum(B.objective)`` with ``through: B``: the period again, started from the variable (eq. 72)."""
+        other, first = self.system.levels[level.through], ticks[0]
+        variables = {s.name: at.bound["state", (s.name, "var")] for s in level.states}
+        states, total = {**first.before, **variables}, torch.zeros(())
+        resets = [x for x in self.system.levels.values() if x.reset and x.reset.to is not None]
+        moved = set(variables)
+        for x in sorted(resets, key=lambda x: x.reset.every.order, reverse=True):
+            reads = {n.attr[0] for n in walk(x.reset.to) if n.op == "state"}
+            if reads & moved and (first.number - 1) % self.size(x.reset.every.count) == 0:
+                here = Place(first, self.base).where("now", states)
+                states = {**states, **self.each(x, x.reset.to, here)}
+                moved |= {s.name for s in x.states}
+        states, last = {**states, **{n: first.before[n] for n in variables}}, first.previous
+        for old in ticks:
+            tick = self._next(last, old.given, states)
+            if self.ticks(other.clock, tick):
+                total = total + self.objective(other, tick, self.point_of(other, tick))
+            if old is not ticks[-1]:
+                states = self._reset(tick, {n: self.after(n, tick) for n in states})
+            last = tick
+        return total
 
     def gd(self, level: Level, at: Place, B: States) -> States:
         slopes = self.slopes_of(level, at.tick)

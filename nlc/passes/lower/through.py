@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from nlc.ir.expr import Expr, part, rewrite, substitute
+from nlc.ir.expr import Expr, part, rewrite, substitute, walk
 from nlc.ir.ops import leaf, make
 from nlc.ir.program import Let, Slot
 from nlc.ir.system import Level, State, System
@@ -75,7 +75,6 @@ class Through:
         """At the start of a period: the state is watched, and the faster level starts from it."""
         out: list[Let] = []
         for level in self.watching:
-            other = self.system.levels[level.through]
             start = replace(level.clock, phase="start")
             lets = [
                 Let(
@@ -92,11 +91,26 @@ class Through:
                 )
                 for s in level.states
             }
-            for i, s in enumerate(other.states):
-                value = self.program_expr(substitute(part(other.reset.to, i), points))
-                lets.append(Let((self.state_vars[s.name],), value, f"from {level.name}"))
+            for other in self._started(level):
+                for i, s in enumerate(other.states):
+                    value = self.program_expr(substitute(part(other.reset.to, i), points))
+                    lets.append(Let((self.state_vars[s.name],), value, f"from {level.name}"))
+                points = {}
             out += self.during(start, lets)
         return out
+
+    def _started(self, level: Level) -> list[Level]:
+        """The levels that start over with a period of this one: from it, or from one that did, slowest first."""
+        moved = [self.system.levels[level.through]]
+        resets = [x for x in self.system.levels.values() if x.reset is not None and x.reset.to]
+        for x in sorted(resets, key=lambda x: x.reset.every.order, reverse=True):
+            known = {s.name for m in moved for s in m.states}
+            reads = {n.attr[0] for n in walk(x.reset.to) if n.op == "state"}
+            every = x.reset.every.count
+            ratio = (level.clock.count / every).constant if len(every.terms) == 1 else None
+            if x not in moved and reads & known and ratio is not None and ratio.denominator == 1:
+                moved.append(x)
+        return moved
 
     def slopes(self, level: Level) -> list[Let]:
         """How the objectives of the period depend on where they started."""

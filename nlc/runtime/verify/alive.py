@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nlc.ir.system import State
-from nlc.runtime.verify.draws import draw, named
+from nlc.runtime.verify.draws import draw, named, unbroken
 from nlc.runtime.verify.report import Check
 from nlc.tools.sizes import Values, settled, small
 
@@ -47,6 +47,7 @@ class _Life:
 
     def checks(self) -> list[Check]:
         back = min(BACK, self.tokens // 2)
+        back += (self.tokens - back) % unbroken(self.system, self.hypers)
         first = next(iter(self._piece(1).values()))
         start, finite, state = self.net.initial_state(first), True, None
         for length in self._lengths(self.tokens - back):

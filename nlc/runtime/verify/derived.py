@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Level
 from nlc.ir.update import Update
 from nlc.runtime.expressions import Place, States
@@ -42,6 +42,8 @@ class Derived:
         """The compiler's gradient of a level's objective by its states; of a step inside a rule, if it names one."""
         states = [s.name for s in step.states]
         known = self.updates[step.states[0].level].gradient
+        if _is_autograds(self.updates[step.states[0].level]):
+            return {}
         if step.name in self.updates:
             return {n: known[n] for n in states if n in known}
         return {states[0]: known[step.name]} if step.name in known else {}
@@ -55,10 +57,18 @@ class Derived:
                 what = f"{prefix}{n}: the derived gradient = autograd's"
                 if n in self.errors:
                     out.append(compared(what, self.errors[n], EXACT))
+                elif _is_autograds(update):
+                    out.append(
+                        Check(what, note="it is autograd's, through the updates of a period")
+                    )
                 else:
                     note = f"not seen: its period is longer than {MOST} ticks"
                     out.append(Check(what, note=note))
         return out
+
+
+def _is_autograds(update: Update) -> bool:
+    return any(n.op == "through" for e in update.gradient.values() for n in walk(e))
 
 
 def through_a_file(x: Any) -> Any:

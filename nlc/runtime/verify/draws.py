@@ -58,3 +58,10 @@ class Weights(dict):
         if name == path or name not in self:
             raise KeyError(path)
         return self[name]
+
+
+def unbroken(system: System, hypers: Values) -> int:
+    """The ticks between which a stream cannot be saved: a gradient passes the updates of a period (``through``)."""
+    sizes = {n: v for n, v in hypers.items() if not isinstance(v, list)}
+    watched = [level.clock.count for level in system.levels.values() if level.through]
+    return max((int(count.evaluate(sizes)) for count in watched), default=1)

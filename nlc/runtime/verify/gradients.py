@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -156,7 +157,8 @@ def _rounding(W: Tensor, changes: Tensor) -> float:
 def _interpreted(run: Interpreter, W: Tensor, g: Tensor) -> States:
     """The weights after every step, under "", and the memories after the last."""
     trained = next(s.name for s in run.system.states.values() if s.trained)
-    states, steps = run.begin(**{trained: W}), []
+    with _same_draws():
+        states, steps = run.begin(**{trained: W}), []
     for slope in g:
         _, states = run.tick({"g": slope}, states)
         states = {n: x.detach() for n, x in states.items()}  # no gradient passes from step to step
@@ -181,7 +183,8 @@ def _compiled(
     optimizer, steps = fresh(), []
     for slope in g:
         p.grad = slope.clone()
-        optimizer.step()
+        with _same_draws():  # of the first step
+            optimizer.step()
         steps.append(p.detach().clone())
         if saved:
             state = through_a_file(optimizer.state_dict())
@@ -190,6 +193,14 @@ def _compiled(
             optimizer.load_state_dict(state)
     kept = optimizer.state[p]
     return {"": torch.stack(steps), **{n: kept[n] for n in names if n in kept}}
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Random starts are the same for all; the caller's draws go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _sides(system: System, shape: tuple[int, ...]) -> dict[str, int]:
