@@ -27,6 +27,7 @@ class Periods(Held, Ticks, Through):
     names: Names
     vars: dict[Expr, Expr]
     totals: dict[str, tuple[Expr, Level]]
+    given: dict[str, Update]  # as derived
     state_vars: dict[str, str]
     reader: Clock  # the clock of what is being translated
 
@@ -87,7 +88,8 @@ class Periods(Held, Ticks, Through):
                     continue
                 other = self.system.levels[n.attr[1]]
                 if other.clock.slow and (other is level or not other.clock.held_for(reader)):
-                    when = moment if other is level else "now"
+                    mine = other is level or self._steps_before(level, other)
+                    when = moment if mine else "now"
                     now[n] = leaf("ticks", (other.name, when), n.type)
             return substitute(e, now)
 
@@ -116,13 +118,27 @@ class Periods(Held, Ticks, Through):
             new={k: each(e) for k, e in update.new.items()},
         )
 
+    def _steps_before(self, level: Level, other: Level) -> bool:
+        """Whether another level's step reads what this one's makes in the same tick, as a level of its rule does."""
+        own = {s.name for s in level.states}
+        stack, seen = [*self.given[other.name].new.values()], set()
+        while stack:
+            for n in walk(stack.pop()):
+                if n.op == "state" and n.attr[0] in own and n.attr[1] == "now":
+                    return True
+                if n.op == "flow" and n.attr not in seen:
+                    seen.add(n.attr)
+                    stack.append(self.system.flows[n.attr].expr)
+        return False
+
     def _gathered(self, total: Expr, level: Level) -> Expr:
         """What one sum comes to; counts of ticks are shared where the ticks are the same."""
         kind = total.attr[0]
         kind_of = total.type if kind != "count" else replace(total.type, dims=(), head=False)
-        for key, (known, _) in self.totals.items():
-            alike = known.args[0].type.clock == total.args[0].type.clock
-            if known == total or (kind == "count" and known.attr == total.attr and alike):
+        for key, (known, of) in self.totals.items():
+            ticks = known.args[0].type.clock == total.args[0].type.clock
+            same = known == total or (kind == "count" and known.attr == total.attr)
+            if same and ticks and _ends(of) == _ends(level):
                 return leaf("gathered", key, kind_of)
         base, i = f"{level.name}.{kind}", 2
         key = base

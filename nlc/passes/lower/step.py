@@ -26,6 +26,7 @@ class Lowering(Periods):
         self.system = system
         self.base = self.reader = TOKEN if system.context == "tokens" else STEP
         self.totals: dict[str, tuple[Expr, Level]] = {}
+        self.given = updates
         self.updates = {
             name: self._gathering(self._at_own_clock(u), system.levels[name])
             for name, u in updates.items()

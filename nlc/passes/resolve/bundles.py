@@ -15,6 +15,7 @@ from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.terms import Terms, quoted
 
 _ADDED = ("sum", "dot", "sqnorm", "numel")  # of all states: the sum of theirs
+TINY = 1e-38
 _MAPPED = ("stop", "delay", "total", "neg")
 
 
@@ -37,7 +38,9 @@ def each(terms: Terms, e: Expr) -> Expr:
         return Expr("div", tuple(whole), None, None, e.span)
     if e.op == "norm" and e.args[1].op == "num" and e.args[1].attr == 2:
         square = each(terms, Expr("sqnorm", e.args[:1], None, None, e.span))
-        return Expr("sqrt", (square,), None, None, e.span)
+        tiny = Expr("num", (), TINY, None, e.span)  # its gradient at 0 is 0, as that of `norm`
+        positive = Expr("maximum", (square, tiny), None, None, e.span)
+        return Expr("sqrt", (positive,), None, None, e.span)
     mapped = e.op in _MAPPED or (e.op in OPS and (elementwise(e.op) or pointwise(e.op)))
     if not mapped and e.op not in _ADDED:
         at = bundles[0]

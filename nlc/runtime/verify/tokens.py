@@ -33,6 +33,10 @@ def module_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int
         torch.manual_seed(seed)
         module = _Module(spec, spec.compile(name), chosen, name)
         derived = Derived(spec.updates)
+        if module.scale is None:
+            what = f"{name}: values and gradients of {module.length} random tokens stay below {LARGE:g}"
+            out.append(Check(what, passed=False, note="too large, or no numbers, to be compared"))
+            continue
         expected = module.interpreted(derived)
         out += [] if out else derived.checks()
         out += [*module.equals(expected), *module.pieces()]
@@ -54,10 +58,10 @@ class _Module:
         self.scale = self._draw()
         self.tolerance, self.why = limit([self.system])
 
-    def _draw(self) -> float:
+    def _draw(self) -> float | None:
         """Inputs at which nothing grows out of hand, as drawn or scaled down; positive where a root asks for it.
 
-        Rounding grows as the values do, so what is far away says nothing. Returns the scale.
+        Rounding grows as the values do, so what is far away says nothing. Returns the scale; None where there is none.
         """
         for scale, positive in product((1.0, 0.5, 0.25, 0.125), (False, True)):
             given = draw(self.system, self.hypers, BATCH, self.length, positive)
@@ -81,7 +85,7 @@ class _Module:
             slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             if all(bool((x.abs() < LARGE).all()) for x in (*values, *slopes)):
                 return scale
-        return scale
+        return None
 
     # ---------------------------------------------------------------------------------------- what is run
 
