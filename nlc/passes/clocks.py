@@ -6,7 +6,7 @@ only clocks can tell the two apart, so this comes before shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from nlc.base.diagnostics import Label, Report
@@ -121,21 +121,40 @@ class _Clocks:
 
     def _too_late(self, level: Level, objective: Expr | None, retain: Expr | None) -> None:
         """A gradient that is gathered is taken at B, which must be known before the period ends."""
-        late = next((n for n in walk(retain) if n.op == "total"), None) if retain else None
         gathers = objective is not None and any(
             n.op == "total" and any(x.op == "state" and x.attr[1] == "var" for x in walk(n))
             for n in walk(objective)
         )
-        if late is None or not gathers or level.anchor is not None:
+        if retain is None or not gathers or level.anchor is not None:
+            return
+        parts = {"retain": retain, "toward": level.toward}
+        found = [(key, self._moving(e, level)) for key, e in parts.items() if e is not None]
+        key, late = next(((k, n) for k, n in found if n is not None), ("", None))
+        if late is None:
             return
         self.report.add(
             "NLC405",
-            f"`retain` of level `{level.name}` is not known until its period ends",
+            f"`{key}` of level `{level.name}` is not known until its period ends",
             late.span or level.span,
             "the gradient is gathered before",
             related=[Label(level.keys.get("objective", level.span), "at the state times `retain`")],
             helps=["write it as `decay=` of the rule, which acts beside the gradient"],
         )
+
+    def _moving(self, e: Expr, level: Level) -> Expr | None:
+        """What may change within a period of a level: what is gathered, or the state of one that does not wait."""
+        for n in walk(e):
+            if n.op == "total":
+                return n
+            if n.op == "flow" and self._moving(self.system.flows[n.attr].expr, level) is not None:
+                return n
+            if n.op != "state" or self.owner[n.attr[0]] == level.name:
+                continue
+            other = self.system.levels[self.owner[n.attr[0]]].clock
+            waits = level.clock.late and other.late and not level.clock.name and not other.name
+            if not (waits and level.clock.faster(other) and _divides(level.clock, other)):
+                return n
+        return None
 
     def _window(self, n: Expr, level: Level) -> Expr | None:
         """A sum over the last ticks of this level: what reads its state is computed anew for each of them."""
@@ -166,14 +185,30 @@ class _Clocks:
             n.op != "total" and not self.clock(n.args[0]).faster(level.clock)
         ):
             return None
+        if not self.clock(n.args[0]).faster(level.clock):
+            self.report.add(
+                "NLC404",
+                "`last` reads over the period of a slower level",
+                n.span or level.span,
+                f"this ticks {self.clock(n.args[0])}, `{level.name}` {level.clock}",
+                helps=["write the value itself, or `prev(…)` for the one before"],
+            )
+            return None
         self._one_phase(level, n)
-        for leaf in walk(n.args[0]):
+        for leaf in self._gathers(n.args[0]):
             name = self.owner.get(leaf.attr[0], "") if leaf.op == "state" else ""
             name = str(leaf.attr) if leaf.op == "objective" else name
             other = self.system.levels.get(name)
             if other is not None and other.name != level.name:
                 self._fits(level, other, n)
         return Expr("total", n.args, (kind, level.clock), None, n.span)
+
+    def _gathers(self, e: Expr) -> Iterator[Expr]:
+        """The nodes of what is gathered; those of a slow flow are read as often as it changes."""
+        for n in walk(e):
+            yield n
+            if n.op == "flow" and self.base.faster(self._flow(n.attr)):
+                yield from self._gathers(self.system.flows[n.attr].expr)
 
     def _one_phase(self, level: Level, n: Expr) -> None:
         """What is gathered ticks at one time in its period."""
@@ -197,7 +232,7 @@ class _Clocks:
         """A level that gathers another has a multiple of its period."""
         if other.clock.kind != "every" or level.clock.name or other.clock.name:
             return  # a declared clock ends a period anywhere
-        if (level.clock.default / other.clock.default).denominator != 1:
+        if not _divides(other.clock, level.clock):
             self.report.add(
                 "NLC402",
                 f"level `{level.name}` ({level.clock}) is not a multiple of `{other.name}` ({other.clock})",
@@ -218,7 +253,7 @@ class _Clocks:
         every = level.reset.every if level.reset is not None else None
         if every is None or every.name or level.clock.name or level.clock.kind != "every":
             return
-        if (every.default / level.clock.default).denominator != 1:
+        if not _divides(level.clock, every):
             self.report.add(
                 "NLC402",
                 f"level `{level.name}` is reset {every}, in the middle of a period of its own",
@@ -259,6 +294,11 @@ class _Clocks:
                     ],
                 )
             stack.extend(n.args)
+
+
+def _divides(clock: Clock, other: Clock) -> bool:
+    """Whether every period of ``other`` ends with one of ``clock``."""
+    return (other.default / clock.default).denominator == 1
 
 
 def _multiples(clock: Clock, other: Clock) -> list[int]:

@@ -134,6 +134,7 @@ class _Level:
         level = self.level
         rule = {"gd": self._gd, "dgd": self._dgd, "prox": self._prox}[level.rule.name]
         if level.rule.name == "prox":
+            self.undecayed = dict(base)
             base.update(
                 {s.name: self._decayed(s, base[s.name], base[s.name]) for s in level.states}
             )
@@ -436,7 +437,8 @@ class _Level:
 
     def _prox(self, s: State, found: Expr | None) -> Expr | None:
         """(∇²ℓ + 1/lr) Δ = −∇ℓ(D) at D = decay ∘ B, for a Hessian λ I + c x xᵀ (Sherman–Morrison)."""
-        base, lr = self._leaf(s, "base"), self._arg("lr", s)
+        base = self._leaf(s, "base")
+        lr = self._at_base(self._arg("lr", s), self.undecayed)
         if found is None:
             return base
         try:

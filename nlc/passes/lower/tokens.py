@@ -384,8 +384,9 @@ class Tokens(Windows, Lowering):
         span = self.system.flows[item.name].span if item.name in self.system.flows else e.span
         value = self.translate(e, item.name, lets)
         name = self.flow_vars[item.name]
-        plain = e.op == "flow" and value.op == "var" and name not in self.collects.values()
-        if plain:  # another name for the same thing
+        asked = {n.attr for let in (*self.ends, *self.starts) for n in walk(let.expr)}
+        wanted = name in asked or name in self.collects.values()  # by this name, already
+        if e.op == "flow" and value.op == "var" and not wanted:  # another name for the same thing
             self.flow_vars[item.name] = str(value.attr)
             return lets
         return [*lets, Let((name,), value, "", span)]
