@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,12 +38,28 @@ def failed(spec: nlc.Spec, **options: object) -> list[str]:
 def test_every_shipped_spec_passes(name: str) -> None:
     spec = nlc.load(name)
     result = spec.verify(tokens=400)
-    assert result.passed, str(result)
+    assert [c.what for c in result.checks if c.passed is False and not c.life] == [], str(result)
+    assert result.passed or name in DIES, str(result)
     said = {c.what for c in result.checks}
     for level, update in spec.updates.items():
-        assert (f"{level}: the derived gradient = autograd's" in said) == bool(update.gradient)
+        assert any(f"{level}: the derived gradient = autograd's" in w for w in said) == bool(
+            update.gradient
+        )
     parts = ["outputs", "gradients"] if spec.system.context == "tokens" else ["weights"]
     assert all(any(f"the {part}" in what for what in said) for part in parts)
+
+
+DIES = ("hope_literal",)  # as its doc says
+
+
+@pytest.mark.parametrize("name", DIES)
+def test_what_dies_fails_by_its_memories_alone(name: str) -> None:
+    spec = nlc.load(name)
+    result = spec.verify(tokens=400)
+    dead = {s.name for s in spec.system.states.values() if s.level.startswith("M_")}
+    assert {c.what.split()[0] for c in result.checks if c.passed is False} == dead
+    assert not result.passed
+    assert str(result).endswith("is what the spec says, but its memories do not live")
 
 
 @pytest.mark.parametrize("name", ["delta_net", "gated_delta_net", "linear_attention"])
@@ -61,20 +78,30 @@ def test_systems_that_exist_only_in_tests_pass() -> None:
         assert failed(nlc.loads(textwrap.dedent(text))) == [], name
 
 
-def test_random_systems_pass() -> None:
-    """Levels that gather, reset and read each other; the outer gradient need not reach what nobody reads."""
+def _check_random(seeds: range) -> int:
+    """How many of them were sound; the outer gradient need not reach what nobody reads."""
     sound = 0
-    for seed in range(120):
+    for seed in seeds:
         spec = nlc.loads(random_system(seed))
         if not spec.check().has_errors:
             sound += 1
-            assert [w for w in failed(spec) if _is_equality(w)] == [], (seed, spec.source.text)
-    assert sound > 40
+            whats = failed(spec, tokens=4)
+            assert [w for w in whats if _is_equality(w)] == [], (seed, spec.source.text)
+    return sound
+
+
+def test_random_systems_pass() -> None:
+    assert _check_random(range(150)) > 40
+
+
+@pytest.mark.long
+def test_more_random_systems_pass() -> None:
+    assert _check_random(range(150, 2000)) > 500
 
 
 def _is_equality(what: str) -> bool:
     """Not how long memories live, which these are not made for."""
-    return " = " in what or "saved" in what
+    return " = " in what or "saved" in what or "stay below" in what
 
 
 BASE = """
@@ -135,25 +162,99 @@ def test_what_random_systems_have_found_stays_right(name: str) -> None:
     assert [w for w in failed(nlc.loads(text)) if _is_equality(w)] == []
 
 
-# Found too, and not mended yet: what is expected of each, and the edit of BASE.
-OPEN = {
-    "dgd erases at every key that a slow level gathers": (MIDDLE, MIDDLE.replace("gd", "dgd")),
-    "a gathered gradient is taken at the retained state": (MIDDLE, MIDDLE + "\n    retain: 0.9"),
-    "prev of a read is what the reader saw at a boundary": (
-        "f: A(q)",
-        "f: prev(B(k))",
-    ),
-}
+MATRIX = "matrix(d, d)"
+PAIR = "{W: [d, d], b: [d], read(z): W @ z + b}"
 
 
-@pytest.mark.xfail(strict=True, reason="known mistakes of the compiler")
-@pytest.mark.parametrize("name", OPEN)
-def test_what_random_systems_have_found_and_is_open(name: str) -> None:
-    old, new = OPEN[name]
-    text = BASE.replace(old, new, 1)
-    if "prev of" in name:
-        text = text.replace("sqnorm(B(k) - v)", "sqnorm(B(f) - v)", 1)
-    assert [w for w in failed(nlc.loads(text)) if _is_equality(w)] == []
+def level(name: str, frequency: str, rule: str, memory: str = MATRIX, **more: str) -> str:
+    """A level that learns v at k, and whatever else is said of it."""
+    gathers = "sum({})" if frequency != "every token" else "{}"
+    fields = {
+        "frequency": frequency,
+        "memory": memory,
+        "objective": gathers.format(f"0.5 * sqnorm({name}(k) - v)"),
+        "rule": rule,
+        **more,
+    }
+    return f"  {name}:\n" + "".join(f"    {k}: {v}\n" for k, v in fields.items())
+
+
+EPISODE = "every episode"
+PERIOD = "every 2 tokens"
+# Found by random systems of more kinds and minimised: the levels, and what is read of them.
+ALSO_FOUND = {
+    "the_rate_of_a_rule_reads_the_count_of_its_level": (
+        level("A", PERIOD, "momentum(lr=0.1, rate=1 / t, beta=0.8)"), "A(q)"),
+    "a_rule_counts_the_ticks_of_a_declared_clock": (level("A", EPISODE, "adamw(lr=0.1)"), "A(q)"),
+    "a_rule_of_a_declared_clock_at_the_start": (
+        level("A", EPISODE, "momentum(lr=0.1, rate=1 / t, beta=0.8)", phase="start"), "A(q)"),
+    "a_flow_of_a_slow_gradient": (level("A", PERIOD, "adam(lr=0.1)"), "A(q)"),
+    "a_base_that_counts": (level("A", PERIOD, "gd(lr=0.1)", retain="1 / t", toward="0.2"), "A(q)"),
+    "several_states_are_projected_together": (
+        level("A", "every token", "gd(lr=0.1)", PAIR, project="A / max(norm(A), 1)"), "A(q)"),
+    "the_norm_of_several_states_at_zero": (
+        level("A", PERIOD, "gd(lr=0.1)", PAIR, project="A / max(norm(A), 1)",
+              reset="every 4 tokens"), "A(q)"),
+    "a_reset_behind_the_tick_of_phase_start": (
+        level("A", PERIOD, "gd(lr=0.1)", phase="start", reset="every 4 tokens"), "A(q)"),
+    "a_reset_within_an_episode": (
+        level("A", EPISODE, "gd(lr=0.1)", reset="every 4 tokens", init="learned"), "A(q)"),
+    "counts_of_sums_that_start_anew_at_different_times": (
+        level("A", PERIOD, "gd(lr=0.1 * mean(a))", phase="start", reset="every 4 tokens")
+        + level("B", PERIOD, "gd(lr=0.1 * mean(b))", phase="start"), "A(q) + B(q)"),
+    "an_anchor_moves_within_what_is_gathered": (
+        level("A", PERIOD, "gd(lr=0.1)", phase="start", anchor="every 4 tokens"), "A(q)"),
+    "a_bias_is_erased_once_for_each_key": (level("A", PERIOD, "dgd(lr=0.1)", PAIR), "A(q)"),
+    "a_sum_of_what_does_not_change_in_it": (
+        level("B", PERIOD, "gd(lr=0.1)", init="learned")
+        + level("A", "every 4 tokens", "gd(lr=0.1)", PAIR,
+                objective="sum(sum(A.W) + a) + mean(0.1 * sqnorm(A.b) + a)"), "A(q) + B(q)"),
+    "a_ratio_of_sums_is_no_mean": (
+        level("A", "every token", "dgd(lr=0.1)",
+              objective="sum(0.5 * sqnorm(A(k) - v), last=2) / sum(1 + a, last=2)"), "A(q)"),
+    "prox_reads_its_rate_at_the_base": (
+        level("A", "every token", "prox(lr=0.1 * u, decay=a)"), "A(q)"),
+    "a_flow_of_its_own_past_beside_a_count": (
+        level("A", PERIOD, "gd(lr=0.1 * mean(h) / t)"), "A(q)"),
+    "prev_of_what_a_late_level_was": (
+        level("A", PERIOD, "gd(lr=0.1)", objective="sum(0.5 * sqnorm(A(e) - v))"), "A(q)"),
+    "prev_of_a_state_before_the_last_tick": (
+        level("A", "every token", "gd(lr=0.1 / (1 + prev(sqnorm(prev(A)))))"), "A(q)"),
+    "prev_as_a_level_of_the_same_clock_sees_it": (
+        level("A", PERIOD, "gd(lr=0.1)") + level("B", PERIOD, "gd(lr=0.1 / (1 + prev(u)))"),
+        "B(q) + prev(u) * q"),
+    "prev_before_a_reset": (
+        level("A", "every token", "gd(lr=0.1 / (1 + prev(sqnorm(A))))",
+              reset="every 3 tokens"), "A(q)"),
+    "a_slow_flow_in_an_output": (level("B", PERIOD, "gd(lr=0.1)"), "w.T @ q"),
+    "levels_of_one_clock_that_read_each_other_as_held": (
+        level("A", PERIOD, "gd(lr=0.1)", objective="sum(0.5 * sqnorm(A(k) - B(k)))")
+        + level("B", PERIOD, "gd(lr=0.1)", objective="0.5 * sqnorm(B - A)", init="learned"),
+        "A(q) + B(q)"),
+    "dgd_at_every_key_that_a_slow_level_gathers": (level("A", PERIOD, "dgd(lr=0.1)"), "A(q)"),
+    "a_gathered_gradient_at_the_retained_state": (
+        level("A", PERIOD, "gd(lr=0.1)", retain="0.9"), "A(q)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALSO_FOUND)
+def test_what_more_random_systems_have_found_stays_right(name: str) -> None:
+    levels, read = ALSO_FOUND[name]
+    flows = {
+        "u": "sqrt(sqnorm(A) + 1)",
+        "h": "0.5 * prev(h) + a",
+        "e": "prev(A(k))",
+        "w": "-B",
+    }
+    used = {n: e for n, e in flows.items() if re.search(rf"\b{n}\b", levels + read)}
+    lets = "let:\n" + "".join(f"  {n}: {e}\n" for n, e in used.items()) if used else ""
+    text = (
+        "nlc: 1\nsystem: found\ncontext: tokens\nhyper: {d: 3}\n"
+        "inputs: {k: [d], v: [d], q: [d], a: [], b: []}\n"
+        + "clocks: {episode: a - 0.6}\n" * ("episode" in levels)
+        + f"{lets}levels:\n{levels}output: {read} + b * q\n"
+    )
+    assert [w for w in failed(nlc.loads(text)) if _is_equality(w)] == [], text
 
 
 def test_slopes_by_a_let_of_the_state_pass() -> None:
@@ -267,12 +368,17 @@ def test_a_state_that_does_not_survive_a_file_fails(sources: Callable) -> None:
         "    @torch.no_grad()\n    def step",
         "    def load_state_dict(self, state):\n        pass\n\n    @torch.no_grad()\n    def step",
     )
-    assert failed(nlc.load("adamw")) == ["reference: saved and loaded after every step"]
+    assert failed(nlc.load("adamw")) == [
+        "reference: saved and loaded after every step",
+        "reference: a period of 3 gradients = one of their sum",
+    ]
 
 
 def test_a_wrong_line_of_an_optimizer_fails(sources: Callable) -> None:
     sources("1 - beta2**t", "1 - beta2")
-    assert failed(nlc.load("adamw")) == ["reference: the weights = the interpreter's"]
+    assert failed(nlc.load("adamw")) == [
+        "reference: the changes of the weights = the interpreter's"
+    ]
 
 
 # how memories live
