@@ -185,7 +185,6 @@ PERIOD = "every 2 tokens"
 ALSO_FOUND = {
     "the_rate_of_a_rule_reads_the_count_of_its_level": (
         level("A", PERIOD, "momentum(lr=0.1, rate=1 / t, beta=0.8)"), "A(q)"),
-    "a_rule_counts_the_tick_that_comes": (level("A", PERIOD, "adamw(lr=0.1)"), "A(q)"),
     "a_rule_counts_the_ticks_of_a_declared_clock": (level("A", EPISODE, "adamw(lr=0.1)"), "A(q)"),
     "a_rule_of_a_declared_clock_at_the_start": (
         level("A", EPISODE, "momentum(lr=0.1, rate=1 / t, beta=0.8)", phase="start"), "A(q)"),
@@ -220,12 +219,14 @@ ALSO_FOUND = {
     "prev_of_what_a_late_level_was": (
         level("A", PERIOD, "gd(lr=0.1)", objective="sum(0.5 * sqnorm(A(e) - v))"), "A(q)"),
     "prev_of_a_state_before_the_last_tick": (
-        level("A", "every token", "gd(lr=0.1)"), "prev(prev(A)(q)) + prev(tanh(prev(A)) @ q)"),
+        level("A", "every token", "gd(lr=0.1 / (1 + prev(sqnorm(prev(A)))))"), "A(q)"),
     "prev_as_a_level_of_the_same_clock_sees_it": (
         level("A", PERIOD, "gd(lr=0.1)") + level("B", PERIOD, "gd(lr=0.1 / (1 + prev(u)))"),
         "B(q) + prev(u) * q"),
     "prev_before_a_reset": (
-        level("A", "every token", "gd(lr=0.1 / (1 + prev(u)))", reset="every 3 tokens"), "A(q)"),
+        level("A", "every token", "gd(lr=0.1 / (1 + prev(sqnorm(A))))",
+              reset="every 3 tokens"), "A(q)"),
+    "a_slow_flow_in_an_output": (level("B", PERIOD, "gd(lr=0.1)"), "w.T @ q"),
     "levels_of_one_clock_that_read_each_other_as_held": (
         level("A", PERIOD, "gd(lr=0.1)", objective="sum(0.5 * sqnorm(A(k) - B(k)))")
         + level("B", PERIOD, "gd(lr=0.1)", objective="0.5 * sqnorm(B - A)", init="learned"),
@@ -243,6 +244,7 @@ def test_what_more_random_systems_have_found_stays_right(name: str) -> None:
         "u": "sqrt(sqnorm(A) + 1)",
         "h": "0.5 * prev(h) + a",
         "e": "prev(A(k))",
+        "w": "-B",
     }
     used = {n: e for n, e in flows.items() if re.search(rf"\b{n}\b", levels + read)}
     lets = "let:\n" + "".join(f"  {n}: {e}\n" for n, e in used.items()) if used else ""

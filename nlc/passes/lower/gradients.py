@@ -83,6 +83,7 @@ class Gradients(Lowering):
 
     def _delayed(self, n: Expr, where: str) -> Expr:
         inner, init = n.args
+        inner = self.inside(inner)
         known = (n, self.seen_late(inner))
         if known not in self.delayed:
             taken = {s.key for s in self.past}

@@ -19,6 +19,8 @@ from nlc.passes.lower.through import Through
 from nlc.passes.lower.ticks import Ticks
 from nlc.passes.naming import Names
 
+Wanted = Callable[[Expr], bool]
+
 
 class Periods(Held, Ticks, Through):
     """The slots and statements that time needs; ``Lowering`` has the variables and translates expressions."""
@@ -63,12 +65,17 @@ class Periods(Held, Ticks, Through):
         bare = Update(level.name, {level.name: e}, {}, {}, {})
         return self._gathering(self._at_own_clock(bare), level).base[level.name]
 
-    def _opened(self, e: Expr, wanted: Callable[[Expr], bool]) -> Expr:
-        """``e`` with the slow flows written out in which something is wanted; a flow may read its own past."""
+    def inside(self, e: Expr) -> Expr:
+        """``e`` for the loop, with slow flows written out: they are known where something reads them, and held."""
+        slow = lambda n: n.op == "state" and n.type.clock.slow  # noqa: E731
+        return self._opened(e, slow, lambda n: self.base.faster(n.type.clock))
+
+    def _opened(self, e: Expr, wanted: Wanted, among: Wanted = lambda n: True) -> Expr:
+        """``e`` with the flows written out in which something is wanted; a flow may read its own past."""
         within: list[str] = []
 
         def rule(n: Expr) -> Expr | None:
-            if n.op != "flow" or n.attr in within:
+            if n.op != "flow" or n.attr in within or not among(n):
                 return None
             within.append(n.attr)
             inner = rewrite(self.system.flows[n.attr].expr, rule)

@@ -273,7 +273,7 @@ class Tokens(Windows, Lowering):
         """A value computed in the loop and gathered over its ticks."""
         if e not in self.hoisted:
             name = self.names(describe(self.program_expr(e), of=where.replace(".", "_")))
-            self.items[f"collect {name}"] = Item(f"collect {name}", [e], TOKEN)
+            self.items[f"collect {name}"] = Item(f"collect {name}", [self.inside(e)], TOKEN)
             inner = self.names(f"{name}_t")
             self.collects[name] = inner
             self.hoisted[e] = self.var(name, e.type.at(TOKEN))
@@ -460,6 +460,7 @@ class Tokens(Windows, Lowering):
     def _delayed(self, node: Expr, where: str) -> Expr:
         """prev of a recurrent value: what it comes to when the tick is over is carried to the next."""
         inner, init = node.args
+        inner = self.inside(inner)
         known = (node, self.seen_late(inner))
         if known not in self.delayed:
             first = node.with_args((inner, self.program_expr(init)))
