@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from nlc.base.span import Span
-from nlc.ir.expr import Expr, walk
+from nlc.ir.expr import Expr
 from nlc.ir.show import show
 from nlc.ir.system import Memory, Module, Use
 from nlc.passes.resolve.library import Library
@@ -57,6 +57,7 @@ class Terms:
     paths: dict[tuple[str, int], str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     alive: list[Expr] = field(default_factory=list)  # ids in `paths` stay unique while these live
+    sizes: dict[int, int] = field(default_factory=dict)  # of expressions, with repetitions
     written: dict[Hashable, Expr] = field(default_factory=dict)  # flows written out for a reader
     opened: list[Hashable] = field(default_factory=list)  # those that are being written out
     reads: dict[str, set[str]] = field(default_factory=dict)  # what flows read, but for the past
@@ -86,9 +87,17 @@ class Terms:
 
     def bounded(self, e: Expr, text: Expr) -> Expr:
         """The expression, or a mistake where it is too large to be worked with."""
-        sizes: dict[int, int] = {}
-        for node in walk(e):
-            sizes[id(node)] = 1 + sum(sizes[id(a)] for a in node.args)
+        sizes, stack = self.sizes, [e]
+        while stack:  # each node once, however many lets are made of it
+            node = stack[-1]
+            waiting = [a for a in node.args if id(a) not in sizes]
+            if waiting:
+                stack += waiting
+                continue
+            if id(node) not in sizes:
+                sizes[id(node)] = 1 + sum(sizes[id(a)] for a in node.args)
+                self.alive.append(node)
+            stack.pop()
         if sizes[id(e)] <= _LARGEST:
             return e
         self.scope.report.add(
