@@ -137,8 +137,10 @@ class _Clocks:
             f"`{key}` of level `{level.name}` is not known until its period ends",
             late.span or level.span,
             "the gradient is gathered before",
-            related=[Label(level.keys.get("objective", level.span), "at the state times `retain`")],
-            helps=["write it as `decay=` of the rule, which acts beside the gradient"],
+            related=[
+                Label(level.keys.get("objective", level.span), "at the state that `retain` leaves")
+            ],
+            helps=["write `decay=` of the rule in place of `retain`: it acts beside the gradient"],
         )
 
     def _moving(self, e: Expr, level: Level) -> Expr | None:
