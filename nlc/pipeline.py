@@ -8,6 +8,7 @@ with everything that was found.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import keyword
 import os
 import sys
@@ -35,6 +36,7 @@ from nlc.passes.link import combine, link
 from nlc.passes.lower import lower
 from nlc.passes.operator import operator
 from nlc.passes.outer import outer
+from nlc.passes.plan import plan
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
@@ -68,7 +70,7 @@ STAGES = (
     ("lower", lower, "System, Updates -> Program: statements and loops"),
     ("emit", None, "Program -> source text, by a backend"),
 )
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "torch")
 _SUFFIX = ".yaml"
 
 
@@ -321,6 +323,8 @@ class Spec:
         system, _, updates = self._checked
         reserved = _backend(backend).RESERVED
         program = lower(system, updates, reserved)
+        if backend != "reference":
+            program, self.choices = plan(program, reserved)
         return replace(
             program,
             about=tuple(self._about()),
@@ -410,15 +414,13 @@ class Spec:
 
 
 def _backend(name: str):
-    if name != "reference":
+    if name not in BACKENDS:
         close = nearest(name, BACKENDS)
         raise ValueError(
             f"there is no backend {name!r}"
             + (f"; did you mean {close!r}?" if close else f"; backends: {', '.join(BACKENDS)}")
         )
-    from nlc.backends import reference
-
-    return reference
+    return importlib.import_module(f"nlc.backends.{name}")
 
 
 def load(spec: str | os.PathLike[str], *, operator: bool = False) -> Spec:

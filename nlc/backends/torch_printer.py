@@ -55,6 +55,7 @@ class TorchPrinter(MatrixFunctions):
     like: str = "x"  # a tensor whose device and dtype new tensors take
     numbers: set[str] = field(default_factory=set)  # variables that hold Python numbers
     cast: dict[str, str] | None = None  # in the loop: weights by path, in the states' dtype
+    places: dict[str, str] = field(default_factory=dict)  # variables that stand in a container
 
     # -------------------------------------------------------------------------------------------- entry
 
@@ -64,6 +65,10 @@ class TorchPrinter(MatrixFunctions):
     def at(self, e: Expr, binds: int) -> str:
         text, own = self.write(e)
         return text if own >= binds else f"({text})"
+
+    def place(self, name: str) -> str:
+        """How a variable is written."""
+        return self.places.get(name, name)
 
     def use(self, helper: str) -> str:
         self.helpers.add(helper)
@@ -78,7 +83,7 @@ class TorchPrinter(MatrixFunctions):
         if op == "hyper":
             return self.hyper(str(e.attr)), ATOM
         if op == "var":
-            return str(e.attr), ATOM
+            return self.place(str(e.attr)), ATOM
         if op == "weight":
             path = str(e.attr)
             return (self.cast or {}).get(path) or self.attribute(path), ATOM

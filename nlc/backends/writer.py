@@ -95,6 +95,17 @@ class Writer:
         self.depth -= 1
         self(end)
 
+    def targets(self, names: list[str], value: str) -> None:
+        """``a, b = value``, one name a line where they do not fit on one."""
+        one = f"{', '.join(names)}{',' if len(names) == 1 else ''} = {value}"
+        if 4 * self.depth + len(one) <= WIDTH:
+            self(one)
+            return
+        self("(")
+        for name in names:
+            self(f"    {name},")
+        self(f") = {value}")
+
     def define(self, name: str, args: list[str], returns: str) -> None:
         """The first line of a function, over as many lines as its arguments need."""
         args = args[:-1] if args[-1] == "*" else args

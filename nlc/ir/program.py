@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS
+from nlc.ir.scan import Scan
 from nlc.ir.shapes import MatrixUse
 from nlc.ir.show import show
 from nlc.ir.system import System
@@ -65,16 +66,33 @@ class Let:
 @dataclass(frozen=True)
 class Loop:
     """One tick of ``clock`` after another: ``carries`` live from tick to tick, ``slices`` are taken one tick at a time,
-    ``collects`` are gathered over the ticks. Each maps the name outside to the name inside."""
+    ``collects`` are gathered over the ticks. Each maps the name outside to the name inside.
+
+    With ``periods`` a trip is a *tile*: as many tokens as no boundary of these periods cuts, all at once.
+    """
 
     clock: Clock
     carries: tuple[str, ...]
     slices: dict[str, str]
-    body: tuple[Let, ...]
+    body: tuple[Let | Scan, ...]
     collects: dict[str, str]
     counter: str | None = None  # this tick's number, from 1 at the stream's start, if a guard asks
     first: tuple[Let, ...] = ()  # before the first tick: what is held
     watched: bool = False  # a gradient is taken through updates, so they are recorded in any case
+    periods: tuple[Dim, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """What takes the place of the loop over tokens: statements for all tokens at once, in the states' dtype.
+
+    ``slices`` and ``collects`` are what comes in and goes out, from the name outside to the name inside.
+    """
+
+    slices: dict[str, str]
+    body: tuple[Let | Scan | Loop, ...]
+    collects: dict[str, str]
+    first: tuple[Let, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +124,7 @@ class Program:
 
     system: System
     slots: tuple[Slot, ...]
-    body: tuple[Let | Loop | Return, ...]
+    body: tuple[Let | Loop | Parallel | Return, ...]
     inputs: dict[str, str]  # the variable of each input
     about: tuple[str, ...] = ()  # the levels and their updates, for the generated file's docstring
     rules: dict[str, Program] = field(
@@ -115,11 +133,13 @@ class Program:
     groups: tuple[Group, ...] = ()
 
     def lets(self) -> Iterator[Let]:
-        for s in self.body:
+        stack: list[object] = list(reversed(self.body))
+        while stack:
+            s = stack.pop()
             if isinstance(s, Let):
                 yield s
-            elif isinstance(s, Loop):
-                yield from (*s.first, *s.body)
+            elif isinstance(s, Loop | Parallel):
+                stack += reversed((*s.first, *s.body))
 
     @property
     def matrices(self) -> bool:
@@ -137,20 +157,40 @@ class Program:
         out = [f"program {self.system.name}"]
         out += [f"  slot {s.key}: {s.kind} {s.type}" for s in self.slots]
         for s in self.body:
-            if isinstance(s, Let):
-                out.append(f"  {_line(s)}")
-            elif isinstance(s, Loop):
-                out.append(
-                    f"  loop {s.clock} carries {', '.join(s.carries)} over {', '.join(s.slices)}"
-                )
-                out += [f"    first {_line(x)}" for x in s.first]
-                out += [f"    {_line(x)}" for x in s.body]
-                out.append(f"    collect {', '.join(f'{a} = {b}' for a, b in s.collects.items())}")
-            else:
-                out.append(
-                    f"  return {', '.join(f'{k} = {show(e)}' for k, e in s.outputs.items())}"
-                )
+            out += _lines(s, "  ")
         return "\n".join(out)
+
+
+def _lines(s: Let | Scan | Loop | Parallel | Return, pad: str) -> list[str]:
+    if isinstance(s, Let):
+        return [f"{pad}{_line(s)}"]
+    if isinstance(s, Scan):
+        return [f"{pad}scan {_scanned(s)}"]
+    if isinstance(s, Return):
+        return [f"{pad}return {', '.join(f'{k} = {show(e)}' for k, e in s.outputs.items())}"]
+    inside = pad + "  "
+    if isinstance(s, Parallel):
+        out = [f"{pad}parallel over {', '.join(s.slices)}"]
+    else:
+        what = f"tiles of {', '.join(map(str, s.periods))}" if s.periods else f"loop {s.clock}"
+        out = [f"{pad}{what} carries {', '.join(s.carries)} over {', '.join(s.slices)}"]
+    out += [f"{inside}first {_line(x)}" for x in s.first]
+    for x in s.body:
+        out += _lines(x, inside)
+    return [*out, f"{inside}collect {', '.join(f'{a} = {b}' for a, b in s.collects.items())}"]
+
+
+def _scanned(s: Scan) -> str:
+    """A record in a line: ``S ← A S + (u − c S p) kᵀ`` with what is absent left out."""
+    r = s.record
+    text = f"{s.name}: {', '.join(r.states)}"
+    named = [("key", r.key), ("probe", r.probe), ("log", r.log)]
+    for j, x in enumerate(r.states):
+        label = f" {x}" if len(r.states) > 1 else ""
+        named += [(f"decay{label}", a) for a in r.decay[j] if r.log is None]
+        named += [(f"write{label}", r.write[j]), (f"erase{label}", r.erase[j])]
+        named += [(f"start{label}", r.start[j] if r.start else None)]
+    return text + "".join(f"; {k} {show(e)}" for k, e in named if e is not None)
 
 
 def _line(let: Let) -> str:

@@ -92,34 +92,35 @@ def open_file(w: Writer, system: System, header: Header, about: tuple[str, ...])
     w()
 
 
-def close_file(
-    w: Writer, printer: TorchPrinter, body: Writer, imports: list[str], name: str
-) -> str:
-    """Imports and helpers that the body turned out to need, then the body."""
-    helpers = [h for h in HELPERS if h in printer.helpers]
-    text = body.text() + "".join(HELPERS[h] for h in helpers)
+def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], name: str) -> str:
+    """Imports that the file turned out to need, the functions that it defines for itself, then the body."""
+    text = body.text() + "".join(texts)
     w("from __future__ import annotations")
     w()
+    abstract = [x for x in ("Callable", "Iterator", "Sequence") if f"{x}[" in text]
     if "math." in text:
         w("import math")
-    if "Iterator[" in text or "Callable" in text:
-        w(
-            f"from collections.abc import {', '.join(x for x in ('Callable', 'Iterator') if x in text)}"
-        )
-    if "math." in text or "Iterator[" in text or "Callable" in text:
+    if abstract:
+        w(f"from collections.abc import {', '.join(abstract)}")
+    if "math." in text or abstract:
         w()
     for line in imports:
         if not line.startswith("import torch.nn.functional") or "F." in text:
             w(line)
     w()
     w(f'__all__ = ["{name}"]')
-    for helper in helpers:
+    for text in texts:
         w()
-        for line in HELPERS[helper].rstrip("\n").split("\n"):
+        for line in text.rstrip("\n").split("\n"):
             w(line)
     w()
     w()
     return w.text() + body.text()
+
+
+def reference_helpers(printer: TorchPrinter) -> list[str]:
+    """The functions that the printed text calls."""
+    return [text for name, text in HELPERS.items() if name in printer.helpers]
 
 
 def ticks_now(when: Guard, counter: str, printer: TorchPrinter) -> str:
@@ -166,7 +167,7 @@ class PartNames:
 def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh: Fresh) -> None:
     """A statement; one that is too long for a line is given names for its parts."""
     for part in _narrow(let, printer, 4 * w.depth, fresh):
-        target, text = ", ".join(part.names), printer(part.expr)
+        target, text = ", ".join(map(printer.place, part.names)), printer(part.expr)
         if target == text:
             continue
         where = place(header, part)
@@ -225,7 +226,8 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
             if x.expr.op in ("conv", "delay")
             else printer(x.expr)
         )
-        target = "" if x.expr.op in ("conv", "delay") else ", ".join(x.names) + " = "
+        names = ", ".join(map(printer.place, x.names))
+        target = "" if x.expr.op in ("conv", "delay") else f"{names} = "
         return indent + len(target) + len(text) <= WIDTH - (45 if not target else 0)
 
     out, current = [], let

@@ -14,6 +14,7 @@ from nlc.backends.reference.file import (
     close_file,
     ending_call,
     open_file,
+    reference_helpers,
     ticks_now,
     title,
     write_let,
@@ -22,8 +23,9 @@ from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import ATOM, TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
+from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr, rewrite, walk
-from nlc.ir.program import Let, Loop, Program, Return, Slot
+from nlc.ir.program import Let, Loop, Parallel, Program, Return, Slot
 from nlc.ir.types import Dim, Like, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
@@ -35,12 +37,14 @@ def emit_module(program: Program, header: Header) -> str:
     file = Writer()
     open_file(file, system, header, program.about)
     body = Writer()
-    emitter = _Module(program, header, body)
+    emitter = ModuleWriter(program, header, body)
     emitter.write()
-    return close_file(file, emitter.printer, body, _IMPORTS, class_name(system))
+    return close_file(file, reference_helpers(emitter.printer), body, _IMPORTS, class_name(system))
 
 
-class _Module:
+class ModuleWriter:
+    """Writes the class of a token system; a backend with statements of its own overrides ``statement``."""
+
     def __init__(self, program: Program, header: Header, w: Writer):
         self.program, self.header, self.w = program, header, w
         self.system = program.system
@@ -89,6 +93,7 @@ class _Module:
             self._initial_state()
             w()
             self._forward()
+            self.beside_forward()
             w()
             self._step()
             if self.weights.any:
@@ -193,13 +198,22 @@ class _Module:
         self._check_inputs()
         self._open_state()
         for statement in self.program.body:
-            if isinstance(statement, Let):
-                self._let(statement)
-            elif isinstance(statement, Loop):
-                self._loop(statement)
-            else:
-                self._return(statement)
+            self.statement(statement)
         w.depth -= 1
+
+    def statement(self, s: Let | Loop | Parallel | Return) -> None:
+        """One statement of the body of ``forward``."""
+        if isinstance(s, Let):
+            self._let(s)
+        elif isinstance(s, Loop):
+            self._loop(s)
+        elif isinstance(s, Return):
+            self._return(s)
+        else:
+            raise InternalError(f"`{type(self).__name__}` has no text for {type(s).__name__}")
+
+    def beside_forward(self) -> None:
+        """Methods that ``forward`` calls."""
 
     def _check_inputs(self) -> None:
         """Every input's rank and channels against the first's batch and tokens."""
@@ -363,17 +377,22 @@ class _Module:
         }
         for s in windows.values():
             keep = self.printer.size(s.window)
+            var = p.place(s.var)
             w(
-                f"{s.var} = {s.var}[:, max(0, {s.var}.shape[1] - {keep} + 1) :]",
+                f"{var} = {var}[:, max(0, {var}.shape[1] - {keep} + 1) :]",
                 "no later token sees further back",
             )
-        pairs = [f'"{key}": {var}' for key, var in statement.slots.items()]
-        if pairs:
-            w.collection("state = {", pairs, "}")
+        self.close_state(statement)
         if len(texts) == 1:
             w(f"return {next(iter(texts.values()))}, state")
         else:
             w.collection("return {", [f'"{n}": {t}' for n, t in texts.items()], "}, state")
+
+    def close_state(self, statement: Return) -> None:
+        """What the stream carries to the next call."""
+        pairs = [f'"{key}": {var}' for key, var in statement.slots.items()]
+        if pairs:
+            self.w.collection("state = {", pairs, "}")
 
     def _output_name(self, name: str, e: Expr) -> str:
         """The variable of an output: its own name, unless that is taken."""

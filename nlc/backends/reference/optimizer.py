@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import class_name, close_file, open_file, title
+from nlc.backends.reference.file import class_name, close_file, open_file, reference_helpers, title
 from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
@@ -24,7 +24,9 @@ def emit_optimizer(program: Program, header: Header) -> str:
     open_file(file, program.system, header, program.about)
     emitter = _Optimizer(program, header, body)
     emitter.write()
-    return close_file(file, emitter.printer, body, _IMPORTS, class_name(program.system))
+    return close_file(
+        file, reference_helpers(emitter.printer), body, _IMPORTS, class_name(program.system)
+    )
 
 
 class _Optimizer:

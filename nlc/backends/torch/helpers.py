@@ -1,0 +1,99 @@
+"""What generated files of this backend define for themselves beside the functions of the reference's."""
+
+from __future__ import annotations
+
+import re
+
+from nlc.backends.torch.scans import TEXTS as SCANS
+from nlc.backends.torch_helpers import HELPERS
+
+_OWN = {
+    "rows": '''
+def rows(dtype: torch.dtype, *flows: Tensor) -> list[Tensor]:
+    """Flows [B, T, H, ...] as [B, H, T, ...], in the states' dtype."""
+    return [x.transpose(1, 2).to(dtype) for x in flows]
+''',
+    "spread": '''
+def spread(x: Tensor, axis: int, tokens: int) -> Tensor:
+    """One value for all tokens, for each of them."""
+    x = x.unsqueeze(axis)
+    return x.expand([tokens if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
+''',
+    "tiles": '''
+def tiles(
+    body: Callable[..., tuple],
+    state: dict[str, Tensor],
+    keys: Sequence[str],
+    periods: Sequence[int],
+    flows: Sequence[tuple[Tensor, int]],
+    axes: Sequence[int],
+    held: Sequence[Tensor] = (),
+) -> list[Tensor]:
+    """Runs ``body`` over pieces of the flows that no boundary of the periods cuts.
+
+    ``body(start, stop, carried, *pieces)`` gives what it carries on and what it collects, of
+    tokens start + 1 to stop of the stream. ``flows`` and ``axes`` say where their tokens are.
+    """
+    start, (x, axis) = int(state["pos"]), flows[0]
+    end = start + x.shape[axis]
+    stops = sorted({e for p in periods for e in range(start - start % p + p, end, p)} | {end})
+    sizes = [b - a for a, b in zip([start, *stops], stops)]
+    carried, collected = [*held, *(state[key] for key in keys)], []
+    for stop, *pieces in zip(stops, *(x.split(sizes, axis) for x, axis in flows)):
+        carried, out = body(start, stop, carried, *pieces)
+        collected.append(out)
+        start = stop
+    state.update(zip(keys, carried[len(held) :]))
+    return [torch.cat(x, axis) for x, axis in zip(zip(*collected), axes)]
+''',
+    "tokens": '''
+def tokens(
+    body: Callable[..., tuple],
+    state: dict[str, Tensor],
+    keys: Sequence[str],
+    flows: Sequence[tuple[Tensor, int]],
+    axes: Sequence[int],
+    held: Sequence[Tensor] = (),
+) -> list[Tensor]:
+    """Runs ``body(stop, carried, *flows)`` token by token; it gives what it carries and collects."""
+    stop = int(state.get("pos", 0))
+    carried, collected = [*held, *(state[key] for key in keys)], []
+    for pieces in zip(*(x.unbind(axis) for x, axis in flows)):
+        stop += 1
+        carried, out = body(stop, carried, *pieces)
+        collected.append(out)
+    state.update(zip(keys, carried[len(held) :]))
+    return [torch.stack(x, axis) for x, axis in zip(zip(*collected), axes)]
+''',
+    "causal_attention": '''
+def causal_attention(
+    q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None = None
+) -> Tensor:
+    """Softmax attention of q [B, T, H, dk], the last T of the cached tokens, over all of them."""
+    q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))
+    new, total = q.shape[-2], keys.shape[-2]
+    mask = None
+    if window is not None or new < total:
+        now = torch.arange(total - new, total, device=q.device).unsqueeze(-1)
+        age = now - torch.arange(total, device=q.device)
+        mask = age >= 0 if window is None else (age >= 0) & (age < window)
+    out = F.scaled_dot_product_attention(
+        q, keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=True
+    )
+    return out.transpose(1, 2)
+''',
+}
+
+TEXTS: dict[str, str] = {**HELPERS, **_OWN, **SCANS}
+
+
+def with_needed(names: set[str]) -> list[str]:
+    """The named texts and those that they call, in the order in which they are defined."""
+    out: set[str] = set()
+    stack = list(names)
+    while stack:
+        name = stack.pop()
+        if name not in out:
+            out.add(name)
+            stack += [n for n in TEXTS if re.search(rf"(?<![\w.]){n}\(", TEXTS[name])]
+    return [n for n in TEXTS if n in out]

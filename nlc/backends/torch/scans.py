@@ -1,0 +1,374 @@
+"""The algebra of scans as text of the generated file: what a setting of the record does not need is not there.
+
+    S_t = a_t S_{t−1} + (u_t − b_t S_{t−1} p_t) k_tᵀ        with c = log a, summed up to t in a chunk
+
+Every exponent is a difference of such sums that is ≤ 0 where it counts, masked before ``exp``. The rows that a chunk
+writes, r_t = u_t − b_t S_{t−1} p_t, solve one unit triangular system. With several states, or a decay that may be
+negative, what is kept from token to token is a product of small matrices, which is a triangular solve as well.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nlc.ir.scan import Record
+
+CHUNK = 64  # tokens of a triangular solve
+CHANNEL_CHUNK = (
+    16  # where decays differ by channel: there scores are sums, not products of matrices
+)
+
+
+@dataclass(frozen=True, order=True)
+class Form:
+    """What of the algebra a record needs. ``kind`` is the record's, ``coupled`` also for one state whose decay has a
+    sign."""
+
+    kind: str
+    erase: bool = False
+    probe: bool = False
+
+    @property
+    def scan(self) -> str:
+        """What the scan is called in the generated file."""
+        first = {"none": "", "scalar": "Gated", "channel": "Channel", "coupled": "Coupled"}[
+            self.kind
+        ]
+        if self.kind in ("none", "scalar") and self.erase:
+            return f"{first}Delta" + ("At" if self.probe else "")
+        return f"{first.lower() or 'additive'}_" + ("delta_" if self.erase else "") + "scan"
+
+    @property
+    def call(self) -> str:
+        """The text before its arguments."""
+        return f"{self.scan}.apply" if self.scan[0].isupper() else self.scan
+
+    def read(self, when: str) -> str:
+        """What reading its states is called."""
+        first = {"none": "", "scalar": "gated_", "channel": "channel_", "coupled": "coupled_"}
+        return f"{first[self.kind]}read" + ("_before" if when == "before" else "")
+
+
+def form(r: Record) -> Form:
+    """The form of a record of matrices."""
+    kind = "coupled" if r.kind == "signed" else r.kind
+    erase = r.source is not None
+    return Form(kind, erase, erase and r.probe is not None and kind in ("none", "scalar"))
+
+
+FORMS = tuple(
+    Form(kind, erase, probe)
+    for kind in ("none", "scalar", "channel", "coupled")
+    for erase in (False, True)
+    for probe in ((False, True) if erase and kind in ("none", "scalar") else (False,))
+)
+
+
+def _select(text: str, **flags: bool) -> str:
+    """``<flag:text>`` stands where the flag is on, ``<!flag:text>`` where it is off; so does ``line  #? flag !flag``."""
+
+    def inline(m: re.Match[str]) -> str:
+        name, shown = m.group(1), m.group(2)
+        return shown if flags[name.lstrip("!")] != name.startswith("!") else ""
+
+    out = []
+    for line in text.split("\n"):
+        line, _, condition = line.partition("  #? ")
+        if all(flags[c.lstrip("!")] != c.startswith("!") for c in condition.split()):
+            while (shown := re.sub(r"<(!?\w+):([^<>]*)>", inline, line)) != line:
+                line = shown
+            out.append(line)
+    return "\n".join(out)
+
+
+_CHUNKS = f'''
+CHUNK = {CHUNK}  # tokens of one triangular solve
+
+
+def chunks(x: Tensor, axis: int, most: int = CHUNK) -> Tensor:
+    """The token axis as [chunks, tokens of a chunk], as even as they come, filled up with zeros."""
+    count = -(-x.shape[axis] // most)
+    if rest := -x.shape[axis] % count:
+        x = F.pad(x, [0, 0] * (-1 - axis) + [0, rest])
+    return x.unflatten(axis, (count, -1))
+'''
+
+_DECAYS = '''
+def decays(rows: Tensor, columns: Tensor, diagonal: int) -> Tensor:
+    """exp(rows_t - columns_i) on and below a diagonal, 0 above it, where it could overflow."""
+    t = torch.arange(rows.shape[-1], device=rows.device)
+    hidden = t > t[:, None] + diagonal
+    return (rows[..., :, None] - columns[..., None, :]).masked_fill(hidden, -torch.inf).exp()
+'''
+
+_SCAN = '''
+def <decay:gated><!decay:additive>_scan(
+    S: Tensor, k: Tensor, u: Tensor<decay:, log_a: Tensor>
+) -> tuple[Tensor, Tensor, Tensor]:
+    """S_t = <decay:a_t >S_{t-1} + u_t k_tᵀ: S after the last token, u, and S before each chunk.
+
+    S [..., dv, dk], k [..., T, dk], u [..., T, dv]<decay:, log_a [..., T]>.
+    """
+    key, write = chunks(k, -2), chunks(u, -2)
+    c = chunks(log_a, -1).cumsum(-1)  #? decay
+    key = (c[..., -1:] - c).exp()[..., None] * key  # as it is at the end of the chunk  #? decay
+    starts = [S]
+    for g, w, e in zip(*(x.unbind(-3) for x in (c[..., -1, None, None].exp(), write, key))):  #? decay
+        starts.append(g * starts[-1] + w.mT @ e)  #? decay
+    for w, e in zip(write.unbind(-3), key.unbind(-3)):  #? !decay
+        starts.append(starts[-1] + w.mT @ e)  #? !decay
+    S = starts.pop()
+    return S, u, torch.stack([x.expand_as(S) for x in starts], -3)
+'''
+
+_REJOINED = '''
+def rejoined(x: Tensor, axis: int, shape: torch.Size) -> Tensor:
+    """Chunks in a row, cut and summed to a shape."""
+    x = x.flatten(axis - 1, axis)
+    return x.narrow(axis, 0, shape[axis]).sum_to_size(shape)
+'''
+
+_DELTA = '''
+class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
+    """S_t = <decay:a_t >S_{t-1} + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ, in chunks; the gradient is written out.
+
+    S [..., dv, dk], k<probe: and p> [..., T, dk], u [..., T, dv], <decay:log_a and >b [..., T]. Returns S after the last
+    token, the rows r_t = u_t - b_t S_{t-1} PROBE_t [..., T, dv], and S before each chunk.
+    """
+
+    @staticmethod
+    def forward(ctx, S, k, u, b<decay:, log_a><probe:, p>):
+        ctx.shapes = [x.shape for x in (S, k, u, b<decay:, log_a><probe:, p>)]
+        ctx.set_materialize_grads(False)
+        k, u, b<probe:, p> = chunks(k, -2), chunks(u, -2), chunks(b, -1)[..., None]<probe:, chunks(p, -2)>
+        a = chunks(log_a, -1)  #? decay
+        c = a.cumsum(-1)  #? decay
+        before, G = (c - a).exp()[..., None], decays(c - a, c, -1)  #? decay
+        to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
+        L = b * (PROBE @ k.mT) * G  #? decay
+        L = (b * (PROBE @ k.mT)).tril(-1)  #? !decay
+        one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
+        inverse = torch.linalg.solve_triangular(one + L, one, upper=False, unitriangular=True)
+        parts = inverse @ u, inverse @ (b<decay: * before> * PROBE), <decay:to_end * >k<decay:, kept>
+        rows, starts = [], [S]
+        for r, w, e<decay:, g> in zip(*(x.unbind(-3) for x in parts)):
+            rows.append(r - w @ starts[-1].mT)
+            starts.append(<decay:g * >starts[-1] + rows[-1].mT @ e)
+        S, rows = starts.pop(), torch.stack(rows, -3)
+        starts = torch.stack([x.expand_as(S) for x in starts], -3)
+        ctx.save_for_backward(k, b<decay:, c, before, to_end, kept, G><probe:, p>, inverse, rows, starts)
+        return S, rows.flatten(-3, -2)[..., : ctx.shapes[1][-2], :], starts
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dS, d_rows, d_starts):
+        k, b<decay:, c, before, to_end, kept, G><probe:, p>, inverse, rows, starts = ctx.saved_tensors
+        dS = torch.zeros_like(starts[..., 0, :, :]) if dS is None else dS
+        parts = inverse.mT @ (<decay:to_end * >k), b<decay: * before> * PROBE<decay:, kept>
+        reach, probe<decay:, kept> = (x.unbind(-3) for x in parts)
+        if d_rows is not None:
+            d_rows = (inverse.mT @ chunks(d_rows, -2)).unbind(-3)
+        du, ends = [], []
+        for n in reversed(range(len(reach))):  # from the end: what S behind a chunk is worth
+            ends.append(dS)
+            y = reach[n] @ dS.mT
+            du.append(y if d_rows is None else y + d_rows[n])
+            dS = <decay:kept[n] * >dS - du[-1].mT @ probe[n]
+            if d_starts is not None:
+                dS = dS + d_starts[..., n, :, :]
+        du, ends = torch.stack(du[::-1], -3), torch.stack(ends[::-1], -3)
+        dL = <decay:-(du @ rows.mT) * G><!decay:-(du @ rows.mT).tril(-1)>
+        d_probe = dL @ k - <decay:before * (du @ starts)><!decay:du @ starts>
+        d_end = <decay:to_end * (rows @ ends)><!decay:rows @ ends>
+        dk = d_end + (b * dL).mT @ PROBE
+        db = (d_probe * PROBE).sum(-1)
+        dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
+        last = c[..., -1].exp() * (ends * starts).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
+        dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
+        da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
+        dk = dk + b * d_probe  #? !probe
+        grads = (dk, -2), (du, -2), (db, -1)<decay:, (da, -1)><probe:, (b * d_probe, -2)>
+        rest = [rejoined(x, at, shape) for (x, at), shape in zip(grads, ctx.shapes[1:])]
+        return dS.sum_to_size(ctx.shapes[0]), *rest
+'''
+
+_READ = '''
+def <decay:gated_>read<before:_before>(
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor<decay:, log_a: Tensor>
+) -> Tensor:
+    """<!before:S_t q_t><before:S_{t-1} q_t>: what its chunk started with, and what it has written<before: before> since."""
+    tokens = q.shape[-2]
+    q, k, rows = chunks(q, -2), chunks(k, -2), chunks(rows, -2)
+    a = chunks(log_a, -1)  #? decay before
+    c = <!before:chunks(log_a, -1)><before:a>.cumsum(-1)  #? decay
+    seen = c - a  #? decay before
+    scores = (q @ k.mT) * <!before:decays(c, c, 0)><before:decays(seen, c, -1)>  #? decay
+    scores = (q @ k.mT).tril(<before:-1>)  #? !decay
+    out = <decay:<!before:c><before:seen>.exp()[..., None] * >(q @ starts.mT) + scores @ rows
+    return out.flatten(-3, -2)[..., :tokens, :]
+'''
+
+_CHANNEL_SCAN = f'''
+CHANNEL_CHUNK = {CHANNEL_CHUNK}  # shorter: scores are sums over channels, no products of matrices
+
+
+def channel_scores(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor, diagonal: int) -> Tensor:
+    """Σ_d q_td k_id exp(rows_td - columns_id) on and below a diagonal, 0 above it."""
+    t = torch.arange(rows.shape[-2], device=rows.device)
+    hidden = (t > t[:, None] + diagonal)[..., None]
+    decay = (rows[..., :, None, :] - columns[..., None, :, :]).masked_fill(hidden, -torch.inf).exp()
+    return ((decay * k[..., None, :, :]) @ q[..., None]).squeeze(-1)
+
+
+def channel_<erase:delta_>scan(
+    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor<erase:, p: Tensor>
+) -> tuple[Tensor, Tensor, Tensor]:
+    """S_t = S_(t-1) Diag(a_t) + <!erase:u_t><erase:(u_t - b_t S_(t-1) p_t)> k_tᵀ: S after the last token, <!erase:u><erase:the rows>, S before each chunk.
+
+    S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>.
+    """
+    tokens = u.shape[-2]  #? erase
+    k, u<erase:, p>, a = (chunks(x, -2, CHANNEL_CHUNK) for x in (k, u<erase:, p>, log_a))
+    c = a.cumsum(-2)
+    b = chunks(b, -1, CHANNEL_CHUNK)[..., None]  #? erase
+    L = b * channel_scores(p, k, c - a, c, -1)  #? erase
+    one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  #? erase
+    inverse = torch.linalg.solve_triangular(one + L, one, upper=False, unitriangular=True)  #? erase
+    parts = inverse @ u, inverse @ (b * (c - a).exp() * p)  #? erase
+    parts = (u,)  #? !erase
+    parts = *parts, (c[..., -1:, :] - c).exp() * k, c[..., -1:, :].exp()
+    starts = [S]
+    rows = []  #? erase
+    for r<erase:, w>, e, g in zip(*(x.unbind(-3) for x in parts)):
+        rows.append(r - w @ starts[-1].mT)  #? erase
+        starts.append(g * starts[-1] + <!erase:r><erase:rows[-1]>.mT @ e)
+    S = starts.pop()
+    rows = <!erase:u><erase:torch.stack(rows, -3)>.flatten(-3, -2)<erase:[..., :tokens, :]>
+    return S, rows, torch.stack([x.expand_as(S) for x in starts], -3)
+'''
+
+_CHANNEL_READ = '''
+def channel_read<before:_before>(
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor
+) -> Tensor:
+    """<!before:S_t q_t><before:S_{t-1} q_t>, where every channel of the keys decays at a rate of its own."""
+    tokens = q.shape[-2]
+    q, k, rows, a = (chunks(x[..., :tokens, :], -2, CHANNEL_CHUNK) for x in (q, k, rows, log_a))
+    c = a.cumsum(-2)
+    scores = channel_scores(q, k, <!before:c><before:c - a>, c, <!before:0><before:-1>)
+    out = ((<!before:c><before:c - a>).exp() * q) @ starts.mT + scores @ rows
+    return out.flatten(-3, -2)[..., :tokens, :]
+'''
+
+_COUPLED_SCAN = '''
+def coupling(like: Tensor, *rows: tuple[Tensor | float, ...]) -> Tensor:
+    """Coefficients [..., T] as matrices [..., T, p, p], numbers as tensors like ``like``."""
+    full = lambda x: x.expand_as(like) if isinstance(x, Tensor) else torch.full_like(like, x)
+    return torch.stack([torch.stack([full(x) for x in row], -1) for row in rows], -2)
+
+
+def propagation(A: Tensor) -> tuple[Tensor, Tensor]:
+    """What is kept from token i to t, A_t ... A_(i+1), as [..., C, p, C, p]; and from before the first, [..., C, p, p].
+
+    The products solve X_t = A_t X_(t-1) for all i at once, so that nothing is divided by.
+    """
+    size, p = A.shape[-3:-1]
+    below = torch.diag_embed(A[..., 1:, :, :].movedim(-3, -1), offset=-1)
+    below = below.movedim((-2, -4, -1, -3), (-4, -3, -2, -1)).flatten(-2).flatten(-3, -2)
+    one = torch.eye(size * p, dtype=A.dtype, device=A.device)
+    kept = torch.linalg.solve_triangular(one - below, one, upper=False, unitriangular=True)
+    kept = kept.unflatten(-1, (size, p)).unflatten(-3, (size, p))
+    return kept, kept[..., 0, :] @ A[..., :1, :, :]
+
+
+def earlier(x: Tensor, axis: int, first: Tensor) -> Tensor:
+    """One token earlier along an axis, after ``first``."""
+    return torch.cat([first.unsqueeze(axis), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+
+
+def coupled_<erase:delta_>scan(
+    X: Tensor, A: Tensor, k: Tensor, u: Tensor<erase:, b: Tensor, p: Tensor, source: int>
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """X_t = A_t X_(t-1) + <!erase:u_t><erase:(u_t - b_t z_t)> k_tᵀ for several states X [..., states, dv, dk]<erase:; z_t = X_(t-1)[source] p_t>.
+
+    A [..., T, states, states], k<erase: and p> [..., T, dk], u [..., T, states, dv]<erase:, b [..., T, states]>. Returns X after the
+    last token, and what reads of it need.
+    """
+    alone = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    A, k, u = chunks(A - alone, -3) + alone, chunks(k, -2), chunks(u, -3)
+    kept, first = propagation(A)
+    at_end, to_end = first[..., -1, :, :], kept[..., -1, :, :, :].movedim(-3, -2)
+    b, p = chunks(b, -2), chunks(p, -2)  #? erase
+    seen = earlier(kept[..., source, :, :], -3, torch.zeros_like(kept[..., 0, source, :, :]))  #? erase
+    begun = earlier(first[..., source, :], -2, alone[source].expand_as(first[..., 0, source, :]))  #? erase
+    scores = (p @ k.mT)[..., None] * seen  #? erase
+    L = (scores * b[..., None, :, :]).sum(-1)  #? erase
+    one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  #? erase
+    inverse = torch.linalg.solve_triangular(one + L, one, upper=False, unitriangular=True)  #? erase
+    z = inverse @ (scores.flatten(-2) @ u.flatten(-3, -2))  #? erase
+    probe = inverse[..., None, :, :] @ (begun.mT[..., None] * p[..., None, :, :])  #? erase
+    starts = [X]
+    rows = []  #? erase
+    parts = at_end, to_end, k, u<erase:, b, z, probe>
+    for n in range(k.shape[-3]):
+        g, e, key, row<erase:, erase, z_n, probe_n> = (x.select(-1 - r, n) for x, r in zip(parts, (2, 3, 2, 3<erase:, 2, 2, 3>)))
+        z_n = z_n + (probe_n @ starts[-1].mT).sum(-3)  #? erase
+        row = row - erase[..., None] * z_n[..., None, :]  #? erase
+        rows.append(row)  #? erase
+        new = (e @ row).movedim(-2, -3).mT @ key[..., None, :, :]
+        old = g @ starts[-1].flatten(-2)
+        starts.append(old.unflatten(-1, X.shape[-2:]) + new)
+    X = starts.pop()
+    rows = <!erase:u><erase:torch.stack(rows, -4)>
+    return X, (k, rows, torch.stack([x.expand_as(X) for x in starts], -4), kept, first)
+'''
+
+_COUPLED_READ = '''
+def coupled_read<before:_before>(
+    q: Tensor, state: int, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, first: Tensor
+) -> Tensor:
+    """<!before:X_t[state] q_t><before:X_(t-1)[state] q_t> for one of several states."""
+    tokens = q.shape[-2]
+    q, seen, begun = chunks(q, -2), kept[..., state, :, :], first[..., state, :]
+    seen = earlier(seen, -3, torch.zeros_like(seen[..., 0, :, :]))  #? before
+    begun = earlier(begun, -2, F.one_hot(torch.tensor(state), begun.shape[-1]).to(begun).expand_as(begun[..., 0, :]))  #? before
+    scores = (q @ k.mT)[..., None] * seen
+    out = (begun.mT[..., None] * (q[..., None, :, :] @ starts.mT)).sum(-3)
+    out = out + scores.flatten(-2) @ rows.flatten(-3, -2)
+    return out.flatten(-3, -2)[..., :tokens, :]
+'''
+
+_RUNNING = '''
+def <decay:gated_>running(x: Tensor, u: Tensor<decay:, log_a: Tensor>) -> Tensor:
+    """x_t = <decay:a_t >x_{t-1} + u_t for all t: x [..., n], u [..., T, n]<decay:, log_a [..., T]>."""
+    return x[..., None, :] + u.cumsum(-2)  #? !decay
+    tokens, c = u.shape[-2], chunks(log_a, -1).cumsum(-1)  #? decay
+    parts = c.exp()[..., None], decays(c, c, 0) @ chunks(u, -2)  #? decay
+    out = []  #? decay
+    for kept, new in zip(*(part.unbind(-3) for part in parts)):  #? decay
+        out.append(kept * x[..., None, :] + new)  #? decay
+        x = out[-1][..., -1, :]  #? decay
+    return torch.cat(out, -2)[..., :tokens, :]  #? decay
+'''
+
+
+def _texts() -> dict[str, str]:
+    out = {"chunks": _CHUNKS, "decays": _DECAYS, "rejoined": _REJOINED}
+    for f in FORMS:
+        decay = f.kind == "scalar"
+        flags = {"decay": decay, "erase": f.erase, "probe": f.probe}
+        source = {"channel": _CHANNEL_SCAN, "coupled": _COUPLED_SCAN}.get(f.kind) or (
+            _DELTA if f.erase else _SCAN
+        )
+        text = _select(source, **flags).replace("PROBE", "p" if f.probe else "k")
+        out[f.scan] = text
+        read = {"channel": _CHANNEL_READ, "coupled": _COUPLED_READ}.get(f.kind, _READ)
+        for when in ("after", "before"):
+            out[f.read(when)] = _select(read, decay=decay, before=when == "before")
+    out["running"] = _select(_RUNNING, decay=False)
+    out["gated_running"] = _select(_RUNNING, decay=True)
+    return out
+
+
+TEXTS: dict[str, str] = _texts()

@@ -1,0 +1,300 @@
+"""Statements of a tick as statements for many tokens, as long as nothing changes at a boundary in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.ops import add, make
+from nlc.ir.program import Let
+from nlc.ir.scan import Read, Record, Scan
+from nlc.ir.types import TOKEN, Type
+from nlc.passes.naming import describe
+from nlc.passes.plan.body import Body, Node, inner_components
+from nlc.passes.plan.gates import log_of
+from nlc.passes.plan.record import NotLinear, record
+
+if TYPE_CHECKING:
+    from nlc.passes.plan.build import Builder, Piece
+
+
+class Stuck(Exception):
+    """Carried variables that need a loop over tokens, and why; without a reason: what reads them stands with them."""
+
+    def __init__(self, names: Iterable[str], why: str = "", expr: Expr | None = None):
+        super().__init__(why)
+        self.names, self.why, self.expr = list(names), why, expr
+
+
+class Block:
+    """One piece without boundaries: the whole sequence, or a tile."""
+
+    def __init__(self, builder: Builder, body: Body, piece: Piece):
+        self.builder, self.body, self.piece = builder, body, piece
+        self.names = builder.names
+
+    def statements(self, nodes: list[Node]) -> None:
+        """Adds them to the piece."""
+        out = self.piece.body
+        for part in inner_components(nodes, self.body, self._whole_reads(nodes)):
+            states = [n for x in part for n in x.let.names if n in self.body.assigns]
+            if not states:
+                (node,) = part
+                out.append(self._let(node))
+            elif len(part) == 1 and part[0].expr.op == "conv_step":
+                out.append(self._conv(part[0]))
+            elif len(part) == 1 and self._only_before(part[0], states[0]):
+                out += self._delay(part[0], states[0])
+            else:
+                self._scan(part, states)
+
+    def _whole_reads(self, nodes: list[Node]) -> list[tuple[int, int]]:
+        """Steps that read another running state as a whole, as weights read their momentum: one scan for both."""
+        pairs = []
+        for node in nodes:
+            mine = [n for n in node.let.names if n in self.body.steps]
+            for name in _whole(node.expr, self.body):
+                if not mine:
+                    raise Stuck([name], "its state is read as a whole, not at a key", node.let.expr)
+                pairs.append((node.index, self.body.steps[name].index))
+        return pairs
+
+    # -------------------------------------------------------------------------------------------- statements
+
+    def _let(self, node: Node) -> Let:
+        let = replace(node.let, expr=self.read(node.expr, node))
+        if len(let.names) == 1:
+            self.builder.defined[let.names[0]] = let.expr
+        for n in let.names:
+            self.body.derived.add(n)
+        return let
+
+    def _conv(self, node: Node) -> Let:
+        e = self.read(node.expr, node, plain=frozenset(node.let.names))
+        return replace(node.let, expr=replace(e, op="conv"))
+
+    def _only_before(self, node: Node, name: str) -> bool:
+        """Whether a carried variable is the value of a tick for the next, and no more."""
+        own = any(c == name for c, _ in node.carries())
+        readers = [w for x in self.body.kept for c, w in x.carries() if c == name]
+        once = len(node.let.names) == len(self.body.assigns[name]) == 1
+        return not own and all(w == "prev" for w in readers) and node.expr.type.rank <= 1 and once
+
+    def _delay(self, node: Node, name: str) -> list[Let]:
+        value = self.read(node.expr, node)
+        lets = []
+        if value.op != "var":
+            now = self.names(f"{name}_now")
+            lets.append(Let((now,), value, "", node.let.span))
+            value = Expr("var", (), now, value.type.at(TOKEN))
+            self.body.token[now] = True
+        before = self.names(f"{name}_before")
+        last = self.body.carried.get(name) or Expr("var", (), name, node.expr.type)
+        self.body.shifted[name] = Expr("var", (), before, value.type)
+        self.body.token[before] = True
+        delayed = Expr("delay", (value, replace(last, op="var", attr=name)), None, value.type)
+        return [*lets, Let((before, name), delayed, node.let.note, node.let.span)]
+
+    def _scan(self, part: list[Node], states: list[str]) -> None:
+        steps = self._steps(part, states)
+        steady = self.body
+        try:
+            found = record(tuple(states), steps, lambda e: not steady.moving(e))
+        except NotLinear as error:
+            raise Stuck(states, error.why, error.expr) from None
+        first = self.body.steps[states[-1]].let
+        name = states[-1]
+        found = self._named(self._logged(found), name, self.piece.body)
+        scan = Scan(found, name, False, first.note, first.span)
+        for s in states:
+            self.builder.records[s] = scan
+        self.piece.body.append(scan)
+
+    def _steps(self, part: list[Node], states: list[str]) -> dict[str, Expr]:
+        """The new states over those before the tick, everything in between written out."""
+        local: dict[str, Expr] = {}
+        new: dict[str, Expr] = {}
+
+        def rule(n: Expr) -> Expr | None:
+            if n.op == "var":
+                return local.get(n.attr)
+            if n.op == "carry" and n.attr[1] == "new":
+                return new.get(n.attr[0])
+            return None
+
+        for node in part:
+            e = rewrite(node.expr, rule)
+            if len(node.let.names) > 1:
+                raise Stuck(
+                    states, "it carries more than one value from token to token", node.let.expr
+                )
+            name = node.let.names[0]
+            (new if name in states else local)[name] = e
+        others = {}
+        for name in states:
+            others[name] = self.read(new[name], self.body.steps[name], inside=frozenset(states))
+        return others
+
+    # -------------------------------------------------------------------------------------------- records
+
+    def _logged(self, r: Record) -> Record:
+        """Decays that are positive whatever comes go by their logarithms."""
+        a = r.decay[0][0]
+        if len(r.states) > 1 or a is None or (a.op == "num" and a.attr == 1):
+            if len(r.states) == 1 and a is None:
+                raise Stuck(r.states, "it forgets everything in each tick", None)
+            return r
+        log = log_of(a, self._definitions(), self._named_log)
+        if log is None and r.channel:
+            raise Stuck(r.states, "a decay by channel that may be negative", a)
+        return replace(r, log=log)
+
+    def _definitions(self) -> dict[str, Expr]:
+        """Of variables here, and of those outside under the names that they have here."""
+        outer = self.builder.defined
+        named = {i: outer[o] for o, i in self.body.loop.slices.items() if o in outer}
+        return {**outer, **named}
+
+    def _named_log(self, e: Expr) -> Expr | None:
+        """The logarithm of a named gate is computed beside the gate."""
+        defined = self.builder.defined
+        outer = {i: o for o, i in self.body.loop.slices.items()}.get(e.attr)
+        if outer is not None:
+            value = log_of(defined[outer], defined, lambda x: None)
+        else:
+            value = log_of(defined[e.attr], self._definitions(), self._named_log)
+        return replace(e, attr=self.builder.log(e.attr, value, self.body))
+
+    def _named(self, r: Record, of: str, lets: list[Let | Scan]) -> Record:
+        """The parts of a record as variables, each with a value for every token."""
+
+        def part(e: Expr | None, what: str, token: bool = True) -> Expr | None:
+            if e is None or e.op == "var":
+                return (
+                    e
+                    if e is None or not token or self.body.moving(e)
+                    else self._spread(e, of, what, lets)
+                )
+            if token and not self.body.moving(e):
+                return self._spread(e, of, what, lets)
+            name = self.names(f"{of}_{what}" if what else describe(e, of))
+            lets.append(Let((name,), e))
+            self.body.token[name] = token
+            self.body.derived.add(name)
+            return Expr("var", (), name, e.type)
+
+        several = len(r.states) > 1
+
+        def label(what: str, j: int) -> str:
+            return f"{what}_{j + 1}" if several else what
+
+        def coefficient(e: Expr | None, what: str) -> Expr | None:
+            return e if e is None or e.op == "num" else part(e, what)
+
+        decay = r.decay
+        if several or r.kind == "signed":
+            decay = tuple(tuple(coefficient(a, "decay") for a in row) for row in r.decay)
+        return replace(
+            r,
+            key=part(r.key, "key"),
+            probe=part(r.probe, "probe"),
+            log=part(r.log, "log_decay"),
+            decay=decay,
+            write=tuple(part(w, label("write", j)) for j, w in enumerate(r.write)),
+            erase=tuple(part(c, label("erase", j)) for j, c in enumerate(r.erase)),
+            start=r.start,
+        )
+
+    def _spread(self, e: Expr, of: str, what: str, lets: list[Let | Scan]) -> Expr:
+        """A value that is the same for all tokens, for each of them."""
+        name = self.names(f"{of}_{what}")
+        lets.append(Let((name,), Expr("spread", (e,), None, e.type.at(TOKEN))))
+        self.body.token[name] = True
+        self.body.derived.add(name)
+        return Expr("var", (), name, e.type.at(TOKEN))
+
+    # -------------------------------------------------------------------------------------------- reads
+
+    def read(
+        self,
+        e: Expr,
+        node: Node,
+        inside: frozenset[str] = frozenset(),
+        plain: frozenset[str] = frozenset(),
+    ) -> Expr:
+        """``e`` with what it reads of running states as reads of their scans; ``inside``: states of this scan."""
+        done: dict[int, Expr] = {}
+        for n in walk(e):
+            args = tuple(done[id(a)] for a in n.args)
+            new = n.with_args(args)
+            if n.op == "matmul" and (found := self._at_key(n, done, inside)) is not None:
+                new = found
+            elif n.op == "carry" and n.attr[0] not in inside:
+                new = self._value(n, plain)
+            done[id(n)] = new
+        left = [n for n in walk(done[id(e)]) if n.op == "running"]
+        if left:
+            raise Stuck([left[0].attr], "its state is read as a whole, not at a key", node.let.expr)
+        return done[id(e)]
+
+    def _value(self, n: Expr, plain: frozenset[str]) -> Expr:
+        """What a carried variable is where it stands by itself."""
+        name, when = n.attr
+        if name in self.body.shifted and when == "prev":
+            return self.body.shifted[name]
+        if name in self.body.collected:
+            return replace(n, op="var", attr=self.body.collected[name])
+        if name not in self.body.steps or name in plain:
+            return replace(n, op="var", attr=name)
+        if n.type.rank >= 2:
+            return replace(n, op="running", attr=name)
+        return self._read(n, None, False)
+
+    def _at_key(self, n: Expr, done: dict[int, Expr], inside: frozenset[str]) -> Expr | None:
+        """``S @ q``, ``S.T @ v`` or ``v @ S`` of a running state."""
+        a, b = n.args
+        for state, other, turned in ((a, b, False), (b, a, True)):
+            if state.op == "T":
+                state, turned = state.args[0], not turned
+            running = state.op == "carry" and state.attr[0] in self.body.steps
+            if running and state.type.rank == 2 and other.type.rank == 1:
+                if state.attr[0] in inside or state.attr[0] in self.body.collected:
+                    return None
+                return self._read(state, done[id(other)], turned)
+        return None
+
+    def _read(self, state: Expr, query: Expr | None, turned: bool) -> Expr:
+        name, when = state.attr
+        scan = self.builder.records.get(name)
+        if scan is None:
+            raise Stuck([name], "it is read before it is written in the same tick", state)
+        r = scan.record
+        j = r.states.index(name)
+        how = Read(scan.name, j, "after" if when == "new" else "before", turned != r.transposed)
+        dims = state.type.dims if query is None else (state.type.dims[1 if turned else 0],)
+        head = state.type.head or (query is not None and query.type.head)
+        kind = Type(dims, head, TOKEN)
+        value = Expr("read", () if query is None else (query,), how, kind)
+        if r.start and r.start[j] is not None and query is not None:
+            at = make("T", r.start[j]) if how.transposed else r.start[j]
+            value = add(value, make("matmul", at, query))
+        return value
+
+
+def _whole(e: Expr, body: Body) -> Iterable[str]:
+    """Running matrices that are read other than at a vector."""
+    held: set[int] = set()
+    for n in walk(e):
+        if n.op == "matmul":
+            a, b = n.args
+            for state, other in ((a, b), (b, a)):
+                inner = state.args[0] if state.op == "T" else state
+                if inner.op == "carry" and other.type.rank == 1:
+                    held.add(id(inner))
+    return [
+        n.attr[0]
+        for n in walk(e)
+        if n.op == "carry" and n.type.rank >= 2 and n.attr[0] in body.steps and id(n) not in held
+    ]

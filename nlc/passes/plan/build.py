@@ -1,0 +1,318 @@
+"""The new statements: components of the loop in order, each as what it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from nlc.base.diagnostics import InternalError
+from nlc.base.span import Span
+from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.program import Let, Loop, Parallel, Program
+from nlc.ir.scan import Record, Scan
+from nlc.ir.types import TOKEN, Dim
+from nlc.passes.naming import Names
+from nlc.passes.plan.blocks import Block, Stuck
+from nlc.passes.plan.body import Body, Node
+from nlc.passes.plan.statements import (
+    SLOW,
+    Statement,
+    expressions,
+    mapped,
+    needed,
+    nodes,
+    reads,
+    renamed,
+    shared,
+    taken,
+    timed,
+)
+from nlc.passes.share import share
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What became of a level: its class and its plan, and why it is not a faster one.
+
+    ``kind`` is the class of its step; ``record`` the scan that it became a part of. ``why`` and ``span`` say what stands
+    against a plan without a loop over tokens.
+    """
+
+    level: str
+    kind: str
+    plan: str
+    why: str = ""
+    span: Span | None = None
+    record: Record | None = None
+    periods: tuple[Dim, ...] = ()
+
+
+@dataclass(eq=False)
+class Piece:
+    """A component and what becomes of it."""
+
+    part: list[Node]
+    body: list[Let | Scan] = field(default_factory=list)
+    plan: str = ""
+    periods: tuple[Dim, ...] = ()
+
+
+class Builder:
+    def __init__(self, program: Program, reserved: frozenset[str], plans: Mapping[str, str]):
+        self.program, self.plans = program, plans
+        self.loop = next(s for s in program.body if isinstance(s, Loop))
+        at = program.body.index(self.loop)
+        self.before, self.after = list(program.body[:at]), list(program.body[at + 1 :])
+        self.names = Names(reserved | frozenset(program.system.hypers))
+        self.names.taken |= taken(program)
+        self.levels = {s.var: s.key for s in program.slots if s.kind == "level"}
+        self.records: dict[str, Scan] = {}
+        self.plan: dict[str, str] = {}
+
+    def build(self) -> tuple[Program, tuple[Choice, ...]]:
+        body = Body(self.loop)
+        self._asked(body)
+        if self.loop.watched:
+            for name in body.assigns:
+                body.block(name, "a gradient passes the updates of a faster level")
+        while True:
+            before = set(self.names.taken)
+            try:
+                statements = self._statements(body)
+                break
+            except Stuck as stuck:
+                self.names.taken = before
+                for name in stuck.names:
+                    if stuck.why:
+                        body.block(name, stuck.why, stuck.expr)
+                    else:
+                        body.together.add(name)
+        return self._program(body, statements), self._choices(body)
+
+    def _asked(self, body: Body) -> None:
+        for var, key in self.levels.items():
+            level = self.program.system.states[key].level
+            if self.plans.get(level) == "sequential" and var in body.assigns:
+                body.block(var, "it was asked for")
+
+    # -------------------------------------------------------------------------------------------- components
+
+    def _statements(self, body: Body) -> list[Statement]:
+        self.records, self.plan, self.pieces = {}, {}, []
+        self.defined = {
+            n: x.expr
+            for x in self.before
+            if isinstance(x, Let)
+            for n in x.names
+            if len(x.names) == 1
+        }
+        self.logs: dict[str, Let] = {}  # by the name inside: of what is computed before the loop
+        for part in body.components():
+            carried = {n for x in part for n in x.let.names if n in body.assigns}
+            piece = Piece(part)
+            self.pieces.append(piece)
+            block = Block(self, body, piece)
+            if any(n in body.blocked for n in carried):
+                piece.plan = "sequential"
+                self._loop_over_tokens(piece, body)
+            elif any(x.guarded for x in part) or any(n not in body.steps for n in carried):
+                piece.plan = "anchored"
+                self._readers(part, carried, body)
+                self._tiles(piece, block, body)
+            else:
+                piece.plan = "chunked" if carried else "parallel"
+                block.statements(part)
+            self.plan |= {n: piece.plan for n in carried}
+        return [s for piece in self.pieces for s in self._placed(piece, body)]
+
+    def _readers(self, part: list[Node], carried: set[str], body: Body) -> None:
+        """What reads running states of a tile stands in the loop over tiles."""
+        inside = {x.index for x in part}
+        for name in carried:
+            if name not in body.steps:
+                continue
+            for reader in body.kept:
+                if reader.index not in inside and name in {c for c, _ in reader.carries()}:
+                    raise Stuck([name])
+
+    def _tiles(self, piece: Piece, block: Block, body: Body) -> None:
+        part = piece.part
+        starts = [x for x in part if x.guarded and x.let.when.phase == "start"]
+        ends = [x for x in part if x.guarded and x.let.when.phase == "end"]
+        free = [x for x in part if not x.guarded]
+        made = {n for x in free for n in x.let.names if n not in body.assigns}
+        for x in starts:
+            if found := made & set(x.reads()):
+                raise Stuck(
+                    [n for y in part for n in y.let.names if n in body.assigns],
+                    f"a boundary at the start of a period needs `{min(found)}`, which is computed in it",
+                    x.let.expr,
+                )
+        piece.body += [self._at(x, "first_token", body) for x in starts]
+        block.statements(free)
+        piece.body += [self._at(x, "last_token", body) for x in ends]
+        piece.periods = tuple(dict.fromkeys(x.let.when.period for x in part if x.guarded))
+
+    def _at(self, x: Node, op: str, body: Body) -> Let:
+        """A statement of a boundary: of what has a value for each token it sees that of the first or the last."""
+
+        def rule(n: Expr) -> Expr | None:
+            if n.op == "var" and body.token.get(n.attr) and n.attr not in body.assigns:
+                return Expr(op, (n,), None, replace(n.type, clock=SLOW))
+            return None
+
+        return replace(x.let, expr=rewrite(x.let.expr, rule))
+
+    def _loop_over_tokens(self, piece: Piece, body: Body) -> None:
+        needed = {x.index for x in piece.part}
+        stack = list(piece.part)
+        by_name = {n: x for x in body.nodes for n in x.let.names if n in body.inlined}
+        while stack:  # matrices that only this loop computes
+            for n in walk(stack.pop().let.expr):
+                if n.op == "var" and n.attr in by_name and by_name[n.attr].index not in needed:
+                    needed.add(by_name[n.attr].index)
+                    stack.append(by_name[n.attr])
+        piece.part = [x for x in body.nodes if x.index in needed]
+        piece.body += [x.let for x in piece.part]
+        for x in piece.part:
+            if not x.guarded and len(x.let.names) == 1 and x.let.names[0] not in body.assigns:
+                self.defined[x.let.names[0]] = x.let.expr
+        for n in (n for x in piece.part for n in x.let.names if n in body.steps):
+            if body.carried[n].type.rank <= 1:
+                body.collected[n] = self.names(f"{n}_all")
+                body.token[body.collected[n]] = True
+
+    def _placed(self, piece: Piece, body: Body) -> list[Statement]:
+        """The statements of a component, in their loop."""
+        own = {**dict.fromkeys(body.assigns, False), **dict.fromkeys(body.collected.values(), True)}
+        moves = lambda n: own.get(n.attr, body.token.get(n.attr, n.type.clock == TOKEN))  # noqa: E731
+        piece.body = [mapped(x, lambda e: timed(e, moves)) for x in piece.body]
+        if piece.plan in ("chunked", "parallel"):
+            return piece.body
+        suffix = "c" if piece.plan == "anchored" else "t"
+        mine = {n for x in piece.part for n in x.let.names}
+        made = dict.fromkeys(n for x in piece.body if isinstance(x, Let) for n in x.names)
+        wanted = set(self.loop.collects.values())
+        for other in self.pieces:
+            if other is not piece:
+                wanted |= {name for x in other.body for name in reads(x)}
+        inside: dict[str, str] = {}
+        collects: dict[str, str] = {}
+        for n in made:
+            if n in wanted and body.token.get(n) and n not in body.assigns:
+                collects[n] = inside[n] = self.names(f"{n}_{suffix}")
+            if n in body.collected and body.collected[n] in wanted:
+                collects[body.collected[n]] = n
+        slices: dict[str, str] = {}
+        for n in (v.attr for x in piece.body for v in nodes(x) if v.op == "var"):
+            if n not in made and n not in inside and n not in body.assigns and body.token.get(n):
+                inside[n] = slices[n] = self.names(f"{n.removesuffix('_t')}_{suffix}")
+        read = {name for x in piece.body for name in reads(x)}
+        fixed = {n for n in self.loop.carries if n in read and n not in body.assigns}
+        carries = tuple(
+            n for n in self.loop.carries if n in fixed or (n in mine and n in body.assigns)
+        )
+        held = [n for n in mine if n in body.assigns and n not in self.loop.carries]
+        carries = (*dict.fromkeys(held), *carries)
+        guarded = any(x.guarded or self.loop.counter in set(x.reads()) for x in piece.part)
+        return [
+            Loop(
+                TOKEN,
+                carries,
+                slices,
+                tuple(renamed(x, inside) for x in piece.body),
+                collects,
+                self.loop.counter if guarded else None,
+                periods=piece.periods,
+            )
+        ]
+
+    def log(self, name: str, value: Expr, body: Body) -> str:
+        """A variable for the logarithm of a variable, computed beside it."""
+        inside = f"log_{name.removesuffix('_t')}"
+        lets = (x for p in self.pieces for x in p.body if isinstance(x, Let))
+        if inside in self.logs or any(inside in x.names for x in lets):
+            return inside
+        body.token[inside] = True
+        outer = {i: o for o, i in self.loop.slices.items()}.get(name)
+        if outer is not None:
+            self.logs[inside] = Let((f"log_{outer}",), value)
+            return inside
+        for piece in self.pieces:
+            for i, x in enumerate(piece.body):
+                if isinstance(x, Let) and name in x.names:
+                    piece.body.insert(i + 1, Let((inside,), value))
+                    return inside
+        raise InternalError(f"nothing defines `{name}`")
+
+    # -------------------------------------------------------------------------------------------- whole
+
+    def _program(self, body: Body, statements: list[Statement]) -> Program:
+        if all(p.plan in ("sequential", "parallel") for p in self.pieces):
+            return self.program  # the loop over tokens says it best
+        collected = {o: body.collected.get(i, i) for o, i in self.loop.collects.items()}
+        statements = needed(statements, {*collected.values(), *self.loop.carries})
+        statements = shared(statements, self.names)
+        used = {name for s in statements for name in reads(s)} | set(collected.values())
+        later = {name for s in self.after for name in reads(s)}
+        later.add(next(iter(self.program.inputs.values())))  # how many tokens there are
+        plain: dict[str, str] = {}
+        slices: dict[str, str] = {}
+        for outer, inner in self.loop.slices.items():
+            if inner in used:
+                name = self.names(f"{outer}_rows") if outer in later else outer
+                plain[inner] = slices[outer] = name
+        for inner, let in self.logs.items():
+            if inner in used:
+                slices[let.names[0]] = inner
+        collects = {o: plain.get(i, i) for o, i in collected.items()}
+        inside = [renamed(s, plain) for s in statements]
+        read = {n.attr.scan for s in inside for n in nodes(s) if n.op == "read"}
+        whole = Parallel(slices, tuple(_marked(s, read) for s in inside), collects, self.loop.first)
+        live = {name for s in (whole, *self.after) for name in reads(s)}
+        live |= {s.var for s in self.program.slots}
+        before = needed([*self.before, *self.logs.values()], live)
+        return replace(self.program, body=(*share(before, self.names), whole, *self.after))
+
+    def _choices(self, body: Body) -> tuple[Choice, ...]:
+        out = []
+        system = self.program.system
+        vars_of = {key: var for var, key in self.levels.items()}
+        for level in system.levels.values():
+            mine = [vars_of[s.name] for s in level.states if s.name in vars_of]
+            mine = [v for v in mine if v in body.assigns]
+            if not mine:
+                continue
+            plans = {self.plan[v] for v in mine}
+            plan = next(p for p in ("sequential", "anchored", "chunked") if p in plans)
+            blocked = next((body.blocked[v] for v in mine if v in body.blocked), None)
+            if plan == "sequential" and blocked is None:
+                blocked = next((b for v, b in body.blocked.items()), None)
+            records = [self.records[v].record for v in mine if v in self.records]
+            kind = records[0].name if records else "constant" if plan == "anchored" else "nonlinear"
+            span = blocked.expr.span if blocked and blocked.expr is not None else None
+            periods = next(
+                (
+                    p.periods
+                    for p in self.pieces
+                    if p.plan == "anchored" and mine[0] in {n for x in p.part for n in x.let.names}
+                ),
+                (),
+            )
+            why = blocked.why if blocked and plan == "sequential" else ""
+            out.append(
+                Choice(level.name, kind, plan, why, span, records[0] if records else None, periods)
+            )
+        return tuple(out)
+
+
+def _marked(s: Statement, read: set[str]) -> Statement:
+    """A scan that nothing reads gives its last states alone."""
+    if isinstance(s, Scan):
+        return replace(s, read=s.name in read)
+    if isinstance(s, Loop):
+        return replace(s, body=tuple(_marked(x, read) for x in s.body))
+    return s
+
+
+__all__ = ["Builder", "Choice", "expressions"]
