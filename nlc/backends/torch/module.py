@@ -93,6 +93,8 @@ class TorchModule(ModuleWriter):
         w = self.w
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
             w(f"dtype = {self._dtype()}")
+            held = next((x.var for x in self.program.slots if x.kind == "level"), None)
+            self.row.like = self.plain.place(held) if held else self.first
             self._to_rows(s)
             self._as_rows([*s.first, *s.body], f"{self.first}.shape[1]")
             for x in s.first:
@@ -243,8 +245,9 @@ class TorchModule(ModuleWriter):
         else:
             self.plain.cast = {}
             self.plain.cast = self._cast(list(loop.body))
-            if loop.counter:
-                self.plain.numbers.add(loop.counter)
+        if loop.counter:
+            self.plain.numbers.add(loop.counter)
+            self.plain.places = self.row.places = {loop.counter: "stop"}
         self._guarded(loop, tiled)
         if tiled:
             self._as_tokens()
@@ -268,6 +271,9 @@ class TorchModule(ModuleWriter):
             counter = ("stop" if when.phase == "end" else "start + 1") if tiled else "stop"
             condition = ticks_now(when, counter, self.printer)
             condition = condition.replace("(start + 1 - 1)", "start")
+            if loop.counter:
+                place = f"({counter})" if " " in counter else counter
+                self.plain.places = self.row.places = {loop.counter: place}
             with w.block(f"if {condition}:"):
                 for x in part:
                     self._inner(x)

@@ -131,7 +131,7 @@ class RowPrinter(TorchPrinter):
         """One value for all tokens, for each of them."""
         (x,) = e.args
         if self.is_number(x):
-            return f"torch.full(({self.tokens},), {self(x)}, device={self.like}.device)", ATOM
+            return f"{self.like}.new_full(({self.tokens},), {self(x)})", ATOM
         return f"{self.use('spread')}({self(x)}, {-1 - x.type.rank}, {self.tokens})", ATOM
 
     def op_read(self, e: Expr) -> tuple[str, int]:

@@ -56,7 +56,7 @@ class Block:
         for node in nodes:
             mine = [n for n in node.let.names if n in self.body.steps]
             for name in _whole(node.expr, self.body):
-                if not mine:
+                if not mine or self.body.steps[name] not in nodes:
                     raise Stuck([name], "its state is read as a whole, not at a key", node.let.expr)
                 pairs.append((node.index, self.body.steps[name].index))
         return pairs
@@ -111,6 +111,10 @@ class Block:
         for s in states:
             self.builder.records[s] = scan
         self.piece.body.append(scan)
+        outside = self.body.read_outside(part)
+        for node in part:  # values on the way, from what was before the tick
+            if not set(node.let.names) & {*states} and set(node.let.names) & outside:
+                self.piece.body.append(self._let(node))
 
     def _steps(self, part: list[Node], states: list[str]) -> dict[str, Expr]:
         """The new states over those before the tick, everything in between written out."""
@@ -233,6 +237,8 @@ class Block:
                 new = found
             elif n.op == "carry" and n.attr[0] not in inside:
                 new = self._value(n, plain)
+            elif n.op == "var" and n.attr in self.body.collected:
+                new = replace(n, attr=self.body.collected[n.attr])
             done[id(n)] = new
         left = [n for n in walk(done[id(e)]) if n.op == "running"]
         if left:
@@ -245,7 +251,11 @@ class Block:
         if name in self.body.shifted and when == "prev":
             return self.body.shifted[name]
         if name in self.body.collected:
+            if when == "prev":
+                raise Stuck([name])
             return replace(n, op="var", attr=self.body.collected[name])
+        if name in self.builder.looped:
+            raise Stuck([name])
         if name not in self.body.steps or name in plain:
             return replace(n, op="var", attr=name)
         if n.type.rank >= 2:
@@ -268,6 +278,8 @@ class Block:
     def _read(self, state: Expr, query: Expr | None, turned: bool) -> Expr:
         name, when = state.attr
         scan = self.builder.records.get(name)
+        if name in self.builder.looped:
+            raise Stuck([name])
         if scan is None:
             raise Stuck([name], "it is read before it is written in the same tick", state)
         r = scan.record

@@ -137,6 +137,7 @@ class Body:
 
     def _inline(self) -> None:
         self.token = {inner: True for inner in self.loop.slices.values()}
+        self.token |= {name: False for name in self.loop.carries if name not in self.assigns}
         for node in self.nodes:
             names = node.let.names
             if any(n in self.assigns for n in names):
@@ -172,6 +173,15 @@ class Body:
     def block(self, name: str, why: str, e: Expr | None = None) -> None:
         """The first reason stays."""
         self.blocked.setdefault(name, Blocked(why, e))
+
+    def read_outside(self, part: list[Node]) -> set[str]:
+        """The variables that other statements read, or what comes after the loop."""
+        inside = {x.index for x in part}
+        out = set(self.loop.collects.values())
+        for x in self.kept:
+            if x.index not in inside:
+                out |= set(x.reads())
+        return out
 
     # -------------------------------------------------------------------------------------------- components
 

@@ -55,6 +55,7 @@ class Piece:
     body: list[Let | Scan] = field(default_factory=list)
     plan: str = ""
     periods: tuple[Dim, ...] = ()
+    spread: list[Let] = field(default_factory=list)
 
 
 class Builder:
@@ -99,6 +100,9 @@ class Builder:
 
     def _statements(self, body: Body) -> list[Statement]:
         self.records, self.plan, self.pieces = {}, {}, []
+        self.looped: set[str] = set()  # what is carried from token to token
+        body.collected.clear()
+        body.shifted.clear()
         self.defined = {
             n: x.expr
             for x in self.before
@@ -151,6 +155,18 @@ class Builder:
         piece.body += [self._at(x, "first_token", body) for x in starts]
         block.statements(free)
         piece.body += [self._at(x, "last_token", body) for x in ends]
+        outside = body.read_outside(part)
+        for x in (
+            free
+        ):  # what is the same for all tokens of a tile, for each of them where others read it
+            for n in x.let.names:
+                if n in outside and n not in body.assigns and not body.token[n]:
+                    body.collected[n] = self.names(f"{n}_all")
+                    body.token[body.collected[n]] = True
+                    value = Expr("var", (), n, x.let.expr.type)
+                    every = Expr("spread", (value,), None, value.type.at(TOKEN))
+                    piece.spread.append(Let((body.collected[n],), every))
+        piece.body[len(piece.body) - len(ends) : len(piece.body) - len(ends)] = piece.spread
         piece.periods = tuple(dict.fromkeys(x.let.when.period for x in part if x.guarded))
 
     def _at(self, x: Node, op: str, body: Body) -> Let:
@@ -173,12 +189,26 @@ class Builder:
                     needed.add(by_name[n.attr].index)
                     stack.append(by_name[n.attr])
         piece.part = [x for x in body.nodes if x.index in needed]
-        piece.body += [x.let for x in piece.part]
+        mine = {n for x in piece.part for n in x.let.names}
+        for x in piece.part:  # states of scans are not there token by token
+            for n, when in x.carries():
+                if (
+                    n in body.steps
+                    and n not in mine
+                    and (n not in body.collected or when == "prev")
+                ):
+                    raise Stuck([n])
+        every = {n: all_ for n, all_ in body.collected.items() if n not in mine}
+        piece.body += [renamed(x.let, every) for x in piece.part]
         for x in piece.part:
             if not x.guarded and len(x.let.names) == 1 and x.let.names[0] not in body.assigns:
                 self.defined[x.let.names[0]] = x.let.expr
+        for n in (n for x in piece.part if not x.guarded for n in x.let.names):
+            if n not in body.assigns:
+                body.token[n] = True
         for n in (n for x in piece.part for n in x.let.names if n in body.steps):
-            if body.carried[n].type.rank <= 1:
+            self.looped.add(n)
+            if body.carried[n].type.rank <= 1 and len(body.assigns[n]) == 1:
                 body.collected[n] = self.names(f"{n}_all")
                 body.token[body.collected[n]] = True
 
@@ -192,7 +222,7 @@ class Builder:
         suffix = "c" if piece.plan == "anchored" else "t"
         mine = {n for x in piece.part for n in x.let.names}
         made = dict.fromkeys(n for x in piece.body if isinstance(x, Let) for n in x.names)
-        wanted = set(self.loop.collects.values())
+        wanted = {body.collected.get(n, n) for n in self.loop.collects.values()}
         for other in self.pieces:
             if other is not piece:
                 wanted |= {name for x in other.body for name in reads(x)}
@@ -212,7 +242,8 @@ class Builder:
         carries = tuple(
             n for n in self.loop.carries if n in fixed or (n in mine and n in body.assigns)
         )
-        held = [n for n in mine if n in body.assigns and n not in self.loop.carries]
+        firsts = [n for x in self.loop.first for n in x.names]
+        held = [n for n in firsts if n in (read if n not in body.assigns else mine)]
         carries = (*dict.fromkeys(held), *carries)
         guarded = any(x.guarded or self.loop.counter in set(x.reads()) for x in piece.part)
         return [
