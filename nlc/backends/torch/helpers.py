@@ -86,6 +86,9 @@ def causal_attention(
 
 TEXTS: dict[str, str] = {**HELPERS, **_OWN, **SCANS}
 
+# how each is used: a constant by its name, a function by a call
+_USE = {n: rf"\b{n}\b" if n.isupper() else rf"(?<![\w.]){n}(\(|\.apply)" for n in TEXTS}
+
 
 def with_needed(names: set[str]) -> list[str]:
     """The named texts and those that they call, in the order in which they are defined."""
@@ -95,5 +98,5 @@ def with_needed(names: set[str]) -> list[str]:
         name = stack.pop()
         if name not in out:
             out.add(name)
-            stack += [n for n in TEXTS if re.search(rf"(?<![\w.]){n}\(", TEXTS[name])]
+            stack += [n for n in TEXTS if n != name and re.search(_USE[n], TEXTS[name])]
     return [n for n in TEXTS if n in out]
