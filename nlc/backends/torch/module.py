@@ -178,11 +178,16 @@ class TorchModule(ModuleWriter):
         w = self.w
         heads_ranks = self._types(loop)
         name = self._method_name(loop)
-        slots = [v for v in loop.carries if v in self.keys]
-        held = [v for v in loop.carries if v not in self.keys]
+        slots = [v for v in loop.carries if v in self.keys or v in loop.stacks]
+        held = [v for v in loop.carries if v not in self.keys and v not in loop.stacks]
         flows = [f"({o}, {-1 - heads_ranks[i].rank})" for o, i in loop.slices.items()]
         axes = [str(-1 - heads_ranks[i].rank) for i in loop.collects.values()]
-        keys = [f'"{self.keys[v]}"' for v in slots]
+        keys = [
+            _tuple([f'"{self.keys[m]}"' for m in loop.stacks[v]])
+            if v in loop.stacks
+            else f'"{self.keys[v]}"'
+            for v in slots
+        ]
         args = [f"self.{name}", "state", _tuple(keys)]
         if loop.periods:
             args.append(_tuple([self.plain.size(p) for p in loop.periods]))
@@ -198,7 +203,7 @@ class TorchModule(ModuleWriter):
     def _method_name(self, loop: Loop) -> str:
         """After the first level that the component is."""
         levels = {s.var: s.key.partition(".")[0] for s in self.program.slots if s.kind == "level"}
-        first = next((levels[v] for v in loop.carries if v in levels), "flows")
+        first = next((levels[v] for v in _members(loop) if v in levels), "flows")
         taken = {m[0] for m in self.methods}
         name, n = f"_{first}", 2
         while name in taken:
@@ -212,7 +217,9 @@ class TorchModule(ModuleWriter):
                 if n.op == "var":
                     out.setdefault(str(n.attr), n.type)
             if isinstance(x, Let):
-                out |= {n: x.expr.type for n in x.names[:1]}
+                out |= dict.fromkeys(
+                    x.names if x.expr.op not in _WINDOWED else x.names[:1], x.expr.type
+                )
         return out
 
     def beside_forward(self) -> None:
@@ -230,7 +237,7 @@ class TorchModule(ModuleWriter):
         w.define(name, args, "tuple[list[Tensor], list[Tensor]]")
         w.depth += 1
         what = ", ".join(
-            dict.fromkeys(self.keys[v].partition(".")[0] for v in loop.carries if v in self.keys)
+            dict.fromkeys(self.keys[v].partition(".")[0] for v in _members(loop) if v in self.keys)
         )
         periods = ", ".join(f"{p}" for p in loop.periods)
         w(f'"""{what}: {f"between boundaries of {periods} tokens" if tiled else "one token"}."""')
@@ -471,6 +478,15 @@ class TorchModule(ModuleWriter):
 
     def _assign(self, targets: list[str], text: str, s: Scan) -> None:
         self.w(f"{', '.join(targets)} = {text}", s.note)
+
+
+_WINDOWED = ("conv", "delay")  # these also return what they carry on
+
+
+def _members(loop: Loop) -> Iterable[str]:
+    """What it carries, variable by variable."""
+    for v in loop.carries:
+        yield from loop.stacks.get(v, (v,))
 
 
 def _tuple(items: list[str]) -> str:

@@ -96,9 +96,9 @@ def _select(text: str, **flags: bool) -> str:
     return "\n".join(out)
 
 
-_CHUNK = f'''
+_CHUNK = f"""
 CHUNK = {CHUNK}  # tokens of one triangular solve
-'''
+"""
 
 _CHUNKS = '''
 def chunks(x: Tensor, axis: int, most: int = CHUNK) -> Tensor:
