@@ -55,6 +55,7 @@ class TorchPrinter(MatrixFunctions):
     like: str = "x"  # a tensor whose device and dtype new tensors take
     numbers: set[str] = field(default_factory=set)  # variables that hold Python numbers
     cast: dict[str, str] | None = None  # in the loop: weights by path, in the states' dtype
+    dtype: str = ""  # what weights are brought to where they stand
     places: dict[str, str] = field(default_factory=dict)  # variables that stand in a container
 
     # -------------------------------------------------------------------------------------------- entry
@@ -69,6 +70,12 @@ class TorchPrinter(MatrixFunctions):
     def place(self, name: str) -> str:
         """How a variable is written."""
         return self.places.get(name, name)
+
+    def stored(self, path: str) -> str:
+        """A slow weight, in the dtype that is computed in."""
+        if self.cast is not None and path in self.cast:
+            return self.cast[path]
+        return self.attribute(path) + (f".to({self.dtype})" if self.dtype else "")
 
     def use(self, helper: str) -> str:
         self.helpers.add(helper)
@@ -85,11 +92,9 @@ class TorchPrinter(MatrixFunctions):
         if op == "var":
             return self.place(str(e.attr)), ATOM
         if op == "weight":
-            path = str(e.attr)
-            return (self.cast or {}).get(path) or self.attribute(path), ATOM
+            return self.stored(str(e.attr)), ATOM
         if op == "initial":
-            path = f"{e.attr}.init"
-            return (self.cast or {}).get(path) or self.attribute(path), ATOM
+            return self.stored(f"{e.attr}.init"), ATOM
         if op in _INFIX:
             return self.infix(e)
         if op in _COMPARE:
@@ -365,7 +370,7 @@ class TorchPrinter(MatrixFunctions):
         if module.head:
             text = f"{self.use('matvec')}({self(weight)}, {self(x)})"
             text, binds = (f"{text} + {self(bias[0])}", SUM) if bias else (text, ATOM)
-        elif self.cast is not None:
+        elif self.cast is not None or self.dtype:
             text, binds = f"F.linear({', '.join(self(a) for a in e.args)})", ATOM
         else:
             text, binds = f"{self.attribute(module.path)}({self(x)})", ATOM
