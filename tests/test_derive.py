@@ -257,6 +257,15 @@ def test_the_update_is_the_papers(objective: str, rule: str, line: str) -> None:
     assert spec.derive().split("\n")[-1].strip().startswith(line)
 
 
+def test_a_free_weight_is_written_by_its_name() -> None:
+    """Those that a function owns go without saying."""
+    text = SPEC.replace("OBJECTIVE", "-dot(S(key), value)")
+    text = text.replace("RULE", "gd(lr=sigmoid(A), decay=sigmoid(linear(k)))")
+    spec = nlc.loads(f"{text}weights:\n  A: {{shape: [], init: 0}}\n")
+    last = spec.derive().split("\n")[-1].strip()
+    assert last.startswith("S ← sigmoid(linear(k)) S + sigmoid(A) v kᵀ")
+
+
 def test_gated_delta_net_is_derived_in_steps() -> None:
     lines = [line.strip() for line in nlc.load("gated_delta_net").derive().split("\n")]
     assert lines[-1].startswith("S ← αS(I − β k kᵀ) + β v kᵀ")
