@@ -729,6 +729,28 @@ output: S(q) + D * v
     assert abs(drawn.mean() - 8.5) < 0.5 and (module.D == 1).all()
 
 
+def test_what_no_token_changes_is_as_precise_as_the_states() -> None:
+    """In bfloat16, 1 − 2⁻⁹ and sigmoid(6) are 1: rounded to it, some heads would not forget."""
+    text = _matrix("q k v", DOT, "rule: gd(lr=1, decay=keep)").replace("heads: 2", "heads: 8")
+    text = text.replace("output: S(q)", "output: gamma * S(q)")
+    text += "weights:\n  A: {shape: [], per: head, init: 6}\n"
+    text += "let:\n  gamma: 1 - 2**(-5 - head)\n  keep: gamma * sigmoid(A)\n"
+    module, noise = nlc.loads(text).compile()().bfloat16(), torch.Generator().manual_seed(0)
+    flows = {
+        name: torch.randn(1, 200, 8, n, generator=noise).bfloat16()
+        for name, n in dict(q=4, k=4, v=3).items()
+    }
+    y, end = module(**flows)
+    assert y.dtype == torch.bfloat16
+
+    _, k, v = (flow.double() for flow in flows.values())
+    keep = (1 - 2.0 ** -(5 + torch.arange(8.0).double())) * module.A.double().sigmoid()
+    S = torch.zeros(1, 8, 3, 4, dtype=torch.float64)
+    for t in range(200):
+        S = keep[:, None, None] * S + v[:, t, :, :, None] * k[:, t, :, None]
+    assert (end["S"] - S).norm() < 1e-5 * S.norm()
+
+
 def test_a_level_may_start_where_another_does() -> None:
     text = (
         HEAD
@@ -794,7 +816,7 @@ def test_no_name_of_a_spec_breaks_the_file(context: str) -> None:
             assert name != "x1" and f"`{name}`" in str(refused)
             continue
         if context == "tokens":
-            module, x = made(**{name: 3}), torch.ones(1, 1, 4)
+            module, x = made(**{name: 3}).double(), torch.ones(1, 1, 4, dtype=torch.float64)
             _near(module(x)[0], 3 * x @ next(module.parameters()).T)
         else:
             p = torch.ones(4, requires_grad=True)

@@ -55,6 +55,7 @@ class TorchPrinter(MatrixFunctions):
     like: str = "x"  # a tensor whose device and dtype new tensors take
     numbers: set[str] = field(default_factory=set)  # variables that hold Python numbers
     cast: dict[str, str] | None = None  # in the loop: weights by path, in the states' dtype
+    dtype: str | None = None  # in the loop: that dtype
 
     # -------------------------------------------------------------------------------------------- entry
 
@@ -377,10 +378,9 @@ class TorchPrinter(MatrixFunctions):
         )
 
     def op_index(self, e: Expr) -> tuple[str, int]:
-        return (
-            f"torch.arange({self.hyper('heads')}, device={self.like}.device, dtype={self.like}.dtype)",
-            ATOM,
-        )
+        dtype = self.dtype or f"{self.like}.dtype"
+        heads = self.hyper("heads")
+        return f"torch.arange({heads}, device={self.like}.device, dtype={dtype})", ATOM
 
     # -------------------------------------------------------------------------------------------- time
 
