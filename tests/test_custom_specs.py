@@ -729,6 +729,14 @@ output: S(q) + D * v
     assert abs(drawn.mean() - 8.5) < 0.5 and (module.D == 1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_step_sizes_are_drawn_also_where_exp_rounds_to_1(dtype: torch.dtype) -> None:
+    text = f"{HEAD}inputs: {{x: [dk]}}\noutput: x * softplus(a)\nweights:\n"
+    text += '  a: {shape: [dk], init: "inv_softplus(exp(uniform(log(1e-4), log(1e-3))))"}\n'
+    steps = torch.nn.functional.softplus(nlc.loads(text).compile()(dk=1000, dtype=dtype).a)
+    assert steps.min() > 0.98e-4 and steps.max() < 1.02e-3 and steps.std() > 1e-4
+
+
 def test_what_no_token_changes_is_as_precise_as_the_states() -> None:
     """In bfloat16, 1 − 2⁻⁹ and sigmoid(6) are 1: rounded to it, some heads would not forget."""
     text = _matrix("q k v", DOT, "rule: gd(lr=1, decay=keep)").replace("heads: 2", "heads: 8")

@@ -59,7 +59,7 @@ def special(draw: st.DrawFn, a: Expr, depth: int) -> Expr:
     if choice == 1:
         return make("sqrt", safe)
     if choice == 2:
-        return make("exp", make("tanh", a))
+        return make(draw(st.sampled_from(["exp", "expm1"])), make("tanh", a))
     if choice == 3:
         return make("div", grow(draw, depth - 1), safe)
     if choice == 4:
@@ -178,6 +178,7 @@ def test_every_differentiable_operator_is_drawn_or_derived_elsewhere() -> None:
         "log",
         "sqrt",
         "exp",
+        "expm1",
         "div",
         "pow",
         "l2norm",

@@ -21,6 +21,7 @@ from nlc.ir.types import Dim, Type
 
 _UNARY = {
     "exp": "exp",
+    "expm1": "expm1",
     "log": "log",
     "sqrt": "sqrt",
     "abs": "abs",
