@@ -789,6 +789,30 @@ output: A(q) + 2 * B(q)
     _check(text, tick, fresh=True)
 
 
+@pytest.mark.parametrize(
+    "memory, drawn",
+    [
+        ("matrix(dk, dk)", False),
+        ("{W: [dk, dk], b: [dk], read(z): z + W @ z + b}", False),
+        ("{W: [dk, dk], U: [dk, dk], read(z): linear(W @ z) - 2 * (U @ z) / dk}", False),
+        ("{W: [dk, dk], b: [dk], read(z): z + layernorm(W @ z + b)}", True),
+        ("{W: [dk, dk], b: [dk], read(z): silu(W @ z + b)}", True),
+        ("{W: [dk, dk], U: [dk, dk], read(z): W @ (U @ z)}", True),
+        ("{W: [dk, dk], U: [dk, dk], read(z): (W @ z) * (U @ z)}", True),
+    ],
+)
+def test_learned_matrices_start_at_zero_where_their_read_is_linear(
+    memory: str, drawn: bool
+) -> None:
+    text = _matrix("q k", "objective: -dot(S(q), k)", "rule: gd(lr=1)", "init: learned")
+    text = text.replace("matrix(dv, dk)", memory).replace("    key: k\n    value: v\n", "")
+    starts = {n: p for n, p in nlc.loads(text).compile()().named_parameters() if "init" in n}
+    for name, start in starts.items():
+        of_fan_in = abs(start.std() - 0.5) < 0.25
+        assert of_fan_in if drawn and start.ndim == 3 else not start.any(), name
+    assert starts
+
+
 def test_a_memory_decays_towards_its_start() -> None:
     fields = ["init: 0.5", "toward: init", "rule: gd(lr=eta, decay=alpha)"]
 
