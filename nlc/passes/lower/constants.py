@@ -34,11 +34,14 @@ class Constants:
         """Such an expression with its flows written out; None if it is another, or a leaf."""
         if e.type.clock.batched:
             return None
-        flows = {n for n in walk(e) if n.op == "flow"}
-        inner = {n: self.fixed(self.system.flows[n.attr].expr) for n in flows}
-        whole = substitute(e, {n: x for n, x in inner.items() if x is not None})
-        made = any(n.op in ("weight", "index") for n in walk(whole))
+        whole = self._written(e)
+        ops = {n.op for n in walk(whole)}
+        made = ops & {"weight", "index"} and not ops & {"delay", "conv", "attend"}  # not carried
         return whole if whole.args and made else None
+
+    def _written(self, e: Expr) -> Expr:
+        flows = {n for n in walk(e) if n.op == "flow"}
+        return substitute(e, {n: self._written(self.system.flows[n.attr].expr) for n in flows})
 
     def constant(self, e: Expr, whole: Expr, where: str) -> Expr:
         """The variable that holds it in the loop."""
