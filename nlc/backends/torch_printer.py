@@ -160,9 +160,8 @@ class TorchPrinter(MatrixFunctions):
         a, b = e.args
         if b.op == "num" and b.attr == 2 and not self.is_number(a):
             return f"{self.at(a, ATOM)}.square()", ATOM
-        return f"{self.aligned(a, e.type, ATOM)}**{self.aligned(b, e.type, POWER)}" if _tight(
-            a, b
-        ) else f"{self.aligned(a, e.type, ATOM)} ** {self.aligned(b, e.type, POWER)}", POWER
+        base, power = self.aligned(a, e.type, ATOM), self.aligned(b, e.type, UNARY)
+        return f"{base}**{power}" if _tight(a, b) else f"{base} ** {power}", POWER
 
     def _extremum(self, e: Expr, side: str, name: str) -> tuple[str, int]:
         a, b = e.args
@@ -475,6 +474,8 @@ def _tight(a: Expr, b: Expr) -> bool:
     """Formatters hug ``**`` between simple operands."""
 
     def simple(e: Expr) -> bool:
+        if e.op == "size":
+            return e.attr.python.isidentifier() or e.attr.python.isdigit()
         return e.op in ("var", "num", "hyper", "weight") or (e.op == "neg" and simple(e.args[0]))
 
     return simple(a) and simple(b)
