@@ -172,7 +172,7 @@ class Components:
             self.plain.places = self.row.places = {loop.counter: "stop"}
         self._guarded(loop, tiled)
         self._as_tokens()
-        self.row.dtype = self.plain.dtype = ""
+        self.row.dtype = self.plain.dtype = None
         self.plain.hyper = self.row.hyper = hyper
         self.plain.like = self.row.like = self.first
         self._returned(carried, list(loop.collects.values()))

@@ -88,7 +88,7 @@ class TorchModule(Scans, Components, ModuleWriter):
             for x in s.body:
                 self._inner(x)
             self._as_tokens()
-            self.row.dtype = self.plain.dtype = ""
+            self.row.dtype = self.plain.dtype = None
         heads = self._heads(s)
         for outer, inner in s.collects.items():
             text = self.row.place(inner) + (".transpose(1, 2)" if heads[inner] else "")
