@@ -26,7 +26,7 @@ from nlc.runtime.bench.cases import MODES, STEPS, Ask, Case
 from nlc.tools import options
 
 SMALL = {"d": 16, "heads": 2}
-LINE = "bench delta_net --set d=16 --set heads=2 --tokens 12,4 --seconds 0.02 --backend reference"
+LINE = "bench delta_net --set d=16 --set heads=2 --tokens 12,4 --seconds 0.3 --backend reference"
 linux = pytest.mark.skipif(not peak.measurable(), reason="only Linux says how large a process was")
 
 
@@ -118,7 +118,7 @@ def test_without_memory_the_column_is_empty_and_the_table_says_so(no_memory: Non
 
 def test_an_operator_from_standard_input(no_memory: None) -> None:
     text = pipeline.shipped()["delta_net"].read_text(encoding="utf-8")
-    line = "bench - --operator --set d=16 --tokens 4 --seconds 0.02 --format json --batch 3"
+    line = "bench - --operator --set d=16 --tokens 4 --seconds 0.3 --format json --batch 3"
     found = json.loads(run(line, text).stdout)
     assert (found["system"], found["operator"], found["batch"]) == ("delta_net", True, 3)
 
@@ -126,31 +126,31 @@ def test_an_operator_from_standard_input(no_memory: None) -> None:
 def test_a_periodic_memory_of_mlps_and_another_dtype(no_memory: None) -> None:
     spec = nlc.load("cms_sequential")
     hypers = {"d": 8, "periods": [2, 4, 8]}
-    result = spec.bench(tokens=[3], hypers=hypers, dtype="float64", seconds=0.02)
+    result = spec.bench(tokens=[3], hypers=hypers, dtype="float64", seconds=0.3)
     assert [c.status for c in result.cells] == ["measured"] * 3
     assert result.hypers["periods"] == [2, 4, 8]
 
 
 def test_the_defaults_are_those_of_the_spec(no_memory: None) -> None:
     spec = nlc.load("linear_attention")
-    result = spec.bench(tokens=[2], seconds=0.02)
+    result = spec.bench(tokens=[2], seconds=0.3)
     assert result.hypers == {n: h.value for n, h in spec.system.hypers.items()}
 
 
 def test_what_takes_too_long_is_skipped_with_the_reason(no_memory: None) -> None:
     said: list[str] = []
     result = nlc.load("delta_net").bench(
-        tokens=[4, 10**9], hypers=SMALL, seconds=0.05, progress=said.append
+        tokens=[4, 10**9], hypers=SMALL, seconds=0.3, progress=said.append
     )
     short, long = ([c for c in result.cells if c.tokens == n] for n in (4, 10**9))
     assert {c.status for c in short} == {"measured"} and {c.status for c in long} == {"skipped"}
-    assert all(re.search(r"would take about \S+ s, and a cell has 0.05 s", c.note) for c in long)
+    assert all(re.search(r"would take about \S+ s, and a cell has 0.3 s", c.note) for c in long)
     assert not result.failed and len(said) == 7 and said[-1] == ""
 
 
 def test_threads_are_given_back(no_memory: None) -> None:
     torch.set_num_threads(2)
-    result = nlc.load("linear_attention").bench(tokens=[2], threads=1, seconds=0.01)
+    result = nlc.load("linear_attention").bench(tokens=[2], threads=1, seconds=0.3)
     assert result.threads == 1 and torch.get_num_threads() == 2
 
 
@@ -216,7 +216,7 @@ def two(monkeypatch: pytest.MonkeyPatch, no_memory: None) -> Callable[[Callable]
 
 def test_the_backends_of_a_length_stand_together(two: Callable) -> None:
     two(lambda spec: spec.compile("reference"))
-    result = nlc.load("delta_net").bench(tokens=[3, 4], hypers=SMALL, seconds=0.02)
+    result = nlc.load("delta_net").bench(tokens=[3, 4], hypers=SMALL, seconds=0.3)
     assert [(c.tokens, c.backend) for c in result.cells if c.mode == "step"] == [
         (3, "reference"),
         (3, "other"),
@@ -233,7 +233,7 @@ def test_a_backend_that_refuses_the_spec_is_left_out_or_an_error(two: Callable) 
         raise SpecError(report)
 
     two(refuse)
-    spec, asked = nlc.load("delta_net"), dict(tokens=[3], hypers=SMALL, seconds=0.01)
+    spec, asked = nlc.load("delta_net"), dict(tokens=[3], hypers=SMALL, seconds=0.3)
     result = spec.bench(**asked)
     assert result.backends == ["reference"]
     assert "other cannot compile this: too new for `other` (NLC701)" in result.notes
@@ -250,7 +250,7 @@ def test_a_backend_that_runs_out_of_memory_fails_its_cells_alone(two: Callable) 
         return Hungry
 
     two(hungry)
-    result = nlc.load("delta_net").bench(tokens=[3], hypers=SMALL, seconds=0.01)
+    result = nlc.load("delta_net").bench(tokens=[3], hypers=SMALL, seconds=0.3)
     assert result.failed
     assert {(c.backend, c.status) for c in result.cells} == {
         ("reference", "measured"),
