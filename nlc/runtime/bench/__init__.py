@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PROBE = 128  # tokens of the run from which the time of the first length is foretold
 MOST = 20  # runs of a cell
+PEAKS = 3  # processes whose memory is looked at, where there is time: now and then one finds no use for what it freed
 
 
 class NotMeasurable(ValueError):
@@ -209,18 +210,26 @@ class _Run:
 
     def _too_long(self, name: str, mode: str, length: int) -> str:
         """Why a cell is not measured; empty if it is. Time is taken to grow with T."""
-        before = mode == "step"
-        expected = self.rates[name, "forward" if before else mode] * length
+        expected = self._expected(name, mode, length)
         if expected <= self.seconds:
             return ""
-        what = f"the {length:,} tokens before" if before else "a call"
+        what = f"the {length:,} tokens before" if mode == "step" else "a call"
         return f"{what} would take about {expected:.3g} s, and a cell has {self.seconds:g} s"
+
+    def _expected(self, name: str, mode: str, length: int) -> float:
+        """Seconds of a call; of what comes before the first step, which is longer than steps are."""
+        return self.rates[name, "forward" if mode == "step" else mode] * length
 
     def _begun(self, name: str, mode: str, length: int) -> _Ready:
         """Its memory at the peak where it can be known, and the case after a first run at this length."""
-        most = None
+        most: int | None = None
         if self.fresh:
-            most = self.fresh.peak(name, mode, length, limit=60 + 20 * self.seconds)
+            times = self.seconds / max(self._expected(name, mode, length), 1e-9)
+            peaks = [
+                self.fresh.peak(name, mode, length, limit=60 + 20 * self.seconds)
+                for _ in range(PEAKS if times >= PEAKS else 1)
+            ]
+            most = statistics.median_low(peaks)
         case = self._case(name, mode, length)
         if case.device.type == "cuda":
             most = peak.on_cuda(case)
@@ -252,7 +261,7 @@ def _notes(run: _Run, seconds: float) -> list[str]:
     if run.ask.device == "cpu" and not run.fresh:
         memory = "memory is not measured on this system, which does not say how large a process was"
     else:
-        where = "a fresh process" if run.fresh else "torch's count"
+        where = f"the median of up to {PEAKS} fresh processes" if run.fresh else "torch's count"
         memory = f"memory is the peak of a run beyond the weights and its inputs, by {where}"
     return [
         f"medians of up to {MOST} runs within {seconds:g} s a cell, the backends in turns{ratio}",
