@@ -30,6 +30,7 @@ from nlc.runtime.bench.machine import machine
 
 FAST, SLOW = "torch", "reference"
 WARM = 2  # runs that do not count: the first of titans-pytorch takes ten times as long as the third
+LONG = 3  # rounds at most of the longest rows
 REPRODUCTION = 153  # tokens/s
 
 
@@ -153,9 +154,9 @@ class Fla:
         return time.perf_counter() - start
 
 
-def turns(left: Timed, right: Timed, rounds: int) -> tuple[Median, Median]:
+def turns(left: Timed, right: Timed, rounds: int, warm: int = WARM) -> tuple[Median, Median]:
     """Both, one after the other in each round, so that what else the machine does slows both."""
-    for _ in range(WARM):
+    for _ in range(warm):
         left.seconds(), right.seconds()
     times = [(left.seconds(), right.seconds()) for _ in range(rounds)]
     return _median([a for a, _ in times]), _median([b for _, b in times])
@@ -210,14 +211,14 @@ def against_peers(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
 
 
 def over_length(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
-    """How time grows with T."""
+    """How time grows with T. A long run takes many seconds, so there are fewer of them."""
     short, long = s.lengths
     for name, hypers in (
         ("gated_delta_net", dict(d=s.layer[1], heads=s.layer[0])),
         ("hope", _hope(s)),
     ):
         sides = [compiled(name, fast, n, 1, **hypers) for n in (long, short)]
-        slow, quick = turns(*sides, rounds)
+        slow, quick = turns(*sides, min(rounds, LONG), warm=1)
         what = f"`{name}`, d {hypers['d']}, B 1, T {long:,} against {short:,}"
         ratio = slow.seconds / quick.seconds
         yield Row(what, f"`{fast}`: {slow}", f"`{fast}`: {quick}", ratio, 18.0, most=True)
@@ -317,12 +318,14 @@ def main(rounds: int, threads: int, quick: bool, out: Path | None) -> None:
     rows = []
     for part in parts:
         for row in part(fast, sizes, rounds):
-            click.echo(row.what, err=True)
+            click.echo(
+                f"{row.what}: {row.left}; {row.right or row.note}", err=True
+            )  # a run is minutes
             rows.append(row)
     said = [
         "# Chunks at once",
         f"Forward and backward, float32 but where it says otherwise. Medians of {rounds} rounds in which both"
-        " sides take turns, ± half of what lies between the quartiles.",
+        f" sides take turns (the rows over T: at most {LONG}), ± half of what lies between the quartiles.",
         where,
         table(rows, judged=not quick),
     ]
