@@ -133,6 +133,7 @@ class Program:
         default_factory=dict
     )  # by kind of tensor, or by the rule's name
     groups: tuple[Group, ...] = ()
+    nonnegative: tuple[str, ...] = ()  # inputs whose logarithms it takes
 
     def lets(self) -> Iterator[Let]:
         stack: list[object] = list(reversed(self.body))

@@ -51,6 +51,9 @@ class TorchModule(Scans, Components, ModuleWriter):
     def _open_state(self) -> None:
         """The caller's state stays as it is."""
         w = self.w
+        for n in self.program.nonnegative:
+            with w.block(f"if ({self.arguments[n]} < 0).any():"):
+                w(f'raise ValueError("{n} must not be negative: its logarithm is taken")')
         if not any(isinstance(s, Parallel) for s in self.program.body):
             super()._open_state()
             return

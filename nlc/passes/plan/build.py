@@ -113,6 +113,10 @@ class Builder:
             for n in x.names
             if len(x.names) == 1
         }
+        self.assumed: set[str] = set()  # inputs that a decay is made of
+        for name, i in self.program.system.inputs.items():  # of an operator: as in its system
+            if i.range.low >= 0:
+                self.defined[self.program.inputs[name]] = Expr("nonnegative", (), name)
         self.logs: dict[str, Let] = {}  # by the name inside: of what is computed before the loop
         for part in body.components():
             carried = {n for x in part for n in x.let.names if n in body.assigns}
@@ -307,7 +311,11 @@ class Builder:
         live = {name for s in (whole, *self.after) for name in reads(s)}
         live |= {s.var for s in self.program.slots}
         before = needed([*self.before, *self.logs.values()], live)
-        return replace(self.program, body=(*share(before, self.names), whole, *self.after))
+        return replace(
+            self.program,
+            body=(*share(before, self.names), whole, *self.after),
+            nonnegative=tuple(n for n in self.program.system.inputs if n in self.assumed),
+        )
 
     def _stacked(self, statements: list[Statement]) -> list[Statement]:
         """Memories of a tile that step alike as one."""
