@@ -159,7 +159,7 @@ def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
 ''',
     "watched": '''
 def watched(x: Tensor) -> Tensor:
-    """x as a point of its own to take gradients at, still a part of the graph that it comes from."""
+    """x as a point of its own to take gradients at, still a part of the graph it comes from."""
     return x.clone() if x.requires_grad else x.detach().requires_grad_()
 ''',
     "slopes": '''

@@ -184,11 +184,26 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
             w.comment(note)
         if (ending := ending_call(text)) is not None:
             start, args = ending
-            w.call(f"{target} = {start}", args, ")")
+            end = ")"
+            if 4 * w.depth + len(target) + 3 + len(start) > WIDTH:  # ``f(…).g(x)`` breaks inside f
+                start, args, end = _chained(text) or (start, args, end)
+            w.call(f"{target} = {start}", args, end)
         else:
             w(f"{target} = (")
             w(f"    {text}")
             w(")")
+
+
+def _chained(text: str) -> tuple[str, list[str], str] | None:
+    """The first call of a text, and what is done with what it returns."""
+    opened = text.find("(")
+    depth = 0
+    for i in range(opened, len(text)):
+        depth += (text[i] in "([{") - (text[i] in ")]}")
+        if depth == 0:
+            inner = ending_call(text[: i + 1])
+            return (*inner, text[i:]) if inner is not None and text[i + 1 : i + 2] == "." else None
+    return None
 
 
 def ending_call(text: str) -> tuple[str, list[str]] | None:

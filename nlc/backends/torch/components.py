@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from nlc.backends.reference.file import ticks_now
+from nlc.backends.reference.file import PartNames, ticks_now
 from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import own_nodes, tuple_of
@@ -30,6 +30,7 @@ class Components:
     row: RowPrinter
     printer: TorchPrinter
     keys: dict[str, str]  # of the variables of slots
+    parts: PartNames
     first: str
     methods: dict[int, tuple[Method, list[str]]]  # of each loop, and what its call gives the method
     _inner: Callable[[object], None]
@@ -165,6 +166,7 @@ class Components:
         inside = lambda name: name if name in m.parameters else hyper(name)  # noqa: E731
         self.plain.hyper = self.row.hyper = inside
         self.row.dtype = self.plain.dtype = f"{like}.dtype"
+        self.row.cast = self.plain.cast = self._weights(loop)
         if tiled:
             self._as_rows("stop - start")
         if loop.counter:
@@ -172,11 +174,24 @@ class Components:
             self.plain.places = self.row.places = {loop.counter: "stop"}
         self._guarded(loop, tiled)
         self._as_tokens()
-        self.row.dtype = self.plain.dtype = None
+        self.row.dtype = self.plain.dtype = self.row.cast = self.plain.cast = None
         self.plain.hyper = self.row.hyper = hyper
         self.plain.like = self.row.like = self.first
         self._returned(carried, list(loop.collects.values()))
         w.depth -= 1
+
+    def _weights(self, loop: Loop) -> dict[str, str] | None:
+        """Names for the weights of a method that reads some of them more than once."""
+        nodes = [n for x in loop.body for n in own_nodes(x) if n.op in ("weight", "initial")]
+        paths = [f"{n.attr}.init" if n.op == "initial" else str(n.attr) for n in nodes]
+        if len(set(paths)) == len(paths):
+            return None
+        out = {}
+        for path, n in dict(zip(paths, nodes)).items():
+            text = self.plain.stored(path)
+            out[path] = self.parts(path.replace(".", "_"), n)
+            self.w(f"{out[path]} = {text}")
+        return out
 
     def _said(self, m: Method) -> str:
         what = ", ".join(m.levels) or "flows"

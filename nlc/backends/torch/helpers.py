@@ -31,9 +31,8 @@ Tile = tuple[list[Tensor], list[Tensor]]  # what is carried on, and what is coll
 def tiles(body, state, keys, periods, flows, axes) -> list[Tensor]:
     """Runs ``body`` over pieces of the flows that no boundary of the periods cuts.
 
-    ``body(start, stop, carried, *pieces)`` returns what it carries on and what it collects, for the
-    tokens start + 1 to stop of the stream. ``keys`` say what of ``state`` is carried, several as one
-    where they are a tuple; ``flows`` and ``axes`` say where the tokens are.
+    ``body(start, stop, carried, *pieces)`` does tokens start + 1 to stop of the stream. ``keys``
+    say what of ``state`` it carries, several as one; ``flows`` and ``axes`` where tokens are.
     """
     start, (x, axis) = int(state["pos"]), flows[0]
     end = start + x.shape[axis]
@@ -55,7 +54,7 @@ def opened(state: dict[str, Tensor], key: str | tuple[str, ...]) -> Tensor:
 ''',
     "tokens": '''
 def tokens(body, state, keys, flows, axes) -> list[Tensor]:
-    """Runs ``body(stop, carried, *flows)`` token by token; it returns what it carries on and collects."""
+    """Runs ``body(stop, carried, *flows)`` token by token, which returns a ``Tile``."""
     stop, collected = int(state.get("pos", 0)), []
     carried = [state[key] for key in keys]
     for pieces in zip(*(x.unbind(axis) for x, axis in flows)):
@@ -87,7 +86,10 @@ def causal_attention(
 TEXTS: dict[str, str] = {**HELPERS, **_OWN, **SCANS}
 
 # how each is used: a constant by its name, a function by a call
-_USE = {n: rf"\b{n}\b" if n in ("CHUNK", "Tile") else rf"(?<![\w.]){n}(\(|\.apply)" for n in TEXTS}
+_USE = {
+    n: rf"\b{n}\b" if n in ("CHUNK", "CHANNEL_CHUNK", "Tile") else rf"(?<![\w.]){n}(\(|\.apply)"
+    for n in TEXTS
+}
 
 
 def with_needed(names: set[str]) -> list[str]:

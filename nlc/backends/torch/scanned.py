@@ -168,7 +168,7 @@ class Scans:
         w.call(f"{X} = torch.stack([", begun, "], -3)") if len(", ".join(begun)) < 60 else w.call(
             f"{X} = torch.stack(", ["[" + ", ".join(begun) + "]", "-3"], ")"
         )
-        w.call(f"{A} = coupling(", [number, *table], ")")
+        w.call(f"{A} = {p.use('coupling')}(", [number, *table], ")")
         rows = []
         for j, e in enumerate(r.write):
             text = f"torch.zeros_like({at(written)})" if e is None else self._written(r, j, at)
