@@ -60,7 +60,7 @@ def _polynomial(e: Expr) -> Dim | None:
 
 @dataclass(frozen=True)
 class Input:
-    """``head``: the tensor is [B, T, H, n], as for an operator. ``range``: of what it stands for in the whole system."""
+    """``head``: the tensor is [B, T, H, n], as for an operator. ``range``: of what it stands for in its system."""
 
     name: str
     dims: Dims

@@ -181,10 +181,10 @@ class Components:
         w.depth -= 1
 
     def _weights(self, loop: Loop) -> dict[str, str] | None:
-        """Names for the weights of a method that reads some of them more than once."""
+        """Names for the weights that a method reads, but for starts that it reads once."""
         nodes = [n for x in loop.body for n in own_nodes(x) if n.op in ("weight", "initial")]
         paths = [f"{n.attr}.init" if n.op == "initial" else str(n.attr) for n in nodes]
-        if len(set(paths)) == len(paths):
+        if len(set(paths)) == len(paths) and all(n.op == "initial" for n in nodes):
             return None
         out = {}
         for path, n in dict(zip(paths, nodes)).items():

@@ -129,12 +129,11 @@ class Scans:
             w(f"{values} = {values}.squeeze(-1)")
         axis = -1 - r.rank
         found = _Scanned(None, r, one=f"{state}.unsqueeze({axis})")
-        if s.read:
-            before = self.parts(f"{s.name}_before", r.parts[0])
-            found.starts[0] = before
-            found.arguments = f"torch.cat([{state}.unsqueeze({axis}), {values}.narrow({axis}, 0, {values}.shape[{axis}] - 1)], {axis})"
-            if self._read_before(s):
-                w(f"{before} = {found.arguments}")
+        if self._read_before(s):
+            found.starts[0] = self.parts(f"{s.name}_before", r.parts[0])
+            earlier = f"{values}.narrow({axis}, 0, {values}.shape[{axis}] - 1)"
+            text = f"torch.cat([{state}.unsqueeze({axis}), {earlier}], {axis})"
+            w(f"{found.starts[0]} = {text}")
         found.values[0] = values
         self.scans[s.name] = found
         w(f"{state} = {values}[..., -1{', :' * r.rank}]")

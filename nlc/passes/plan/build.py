@@ -36,8 +36,8 @@ from nlc.passes.share import share
 class Choice:
     """What became of a level: its class and its plan, and why it is not a faster one.
 
-    ``kind`` is the class of its step; ``record`` the scan that it became a part of. ``why`` and ``span`` say what stands
-    against a plan without a loop over tokens.
+    ``kind`` is the class of its step; ``record`` the scan that it became a part of. ``why`` and ``span`` say what
+    stands against a plan without a loop over tokens.
     """
 
     level: str
