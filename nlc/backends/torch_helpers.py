@@ -113,10 +113,12 @@ def positions(seen: Tensor, x: Tensor) -> Tensor:
     "causal_conv": '''
 def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     """Depthwise over time: x [B, T, ...], weight [..., taps], window the taps - 1 tokens before."""
-    taps = weight.shape[-1]
+    taps, tokens = weight.shape[-1], x.shape[1]
     past = torch.cat([window.to(x.dtype), x], 1)
-    shifts = [past[:, i : i + x.shape[1]] * weight[..., i] for i in range(taps)]
-    return torch.stack(shifts).sum(0), past[:, past.shape[1] - taps + 1 :]
+    out = past[:, :tokens] * weight[..., 0]
+    for i in range(1, taps):
+        out = torch.addcmul(out, past[:, i : i + tokens], weight[..., i])
+    return out, past[:, tokens:]
 ''',
     "shifted": '''
 def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ _OWN = {
     "rows": '''
 def rows(dtype: torch.dtype, *flows: Tensor) -> list[Tensor]:
     """Flows [B, T, H, ...] as [B, H, T, ...], in the states' dtype."""
-    return [x.transpose(1, 2).to(dtype) for x in flows]
+    return [x.transpose(1, 2).to(dtype).contiguous() for x in flows]
 ''',
     "as_one": '''
 def as_one(dtype: torch.dtype, *starts: Tensor) -> Tensor:

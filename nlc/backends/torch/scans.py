@@ -114,7 +114,8 @@ def decays(rows: Tensor, columns: Tensor, diagonal: int) -> Tensor:
     """exp(rows_t - columns_i) on and below a diagonal, 0 above it, where it could overflow."""
     t = torch.arange(rows.shape[-1], device=rows.device)
     hidden = t > t[:, None] + diagonal
-    return (rows[..., :, None] - columns[..., None, :]).masked_fill(hidden, -torch.inf).exp()
+    distance = rows[..., :, None] - columns[..., None, :]
+    return distance.masked_fill_(hidden, -torch.inf).exp_()
 '''
 
 _SCAN = '''
@@ -130,7 +131,7 @@ def <decay:gated><!decay:additive>_scan(
     key = (c[..., -1:] - c).exp()[..., None] * key  # as it is at the end of the chunk  #? decay
     starts = [S]
     for g, w, e in zip(*(x.unbind(-3) for x in (c[..., -1, None, None].exp(), write, key))):  #? decay
-        starts.append(g * starts[-1] + w.mT @ e)  #? decay
+        starts.append(torch.addcmul(w.mT @ e, g, starts[-1]))  #? decay
     for w, e in zip(write.unbind(-3), key.unbind(-3)):  #? !decay
         starts.append(starts[-1] + w.mT @ e)  #? !decay
     S = starts.pop()
@@ -162,14 +163,14 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
         before, G = (c - a).exp()[..., None], decays(c - a, c, -1)  #? decay
         to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
         L = b * (PROBE @ k.mT) * G  #? decay
-        L = (b * (PROBE @ k.mT)).tril(-1)  #? !decay
+        L = (b * (PROBE @ k.mT)).tril_(-1)  #? !decay
         one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
         inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
         parts = inverse @ u, inverse @ (b<decay: * before> * PROBE), <decay:to_end * >k<decay:, kept>
         rows, starts = [], [S]
         for r, w, e<decay:, g> in zip(*(x.unbind(-3) for x in parts)):
             rows.append(r - w @ starts[-1].mT)
-            starts.append(<decay:g * >starts[-1] + rows[-1].mT @ e)
+            starts.append(<decay:torch.addcmul(rows[-1].mT @ e, g, starts[-1])><!decay:starts[-1] + rows[-1].mT @ e>)
         S, rows = starts.pop(), torch.stack(rows, -3)
         starts = torch.stack([x.expand_as(S) for x in starts], -3)
         ctx.save_for_backward(k, b<decay:, c, before, to_end, kept, G><probe:, p>, inverse, rows, starts)
@@ -189,20 +190,20 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
             ends.append(dS)
             y = reach[n] @ dS.mT
             du.append(y if d_rows is None else y + d_rows[n])
-            dS = <decay:kept[n] * >dS - du[-1].mT @ probe[n]
+            dS = <decay:torch.addcmul(-du[-1].mT @ probe[n], kept[n], dS)><!decay:dS - du[-1].mT @ probe[n]>
             if d_starts is not None:
                 dS = dS + d_starts[..., n, :, :]
         du, ends = torch.stack(du[::-1], -3), torch.stack(ends[::-1], -3)
-        dL = <decay:-(du @ rows.mT) * G><!decay:-(du @ rows.mT).tril(-1)>
-        d_probe = dL @ k - <decay:before * (du @ starts)><!decay:du @ starts>
-        d_end = <decay:to_end * (rows @ ends)><!decay:rows @ ends>
-        dk = d_end + (b * dL).mT @ PROBE
+        dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
+        d_probe = dL @ k - <decay:(du @ starts).mul_(before)><!decay:du @ starts>
+        d_end = <decay:(rows @ ends).mul_(to_end)><!decay:rows @ ends>
+        dk = d_end + dL.mul_(b).mT @ PROBE
         db = (d_probe * PROBE).sum(-1)
         dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
         last = c[..., -1].exp() * (ends * starts).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
         dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
         da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
-        dk = dk + b * d_probe  #? !probe
+        dk = dk.addcmul_(b, d_probe)  #? !probe
         grads = (dk, -2), (du, -2), (db, -1)<decay:, (da, -1)><probe:, (b * d_probe, -2)>
         rest = [rejoined(x, at, shape) for (x, at), shape in zip(grads, ctx.shapes[1:])]
         return dS.sum_to_size(ctx.shapes[0]), *rest
@@ -224,7 +225,7 @@ class <decay:Gated>Delta<probe:At>End(torch.autograd.Function):
         before, G = (c - log_a).exp()[..., None], decays(c - log_a, c, -1)  #? decay
         to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
         L = b * (PROBE @ k.mT) * G  #? decay
-        L = (b * (PROBE @ k.mT)).tril(-1)  #? !decay
+        L = (b * (PROBE @ k.mT)).tril_(-1)  #? !decay
         rows = u - (b<decay: * before> * PROBE) @ S.mT
         rows = torch.linalg.solve_triangular(L, rows, upper=False, unitriangular=True)
         ctx.save_for_backward(S, k, b<decay:, before, to_end, kept, G><probe:, p>, L, rows)
@@ -236,15 +237,15 @@ class <decay:Gated>Delta<probe:At>End(torch.autograd.Function):
         S, k, b<decay:, before, to_end, kept, G><probe:, p>, L, rows = ctx.saved_tensors
         du = <decay:(to_end * k)><!decay:k> @ dS.mT
         du = torch.linalg.solve_triangular(L.mT, du, upper=True, unitriangular=True)
-        dL = -(du @ rows.mT)<decay: * G><!decay:.tril(-1)>
-        d_probe = dL @ k - <decay:before * (du @ S)><!decay:du @ S>
-        d_end = <decay:to_end * (rows @ dS)><!decay:rows @ dS>
-        dk, db = d_end + (b * dL).mT @ PROBE, (d_probe * PROBE).sum(-1)
+        dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
+        d_probe = dL @ k - <decay:(du @ S).mul_(before)><!decay:du @ S>
+        d_end = <decay:(rows @ dS).mul_(to_end)><!decay:rows @ dS>
+        dk, db = d_end + dL.mul_(b).mT @ PROBE, (d_probe * PROBE).sum(-1)
         dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
         last = (kept * dS * S).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
         dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
         da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
-        dk = dk + b * d_probe  #? !probe
+        dk = dk.addcmul_(b, d_probe)  #? !probe
         dS = <decay:kept * >dS - du.mT @ (b<decay: * before> * PROBE)
         grads = dS, dk, du, db<decay:, da><probe:, b * d_probe>
         return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes))
