@@ -97,9 +97,9 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def mixing(system: type[nn.Module], d: int, heads: int, **hyper: object) -> Callable[[], nn.Module]:
-    """Makes layers of a compiled system; ``heads`` is left out for one without heads."""
+    """Makes layers of a compiled system; ``heads`` is left out for one without heads, or that derives their number."""
     accepted = inspect.signature(system).parameters
-    if "heads" in accepted:
+    if "heads" in accepted and accepted["heads"].default is not None:
         hyper = {"heads": heads, **hyper}
     return lambda: system(d=d, **hyper)
 

@@ -16,6 +16,7 @@ import click
 
 from nlc.base.diagnostics import SpecError, nearest
 from nlc.pipeline import BACKENDS
+from nlc.tools import options
 from nlc.version import __version__
 
 FORMATS = click.Choice(["text", "json", "github"])
@@ -261,7 +262,9 @@ def verify(
     loaded = _load(spec, operator=operator)
     _warn(loaded)
     try:
-        result = loaded.verify(seed=seed, tokens=tokens, hypers=dict(map(_setting, settings)))
+        result = loaded.verify(
+            seed=seed, tokens=tokens, hypers=dict(map(options.setting, settings))
+        )
     except BadHyper as error:
         raise click.BadParameter(str(error), param_hint="--set") from None
     if format == "json":
@@ -272,16 +275,55 @@ def verify(
         sys.exit(1)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """``d=32``; several numbers are a list, ``periods=2,4``."""
-    name, equals, value = text.partition("=")
+@main.command()
+@click.argument("spec")
+@options.measured
+@_verb
+def bench(
+    spec: str,
+    operator: bool,
+    settings: tuple[str, ...],
+    format: str,
+    plot: Path | None,
+    **asked: Any,
+) -> None:
+    """Measure tokens a second and peak memory against T, of every backend.
+
+    Forward, forward and backward, and steps token by token, at the spec's own hypers.
+    """
+    from nlc.runtime.bench import NotMeasurable
+    from nlc.runtime.bench import plot as picture
+    from nlc.tools.sizes import BadHyper
+
+    loaded = _load(spec, operator=operator)
+    _warn(loaded)
     try:
-        numbers = [json.loads(part) for part in value.split(",")]
-    except ValueError:
-        numbers = []
-    if not equals or not all(isinstance(x, int | float) for x in numbers) or not numbers:
-        raise click.BadParameter(f"{text!r} is not HYPER=VALUE with a number", param_hint="--set")
-    return name.strip(), numbers[0] if len(numbers) == 1 else numbers
+        if plot is not None:
+            picture.ready(plot)
+        result = loaded.bench(
+            hypers=dict(map(options.setting, settings)), progress=_progress(), **asked
+        )
+    except BadHyper as error:
+        raise click.BadParameter(str(error), param_hint="--set") from None
+    except NotMeasurable as error:
+        raise click.UsageError(str(error)) from None
+    except picture.CannotPlot as error:
+        raise click.ClickException(str(error)) from None
+    if format == "json":
+        click.echo(json.dumps(result.asdict(), ensure_ascii=False, indent=2))
+    else:
+        click.echo(result.csv().rstrip() if format == "csv" else str(result))
+    if plot is not None:
+        picture.plot(result, plot)
+    if result.failed:
+        sys.exit(1)
+
+
+def _progress() -> Callable[[str], None] | None:
+    """One line that is written over, for people who wait."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda text: click.echo(f"\r{text:<60}\r", nl=False, err=True)
 
 
 @main.command(name="list")

@@ -191,7 +191,10 @@ class Notation:
         return text
 
     def _call(self, e: Expr) -> str:
-        args = ", ".join(self.text(a) for a in e.args if a.op != "weight")
+        owned = f"{e.attr}."  # the slow weights of a linear go without saying
+        args = ", ".join(
+            self.text(a) for a in e.args if a.op != "weight" or not str(a.attr).startswith(owned)
+        )
         name = self._word(
             {"maximum": "max", "minimum": "min", "amax": "max", "amin": "min", "delay": "prev"}.get(
                 e.op, e.op
@@ -202,6 +205,8 @@ class Notation:
             args = ", ".join(self.text(a) for a in e.args[:keep])
         if e.op == "attend":
             return f"{self.symbol(e.attr[0])}({self.text(e.args[0])})"
+        if e.op == "slope":
+            return self._word(e.attr) + ("'" if self.latex else "′") + f"({args})"
         return f"{name}({args})"
 
     def _list(self, args: Iterable[Expr]) -> str:

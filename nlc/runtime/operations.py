@@ -115,6 +115,7 @@ OPERATIONS: dict[str, Operation] = {
     "div": _elementwise(torch.div),
     "pow": _elementwise(torch.pow),
     "exp": _elementwise(torch.exp),
+    "expm1": _elementwise(torch.expm1),
     "log": _elementwise(torch.log),
     "sqrt": _elementwise(torch.sqrt),
     "abs": _elementwise(torch.abs),
@@ -166,3 +167,16 @@ OPERATIONS: dict[str, Operation] = {
     "linear": _linear,
     "stop": lambda lead, x: x.detach(),
 }
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return s + x * s * (1 - s)
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    pdf = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return (1 + torch.erf(x / math.sqrt(2))) / 2 + x * pdf
+
+
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {"silu": _silu_slope, "gelu": _gelu_slope}

@@ -97,6 +97,8 @@ def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], na
     text = body.text() + "".join(texts)
     w("from __future__ import annotations")
     w()
+    if "partial(" in text:
+        imports = ["from functools import partial", "", *imports]
     abstract = [x for x in ("Callable", "Iterator", "Sequence") if f"{x}[" in text]
     if "math." in text:
         w("import math")

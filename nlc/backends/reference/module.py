@@ -304,9 +304,9 @@ class ModuleWriter:
             w("graph = torch.is_grad_enabled()", "whether the caller differentiates")
         recorded = "torch.enable_grad(), " if loop.watched else ""
         with w.block(f"with {recorded}torch.autocast({self.first}.device.type, enabled=False):"):
+            self.printer.cast, self.printer.dtype = self._cast(loop), self._dtype()
             for let in loop.first:
                 self._let(let)
-            self.printer.cast = self._cast(loop)
             self._loop_head(loop)
             w.depth += 1
             if loop.counter:
@@ -322,7 +322,7 @@ class ModuleWriter:
             for outer, name in loop.collects.items():
                 w(f"{outer}.append({name})")
             w.depth -= 1
-            self.printer.cast = None
+            self.printer.cast = self.printer.dtype = None
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
             if loop.watched:
@@ -331,7 +331,8 @@ class ModuleWriter:
     def _cast(self, loop: Loop) -> dict[str, str]:
         """The weights that the loop applies, which may be stored in half precision, in the states' dtype."""
         out: dict[str, str] = {}
-        for e in (n for let in loop.body for n in walk(let.expr) if n.op == "weight"):
+        lets = (*loop.first, *loop.body)
+        for e in (n for let in lets for n in walk(let.expr) if n.op == "weight"):
             path = str(e.attr)
             if path not in out:
                 out[path] = self.parts(path.replace(".", "_"), e)
