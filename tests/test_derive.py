@@ -305,3 +305,11 @@ def test_a_derivation_never_contains_what_the_program_does_not() -> None:
     spec = nlc.load("gated_delta_net")
     compiled = {str(n) for let in spec.program().lets() for n in walk(let.expr)}
     assert any("outer" in text for text in compiled)
+
+
+def test_a_factor_that_stands_twice_in_one_term_is_taken_out_once() -> None:
+    text = SPEC.replace("OBJECTIVE", "0.5*sqnorm(S(key) - value)").replace(
+        "RULE", "gd(lr=0.5, decay=a)"
+    )
+    spec = nlc.loads(text.replace("    rule:", "    retain: a\n    rule:"))
+    assert spec.derive().split("\n")[-1].strip().startswith("S ← aS(aI − ½ k kᵀ) + ½ v kᵀ")

@@ -13,6 +13,7 @@ from nlc.ir.scan import Record, Scan
 from nlc.ir.types import TOKEN, Dim
 from nlc.passes.naming import Names
 from nlc.passes.plan.aliases import pulled, without_aliases, without_copies
+from nlc.passes.plan.apart import apart
 from nlc.passes.plan.blocks import Block, Stuck
 from nlc.passes.plan.body import Body, Node
 from nlc.passes.plan.stack import stacked
@@ -69,6 +70,7 @@ class Builder:
         self.after, self.loop = pulled(list(program.body[at + 1 :]), self.loop)
         self.names = Names(reserved | frozenset(program.system.hypers))
         self.names.taken |= taken(program)
+        self.loop = apart(self.loop, self.names)
         self.levels = {s.var: s.key for s in program.slots if s.kind == "level"}
         self.records: dict[str, Scan] = {}
         self.plan: dict[str, str] = {}
