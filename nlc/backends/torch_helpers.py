@@ -154,7 +154,7 @@ def watched(x: Tensor) -> Tensor:
 def slopes(total: Tensor, points: list[Tensor]) -> list[Tensor]:
     """How a sum depends on where it started. RuntimeError where the graph in between is gone."""
     found = [None]
-    if total.requires_grad:
+    if total.requires_grad and all(point.requires_grad for point in points):
         found = torch.autograd.grad(total.sum(), points, create_graph=True, allow_unused=True)
     if any(slope is None for slope in found):
         raise RuntimeError(
@@ -167,5 +167,48 @@ def slopes(total: Tensor, points: list[Tensor]) -> list[Tensor]:
 def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The flows [B, T, ...] one token at a time, in the states' dtype."""
     return zip(*(flow.to(dtype).unbind(1) for flow in flows), strict=True)
+''',
+    "pieces": '''
+def pieces(module: nn.Module, state: dict | None, *flows: Tensor) -> tuple[list[Tensor], dict]:
+    """``module.piece`` over the flows, in pieces as ``truncate`` and ``checkpoint`` say."""
+    run, outputs = module.piece, []
+    if not (module.truncate or module.checkpoint):
+        return run(state, *flows)
+    if module.checkpoint:
+        run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+    for long in zip(*(x.split(module.truncate or x.shape[1], 1) for x in flows), strict=True):
+        if outputs:
+            state = {key: x.detach() for key, x in state.items()}
+        for short in zip(*(x.split(module.checkpoint or x.shape[1], 1) for x in long), strict=True):
+            y, state = run(state, *short)
+            outputs.append(y)
+    return [torch.cat(y, 1) for y in zip(*outputs, strict=True)], state
+''',
+    "streams": '''
+def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor) -> tuple:
+    """Sequences packed in flows [1, T, ...] as streams of their own, those alike as one batch."""
+    if cu_seqlens is None:
+        return pieces(module, states, *flows)
+    ends, sizes, shape = cu_seqlens.tolist(), cu_seqlens.diff().tolist(), list(flows[0].shape[:2])
+    if ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:
+        raise ValueError(f"cu_seqlens must rise from 0 to T of [1, T, ...], not {ends} of {shape}")
+    states = [None] * len(sizes) if states is None else states
+    if isinstance(states, dict) or len(states) != len(sizes):
+        raise ValueError(f"state must be a list of {len(sizes)}, one for each sequence")
+    states = [x or module.initial_state(flows[0]) for x in states]
+    outputs, groups = [None] * len(sizes), {}
+    for i, parts in enumerate(zip(*(x.split(sizes, 1) for x in flows), strict=True)):
+        if sizes[i]:  # what is alike has the same length, position and caches
+            kind = [(key, x.shape if x.ndim else int(x)) for key, x in states[i].items()]
+            groups.setdefault((sizes[i], *kind), []).append((i, *parts))
+    for (_, *kind), group in groups.items():
+        members, *parts = zip(*group, strict=True)
+        before = {key: [states[i][key] for i in members] for key, _ in kind}
+        before = {key: torch.cat(x) if x[0].ndim else x[0] for key, x in before.items()}
+        found, after = pieces(module, before, *map(torch.cat, parts))
+        for n, i in enumerate(members):
+            outputs[i] = [y[n : n + 1] for y in found]
+            states[i] = {key: x[n : n + 1] if x.ndim else x for key, x in after.items()}
+    return [torch.cat(y, 1) for y in zip(*filter(None, outputs), strict=True)], states
 ''',
 }
