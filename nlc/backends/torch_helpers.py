@@ -171,16 +171,16 @@ def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     "pieces": '''
 def pieces(module: nn.Module, state: dict | None, *flows: Tensor) -> tuple[list[Tensor], dict]:
     """``module.piece`` over the flows, in pieces as ``truncate`` and ``checkpoint`` say."""
-    run, outputs = module.piece, []
     if not (module.truncate or module.checkpoint):
-        return run(state, *flows)
-    if module.checkpoint:
-        run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+        return module.piece(state, *flows)
+    outputs = []
     for long in zip(*(x.split(module.truncate or x.shape[1], 1) for x in flows), strict=True):
-        if outputs:
-            state = {key: x.detach() for key, x in state.items()}
+        state = {key: x.detach() for key, x in state.items()} if outputs else state
         for short in zip(*(x.split(module.checkpoint or x.shape[1], 1) for x in long), strict=True):
-            y, state = run(state, *short)
+            if module.checkpoint:
+                y, state = checkpoint(module.piece, state, *short, use_reentrant=False)
+            else:
+                y, state = module.piece(state, *short)
             outputs.append(y)
     return [torch.cat(y, 1) for y in zip(*outputs, strict=True)], state
 ''',
@@ -199,16 +199,15 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
     outputs, groups = [None] * len(sizes), {}
     for i, parts in enumerate(zip(*(x.split(sizes, 1) for x in flows), strict=True)):
         if sizes[i]:  # what is alike has the same length, position and caches
-            kind = [(key, x.shape if x.ndim else int(x)) for key, x in states[i].items()]
-            groups.setdefault((sizes[i], *kind), []).append((i, *parts))
-    for (_, *kind), group in groups.items():
-        members, *parts = zip(*group, strict=True)
-        before = {key: [states[i][key] for i in members] for key, _ in kind}
-        before = {key: torch.cat(x) if x[0].ndim else x[0] for key, x in before.items()}
-        found, after = pieces(module, before, *map(torch.cat, parts))
+            kind = str([(k, x.shape if x.ndim else int(x)) for k, x in states[i].items()])
+            groups.setdefault((sizes[i], kind), []).append((i, states[i], *parts))
+    for group in groups.values():
+        members, old, *parts = zip(*group, strict=True)
+        state = {k: torch.cat([s[k] for s in old]) if x.ndim else x for k, x in old[0].items()}
+        found, state = pieces(module, state, *map(torch.cat, parts))
         for n, i in enumerate(members):
             outputs[i] = [y[n : n + 1] for y in found]
-            states[i] = {key: x[n : n + 1] if x.ndim else x for key, x in after.items()}
+            states[i] = {k: x[n : n + 1] if x.ndim else x for k, x in state.items()}
     return [torch.cat(y, 1) for y in zip(*filter(None, outputs), strict=True)], states
 ''',
 }

@@ -100,11 +100,10 @@ def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], na
     abstract = [x for x in ("Callable", "Iterator", "Sequence") if f"{x}[" in text]
     standard = ["import math"] if "math." in text else []
     standard += [f"from collections.abc import {', '.join(abstract)}"] if abstract else []
-    standard += ["from functools import partial"] if "partial(" in text else []
     for line in [*standard, *([""] if standard else []), *imports]:
         if not line.startswith("import torch.nn.functional") or "F." in text:
             w(line)
-    if "partial(checkpoint" in text:
+    if "= checkpoint(" in text:
         w("from torch.utils.checkpoint import checkpoint")
     w()
     w(f'__all__ = ["{name}"]')

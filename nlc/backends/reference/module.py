@@ -30,6 +30,14 @@ from nlc.ir.types import Dim, Like, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
 
+_STREAM = """\
+and the state of the stream, to be given to the next call. ValueError where shapes do not fit.
+Sequences packed in a batch of one, cut by ``cu_seqlens`` [N + 1], are streams of their own,
+and ``state`` a list of N, since positions and caches differ; None starts one.
+``checkpoint``: tokens of a piece that is recomputed in the backward pass; None for no pieces.
+``truncate``: tokens of a piece behind which gradients are cut; None for no pieces.
+""".splitlines()
+
 
 def emit_module(program: Program, header: Header) -> str:
     """The whole file."""
@@ -118,11 +126,8 @@ class ModuleWriter:
                 if len(system.output) == 1
                 else f'    returns ["{n}"]: {_shape_text(e.type)}'
             )
-        w(
-            "and the state of the stream, to be given to the next call. ValueError where shapes do not fit."
-        )
-        w("``checkpoint``: tokens of a piece that is recomputed in the backward pass, None for no pieces.")
-        w("``truncate``: tokens of a piece behind which gradients are cut, None for no pieces.")
+        for line in _STREAM:
+            w(line)
         w('"""')
         w()
         w("checkpoint: int | None = None")
@@ -192,11 +197,7 @@ class ModuleWriter:
         returns = f"tuple[{found}, dict | list[dict]]"
         w.define("forward", ["self", *arguments, "*", *given], returns)
         w.depth += 1
-        w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both.')
-        w()
-        w("``cu_seqlens`` [N + 1] bounds N sequences packed in a batch of one. Each is a stream of its")
-        w("own, and ``state`` a list of N, since positions and caches differ; None starts one.")
-        w('"""')
+        w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
         self._check_inputs()
         self.printer.use("pieces")
         target = "(y,), state" if len(outputs) == 1 else "outputs, state"
