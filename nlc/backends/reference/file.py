@@ -31,7 +31,7 @@ MODULE_ATTRIBUTES = frozenset(
     register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
     register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
     set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
-    zero_grad step initial_state param_groups reset_parameters STATE
+    zero_grad step piece initial_state param_groups reset_parameters STATE checkpoint truncate
     """.split()
 )
 
@@ -100,15 +100,13 @@ def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], na
     if "partial(" in text:
         imports = ["from functools import partial", "", *imports]
     abstract = [x for x in ("Callable", "Iterator", "Sequence") if f"{x}[" in text]
-    if "math." in text:
-        w("import math")
-    if abstract:
-        w(f"from collections.abc import {', '.join(abstract)}")
-    if "math." in text or abstract:
-        w()
-    for line in imports:
+    standard = ["import math"] if "math." in text else []
+    standard += [f"from collections.abc import {', '.join(abstract)}"] if abstract else []
+    for line in [*standard, *([""] if standard else []), *imports]:
         if not line.startswith("import torch.nn.functional") or "F." in text:
             w(line)
+    if "= checkpoint(" in text:
+        w("from torch.utils.checkpoint import checkpoint")
     w()
     w(f'__all__ = ["{name}"]')
     for text in texts:

@@ -30,6 +30,14 @@ from nlc.ir.types import Dim, Like, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
 
+_STREAM = """\
+and the state of the stream, to be given to the next call. ValueError where shapes do not fit.
+Sequences packed in a batch of one, cut by ``cu_seqlens`` [N + 1], are streams of their own,
+and ``state`` a list of N, since positions and caches differ; None starts one.
+``checkpoint``: tokens of a piece that is recomputed in the backward pass; None for no pieces.
+``truncate``: tokens of a piece behind which gradients are cut; None for no pieces.
+""".splitlines()
+
 
 def emit_module(program: Program, header: Header) -> str:
     """The whole file."""
@@ -118,10 +126,12 @@ class ModuleWriter:
                 if len(system.output) == 1
                 else f'    returns ["{n}"]: {_shape_text(e.type)}'
             )
-        w(
-            "and the state of the stream, to be given to the next call. ValueError where shapes do not fit."
-        )
+        for line in _STREAM:
+            w(line)
         w('"""')
+        w()
+        w("checkpoint: int | None = None")
+        w("truncate: int | None = None")
 
     # -------------------------------------------------------------------------------------------- state
 
@@ -179,23 +189,30 @@ class ModuleWriter:
     # -------------------------------------------------------------------------------------------- forward
 
     def _forward(self) -> None:
-        w = self.w
-        names = list(self.arguments.values())
-        returns = (
-            "tuple[Tensor, dict[str, Tensor]]"
-            if len(self.system.output) == 1
-            else "tuple[dict[str, Tensor], dict[str, Tensor]]"
-        )
-        args = [
-            "self",
-            *(f"{a}: Tensor" for a in names),
-            "*",
-            "state: dict[str, Tensor] | None = None",
-        ]
-        w.define("forward", args, returns)
+        """``forward`` for callers, and ``piece``, which it runs piece by piece and stream by stream."""
+        w, names, outputs = self.w, list(self.arguments.values()), list(self.system.output)
+        arguments = [f"{a}: Tensor" for a in names]
+        found = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
+        given = ["state: dict | list[dict] | None = None", "cu_seqlens: Tensor | None = None"]
+        returns = f"tuple[{found}, dict | list[dict]]"
+        w.define("forward", ["self", *arguments, "*", *given], returns)
         w.depth += 1
         w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
         self._check_inputs()
+        self.printer.use("pieces")
+        target = "(y,), state" if len(outputs) == 1 else "outputs, state"
+        call = f"{target} = {self.printer.use('streams')}("
+        w.call(call, ["self", "cu_seqlens", "state", *names], ")")
+        if len(outputs) == 1:
+            w("return y, state")
+        else:
+            items = [f'"{n}": outputs[{i}]' for i, n in enumerate(outputs)]
+            w.collection("return {", items, "}, state")
+        w.depth -= 1
+        w()
+        w.define("piece", ["self", "state: dict | None", *arguments], "tuple[list[Tensor], dict]")
+        w.depth += 1
+        w('"""The outputs of one piece, in the order of the spec, and the state behind it."""')
         self._open_state()
         for statement in self.program.body:
             self.statement(statement)
@@ -384,10 +401,7 @@ class ModuleWriter:
                 "no later token sees further back",
             )
         self.close_state(statement)
-        if len(texts) == 1:
-            w(f"return {next(iter(texts.values()))}, state")
-        else:
-            w.collection("return {", [f'"{n}": {t}' for n, t in texts.items()], "}, state")
+        w.collection("return [", list(texts.values()), "], state")
 
     def close_state(self, statement: Return) -> None:
         """What the stream carries to the next call."""
@@ -418,12 +432,8 @@ class ModuleWriter:
         w = self.w
         names = list(self.arguments.values())
         one = len(self.system.output) == 1
-        returns = (
-            "tuple[Tensor, dict[str, Tensor]]"
-            if one
-            else "tuple[dict[str, Tensor], dict[str, Tensor]]"
-        )
-        args = ["self", *(f"{a}: Tensor" for a in names), "state: dict[str, Tensor] | None = None"]
+        returns = f"tuple[{'Tensor' if one else 'dict[str, Tensor]'}, dict]"
+        args = ["self", *(f"{a}: Tensor" for a in names), "state: dict | None = None"]
         w.define("step", args, returns)
         w.depth += 1
         w('"""One token of each sequence, without the token axis."""')
