@@ -137,6 +137,42 @@ FOUND = {
             update: (a - 0.5) * B + outer(v, k - B.T @ v)
         output: A.T @ v + prev(A).T @ v + B.T @ v
     """,
+    "a recurrent flow that is read": """
+        inputs: {k: [dk], q: [dk], a: []}
+        let:
+          f: prev(f) * 0.5 + k * dot(A, A)
+        levels:
+          A:
+            frequency: every token
+            memory: vector(dk)
+            update: a * A + k
+          B:
+            frequency: every token
+            memory: mlp(dk, 2)
+            anchor: every 4 tokens
+            objective: -dot(B(k), q)
+            rule: gd(lr=0.5)
+            init: learned
+        output: anchor(B)(f) + f
+    """,
+    "an output that a level has for its value": """
+        inputs: {k: [dk], v: [dv]}
+        outputs: {y: [dv]}
+        levels:
+          B:
+            frequency: every 8 tokens
+            memory: {W: [dv, dk], b: [dv], read(z): W @ z + b}
+            objective: last(sqnorm(B(k) - v))
+            rule: dgd(lr=0.1)
+          C:
+            frequency: every 8 tokens
+            memory: matrix(dv, dk)
+            key: k
+            value: B(k)
+            objective: mean(sqnorm(C(key) - value))
+            rule: gd(lr=0.1)
+        output: B(k)
+    """,
 }  # fmt: skip
 
 

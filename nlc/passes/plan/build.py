@@ -309,7 +309,8 @@ class Builder:
         if all(p.plan in ("sequential", "parallel") for p in self.pieces):
             return self.program  # the loop over tokens says it best
         collected = {o: body.collected.get(i, i) for o, i in self.loop.collects.items()}
-        statements = without_aliases(statements, set(self.program.system.flows))
+        fixed = {*self.program.system.flows, *collected.values()}
+        statements = without_aliases(statements, fixed)
         statements = needed(statements, {*collected.values(), *self.loop.carries})
         statements = shared(statements, self.names)
         used = {name for s in statements for name in reads(s)} | set(collected.values())
