@@ -321,14 +321,16 @@ class Spec:
 
     def program(self, backend: str = "reference") -> Program:
         """The statements that a backend prints."""
-        system, _, updates = self._checked
+        from nlc.tools.about import about
+
+        system, graph, updates = self._checked
         reserved = _backend(backend).RESERVED
         program = lower(system, updates, reserved)
         if backend != "reference":
             program, self.choices = plan(program, reserved)
         return replace(
             program,
-            about=tuple(self._about()),
+            about=about(system, graph, updates),
             rules={name: lower(s, u, reserved) for name, (s, _, u) in self._rules.items()},
             groups=groups(system),
         )
@@ -438,23 +440,6 @@ class Spec:
     def _folder(self) -> Path | None:
         path = Path(self.source.name)
         return path.parent if path.is_file() else None
-
-    def _about(self) -> list[str]:
-        """For each level, fastest first, its clock, state and update in one line."""
-        from nlc.tools.derivation import update_lines
-
-        system, graph, updates = self._checked
-        out = []
-        for number, members in enumerate(graph.graph["levels"], 1):
-            for name in members:
-                data = graph.nodes[name]
-                line = f"{number}. {name}, {data['clock']}, {data['shape']}"
-                if name in updates:
-                    line += f": {'; '.join(update_lines(system, updates[name]))}"
-                elif data["objective"]:
-                    line += f": {data['objective']}, {data['rule']}"
-                out.append(line)
-        return out
 
 
 def _backend(name: str):
