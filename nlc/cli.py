@@ -15,10 +15,19 @@ from typing import Any
 import click
 
 from nlc.base.diagnostics import SpecError, nearest
+from nlc.passes.plan.asked import BadPlan
 from nlc.pipeline import BACKENDS
+from nlc.tools.sizes import BadHyper
 from nlc.version import __version__
 
 FORMATS = click.Choice(["text", "json", "github"])
+PLAN = click.option(
+    "--plan",
+    "plans",
+    metavar="LEVEL=PLAN",
+    multiple=True,
+    help="How a level runs: sequential, chunked or anchored; chunked(32) has 32 tokens a solve.",
+)
 
 
 def _tell(error: SpecError, format: str) -> None:
@@ -55,6 +64,9 @@ def _verb(f: Callable) -> Callable:
             sys.exit(1)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
+        except (BadHyper, BadPlan) as error:
+            hint = "--set" if isinstance(error, BadHyper) else "--plan"
+            raise click.BadParameter(str(error), param_hint=hint) from None
         except OSError as error:
             place = kwargs.get("output") or kwargs.get("path") or error.filename or ""
             click.echo(f"error: {error.strerror or error}: {place}".rstrip(": "), err=True)
@@ -208,12 +220,15 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
     show_default=True,
     help="Who prints the program; auto: the fastest that can.",
 )
+@PLAN
 @click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
 @_verb
-def compile(spec: str, output: Path | None, backend: str, operator: bool) -> None:
+def compile(
+    spec: str, output: Path | None, backend: str, plans: tuple[str, ...], operator: bool
+) -> None:
     """Write the generated PyTorch file."""
     loaded = _load(spec, operator=operator)
-    text = loaded.source_text(backend)
+    text = loaded.source_text(backend, dict(map(_plan, plans)))
     _warn(loaded)
     if output is None or str(output) == "-":
         click.echo(text, nl=False)
@@ -256,14 +271,9 @@ def verify(
     spec: str, operator: bool, settings: tuple[str, ...], seed: int, tokens: int, format: str
 ) -> None:
     """Compare what is compiled with the spec itself, on random inputs."""
-    from nlc.tools.sizes import BadHyper
-
     loaded = _load(spec, operator=operator)
     _warn(loaded)
-    try:
-        result = loaded.verify(seed=seed, tokens=tokens, hypers=dict(map(_setting, settings)))
-    except BadHyper as error:
-        raise click.BadParameter(str(error), param_hint="--set") from None
+    result = loaded.verify(seed=seed, tokens=tokens, hypers=dict(map(_setting, settings)))
     if format == "json":
         click.echo(json.dumps(result.asdict(), ensure_ascii=False, indent=2))
     else:
@@ -282,6 +292,14 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals or not all(isinstance(x, int | float) for x in numbers) or not numbers:
         raise click.BadParameter(f"{text!r} is not HYPER=VALUE with a number", param_hint="--set")
     return name.strip(), numbers[0] if len(numbers) == 1 else numbers
+
+
+def _plan(text: str) -> tuple[str, str]:
+    """``S=chunked(32)``."""
+    level, equals, plan = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not LEVEL=PLAN", param_hint="--plan")
+    return level.strip(), plan.strip()
 
 
 @main.command(name="list")

@@ -131,6 +131,8 @@ class Program:
         default_factory=dict
     )  # by kind of tensor, or by the rule's name
     groups: tuple[Group, ...] = ()
+    tile: int | None = None  # tokens of one triangular solve; None: the backend's own
+    channel_tile: int | None = None  # the same where decays differ by key channel
 
     def lets(self) -> Iterator[Let]:
         stack: list[object] = list(reversed(self.body))

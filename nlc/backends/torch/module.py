@@ -13,7 +13,7 @@ from itertools import groupby
 from nlc.backends.precedence import ATOM
 from nlc.backends.reference.file import attribute_path, class_name, close_file, open_file, ticks_now
 from nlc.backends.reference.module import ModuleWriter
-from nlc.backends.torch.helpers import TEXTS, with_needed
+from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scans import Form, form
 from nlc.backends.writer import Header, Writer
@@ -31,7 +31,7 @@ def emit_module(program: Program, header: Header) -> str:
     open_file(file, program.system, header, program.about)
     emitter = TorchModule(program, header, body)
     emitter.write()
-    texts = [TEXTS[name] for name in with_needed(emitter.printer.helpers)]
+    texts = defined(emitter.printer.helpers, program.tile, program.channel_tile)
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
