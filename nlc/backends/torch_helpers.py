@@ -18,6 +18,18 @@ def l2norm(x: Tensor, eps: float) -> Tensor:
     """x / √(‖x‖² + eps)."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 ''',
+    "silu_slope": '''
+def silu_slope(x: Tensor) -> Tensor:
+    """The derivative of silu."""
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s))
+''',
+    "gelu_slope": '''
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of gelu."""
+    density = (-0.5 * x.square()).exp() / math.sqrt(2 * math.pi)
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
+''',
     "rmsnorm": '''
 def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
     """x over its root mean square, times a weight."""

@@ -88,7 +88,8 @@ class TorchPrinter(MatrixFunctions):
             path = str(e.attr)
             return (self.cast or {}).get(path) or self.attribute(path), ATOM
         if op == "initial":
-            return self.attribute(f"{e.attr}.init"), ATOM
+            path = f"{e.attr}.init"
+            return (self.cast or {}).get(path) or self.attribute(path), ATOM
         if op in _INFIX:
             return self.infix(e)
         if op in _COMPARE:
@@ -212,6 +213,9 @@ class TorchPrinter(MatrixFunctions):
 
     def op_softplus(self, e: Expr) -> tuple[str, int]:
         return f"F.softplus({self(e.args[0])}, threshold=50)", ATOM
+
+    def op_slope(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use(f'{e.attr}_slope')}({self(e.args[0])})", ATOM
 
     def op_stop(self, e: Expr) -> tuple[str, int]:
         return f"{self.at(e.args[0], ATOM)}.detach()", ATOM

@@ -202,6 +202,8 @@ class Notation:
             args = ", ".join(self.text(a) for a in e.args[:keep])
         if e.op == "attend":
             return f"{self.symbol(e.attr[0])}({self.text(e.args[0])})"
+        if e.op == "slope":
+            return self._word(e.attr) + ("'" if self.latex else "′") + f"({args})"
         return f"{name}({args})"
 
     def _list(self, args: Iterable[Expr]) -> str:

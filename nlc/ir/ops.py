@@ -293,10 +293,20 @@ def _layernorm(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
     return dx, mul(g, normed), g
 
 
-def _gelu(x: Expr, y: Expr) -> Expr:
-    cdf = mul(num(0.5), add(num(1.0), make("erf", div(x, num(math.sqrt(2))))))
-    pdf = mul(num(1 / math.sqrt(2 * math.pi)), make("exp", mul(num(-0.5), mul(x, x))))
-    return add(cdf, mul(x, pdf))
+def _silu_curvature(x: Expr) -> Expr:
+    s = make("sigmoid", x)
+    bend = add(num(2.0), mul(x, sub(num(1.0), mul(num(2.0), s))))
+    return mul(mul(s, sub(num(1.0), s)), bend)
+
+
+def _gelu_curvature(x: Expr) -> Expr:
+    square = mul(x, x)
+    pdf = mul(num(1 / math.sqrt(2 * math.pi)), make("exp", mul(num(-0.5), square)))
+    return mul(pdf, sub(num(2.0), square))
+
+
+# the second derivatives of functions whose first is an operator, ``slope``
+CURVATURES: dict[str, Callable[[Expr], Expr]] = {"silu": _silu_curvature, "gelu": _gelu_curvature}
 
 
 def _linear_vjp(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
@@ -365,14 +375,15 @@ OPS: dict[str, Op] = {
     ),
     "silu": Op(
         _same,
-        _unary(
-            lambda x, y: (lambda s: mul(s, add(num(1.0), mul(x, sub(num(1.0), s)))))(
-                make("sigmoid", x)
-            )
-        ),
+        _unary(lambda x, y: make("slope", x, attr="silu")),
         r.shrinking(r.dip(r.silu, -1.2784645427610738)),
     ),
-    "gelu": Op(_same, _unary(_gelu), r.shrinking(r.dip(r.gelu, -0.7517915246935645))),
+    "gelu": Op(
+        _same,
+        _unary(lambda x, y: make("slope", x, attr="gelu")),
+        r.shrinking(r.dip(r.gelu, -0.7517915246935645)),
+    ),
+    "slope": Op(_same, lambda n, g: (mul(g, CURVATURES[n.attr](n.args[0])),)),
     "relu": Op(
         _same,
         lambda n, g: (_where(_ge(_zero, n.args[0]), _zero, g),),

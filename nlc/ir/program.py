@@ -68,7 +68,8 @@ class Loop:
     """One tick of ``clock`` after another: ``carries`` live from tick to tick, ``slices`` are taken one tick at a time,
     ``collects`` are gathered over the ticks. Each maps the name outside to the name inside.
 
-    With ``periods`` a trip is a *tile*: as many tokens as no boundary of these periods cuts, all at once.
+    With ``periods`` a trip is a *tile*: as many tokens as no boundary of these periods cuts, all at once. ``stacks`` are
+    carries that are several variables with an axis in front.
     """
 
     clock: Clock
@@ -80,6 +81,7 @@ class Loop:
     first: tuple[Let, ...] = ()  # before the first tick: what is held
     watched: bool = False  # a gradient is taken through updates, so they are recorded in any case
     periods: tuple[Dim, ...] = ()
+    stacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

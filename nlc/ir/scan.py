@@ -20,8 +20,8 @@ class Record:
     """``states`` are the variables X¹ … Xᵖ; what is absent is None, and a coefficient may be a number.
 
     ``decay``: A, row by row. ``log``: log A where p = 1 and A is known to be positive, by key channel if ``channel``.
-    ``write``: u. ``erase``: c, and ``source`` s whose read at ``probe`` is z. ``start``: T of each state where the
-    scan runs on X − T. ``transposed``: it runs on Xᵀ.
+    ``write``: u. ``erase``: c, and ``source`` s whose read at ``probe`` is z. ``start``: T of each state that decays
+    towards one, A acting on X − T. ``transposed``: it runs on Xᵀ.
     """
 
     states: tuple[str, ...]

@@ -16,7 +16,7 @@ from torch import Tensor
 from nlc.ir.expr import Expr
 from nlc.ir.system import Level, System
 from nlc.ir.types import STEP, TOKEN, Clock, Dim, Dims, Like, Number
-from nlc.runtime.operations import OPERATIONS, aligned
+from nlc.runtime.operations import OPERATIONS, SLOPES, aligned
 
 States = dict[str, Tensor]
 Name = tuple[str, object]  # (op, attr) of a leaf that a place gives a value
@@ -413,6 +413,7 @@ TOLD: dict[str, Callable[..., Tensor]] = {
     "newton_schulz": Expressions._newton_schulz,
     "solve": Expressions._solve,
     "periods": lambda self, e, x: (x / self.size(e.attr)).floor(),
+    "slope": lambda self, e, x: SLOPES[e.attr](x),
 }
 LEAVES: dict[str, Callable[[Expressions, Expr, Place], Tensor]] = {
     "num": lambda self, e, at: self.number(e.attr),

@@ -166,3 +166,16 @@ OPERATIONS: dict[str, Operation] = {
     "linear": _linear,
     "stop": lambda lead, x: x.detach(),
 }
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return s + x * s * (1 - s)
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    pdf = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return (1 + torch.erf(x / math.sqrt(2))) / 2 + x * pdf
+
+
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {"silu": _silu_slope, "gelu": _gelu_slope}

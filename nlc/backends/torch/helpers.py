@@ -20,31 +20,30 @@ def spread(x: Tensor, axis: int, tokens: int) -> Tensor:
     return x.expand([tokens if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
 ''',
     "tiles": '''
-def tiles(
-    body: Callable[..., tuple],
-    state: dict[str, Tensor],
-    keys: Sequence[str],
-    periods: Sequence[int],
-    flows: Sequence[tuple[Tensor, int]],
-    axes: Sequence[int],
-    held: Sequence[Tensor] = (),
-) -> list[Tensor]:
+def tiles(body, state, keys, periods, flows, axes, held=()) -> list[Tensor]:
     """Runs ``body`` over pieces of the flows that no boundary of the periods cuts.
 
-    ``body(start, stop, carried, *pieces)`` gives what it carries on and what it collects, of
-    tokens start + 1 to stop of the stream. ``flows`` and ``axes`` say where their tokens are.
+    ``body(start, stop, carried, *pieces)`` returns what it carries on and what it collects, for the
+    tokens start + 1 to stop of the stream. ``keys`` say what of ``state`` is carried, several as one
+    where they are a tuple; ``flows`` and ``axes`` say where the tokens are.
     """
     start, (x, axis) = int(state["pos"]), flows[0]
     end = start + x.shape[axis]
     stops = sorted({e for p in periods for e in range(start - start % p + p, end, p)} | {end})
     sizes = [b - a for a, b in zip([start, *stops], stops)]
-    carried, collected = [*held, *(state[key] for key in keys)], []
+    carried, collected = [*held, *(opened(state, key) for key in keys)], []
     for stop, *pieces in zip(stops, *(x.split(sizes, axis) for x, axis in flows)):
         carried, out = body(start, stop, carried, *pieces)
         collected.append(out)
         start = stop
-    state.update(zip(keys, carried[len(held) :]))
+    for key, value in zip(keys, carried[len(held) :]):
+        state.update({key: value} if isinstance(key, str) else zip(key, value))
     return [torch.cat(x, axis) for x, axis in zip(zip(*collected), axes)]
+''',
+    "opened": '''
+def opened(state: dict[str, Tensor], key: str | tuple[str, ...]) -> Tensor:
+    """One value of the state, or several with an axis in front."""
+    return state[key] if isinstance(key, str) else torch.stack([state[k] for k in key])
 ''',
     "tokens": '''
 def tokens(
@@ -86,6 +85,9 @@ def causal_attention(
 
 TEXTS: dict[str, str] = {**HELPERS, **_OWN, **SCANS}
 
+# how each is used: a constant by its name, a function by a call
+_USE = {n: rf"\b{n}\b" if n.isupper() else rf"(?<![\w.]){n}(\(|\.apply)" for n in TEXTS}
+
 
 def with_needed(names: set[str]) -> list[str]:
     """The named texts and those that they call, in the order in which they are defined."""
@@ -95,7 +97,7 @@ def with_needed(names: set[str]) -> list[str]:
         name = stack.pop()
         if name not in out:
             out.add(name)
-            stack += [n for n in TEXTS if re.search(rf"(?<![\w.]){n}\(", TEXTS[name])]
+            stack += [n for n in TEXTS if n != name and re.search(_USE[n], TEXTS[name])]
     return [n for n in TEXTS if n in out]
 
 

@@ -6,7 +6,7 @@ boundaries is a method of its own, which ``tiles`` runs from boundary to boundar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -16,7 +16,7 @@ from nlc.backends.reference.module import ModuleWriter
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scans import Form, form
-from nlc.backends.writer import Header, Writer
+from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Loop, Parallel, Program, Return
 from nlc.ir.scan import Read, Record, Scan
@@ -123,8 +123,8 @@ class TorchModule(ModuleWriter):
         if isinstance(loop, Loop):
             return super()._cast(loop)
         out: dict[str, str] = {}
-        for e in (n for x in loop for n in _own_nodes(x) if n.op == "weight"):
-            path = str(e.attr)
+        for e in (n for x in loop for n in _own_nodes(x) if n.op in ("weight", "initial")):
+            path = str(e.attr) + ".init" * (e.op == "initial")
             if path not in out:
                 out[path] = self.parts(path.replace(".", "_"), e)
                 self.w(f"{out[path]} = {attribute_path(path)}.to(dtype)")
@@ -178,11 +178,16 @@ class TorchModule(ModuleWriter):
         w = self.w
         heads_ranks = self._types(loop)
         name = self._method_name(loop)
-        slots = [v for v in loop.carries if v in self.keys]
-        held = [v for v in loop.carries if v not in self.keys]
+        slots = [v for v in loop.carries if v in self.keys or v in loop.stacks]
+        held = [v for v in loop.carries if v not in self.keys and v not in loop.stacks]
         flows = [f"({o}, {-1 - heads_ranks[i].rank})" for o, i in loop.slices.items()]
         axes = [str(-1 - heads_ranks[i].rank) for i in loop.collects.values()]
-        keys = [f'"{self.keys[v]}"' for v in slots]
+        keys = [
+            _tuple([f'"{self.keys[m]}"' for m in loop.stacks[v]])
+            if v in loop.stacks
+            else f'"{self.keys[v]}"'
+            for v in slots
+        ]
         args = [f"self.{name}", "state", _tuple(keys)]
         if loop.periods:
             args.append(_tuple([self.plain.size(p) for p in loop.periods]))
@@ -198,7 +203,7 @@ class TorchModule(ModuleWriter):
     def _method_name(self, loop: Loop) -> str:
         """After the first level that the component is."""
         levels = {s.var: s.key.partition(".")[0] for s in self.program.slots if s.kind == "level"}
-        first = next((levels[v] for v in loop.carries if v in levels), "flows")
+        first = next((levels[v] for v in _members(loop) if v in levels), "flows")
         taken = {m[0] for m in self.methods}
         name, n = f"_{first}", 2
         while name in taken:
@@ -212,7 +217,9 @@ class TorchModule(ModuleWriter):
                 if n.op == "var":
                     out.setdefault(str(n.attr), n.type)
             if isinstance(x, Let):
-                out |= {n: x.expr.type for n in x.names[:1]}
+                out |= dict.fromkeys(
+                    x.names if x.expr.op not in _WINDOWED else x.names[:1], x.expr.type
+                )
         return out
 
     def beside_forward(self) -> None:
@@ -230,7 +237,7 @@ class TorchModule(ModuleWriter):
         w.define(name, args, "tuple[list[Tensor], list[Tensor]]")
         w.depth += 1
         what = ", ".join(
-            dict.fromkeys(self.keys[v].partition(".")[0] for v in loop.carries if v in self.keys)
+            dict.fromkeys(self.keys[v].partition(".")[0] for v in _members(loop) if v in self.keys)
         )
         periods = ", ".join(f"{p}" for p in loop.periods)
         w(f'"""{what}: {f"between boundaries of {periods} tokens" if tiled else "one token"}."""')
@@ -257,7 +264,7 @@ class TorchModule(ModuleWriter):
         w.depth -= 1
 
     def _casts(self, loop: Loop) -> bool:
-        return any(n.op == "weight" for x in loop.body for n in _own_nodes(x))
+        return any(n.op in ("weight", "initial") for x in loop.body for n in _own_nodes(x))
 
     def _guarded(self, loop: Loop, tiled: bool) -> None:
         """The statements, those of a boundary where it is one."""
@@ -288,7 +295,7 @@ class TorchModule(ModuleWriter):
         if r.rank < 2 and r.kind in ("none", "scalar"):
             self._running(s, states[0], at)
             return
-        f = form(r)
+        f = form(r, s.read)
         if r.rank == 2 and f == Form("none") and not s.read:
             u, k = at(r.write[0]), at(r.key)
             u, k = (k, u) if r.transposed else (u, k)
@@ -297,8 +304,10 @@ class TorchModule(ModuleWriter):
         if f.kind == "coupled":
             self._coupled(s, states, at, f)
             return
-        begun = self._begun(r, 0, states[0])
-        args = [begun, at(r.key), at(r.write[0])]
+        if f.end:
+            self._end(s, states[0], at, f)
+            return
+        args = [self._begun(r, 0, states[0]), at(r.key), self._written(r, 0, at)]
         args += [at(r.erase[0])] if f.erase else []
         args += [at(r.log)] if r.log is not None else []
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
@@ -309,6 +318,24 @@ class TorchModule(ModuleWriter):
         self._ended(r, 0, states[0], new)
         seen = [args[1], rows, starts] + ([at(r.log)] if r.log is not None else [])
         self.scans[s.name] = _Scanned(f, r, ", ".join(seen))
+
+    def _end(self, s: Scan, state: str, at: Callable[..., str], f: Form) -> None:
+        """A scan of which only the last state is wanted."""
+        r, turned = s.record, ".mT" if s.record.transposed else ""
+        args = [f"{state}{turned}", at(r.key), at(r.write[0]), at(r.erase[0])]
+        args += [at(r.log)] if r.log is not None else []
+        args += [at(r.probe)] if f.probe else []
+        args += [self.row(r.start[0])] if f.toward else []
+        self._call([state], self.row.use(f.scan), args, s, turned)
+
+    def _written(self, r: Record, j: int, at: Callable[..., str]) -> str:
+        """u of a state, less what its T answers at the probe, where the scan runs on the distance to T."""
+        text = at(r.write[j])
+        if r.source is None or r.erase[j] is None or not r.start or r.start[r.source] is None:
+            return text
+        answer = f"{at(r.probe or r.key)} @ {self.row.at(r.start[r.source], ATOM)}.mT"
+        up = "" if r.rank < 2 else "[..., None]"
+        return f"{text} - {at(r.erase[j])}{up} * ({answer})"
 
     def _state_head(self, r: Record) -> bool:
         slot = next((s for s in self.program.slots if s.var == r.states[0]), None)
@@ -391,11 +418,11 @@ class TorchModule(ModuleWriter):
         w.call(f"{X} = torch.stack([", begun, "], -3)") if len(", ".join(begun)) < 60 else w.call(
             f"{X} = torch.stack(", ["[" + ", ".join(begun) + "]", "-3"], ")"
         )
-        w.call(f"{A} = {p.use('coupling') if False else 'coupling'}(", [number, *table], ")")
-        rows = [
-            f"torch.zeros_like({at(written)}){row}" if e is None else f"{at(e)}{row}"
-            for e in r.write
-        ]
+        w.call(f"{A} = coupling(", [number, *table], ")")
+        rows = []
+        for j, e in enumerate(r.write):
+            text = f"torch.zeros_like({at(written)})" if e is None else self._written(r, j, at)
+            rows.append((f"({text})" if row and " " in text else text) + row)
         w.call(f"{u} = torch.stack(", ["[" + ", ".join(rows) + "]", "-2"], ")")
         found = _Scanned(f, r)
         if r.key is None:
@@ -437,13 +464,29 @@ class TorchModule(ModuleWriter):
         text = f"{self.row.use(s.form.read(how.when))}({', '.join([*args, given])})"
         return text + (".squeeze(-1)" if not e.args and r.rank == 0 else "")
 
-    def _call(self, targets: list[str], function: str, args: list[str], s: Scan) -> None:
+    def _call(
+        self, targets: list[str], function: str, args: list[str], s: Scan, behind: str = ""
+    ) -> None:
+        start, end = f"{', '.join(targets)} = {function}(", f"){behind}"
+        line = f"{start}{', '.join(args)}{end}"
+        if s.note and 4 * self.w.depth + len(line) + 4 + len(s.note) <= WIDTH:
+            self.w(line, s.note)
+            return
         if s.note:
             self.w.comment(s.note)
-        self.w.call(f"{', '.join(targets)} = {function}(", args, ")")
+        self.w.call(start, args, end)
 
     def _assign(self, targets: list[str], text: str, s: Scan) -> None:
         self.w(f"{', '.join(targets)} = {text}", s.note)
+
+
+_WINDOWED = ("conv", "delay")  # these also return what they carry on
+
+
+def _members(loop: Loop) -> Iterable[str]:
+    """What it carries, variable by variable."""
+    for v in loop.carries:
+        yield from loop.stacks.get(v, (v,))
 
 
 def _tuple(items: list[str]) -> str:

@@ -134,5 +134,14 @@ class RowPrinter(TorchPrinter):
             return f"{self.like}.new_full(({self.tokens},), {self(x)})", ATOM
         return f"{self.use('spread')}({self(x)}, {-1 - x.type.rank}, {self.tokens})", ATOM
 
+    def op_lane(self, e: Expr) -> tuple[str, int]:
+        """One of several that are stacked."""
+        return f"{self.at(e.args[0], ATOM)}[{e.attr}]", ATOM
+
+    def op_stack(self, e: Expr) -> tuple[str, int]:
+        """Starts of several memories as one, with an axis for the batch."""
+        parts = ", ".join(self(a) for a in e.args)
+        return f"torch.stack([{parts}]).unsqueeze(1)", ATOM
+
     def op_read(self, e: Expr) -> tuple[str, int]:
         return self.reader(e), ATOM

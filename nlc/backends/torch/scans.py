@@ -28,10 +28,15 @@ class Form:
     kind: str
     erase: bool = False
     probe: bool = False
+    end: bool = False  # nothing reads the states on the way
+    toward: bool = False  # what it decays to is an argument
 
     @property
     def scan(self) -> str:
         """What the scan is called in the generated file."""
+        if self.end:
+            gated = "gated_" if self.kind == "scalar" else ""
+            return f"{gated}delta{'_at' * self.probe}_end" + "_towards" * self.toward
         first = {"none": "", "scalar": "Gated", "channel": "Channel", "coupled": "Coupled"}[
             self.kind
         ]
@@ -50,18 +55,27 @@ class Form:
         return f"{first[self.kind]}read" + ("_before" if when == "before" else "")
 
 
-def form(r: Record) -> Form:
-    """The form of a record of matrices."""
+def form(r: Record, read: bool) -> Form:
+    """The form of a record of matrices, whose states on the way are ``read`` or not."""
     kind = "coupled" if r.kind == "signed" else r.kind
     erase = r.source is not None
-    return Form(kind, erase, erase and r.probe is not None and kind in ("none", "scalar"))
+    plain = erase and kind in ("none", "scalar")
+    begun = bool(r.start) and r.start[0] is not None
+    return Form(
+        kind, erase, plain and r.probe is not None, plain and not read, plain and not read and begun
+    )
 
 
-FORMS = tuple(
-    Form(kind, erase, probe)
-    for kind in ("none", "scalar", "channel", "coupled")
-    for erase in (False, True)
-    for probe in ((False, True) if erase and kind in ("none", "scalar") else (False,))
+_BOTH = (False, True)
+FORMS = (
+    *(Form(kind, erase) for kind in ("none", "scalar", "channel", "coupled") for erase in _BOTH),
+    *(Form(kind, True, True) for kind in ("none", "scalar")),
+    *(
+        Form(kind, True, probe, True, toward)
+        for kind in ("none", "scalar")
+        for probe in _BOTH
+        for toward in _BOTH
+    ),
 )
 
 
@@ -82,10 +96,11 @@ def _select(text: str, **flags: bool) -> str:
     return "\n".join(out)
 
 
-_CHUNKS = f'''
+_CHUNK = f"""
 CHUNK = {CHUNK}  # tokens of one triangular solve
+"""
 
-
+_CHUNKS = '''
 def chunks(x: Tensor, axis: int, most: int = CHUNK) -> Tensor:
     """The token axis as [chunks, tokens of a chunk], as even as they come, filled up with zeros."""
     count = -(-x.shape[axis] // most)
@@ -149,7 +164,7 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
         L = b * (PROBE @ k.mT) * G  #? decay
         L = (b * (PROBE @ k.mT)).tril(-1)  #? !decay
         one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
-        inverse = torch.linalg.solve_triangular(one + L, one, upper=False, unitriangular=True)
+        inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
         parts = inverse @ u, inverse @ (b<decay: * before> * PROBE), <decay:to_end * >k<decay:, kept>
         rows, starts = [], [S]
         for r, w, e<decay:, g> in zip(*(x.unbind(-3) for x in parts)):
@@ -193,6 +208,58 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
         return dS.sum_to_size(ctx.shapes[0]), *rest
 '''
 
+_DELTA_END = '''
+class <decay:Gated>Delta<probe:At>End(torch.autograd.Function):
+    """S behind a chunk of S_t = <decay:a_t >S_{t-1} + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ; the gradient is written out.
+
+    S [..., dv, dk], k<probe: and p> [..., C, dk], u [..., C, dv], <decay:log_a and >b [..., C].
+    """
+
+    @staticmethod
+    def forward(ctx, S, k, u, b<decay:, log_a><probe:, p>):
+        ctx.shapes = [x.shape for x in (S, k, u, b<decay:, log_a><probe:, p>)]
+        b = b[..., None]
+        c = log_a.cumsum(-1)  #? decay
+        before, G = (c - log_a).exp()[..., None], decays(c - log_a, c, -1)  #? decay
+        to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
+        L = b * (PROBE @ k.mT) * G  #? decay
+        L = (b * (PROBE @ k.mT)).tril(-1)  #? !decay
+        rows = u - (b<decay: * before> * PROBE) @ S.mT
+        rows = torch.linalg.solve_triangular(L, rows, upper=False, unitriangular=True)
+        ctx.save_for_backward(S, k, b<decay:, before, to_end, kept, G><probe:, p>, L, rows)
+        return <decay:kept * >S + rows.mT @ <decay:(to_end * k)><!decay:k>
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dS):
+        S, k, b<decay:, before, to_end, kept, G><probe:, p>, L, rows = ctx.saved_tensors
+        du = <decay:(to_end * k)><!decay:k> @ dS.mT
+        du = torch.linalg.solve_triangular(L.mT, du, upper=True, unitriangular=True)
+        dL = -(du @ rows.mT)<decay: * G><!decay:.tril(-1)>
+        d_probe = dL @ k - <decay:before * ><!decay:>(du @ S)
+        d_end = <decay:to_end * >(rows @ dS)
+        dk, db = d_end + (b * dL).mT @ PROBE, (d_probe * PROBE).sum(-1)
+        dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
+        last = (kept * dS * S).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
+        dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
+        da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
+        dk = dk + b * d_probe  #? !probe
+        dS = <decay:kept * >dS - du.mT @ (b<decay: * before> * PROBE)
+        grads = dS, dk, du, db<decay:, da><probe:, b * d_probe>
+        return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes))
+
+
+def <decay:gated_>delta<probe:_at>_end(
+    S: Tensor, k: Tensor, u: Tensor, b: Tensor<decay:, log_a: Tensor><probe:, p: Tensor><toward:, T: Tensor>
+) -> Tensor:
+    """S behind all tokens<toward:, where it decays towards T>, chunk by chunk."""
+    S, u = S - T, u - b[..., None] * (PROBE @ T.mT)  #? toward
+    flows = (k, -2), (u, -2), (b, -1)<decay:, (log_a, -1)><probe:, (p, -2)>
+    for chunk in zip(*(x.split(CHUNK, axis) for x, axis in flows)):
+        S = <decay:Gated>Delta<probe:At>End.apply(S, *chunk)
+    return <toward:T + >S
+'''
+
 _READ = '''
 def <decay:gated_>read<before:_before>(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor<decay:, log_a: Tensor>
@@ -234,7 +301,7 @@ def channel_<erase:delta_>scan(
     b = chunks(b, -1, CHANNEL_CHUNK)[..., None]  #? erase
     L = b * channel_scores(p, k, c - a, c, -1)  #? erase
     one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  #? erase
-    inverse = torch.linalg.solve_triangular(one + L, one, upper=False, unitriangular=True)  #? erase
+    inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)  #? erase
     parts = inverse @ u, inverse @ (b * (c - a).exp() * p)  #? erase
     parts = (u,)  #? !erase
     parts = *parts, (c[..., -1:, :] - c).exp() * k, c[..., -1:, :].exp()
@@ -305,7 +372,7 @@ def coupled_<erase:delta_>scan(
     scores = (p @ k.mT)[..., None] * seen  #? erase
     L = (scores * b[..., None, :, :]).sum(-1)  #? erase
     one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  #? erase
-    inverse = torch.linalg.solve_triangular(one + L, one, upper=False, unitriangular=True)  #? erase
+    inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)  #? erase
     z = inverse @ (scores.flatten(-2) @ u.flatten(-3, -2))  #? erase
     probe = inverse[..., None, :, :] @ (begun.mT[..., None] * p[..., None, :, :])  #? erase
     starts = [X]
@@ -354,15 +421,19 @@ def <decay:gated_>running(x: Tensor, u: Tensor<decay:, log_a: Tensor>) -> Tensor
 
 
 def _texts() -> dict[str, str]:
-    out = {"chunks": _CHUNKS, "decays": _DECAYS, "rejoined": _REJOINED}
+    out = {"CHUNK": _CHUNK, "chunks": _CHUNKS, "decays": _DECAYS, "rejoined": _REJOINED}
     for f in FORMS:
         decay = f.kind == "scalar"
-        flags = {"decay": decay, "erase": f.erase, "probe": f.probe}
+        flags = {"decay": decay, "erase": f.erase, "probe": f.probe, "toward": f.toward}
         source = {"channel": _CHANNEL_SCAN, "coupled": _COUPLED_SCAN}.get(f.kind) or (
-            _DELTA if f.erase else _SCAN
+            _DELTA_END if f.end else _DELTA if f.erase else _SCAN
         )
         text = _select(source, **flags).replace("PROBE", "p" if f.probe else "k")
+        if f.toward:
+            text = text.replace("_end(", "_end_towards(")
         out[f.scan] = text
+        if f.end:
+            continue
         read = {"channel": _CHANNEL_READ, "coupled": _COUPLED_READ}.get(f.kind, _READ)
         for when in ("after", "before"):
             out[f.read(when)] = _select(read, decay=decay, before=when == "before")

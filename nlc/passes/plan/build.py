@@ -14,6 +14,7 @@ from nlc.ir.types import TOKEN, Dim
 from nlc.passes.naming import Names
 from nlc.passes.plan.blocks import Block, Stuck
 from nlc.passes.plan.body import Body, Node
+from nlc.passes.plan.stack import stacked
 from nlc.passes.plan.statements import (
     SLOW,
     Statement,
@@ -302,11 +303,22 @@ class Builder:
         collects = {o: plain.get(i, i) for o, i in collected.items()}
         inside = [renamed(s, plain) for s in statements]
         read = {n.attr.scan for s in inside for n in nodes(s) if n.op == "read"}
-        whole = Parallel(slices, tuple(_marked(s, read) for s in inside), collects, self.loop.first)
+        marked = [_marked(s, read) for s in inside]
+        whole = Parallel(slices, tuple(self._stacked(marked)), collects, self.loop.first)
         live = {name for s in (whole, *self.after) for name in reads(s)}
         live |= {s.var for s in self.program.slots}
         before = needed([*self.before, *self.logs.values()], live)
         return replace(self.program, body=(*share(before, self.names), whole, *self.after))
+
+    def _stacked(self, statements: list[Statement]) -> list[Statement]:
+        """Memories of a tile that step alike as one."""
+        out: list[Statement] = []
+        for s in statements:
+            before: list[Let] = []
+            if isinstance(s, Loop) and s.periods:
+                before, s = stacked(s, self.program, self.names)
+            out += [*before, s]
+        return out
 
     def _choices(self, body: Body) -> tuple[Choice, ...]:
         out = []

@@ -235,14 +235,8 @@ def _assemble(
         _sum([_write(t, rank) for t in ts if t.state is None and t.constant is None])
         for ts in terms
     )
-    if (
-        source is not None and start and start[source] is not None
-    ):  # what T itself answers is written
-        at_start = make("matmul", start[source], probe)
-        write = tuple(
-            w if c is None else _sum([x for x in (w, neg(mul(c, at_start))) if x is not None])
-            for w, c in zip(write, erase)
-        )
+    if all(w is None for w in write) or (rank == 2 and key is None):
+        raise NotLinear("nothing is written to it")
     return Record(
         names,
         rank,
