@@ -31,7 +31,7 @@ def compile(
     Args:
         spec: a shipped name, a path to a YAML file, or what ``load`` gave.
         backend: ``reference``, ``torch``, or ``auto`` for the fastest that can do it.
-        plan: how levels run, where ``auto`` should not choose: ``{"S": "sequential"}``, ``chunked``, ``anchored``, or with
+        plan: how levels run, where nlc should not choose: ``{"S": "sequential"}``, ``chunked``, ``anchored``, or with
             the tokens of one triangular solve ``chunked(32)``. It never changes what the spec means.
         operator: the recurrent core alone, its flows as inputs and its reads as outputs, without slow weights:
             ``compile("delta_net", operator=True)`` takes q, k, v [B, T, H, n] and beta [B, T, H].

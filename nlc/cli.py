@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from nlc.base.codes import CODES
 from nlc.base.diagnostics import SpecError, nearest
 from nlc.passes.plan.asked import BadPlan
 from nlc.pipeline import BACKENDS
@@ -280,6 +281,65 @@ def verify(
         click.echo(str(result))
     if not result.passed:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("spec", metavar="SPEC|CODE")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="Who prints the program; auto: the fastest that can.",
+)
+@PLAN
+@click.option(
+    "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper; defaults otherwise."
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="How long the stream is that costs are for.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How it is written.",
+)
+@_verb
+def explain(
+    spec: str,
+    backend: str,
+    plans: tuple[str, ...],
+    settings: tuple[str, ...],
+    tokens: int,
+    format: str,
+) -> None:
+    """Say how each level runs, why, what it costs, and what would make it faster; or what a code means."""
+    from nlc.tools.catalogue import code, is_code
+
+    if is_code(spec):
+        found = code(spec)
+        if found is None:
+            close = nearest(spec.upper(), CODES)
+            hint = f"did you mean {close}?" if close else "`nlc list codes` shows them"
+            raise click.BadParameter(f"there is no code {spec}; {hint}", param_hint="CODE")
+        click.echo(json.dumps(found, ensure_ascii=False) if format == "json" else found["said"])
+        return
+    loaded = _load(spec)
+    made = loaded.explain(
+        backend,
+        dict(map(_plan, plans)),
+        hypers=dict(map(_setting, settings)),
+        tokens=tokens,
+    )
+    _warn(loaded)
+    as_json = format == "json"
+    click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
 
 
 def _setting(text: str) -> tuple[str, Any]:

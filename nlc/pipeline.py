@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from nlc.runtime.verify import Verification
+    from nlc.tools.explain import Explanation
 
 STAGES = (
     (
@@ -347,7 +348,9 @@ class Spec:
         words = {level: a.plan for level, a in requests.items()}
         if name == "reference":
             if wanted := next((n for n, p in words.items() if p != "sequential"), None):
-                raise BadPlan(f"`reference` is sequential; `{wanted}={requests[wanted]}` needs `torch`")
+                raise BadPlan(
+                    f"`reference` is sequential; `{wanted}={requests[wanted]}` needs `torch`"
+                )
             words = dict.fromkeys(system.levels, "sequential")
         reserved = _backend(name).RESERVED
         lowered = lower(system, updates, reserved)
@@ -362,11 +365,12 @@ class Spec:
     def _held(self, requests: dict, choices: tuple[Choice, ...]) -> None:
         """A request that does not hold is a mistake, though not one of the text."""
         from nlc.tools.derivation import update_lines
+        from nlc.tools.explain.faster import ways
 
         system, _, updates = self._checked
         report = Report()
         known = lambda n: update_lines(system, updates[n]) if n in updates else []  # noqa: E731
-        refuse(requests, choices, system, report, known)
+        refuse(requests, choices, system, report, known, lambda n: ways(self, n))
         report.raise_if_errors()
 
     def backend(self, name: str = "auto") -> str:
@@ -429,6 +433,20 @@ class Spec:
 
         with _deep():
             return verify(self, BACKENDS, seed=seed, tokens=tokens, hypers=hypers)
+
+    def explain(
+        self,
+        backend: str = "auto",
+        plan: Plans | None = None,
+        *,
+        hypers: dict[str, Any] | None = None,
+        tokens: int = 2048,
+    ) -> Explanation:
+        """Class, plan, reason and cost of every level, at ``hypers`` and for streams of ``tokens``."""
+        from nlc.tools.explain import explain
+
+        with _deep():
+            return explain(self, backend, plan, hypers, tokens)
 
     def combined(self, optimizer: Spec) -> nx.DiGraph:
         """The level graph of this system trained by a gradient system."""

@@ -79,9 +79,10 @@ def refuse(
     choices: Iterable[Choice],
     system: System,
     report: Report,
-    updates: Callable[[str], list[str]],
+    notes: Callable[[str], list[str]],
+    helps: Callable[[str], list[str]],
 ) -> None:
-    """Reports every request that does not hold; ``updates`` are a level's derived steps, as text."""
+    """Reports every request that does not hold; ``notes`` and ``helps`` are a level's steps and ways out, as text."""
     became = {c.level: c for c in choices}
     for name, wanted in requests.items():
         level = system.levels.get(name) or system.outer[name]
@@ -89,15 +90,10 @@ def refuse(
         if choice is None:
             _without_steps(level, wanted, report)
         elif choice.plan != wanted.plan:
-            why, place, label, helps = _reason(level, wanted, choice, system, requests)
-            report.add(
-                "NLC601",
-                f"level `{name}` cannot run as `{wanted}`: {why}",
-                place,
-                label,
-                notes=updates(name),
-                helps=helps,
-            )
+            why, place, label, ways = _reason(level, wanted, choice, system, requests)
+            message = f"level `{name}` cannot run as `{wanted}`: {why}"
+            ways += helps(name) if choice.plan != "anchored" else []
+            report.add("NLC601", message, place, label, notes=notes(name), helps=ways)
 
 
 def _without_steps(level: Level, wanted: Asked, report: Report) -> None:
@@ -129,26 +125,24 @@ def _reason(
             "its step changes at boundaries",
             level.keys.get(boundary, level.span),
             f"a boundary every {' and every '.join(map(str, choice.periods))} tokens",
-            ["ask for `anchored`: chunks between boundaries, and exact too"],
+            [f"ask for `{Asked('anchored', wanted.tile)}`: chunks between boundaries, exact too"],
         )
     if choice.plan == "chunked":
         return (
             "it has no boundary",
             clock,
             "nothing that its step reads is held from here to a boundary",
-            ["ask for `chunked`, which is exact", *_anchor(level)],
+            [f"ask for `{Asked('chunked', wanted.tile)}`, which is exact"],
         )
     others = [n for n, a in requests.items() if a.plan == "sequential" and n != level.name]
     if choice.beside and choice.beside in others:
         label = f"one loop over tokens for it and `{choice.beside}`"
-        return f"it stands with `{choice.beside}`", clock, label, [f"ask for no plan of `{choice.beside}`"]
+        return (
+            f"it stands with `{choice.beside}`",
+            clock,
+            label,
+            [f"ask for no plan of `{choice.beside}`"],
+        )
     found = cause(choice, system)
     stay = "ask for `sequential`, one token at a time, or for no plan"
-    return choice.why, found.place, found.label, [stay, *_anchor(level)]
-
-
-def _anchor(level: Level) -> list[str]:
-    """A boundary of its own, where the level has a gradient that can be taken there."""
-    if level.anchor is not None or level.rule is None or level.clock.slow:
-        return []
-    return ["write `anchor: every 64 tokens` in the spec: gradients of the last boundary, another system"]
+    return found.why, found.place, found.label, [stay]

@@ -63,8 +63,14 @@ class Piece:
 
 
 class Builder:
-    def __init__(self, program: Program, reserved: frozenset[str], plans: Mapping[str, str]):
-        self.program, self.plans = program, plans
+    def __init__(
+        self,
+        program: Program,
+        reserved: frozenset[str],
+        plans: Mapping[str, str],
+        stack: bool = True,
+    ):
+        self.program, self.plans, self.stack = program, plans, stack
         self.loop = next(s for s in program.body if isinstance(s, Loop))
         at = program.body.index(self.loop)
         self.before, self.after = list(program.body[:at]), list(program.body[at + 1 :])
@@ -315,7 +321,7 @@ class Builder:
         out: list[Statement] = []
         for s in statements:
             before: list[Let] = []
-            if isinstance(s, Loop) and s.periods:
+            if self.stack and isinstance(s, Loop) and s.periods:
                 before, s = stacked(s, self.program, self.names)
             out += [*before, s]
         return out

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nlc.base.span import Span
-from nlc.ir.expr import Expr, walk
-from nlc.ir.ops import pointwise
+from nlc.ir.expr import Expr, contains, walk
+from nlc.ir.ops import elementwise, pointwise
 from nlc.ir.system import System
 from nlc.passes.plan.build import Choice
 
@@ -19,29 +19,57 @@ _BILINEAR = frozenset(("mul", "matmul", "outer", "dot", "linear", "recent"))
 
 @dataclass(frozen=True)
 class Cause:
-    """``place`` is in the spec, ``label`` what is to be seen there."""
+    """``place`` in the spec, ``label`` what is to be seen there; ``why`` and ``kind`` as in the choice, or nearer."""
 
     place: Span
     label: str
+    why: str
+    kind: str
 
 
 def cause(choice: Choice, system: System) -> Cause:
-    """What stands against a plan without a loop over tokens. Derived nodes have no place of their own, so the first one
-    inside that has is taken: where the state is bent, else where it is read."""
-    level = choice.beside or choice.level
-    found = _bent(choice.cause, system) if choice.cause is not None else None
-    if found is not None:
+    """What stands against a plan without a loop over tokens.
+
+    Derived nodes have no place of their own, so the first one inside that has is taken: where the state is bent, else
+    where it is read.
+    """
+    level, why, kind, e = choice.beside or choice.level, choice.why, choice.kind, choice.cause
+    found = _bent(e, system) if e is not None else None
+    if found is not None and found[0] is not None:
         node, bends = found
         name = f"`{node.op}`" if bends and pointwise(node.op) else "this"
-        return Cause(node.span, f"{name} makes the step nonlinear in `{level}`")
+        return Cause(node.span, f"{name} makes the step nonlinear in `{level}`", why, kind)
+    if found is None and kind == "nonlinear" and e is not None and _holds(e):
+        kind = "elementwise" if e.type.rank < 2 and _elementwise(e) else "affine"
+        why = "the step is linear, but no decay, reads and writes at a key"
     keys = system.levels[level].keys if level in system.levels else {}
-    place = _place(choice.cause, system) if choice.cause is not None else None
+    place = _place(e, system) if e is not None else None
     place = place or next((keys[k] for k in ("update", "objective", "rule") if k in keys), None)
-    return Cause(place or system.levels[choice.level].span, "this takes one token at a time")
+    place = place or system.levels[choice.level].span
+    return Cause(place, "this takes one token at a time", why, kind)
 
 
-def _bent(e: Expr, system: System) -> tuple[Expr, bool] | None:
-    """The innermost expression of the spec that is not linear in a state, and whether that is by its own operator."""
+def whole(choice: Choice, system: System) -> str | None:
+    """The function that bends a matrix as a whole, before anything is read of it, where that is the cause."""
+    found = _bent(choice.cause, system) if choice.cause is not None else None
+    node = found[0] if found is not None else None
+    matrix = node is not None and pointwise(node.op) and node.args[0].type.rank == 2
+    return node.op if matrix else None
+
+
+def _holds(e: Expr) -> bool:
+    return contains(e, lambda n: n.op in ("carry", "running"))
+
+
+def _elementwise(e: Expr) -> bool:
+    return all(not n.args or n.op == "neg" or pointwise(n.op) or elementwise(n.op) for n in walk(e))
+
+
+def _bent(e: Expr, system: System) -> tuple[Expr | None, bool] | None:
+    """The innermost expression of the spec that is not linear in a state, and whether that is by its own operator.
+
+    None if it is linear; a node of None if the spec does not say where.
+    """
     holds: dict[int, bool] = {}
     bent: dict[int, bool] = {}
     for n in walk(e):
@@ -51,7 +79,7 @@ def _bent(e: Expr, system: System) -> tuple[Expr, bool] | None:
         bent[id(n)] = own or any(bent[id(a)] for a in n.args)
         if bent[id(n)] and _stands_in(n, system):
             return n, own
-    return None
+    return (None, False) if bent[id(e)] else None
 
 
 def _is_linear(op: str, inside: list[bool]) -> bool:
