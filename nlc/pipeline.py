@@ -431,8 +431,10 @@ class Spec:
         """
         from nlc.runtime.verify import verify
 
+        tokenwise = self.system.context == "tokens"
         with _deep():
-            return verify(self, BACKENDS, seed=seed, tokens=tokens, hypers=hypers)
+            own = BACKENDS if tokenwise else (self.backend(),)  # a gradient system has one file
+            return verify(self, own, seed=seed, tokens=tokens, hypers=hypers)
 
     def explain(
         self,

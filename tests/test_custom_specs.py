@@ -794,7 +794,7 @@ def test_no_name_of_a_spec_breaks_the_file(context: str) -> None:
             assert name != "x1" and f"`{name}`" in str(refused)
             continue
         if context == "tokens":
-            module, x = made(**{name: 3}), torch.ones(1, 1, 4)
+            module, x = made(**{name: 3}).double(), torch.ones(1, 1, 4, dtype=torch.float64)
             _near(module(x)[0], 3 * x @ next(module.parameters()).T)
         else:
             p = torch.ones(4, requires_grad=True)

@@ -136,9 +136,9 @@ def _reason(
         )
     others = [n for n, a in requests.items() if a.plan == "sequential" and n != level.name]
     if choice.beside and choice.beside in others:
-        label = f"one loop over tokens for it and `{choice.beside}`"
+        label = "one loop over tokens for both"
         return (
-            f"it stands with `{choice.beside}`",
+            f"it needs `{choice.beside}` token by token",
             clock,
             label,
             [f"ask for no plan of `{choice.beside}`"],

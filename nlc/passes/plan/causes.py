@@ -19,12 +19,16 @@ _BILINEAR = frozenset(("mul", "matmul", "outer", "dot", "linear", "recent"))
 
 @dataclass(frozen=True)
 class Cause:
-    """``place`` in the spec, ``label`` what is to be seen there; ``why`` and ``kind`` as in the choice, or nearer."""
+    """``place`` in the spec, ``label`` what is to be seen there; ``why`` and ``kind`` as in the choice, or nearer.
+
+    ``function``: the one that bends the state, if it is one.
+    """
 
     place: Span
     label: str
     why: str
     kind: str
+    function: str = ""
 
 
 def cause(choice: Choice, system: System) -> Cause:
@@ -37,8 +41,10 @@ def cause(choice: Choice, system: System) -> Cause:
     found = _bent(e, system) if e is not None else None
     if found is not None and found[0] is not None:
         node, bends = found
-        name = f"`{node.op}`" if bends and pointwise(node.op) else "this"
-        return Cause(node.span, f"{name} makes the step nonlinear in `{level}`", why, kind)
+        function = node.op if bends and pointwise(node.op) else ""
+        name = f"`{function}`" if function else "this"
+        label = f"{name} makes the step nonlinear in `{level}`"
+        return Cause(node.span, label, why, kind, function)
     if found is None and kind == "nonlinear" and e is not None and _holds(e):
         kind = "elementwise" if e.type.rank < 2 and _elementwise(e) else "affine"
         why = "the step is linear, but no decay, reads and writes at a key"

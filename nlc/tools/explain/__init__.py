@@ -153,38 +153,26 @@ class _Explainer:
     ) -> tuple[str, str, Span | None, tuple[str, ...]]:
         """Its class by itself, the reason, where that stands, and what would help."""
         free, name = self.free[level.name], level.name
-        by_request = free.plan != "sequential"
-        if by_request:
-            asked_for = name in self.plans
-            others = [n for n, p in self.plans.items() if p.startswith("sequential")]
-            if self.backend == "reference":
-                return (
-                    free.kind,
-                    "`reference` takes one token at a time",
-                    None,
-                    (f"the backend `torch` runs it {free.plan}",),
-                )
-            if asked_for:
-                return (
-                    free.kind,
-                    "it was asked for",
-                    None,
-                    (f"without the request it is {free.plan}",),
-                )
-            why = f"it stands in one loop with {' and '.join(f'`{n}`' for n in others)}"
-            return free.kind, why, None, (f"without that request it is {free.plan}",)
+        if free.plan != "sequential":
+            return free.kind, *self._requested(choice, free.plan)
         found = cause(free, self.system)
         kind, why = found.kind, found.why
-        own = alone(self.loop, frozenset(), name) if kind == "nonlinear" else None
-        kind = own.kind if own is not None else kind
+        if kind == "nonlinear" and (own := alone(self.loop, frozenset(), name)) is not None:
+            kind = own.kind
         if free.beside:
             why = f"it stands in one loop with `{free.beside}`: {why}"
-        elif found.label.startswith("`"):
-            why = f"{why}: {found.label.split(' makes')[0]}"
-        quicker = faster.ways(self.spec, name)
-        if own is not None and own.plan != "sequential" and not free.beside:
-            quicker.append(f"reads at a key, as `{name}(q)`, make it {own.plan}")
-        return kind, why, found.place, tuple(quicker)
+        elif found.function:
+            why = f"{why}: `{found.function}`"
+        return kind, why, found.place, tuple(faster.ways(self.spec, name))
+
+    def _requested(self, choice: Choice, without: str) -> tuple[str, None, tuple[str, ...]]:
+        """Why a level that need not be is sequential."""
+        if self.backend == "reference":
+            why = "`reference` takes one token at a time"
+            return why, None, (f"the backend `torch` runs it {without}",)
+        asked_for = choice.level in self.plans
+        why = "it was asked for" if asked_for else f"it needs `{choice.beside}` token by token"
+        return why, None, (f"without the request it is {without}",)
 
 
 def _kind_of_step(level: Level, costs: Costs) -> str:

@@ -8,6 +8,7 @@ from nlc.backends.torch.scans import CHUNK
 from nlc.base.span import Source
 from nlc.ir.system import Level
 from nlc.passes.plan import Choice
+from nlc.passes.plan.alone import alone
 from nlc.passes.plan.causes import whole
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ def ways(spec: Spec, name: str) -> list[str]:
                 ]
     bent = whole(choice, spec.system)
     if bent is not None and level.rule is not None:
-        said = f"`{bent}` of a read at a key, with `{line}`, would be anchored (another system)"
-        return [said]
+        return [f"`{bent}` of a read at a key, with `{line}`, would be anchored (another system)"]
+    own = alone(spec.program("reference"), frozenset(), name)
+    if choice.plan == "sequential" and own is not None and own.plan != "sequential":
+        return [] if choice.beside else [f"reads at a key, as `{name}(q)`, make it {own.plan}"]
     return []
 
 
