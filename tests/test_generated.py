@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
 
 import nlc
-from nlc.backends.reference import RESERVED, loops, weights
+from nlc.backends.reference import loops, weights
 from nlc.backends.reference.file import MODULE_ATTRIBUTES
 from nlc.backends.torch_helpers import HELPERS
-from nlc.pipeline import shipped
+from nlc.pipeline import BACKENDS, shipped
 
 TOKENS = sorted(name for name in shipped() if nlc.load(name).system.context == "tokens")
 
@@ -52,18 +53,20 @@ def test_module_attributes_cover_the_installed_torch() -> None:
     assert {name for name in dir(nn.Module) if not name.startswith("_")} <= MODULE_ATTRIBUTES
 
 
-def test_reserved_names_cover_what_generated_files_define_and_import() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_reserved_names_cover_what_generated_files_define_and_import(backend: str) -> None:
     """A flow called ``matvec`` or ``torch`` must get another name."""
-    for spec in ("gated_delta_net", "attention", "adamw"):
-        tree = ast.parse(nlc.load(spec).source_text())
+    reserved = importlib.import_module(f"nlc.backends.{backend}").RESERVED
+    for spec in ("gated_delta_net", "attention", "titans", "adamw"):
+        tree = ast.parse(nlc.load(spec).source_text(backend))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom | ast.Import):
-                assert {(a.asname or a.name).split(".")[0] for a in node.names} <= RESERVED | {
+                assert {(a.asname or a.name).split(".")[0] for a in node.names} <= reserved | {
                     "annotations"
                 }
-            elif isinstance(node, ast.FunctionDef) and not node.name.startswith("__"):
-                assert node.name in RESERVED, node.name
-    assert set(HELPERS) <= RESERVED
+            elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                assert node.name in reserved | {"forward", "backward"}, node.name
+    assert set(HELPERS) <= reserved
 
 
 def test_names_that_python_and_torch_use_are_free_for_specs() -> None:
@@ -89,7 +92,7 @@ def test_the_same_spec_gives_the_same_text(spec: str) -> None:
 
 
 def test_a_program_can_be_read() -> None:
-    text = str(nlc.load("gated_delta_net").program())
+    text = str(nlc.load("gated_delta_net").program("reference"))
     assert "loop every token carries S over" in text and "slot q.conv: window" in text
 
 

@@ -143,6 +143,8 @@ class Program:
     )  # by kind of tensor, or by the rule's name
     groups: tuple[Group, ...] = ()
     nonnegative: tuple[str, ...] = ()  # inputs whose logarithms it takes
+    tile: int | None = None  # tokens of one triangular solve; None: the backend's own
+    channel_tile: int | None = None  # the same where decays differ by key channel
 
     def lets(self) -> Iterator[Let]:
         stack: list[object] = list(reversed(self.body))
