@@ -10,6 +10,7 @@ Importing nlc imports no torch; ``compile`` does.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from nlc.base.diagnostics import Diagnostic, SpecError
@@ -21,6 +22,7 @@ from nlc.version import __version__
 def compile(
     spec: str | os.PathLike[str] | Spec,
     backend: str = "auto",
+    plan: Mapping[str, str] | None = None,
     *,
     operator: bool = False,
 ) -> Any:
@@ -28,7 +30,9 @@ def compile(
 
     Args:
         spec: a shipped name, a path to a YAML file, or what ``load`` gave.
-        backend: ``reference``, or ``auto`` for the fastest that can do it.
+        backend: ``reference``, ``torch``, or ``auto`` for the fastest that can do it.
+        plan: how levels run, where nlc should not choose: ``{"S": "sequential"}``, ``chunked``, ``anchored``, or with
+            the tokens of one triangular solve ``chunked(32)``. It never changes what the spec means.
         operator: the recurrent core alone, its flows as inputs and its reads as outputs, without slow weights:
             ``compile("delta_net", operator=True)`` takes q, k, v [B, T, H, n] and beta [B, T, H].
 
@@ -37,13 +41,13 @@ def compile(
         takes the spec's hypers by keyword. ``__source_file__`` is the generated file.
 
     Raises:
-        SpecError: the spec has mistakes; the message shows all of them with their places.
-        ValueError: there is no such backend.
+        SpecError: the spec has mistakes, or a plan does not hold; the message shows all of them with their places.
+        ValueError: there is no such backend, level or plan.
     """
     made = spec if isinstance(spec, Spec) else load(spec)
     if operator and not made.as_operator:
         made = Spec(made.source, as_operator=True)
-    return made.compile(backend)
+    return made.compile(backend, plan)
 
 
 __all__ = ["Diagnostic", "Spec", "SpecError", "__version__", "compile", "load", "loads"]

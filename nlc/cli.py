@@ -14,12 +14,22 @@ from typing import Any
 
 import click
 
+from nlc.base.codes import CODES
 from nlc.base.diagnostics import SpecError, nearest
+from nlc.passes.plan.asked import BadPlan
 from nlc.pipeline import BACKENDS
 from nlc.tools import options
+from nlc.tools.sizes import BadHyper
 from nlc.version import __version__
 
 FORMATS = click.Choice(["text", "json", "github"])
+PLAN = click.option(
+    "--plan",
+    "plans",
+    metavar="LEVEL=PLAN",
+    multiple=True,
+    help="How a level runs: sequential, chunked or anchored; chunked(32) has 32 tokens a solve.",
+)
 
 
 def _tell(error: SpecError, format: str) -> None:
@@ -56,6 +66,9 @@ def _verb(f: Callable) -> Callable:
             sys.exit(1)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
+        except (BadHyper, BadPlan) as error:
+            hint = "--set" if isinstance(error, BadHyper) else "--plan"
+            raise click.BadParameter(str(error), param_hint=hint) from None
         except OSError as error:
             place = kwargs.get("output") or kwargs.get("path") or error.filename or ""
             click.echo(f"error: {error.strerror or error}: {place}".rstrip(": "), err=True)
@@ -209,12 +222,15 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
     show_default=True,
     help="Who prints the program; auto: the fastest that can.",
 )
+@PLAN
 @click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
 @_verb
-def compile(spec: str, output: Path | None, backend: str, operator: bool) -> None:
+def compile(
+    spec: str, output: Path | None, backend: str, plans: tuple[str, ...], operator: bool
+) -> None:
     """Write the generated PyTorch file."""
     loaded = _load(spec, operator=operator)
-    text = loaded.source_text(backend)
+    text = loaded.source_text(backend, dict(map(_plan, plans)))
     _warn(loaded)
     if output is None or str(output) == "-":
         click.echo(text, nl=False)
@@ -257,22 +273,74 @@ def verify(
     spec: str, operator: bool, settings: tuple[str, ...], seed: int, tokens: int, format: str
 ) -> None:
     """Compare what is compiled with the spec itself, on random inputs."""
-    from nlc.tools.sizes import BadHyper
-
     loaded = _load(spec, operator=operator)
     _warn(loaded)
-    try:
-        result = loaded.verify(
-            seed=seed, tokens=tokens, hypers=dict(map(options.setting, settings))
-        )
-    except BadHyper as error:
-        raise click.BadParameter(str(error), param_hint="--set") from None
+    result = loaded.verify(seed=seed, tokens=tokens, hypers=dict(map(options.setting, settings)))
     if format == "json":
         click.echo(json.dumps(result.asdict(), ensure_ascii=False, indent=2))
     else:
         click.echo(str(result))
     if not result.passed:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("spec", metavar="SPEC|CODE")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="Who prints the program; auto: the fastest that can.",
+)
+@PLAN
+@click.option(
+    "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper; defaults otherwise."
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="How long the stream is that costs are for.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How it is written.",
+)
+@_verb
+def explain(
+    spec: str,
+    backend: str,
+    plans: tuple[str, ...],
+    settings: tuple[str, ...],
+    tokens: int,
+    format: str,
+) -> None:
+    """Say how each level runs, why, what it costs, and what would make it faster; or what a code means."""
+    from nlc.tools.catalogue import code, is_code
+
+    if is_code(spec):
+        found = code(spec)
+        if found is None:
+            close = nearest(spec.upper(), CODES)
+            hint = f"did you mean {close}?" if close else "`nlc list codes` shows them"
+            raise click.BadParameter(f"there is no code {spec}; {hint}", param_hint="CODE")
+        click.echo(json.dumps(found, ensure_ascii=False) if format == "json" else found["said"])
+        return
+    loaded = _load(spec)
+    made = loaded.explain(
+        backend,
+        dict(map(_plan, plans)),
+        hypers=dict(map(options.setting, settings)),
+        tokens=tokens,
+    )
+    _warn(loaded)
+    as_json = format == "json"
+    click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
 
 
 @main.command()
@@ -293,7 +361,6 @@ def bench(
     """
     from nlc.runtime.bench import NotMeasurable
     from nlc.runtime.bench import plot as picture
-    from nlc.tools.sizes import BadHyper
 
     loaded = _load(spec, operator=operator)
     _warn(loaded)
@@ -324,6 +391,14 @@ def _progress() -> Callable[[str], None] | None:
     if not sys.stderr.isatty():
         return None
     return lambda text: click.echo(f"\r{text:<60}\r", nl=False, err=True)
+
+
+def _plan(text: str) -> tuple[str, str]:
+    """``S=chunked(32)``."""
+    level, equals, plan = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not LEVEL=PLAN", param_hint="--plan")
+    return level.strip(), plan.strip()
 
 
 @main.command(name="list")

@@ -12,7 +12,7 @@ import importlib
 import keyword
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,7 +36,8 @@ from nlc.passes.link import combine, link
 from nlc.passes.lower import lower
 from nlc.passes.operator import operator
 from nlc.passes.outer import outer
-from nlc.passes.plan import plan
+from nlc.passes.plan import Choice, plan
+from nlc.passes.plan.asked import BadPlan, asked, refuse, tile
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from nlc.runtime.bench import Benchmark
     from nlc.runtime.verify import Verification
+    from nlc.tools.explain import Explanation
 
 STAGES = (
     (
@@ -69,9 +71,11 @@ STAGES = (
     ("derive", derive, "System -> Updates: gradients and steps"),
     ("soundness", soundness, "System, Updates -> warnings: steps that can grow without bound"),
     ("lower", lower, "System, Updates -> Program: statements and loops"),
+    ("plan", plan, "Program -> Program, Choices: loops over tokens taken apart into scans"),
     ("emit", None, "Program -> source text, by a backend"),
 )
 BACKENDS = ("reference", "torch")
+Plans = Mapping[str, str]  # by level: "sequential", "chunked", "anchored", "chunked(32)"
 _SUFFIX = ".yaml"
 
 
@@ -319,19 +323,65 @@ class Spec:
         _ = self._checked
         return {name: (system, updates) for name, (system, _, updates) in self._rules.items()}
 
-    def program(self, backend: str = "reference") -> Program:
+    def program(self, backend: str = "auto", plan: Plans | None = None) -> Program:
         """The statements that a backend prints."""
-        system, _, updates = self._checked
-        reserved = _backend(backend).RESERVED
-        program = lower(system, updates, reserved)
-        if backend != "reference":
-            program, self.choices = plan(program, reserved)
+        from nlc.tools.about import about
+
+        system, graph, updates = self._checked
+        name = self.backend(backend)
+        reserved = _backend(name).RESERVED
+        if name == "reference" and not plan:
+            program = lower(system, updates, reserved)
+        else:
+            program, _ = self._planned(name, plan)
         return replace(
             program,
-            about=tuple(self._about()),
-            rules={name: lower(s, u, reserved) for name, (s, _, u) in self._rules.items()},
+            about=about(system, graph, updates),
+            rules={n: lower(s, u, reserved) for n, (s, _, u) in self._rules.items()},
             groups=groups(system),
         )
+
+    def choices(self, backend: str = "auto", plan: Plans | None = None) -> tuple[Choice, ...]:
+        """What becomes of each level of a token system, and why; empty where no token depends on the one before."""
+        return self._planned(self.backend(backend), plan)[1]
+
+    def _planned(self, name: str, plans: Plans | None) -> tuple[Program, tuple[Choice, ...]]:
+        system, _, updates = self._checked
+        requests = asked(plans or {}, system)
+        words = {level: a.plan for level, a in requests.items()}
+        if name == "reference":
+            if wanted := next((n for n, p in words.items() if p != "sequential"), None):
+                raise BadPlan(
+                    f"`reference` is sequential; `{wanted}={requests[wanted]}` needs `torch`"
+                )
+            words = dict.fromkeys(system.levels, "sequential")
+        reserved = _backend(name).RESERVED
+        lowered = lower(system, updates, reserved)
+        program, choices = plan(lowered, reserved, words)
+        self._held(requests, choices)
+        tiles = {
+            "tile": tile(requests, choices, channel=False),
+            "channel_tile": tile(requests, choices, channel=True),
+        }
+        return replace(program, **tiles), choices
+
+    def _held(self, requests: dict, choices: tuple[Choice, ...]) -> None:
+        """A request that does not hold is a mistake, though not one of the text."""
+        from nlc.tools.derivation import update_lines
+        from nlc.tools.explain.faster import ways
+
+        system, _, updates = self._checked
+        report = Report()
+        known = lambda n: update_lines(system, updates[n]) if n in updates else []  # noqa: E731
+        refuse(requests, choices, system, report, known, lambda n: ways(self, n))
+        report.raise_if_errors()
+
+    def backend(self, name: str = "auto") -> str:
+        """Who prints the program. ``auto``: ``torch`` takes every token system; a gradient system has one form."""
+        if name != "auto":
+            _backend(name)
+            return name
+        return "torch" if self.system.context == "tokens" else "reference"
 
     # -------------------------------------------------------------------------------------------- what users ask for
 
@@ -348,11 +398,11 @@ class Spec:
         with _deep():
             return derivation(self.system, self.updates, level, format)
 
-    def source_text(self, backend: str = "auto") -> str:
+    def source_text(self, backend: str = "auto", plan: Plans | None = None) -> str:
         """The generated file."""
         from nlc.backends.writer import Header
 
-        name = BACKENDS[0] if backend == "auto" else backend
+        name = self.backend(backend)
         header = Header(
             __version__,
             1,
@@ -361,15 +411,15 @@ class Spec:
             hashlib.sha256(self.source.text.encode()).hexdigest()[:16],
         )
         with _deep():
-            return _backend(name).emit(self.program(name), header)
+            return _backend(name).emit(self.program(name, plan), header)
 
-    def compile(self, backend: str = "auto") -> Any:
+    def compile(self, backend: str = "auto", plan: Plans | None = None) -> Any:
         """The class that the generated file defines."""
         from nlc.runtime.loader import load_source
 
         system = self.system
         module = load_source(
-            self.source_text(backend), system.name + ("_operator" if self.as_operator else "")
+            self.source_text(backend, plan), system.name + ("_operator" if self.as_operator else "")
         )
         made = getattr(module, module.__all__[0])
         made.__source_file__ = module.__file__
@@ -384,8 +434,24 @@ class Spec:
         """
         from nlc.runtime.verify import verify
 
+        tokenwise = self.system.context == "tokens"
         with _deep():
-            return verify(self, BACKENDS, seed=seed, tokens=tokens, hypers=hypers)
+            own = BACKENDS if tokenwise else (self.backend(),)  # a gradient system has one file
+            return verify(self, own, seed=seed, tokens=tokens, hypers=hypers)
+
+    def explain(
+        self,
+        backend: str = "auto",
+        plan: Plans | None = None,
+        *,
+        hypers: dict[str, Any] | None = None,
+        tokens: int = 2048,
+    ) -> Explanation:
+        """Class, plan, reason and cost of every level, at ``hypers`` and for streams of ``tokens``."""
+        from nlc.tools.explain import explain
+
+        with _deep():
+            return explain(self, backend, plan, hypers, tokens)
 
     def bench(
         self,
@@ -438,23 +504,6 @@ class Spec:
     def _folder(self) -> Path | None:
         path = Path(self.source.name)
         return path.parent if path.is_file() else None
-
-    def _about(self) -> list[str]:
-        """For each level, fastest first, its clock, state and update in one line."""
-        from nlc.tools.derivation import update_lines
-
-        system, graph, updates = self._checked
-        out = []
-        for number, members in enumerate(graph.graph["levels"], 1):
-            for name in members:
-                data = graph.nodes[name]
-                line = f"{number}. {name}, {data['clock']}, {data['shape']}"
-                if name in updates:
-                    line += f": {'; '.join(update_lines(system, updates[name]))}"
-                elif data["objective"]:
-                    line += f": {data['objective']}, {data['rule']}"
-                out.append(line)
-        return out
 
 
 def _backend(name: str):

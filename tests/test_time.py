@@ -267,7 +267,7 @@ def test_what_a_slow_state_comes_to_is_computed_once_a_period() -> None:
     import torch
 
     spec = nlc.loads(HELD)
-    source = spec.source_text()
+    source = spec.source_text("reference")
     assert source.count("torch.tanh(") == 2  # before the first token, and where a period ends
     tick = source[source.index("for k_t") : source.index("% 4 == 0")]
     assert "tanh(" not in tick and "sqrt(" not in tick

@@ -293,13 +293,15 @@ def test_the_interpreter_itself_is_a_loop_written_out() -> None:
 
 @pytest.fixture
 def sources(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """``sources(old, new)`` changes what is generated."""
+    """``sources(old, new)`` changes what one backend generates."""
 
-    def change(old: str, new: str) -> None:
+    def change(old: str, new: str, of: str = "reference") -> None:
         emitted = nlc.Spec.source_text
 
-        def source_text(self: nlc.Spec, backend: str = "auto") -> str:
-            text = emitted(self, backend)
+        def source_text(self: nlc.Spec, backend: str = "auto", plan: object = None) -> str:
+            text = emitted(self, backend, plan)
+            if self.backend(backend) != of:
+                return text
             assert old in text
             return text.replace(old, new)
 
@@ -316,7 +318,8 @@ def test_a_wrong_derivative_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whats == [
         "S: the derived gradient = autograd's",
         *(
-            f"reference: {what} = the interpreter's"
+            f"{backend}: {what} = the interpreter's"
+            for backend in pipeline.BACKENDS
             for what in ("the outputs", "the states at the end", "the gradients of the outputs")
         ),
     ]
@@ -331,6 +334,13 @@ def test_a_wrong_step_fails_though_its_gradient_is_right(sources: Callable) -> N
         "reference: the gradients of the outputs",
     ]
     assert not any("derived" in w or "pieces" in w for w in whats)
+
+
+def test_a_wrong_line_of_one_backend_fails_there_alone(sources: Callable) -> None:
+    sources("dk = dk + b * d_probe", "dk = dk - b * d_probe", of="torch")
+    assert failed(nlc.load("delta_net")) == [
+        "torch: the gradients of the outputs = the interpreter's"
+    ]
 
 
 def test_an_outer_gradient_that_is_cut_fails(sources: Callable) -> None:
@@ -487,8 +497,9 @@ levels:
 def test_what_grows_out_of_hand_is_not_compared() -> None:
     grows = BASE.replace(FAST, FAST.replace("0.1", "1e9"))
     result = nlc.loads(grows).verify(tokens=TOKENS)
-    (check,) = [c for c in result.checks if "stay below" in c.what]
-    assert check.passed is False and not any(" = " in c.what for c in result.checks)
+    large = [c for c in result.checks if "stay below" in c.what]
+    assert [c.passed for c in large] == [False] * len(pipeline.BACKENDS)
+    assert not any(" = " in c.what for c in result.checks)
 
 
 def test_a_rule_inside_a_rule_is_seen() -> None:
@@ -653,16 +664,13 @@ def test_hypers_are_kept_as_given() -> None:
     assert run("verify delta_net --set d=32 --tokens 60").stdout.startswith("delta_net at d=32, ")
 
 
-def test_each_backend_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second backend has checks of its own; what is derived is checked once."""
-    monkeypatch.setattr(pipeline, "BACKENDS", ("reference", "other"))
-    monkeypatch.setattr(
-        pipeline, "_backend", lambda name, known=pipeline._backend: known("reference")
-    )
-    for name in ("delta_net", "adamw"):
+def test_each_backend_is_verified() -> None:
+    """A second backend has checks of its own; what is derived is checked once, and so is a file that all share."""
+    for name, backends in (("delta_net", pipeline.BACKENDS), ("adamw", ("reference",))):
         whats = [c.what for c in nlc.load(name).verify(tokens=TOKENS).checks]
-        own = {b: [w for w in whats if w.startswith(b)] for b in ("reference: ", "other: ")}
-        assert len(own["reference: "]) == len(own["other: "]) > 2
+        own = {b: [w for w in whats if w.startswith(f"{b}: ")] for b in pipeline.BACKENDS}
+        assert {b: len(own[b]) > 2 for b in own} == {b: b in backends for b in own}
+        assert len({len(own[b]) for b in backends}) == 1
         assert len(set(whats)) == len(whats)
 
 

@@ -180,6 +180,12 @@ CODES.update(
         "NLC504": Code(
             "no closed form", "`prox` needs an objective quadratic in the state, with one key."
         ),
+        # 6 plans
+        "NLC601": Code(
+            "plan that does not hold",
+            "A level runs without a loop over tokens if its step is linear in its state (`chunked`), or"
+            " between boundaries at which alone it changes (`anchored`). Everything can be `sequential`.",
+        ),
         # 7 backends and what is not built yet
         "NLC701": Code(
             "not in this version", "The language has it, this version of the compiler does not."

@@ -26,14 +26,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nlc.tools.bundle import bundles
 from nlc.tools.layout import cells, wrap
 from nlc.tools.svg import svg
+from nlc.tools.table import INDENT, WIDTH, table
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -46,9 +47,6 @@ TRANSFERS = (
     "initialisation",
     "generation",
 )
-WIDTH = 100
-_LEAST = 16
-_INDENT = "   "
 _ARROW = "A → B: B reads A"
 _ARROWS = "A → B: each B reads each A"
 
@@ -185,24 +183,24 @@ def _text(system: System) -> str:
     rows = [["component", "kind", "shape", "size", "min objective\nby  rule"], *map(_facts, shown)]
     rows = [list(row) for row in zip(*filter(_told, zip(*rows, strict=True)), strict=True)]
     right = {i for i, title in enumerate(rows[0]) if title == "size"}
-    head, *lines = _table(rows, (2,) * (len(rows[0]) - 1), right)
+    head, *lines = table(rows, (2,) * (len(rows[0]) - 1), right)
     body = dict(zip(shown, lines, strict=True))
     out += ["", *head]
     for i, level in enumerate(system.levels):
         first, *more = wrap(_clocks(level), WIDTH - 8) or [""]
         title = f"{i + 1:<2} {first} " if first else f"{i + 1:<2} "
-        out += [title + "─" * (WIDTH - cells(title)), *(_INDENT + line for line in more)]
+        out += [title + "─" * (WIDTH - cells(title)), *(INDENT + line for line in more)]
         out += [line for c in level for line in body[c]]
         if i + 1 < count:
             why = wrap(system.order(i) or "", WIDTH - 3)
-            out += [("≻  " if k == 0 else _INDENT) + line for k, line in enumerate(why)] or [""]
+            out += [("≻  " if k == 0 else INDENT) + line for k, line in enumerate(why)] or [""]
     if system.edges:
         pairs = [
             [_names(a), "→", _names(b), ", ".join(e.reads), ", ".join(e.transfer)]
             for a, b, e in bundles(system.edges)
         ]
         out += ["", _ARROW if len(pairs) == len(system.edges) else _ARROWS]
-        out += [line for row in _table(pairs, (1, 1, 3, 3), set()) for line in row]
+        out += [line for row in table(pairs, (1, 1, 3, 3), set()) for line in row]
     return "\n".join(line.rstrip() for line in out) + "\n"
 
 
@@ -218,37 +216,6 @@ def _names(components: Iterable[Component]) -> str:
 
 def _told(column: tuple[str, ...]) -> bool:
     return column[0] == "component" or any(column[1:])
-
-
-def _table(rows: list[list[str]], gaps: tuple[int, ...], right: set[int]) -> list[list[str]]:
-    """The lines of each row. If the table is too wide, its widest columns give way and wrap."""
-    rows = [[cell or "–" for cell in row] for row in rows]
-    columns = zip(*rows, strict=True)
-    widths = [max(cells(line) for cell in col for line in cell.split("\n")) for col in columns]
-    spare = WIDTH - len(_INDENT) - sum(gaps)
-    while sum(widths) > spare and max(widths) > _LEAST:
-        widths[max(range(len(widths)), key=lambda i: (widths[i], -i))] -= 1
-
-    def laid(row: list[str]) -> Iterator[str]:
-        split = [_hang(cell, width) for cell, width in zip(row, widths, strict=True)]
-        for texts in zip_longest(*split, fillvalue=""):
-            line = _INDENT
-            for i, text in enumerate(texts):
-                pad = " " * (widths[i] - cells(text))
-                line += (pad + text if i in right else text + pad) + " " * (*gaps, 0)[i]
-            yield line
-
-    return [list(laid(row)) for row in rows]
-
-
-def _hang(cell: str, width: int) -> list[str]:
-    """A cell as lines; what a law says hangs behind its ``min`` or ``by``."""
-    out = []
-    for part in cell.split("\n"):
-        word = part[:4] if part[:4] in ("min ", "by  ") else ""
-        lines = wrap(part[len(word) :], width - len(word))
-        out += [(word if k == 0 else " " * len(word)) + line for k, line in enumerate(lines)]
-    return out
 
 
 # ---------------------------------------------------------------- mermaid, dot, json

@@ -102,3 +102,12 @@ def with_needed(names: set[str]) -> list[str]:
             out.add(name)
             stack += [n for n in TEXTS if n != name and re.search(_USE[n], TEXTS[name])]
     return [n for n in TEXTS if n in out]
+
+
+def defined(names: set[str], tile: int | None, channel_tile: int | None) -> list[str]:
+    """The texts of the named helpers, with the tiles that were asked for."""
+    texts = [TEXTS[n] for n in with_needed(names)]
+    for constant, asked in (("CHUNK", tile), ("CHANNEL_CHUNK", channel_tile)):
+        if asked is not None:
+            texts = [re.sub(rf"(?m)^{constant} = \d+", f"{constant} = {asked}", t) for t in texts]
+    return texts

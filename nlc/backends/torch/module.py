@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from nlc.backends.reference.file import attribute_path, class_name, close_file, open_file
 from nlc.backends.reference.module import ModuleWriter
 from nlc.backends.torch.components import Components
-from nlc.backends.torch.helpers import TEXTS, with_needed
+from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import Scans, _Scanned, all_nodes
 from nlc.backends.writer import Header, Writer
@@ -27,7 +27,7 @@ def emit_module(program: Program, header: Header) -> str:
     open_file(file, program.system, header, program.about)
     emitter = TorchModule(program, header, body)
     emitter.write()
-    texts = [TEXTS[name] for name in with_needed(emitter.printer.helpers)]
+    texts = defined(emitter.printer.helpers, program.tile, program.channel_tile)
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 

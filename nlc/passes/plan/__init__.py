@@ -17,13 +17,16 @@ __all__ = ["Choice", "plan"]
 
 
 def plan(
-    program: Program, reserved: frozenset[str], plans: Mapping[str, str] | None = None
+    program: Program,
+    reserved: frozenset[str],
+    plans: Mapping[str, str] | None = None,
+    stack: bool = True,
 ) -> tuple[Program, tuple[Choice, ...]]:
     """The program for backends without a loop over tokens, and what was chosen for each level.
 
     ``plans`` asks for a plan level by level (``sequential``, ``chunked``, ``anchored``); a choice that differs from
-    what was asked says why.
+    what was asked says why. ``stack``: whether memories that step alike become one.
     """
     if not any(isinstance(s, Loop) for s in program.body):
         return program, ()
-    return Builder(program, reserved, plans or {}).build()
+    return Builder(program, reserved, plans or {}, stack).build()

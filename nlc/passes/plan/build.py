@@ -38,7 +38,8 @@ class Choice:
     """What became of a level: its class and its plan, and why it is not a faster one.
 
     ``kind`` is the class of its step; ``record`` the scan that it became a part of. ``why`` and ``span`` say what
-    stands against a plan without a loop over tokens.
+    stands against a plan without a loop over tokens, ``cause`` is the expression that does, ``beside`` the level
+    whose it is where that is another, in one loop with this one.
     """
 
     level: str
@@ -48,6 +49,8 @@ class Choice:
     span: Span | None = None
     record: Record | None = None
     periods: tuple[Dim, ...] = ()
+    cause: Expr | None = None
+    beside: str = ""
 
 
 @dataclass(eq=False)
@@ -62,8 +65,14 @@ class Piece:
 
 
 class Builder:
-    def __init__(self, program: Program, reserved: frozenset[str], plans: Mapping[str, str]):
-        self.program, self.plans = program, plans
+    def __init__(
+        self,
+        program: Program,
+        reserved: frozenset[str],
+        plans: Mapping[str, str],
+        stack: bool = True,
+    ):
+        self.program, self.plans, self.stack = program, plans, stack
         self.loop = next(s for s in program.body if isinstance(s, Loop))
         at = program.body.index(self.loop)
         self.before = list(program.body[:at])
@@ -344,7 +353,7 @@ class Builder:
         out: list[Statement] = []
         for s in statements:
             before: list[Let] = []
-            if isinstance(s, Loop) and s.periods:
+            if self.stack and isinstance(s, Loop) and s.periods:
                 before, s = stacked(s, self.program, self.names)
             out += [*before, s]
         return out
@@ -360,9 +369,12 @@ class Builder:
                 continue
             plans = {self.plan[v] for v in mine}
             plan = next(p for p in ("sequential", "anchored", "chunked") if p in plans)
-            blocked = next((body.blocked[v] for v in mine if v in body.blocked), None)
-            if plan == "sequential" and blocked is None:
-                blocked = next((b for v, b in body.blocked.items()), None)
+            at = next((v for v in mine if v in body.blocked), None)
+            if plan == "sequential" and at is None:
+                at = self._with(mine[0], body)
+            blocked = body.blocked.get(at) if at else None
+            other = self.program.system.states.get(self.levels.get(at, ""))
+            beside = other.level if other and other.level != level.name else ""
             records = [self.records[v].record for v in mine if v in self.records]
             kind = records[0].name if records else "constant" if plan == "anchored" else "nonlinear"
             span = blocked.expr.span if blocked and blocked.expr is not None else None
@@ -375,10 +387,16 @@ class Builder:
                 (),
             )
             why = blocked.why if blocked and plan == "sequential" else ""
-            out.append(
-                Choice(level.name, kind, plan, why, span, records[0] if records else None, periods)
-            )
+            found = records[0] if records else None
+            cause = blocked.expr if blocked else None
+            out.append(Choice(level.name, kind, plan, why, span, found, periods, cause, beside))
         return tuple(out)
+
+    def _with(self, state: str, body: Body) -> str | None:
+        """The blocked variable that another one stands in a loop with."""
+        mine = (p for p in self.pieces if state in {n for x in p.part for n in x.let.names})
+        names = [n for p in mine for x in p.part for n in x.let.names]
+        return next((n for n in (*names, *body.blocked) if n in body.blocked), None)
 
 
 def _marked(s: Statement, read: set[str]) -> Statement:

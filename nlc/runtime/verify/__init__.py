@@ -67,8 +67,9 @@ def _verify(
 def _sound(spec: Spec, chosen: Values) -> Values:
     """Hypers that the generated constructor takes."""
     trained = [] if spec.system.context == "tokens" else [[torch.nn.Parameter(torch.zeros(2))]]
+    made = spec.compile()
     try:
-        spec.compile()(*trained, **chosen)
+        made(*trained, **chosen)
     except ValueError as error:
         raise BadHyper(str(error)) from None
     return chosen

@@ -27,27 +27,38 @@ REACHED = 1e-6  # of the largest gradient of a weight
 
 
 def module_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int) -> list[Check]:
-    """Each backend by itself; derivation comes before them all."""
+    """Each backend by itself, on the same weights and inputs; derivation comes before them all."""
     out: list[Check] = []
+    first: _Module | None = None
     for name in backends:
         torch.manual_seed(seed)
-        module = _Module(spec, spec.compile(name), chosen, name)
-        derived = Derived(spec.updates)
+        module = _Module(spec, spec.compile(name), chosen, name, first)
         if module.scale is None:
             what = f"{name}: values and gradients of {module.length} random tokens stay below {LARGE:g}"
             out.append(Check(what, passed=False, note="too large, or no numbers, to be compared"))
             continue
-        expected = module.interpreted(derived)
-        out += [] if out else derived.checks()
-        out += [*module.equals(expected), *module.pieces()]
+        if first is None:
+            derived, first = Derived(spec.updates), module
+            module.interpret(derived)
+            out += derived.checks()
+        out += [*module.equals(), *module.pieces()]
         out += rule_checks(spec, module.net, name, seed)
     return out
 
 
 class _Module:
-    """One generated class with random weights, inputs and first states."""
+    """One generated class with random weights, inputs and first states, or with those of another.
 
-    def __init__(self, spec: Spec, made: type, chosen: Values, backend: str):
+    ``expected`` and ``slopes`` are the interpreter's: outputs and states, and the gradients of outputs times ``noise``.
+    """
+
+    noise: States
+    expected: States
+    slopes: States
+
+    def __init__(
+        self, spec: Spec, made: type, chosen: Values, backend: str, like: _Module | None = None
+    ):
         self.system, self.backend, self.chosen = spec.system, backend, chosen
         self.hypers = settled(spec.system, chosen)
         period = longest(self.system, self.hypers)
@@ -55,8 +66,13 @@ class _Module:
         self.net = randomised(made(**chosen))
         self.given = draw(self.system, self.hypers, BATCH, self.length)
         self.fresh = self.net.initial_state(next(iter(self.given.values())))
-        self.scale = self._draw()
         self.tolerance, self.why = limit([self.system])
+        if like is None:
+            self.scale = self._draw()
+            return
+        self.net.load_state_dict(like.net.state_dict())
+        self.scale, self.given, self.start = like.scale, like.given, like.start
+        self.noise, self.expected, self.slopes = like.noise, like.expected, like.slopes
 
     def _draw(self) -> float | None:
         """Inputs at which nothing grows out of hand, as drawn or scaled down; positive where a root asks for it.
@@ -89,15 +105,18 @@ class _Module:
 
     # ---------------------------------------------------------------------------------------- what is run
 
-    def interpreted(self, derived: Derived) -> States:
-        """Outputs, as ``output y`` [B, T, …], and states at the end, one token at a time.
+    def interpret(self, derived: Derived) -> None:
+        """What the class must give, one token at a time: outputs, as ``output y`` [B, T, …], states, gradients.
 
         One sequence after the other where a declared clock ticks differently in each.
         """
         alone = bool(self.system.declared)
         parts = [range(n, n + 1) for n in range(BATCH)] if alone else [range(BATCH)]
         made = [self._interpreted(derived, slice(p.start, p.stop)) for p in parts]
-        return {n: torch.cat([run[n] for run in made]) for n in made[0]}
+        self.expected = {n: torch.cat([run[n] for run in made]) for n in made[0]}
+        outputs = {n: x for n, x in self.expected.items() if n.startswith("output ")}
+        self.noise = {n: torch.randn_like(x) for n, x in outputs.items()}
+        self.slopes = self._slopes(outputs)
 
     def _interpreted(self, derived: Derived, part: slice) -> States:
         run = derived.watch(Interpreter(self.system, self.hypers, Weights(self.net)))
@@ -141,33 +160,32 @@ class _Module:
 
     # ---------------------------------------------------------------------------------------- checks
 
-    def equals(self, expected: States) -> list[Check]:
-        """Outputs, states, and the gradients of a random projection of the outputs."""
-        found, state = self.compiled(self.given)
-        noise = {n: torch.randn_like(x) for n, x in found.items()}
+    def _slopes(self, outputs: States) -> States:
+        """The gradients of a random projection of the outputs, by all that they depend on."""
         weights = dict(self.net.named_parameters())
         leaves = {**{f"input {n}": x for n, x in self.given.items()}, **self.start, **weights}
+        loss = sum((x * outputs[n]).sum() for n, x in self.noise.items())
+        made = torch.autograd.grad(
+            loss, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        return dict(zip(leaves, made))
 
-        def slopes(outputs: States) -> States:
-            loss = sum((x * outputs[n]).sum() for n, x in noise.items())
-            made = torch.autograd.grad(
-                loss, list(leaves.values()), allow_unused=True, materialize_grads=True
-            )
-            return dict(zip(leaves, made))
-
-        states = {n: expected[n] for n in self.system.states}
-        mine, theirs = slopes(found), slopes(expected)
+    def equals(self) -> list[Check]:
+        """Outputs, states, and the gradients of a random projection of the outputs."""
+        found, state = self.compiled(self.given)
+        states = {n: self.expected[n] for n in self.system.states}
+        mine = self._slopes(found)
         equal = "= the interpreter's"
-        outputs = difference(found, {n: expected[n] for n in found})
+        outputs = difference(found, {n: self.expected[n] for n in found})
         scaled = f", inputs times {self.scale:g}" * (self.scale != 1)
         note = f"{self.length} tokens{scaled}{self.why}"
         out = [self._compared(f"the outputs {equal}", outputs, self.tolerance, note)]
         if states:
             ends = difference(state, states)
             out.append(self._compared(f"the states at the end {equal}", ends, self.tolerance))
-        what, note = f"the gradients of the outputs {equal}", f"of {len(leaves)} tensors"
-        out.append(self._compared(what, difference(mine, theirs), self.tolerance, note))
-        return out + self._reached({n: mine[n] for n in weights})
+        what, note = f"the gradients of the outputs {equal}", f"of {len(mine)} tensors"
+        out.append(self._compared(what, difference(mine, self.slopes), self.tolerance, note))
+        return out + self._reached({n: mine[n] for n, _ in self.net.named_parameters()})
 
     def _reached(self, slopes: States) -> list[Check]:
         """The outer gradient arrives at every learned start."""

@@ -1,0 +1,226 @@
+"""Spec -> why each level runs as it does, what it costs, and what would make it faster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nlc.base.span import Span
+from nlc.ir.expr import walk
+from nlc.ir.program import Program
+from nlc.ir.system import Level
+from nlc.ir.types import Clock, Dim, Like, Number
+from nlc.passes.lower import lower
+from nlc.passes.plan import Choice, plan
+from nlc.passes.plan.alone import alone
+from nlc.passes.plan.asked import asked, tile
+from nlc.passes.plan.causes import cause
+from nlc.tools.costs import Cost, Costs
+from nlc.tools.costs.owners import exprs
+from nlc.tools.explain import faster
+from nlc.tools.explain.facts import Explanation, Fact
+from nlc.tools.sizes import settled
+
+if TYPE_CHECKING:
+    from nlc.pipeline import Spec
+
+SIDE = 1024  # of the matrix that a gradient system is explained for
+_MATRICES = frozenset("matmul outer solve newton_schulz inv_root sum_rows sum_cols".split())
+_SUMS = frozenset("sum mean amax amin dot sqnorm norm".split())
+
+
+def explain(
+    spec: Spec,
+    backend: str = "auto",
+    plans: Mapping[str, str] | None = None,
+    hypers: Mapping[str, Any] | None = None,
+    tokens: int = 2048,
+) -> Explanation:
+    """For streams of ``tokens`` at the hypers given, others at their defaults.
+
+    Raises SpecError for a spec with mistakes and for a plan that does not hold, BadHyper and BadPlan for unknown names.
+    """
+    return _Explainer(spec, backend, dict(plans or {}), dict(hypers or {}), tokens).explain()
+
+
+class _Explainer:
+    def __init__(
+        self, spec: Spec, backend: str, plans: dict[str, str], given: dict[str, Any], tokens: int
+    ):
+        self.spec, self.system, self.plans = spec, spec.system, plans
+        self.backend, self.tokens = spec.backend(backend), tokens
+        self.hypers = settled(self.system, given)
+        self.sizes = {k: v for k, v in self.hypers.items() if not isinstance(v, list)}
+        self.gradients = self.system.context == "gradients"
+
+    def explain(self) -> Explanation:
+        spec, system = self.spec, self.system
+        sizes: dict[str, Number] = dict(self.sizes)
+        if self.gradients:
+            trained = next(s.name for s in system.states.values() if s.trained)
+            sizes |= {f"rows({trained})": SIDE, f"cols({trained})": SIDE}
+            self.choices, self.free = {}, {}
+            program = spec.program("reference")
+        else:
+            self.choices = {c.level: c for c in spec.choices(self.backend, self.plans)}
+            other = self.plans or self.backend != spec.backend()
+            self.free = {c.level: c for c in spec.choices()} if other else self.choices
+            program = self._program()
+        costs = Costs(program, sizes, 1 if self.gradients else self.tokens)
+        facts = {}
+        for name, cost in costs.levels.items():
+            level = system.levels.get(name) or system.outer[name]
+            facts[name] = self._fact(level, cost, costs)
+        ranked = [[facts[n] for n in part if n in facts] for part in spec.graph.graph["levels"]]
+        return Explanation(
+            system.name,
+            system.context,
+            self.backend,
+            system.source.name,
+            {k: v for k, v in self.hypers.items() if "[" not in k},
+            self.tokens,
+            (SIDE, SIDE) if self.gradients else None,
+            tuple(tuple(part) for part in ranked if part),
+            costs.projections,
+            costs.rest,
+            costs.total,
+        )
+
+    def _program(self) -> Program:
+        """What the backend prints, but memories that step alike each by itself."""
+        lowered = lower(self.system, self.spec.updates, frozenset())
+        self.loop = lowered
+        if self.backend == "reference":
+            return lowered
+        requests = asked(self.plans, self.system)
+        words = {n: a.plan for n, a in requests.items()}
+        program, choices = plan(lowered, frozenset(), words, stack=False)
+        tiles = (tile(requests, choices, channel) for channel in (False, True))
+        return replace(program, **dict(zip(("tile", "channel_tile"), tiles)))
+
+    # -------------------------------------------------------------------------------------------- levels
+
+    def _fact(self, level: Level, cost: Cost, costs: Costs) -> Fact:
+        clock = self._clock(level.clock)
+        choice = self.choices.get(level.name)
+        if choice is None:
+            kind, how, why, place, quote, quicker = self._steady(level, costs)
+            return Fact(level.name, clock, kind, how, why, place, quote, None, (), cost, quicker)
+        solve = costs.tiles.get(level.name) if choice.plan != "sequential" else None
+        periods = tuple(map(self._valued, choice.periods))
+        if choice.plan == "sequential":
+            kind, why, place, quicker = self._sequential(level, choice)
+            quote = place.quote() if place is not None else ""
+        else:
+            kind, why = choice.kind, _linear(choice)
+            key = _boundary(level) if choice.plan == "anchored" else None
+            place, quote = _placed(level, key)
+            quicker = tuple(faster.chunked(choice, [self._number(p) for p in choice.periods]))
+        return Fact(
+            level.name, clock, kind, choice.plan, why, place, quote, solve, periods, cost, quicker
+        )
+
+    def _number(self, dim: Dim) -> int:
+        return int(dim.evaluate(self.sizes))
+
+    def _clock(self, clock: Clock) -> str:
+        timed = clock.kind == "every" and not clock.name
+        return (
+            replace(clock, default=clock.count.evaluate(self.sizes)).valued if timed else str(clock)
+        )
+
+    def _valued(self, dim: Dim) -> str:
+        return str(self._number(dim)) + (f" ({dim})" if dim.symbols else "")
+
+    def _steady(self, level: Level, costs: Costs) -> tuple:
+        """What takes no step from token to token: caches, slow weights, and all of a gradient system."""
+        if self.gradients:
+            return _kind_of_step(level, costs), str(level.clock), "", None, "", ()
+        if level.memory.kind == "cache":
+            why = "it keeps every key and value, and attends to all before"
+            place, quote = _placed(level, "memory")
+            bounded = "window" in level.memory.options
+            more = (
+                () if bounded else ("`cache(window=…)` bounds what a token sees (another system)",)
+            )
+            return "non-parametric", "parallel", why, place, quote, more
+        why = "the outer loss trains it, and no token changes it"
+        return "constant", "held", why, *_placed(level, "objective"), ()
+
+    def _sequential(
+        self, level: Level, choice: Choice
+    ) -> tuple[str, str, Span | None, tuple[str, ...]]:
+        """Its class by itself, the reason, where that stands, and what would help."""
+        free, name = self.free[level.name], level.name
+        if free.plan != "sequential":
+            return free.kind, *self._requested(choice, free.plan)
+        found = cause(free, self.system)
+        kind, why = found.kind, found.why
+        if kind == "nonlinear" and (own := alone(self.loop, frozenset(), name)) is not None:
+            kind = own.kind
+        if free.beside:
+            why = f"it stands in one loop with `{free.beside}`: {why}"
+        elif found.function:
+            why = f"{why}: `{found.function}`"
+        return kind, why, found.place, tuple(faster.ways(self.spec, name))
+
+    def _requested(self, choice: Choice, without: str) -> tuple[str, None, tuple[str, ...]]:
+        """Why a level that need not be is sequential."""
+        if self.backend == "reference":
+            why = "`reference` takes one token at a time"
+            return why, None, (f"the backend `torch` runs it {without}",)
+        asked_for = choice.level in self.plans
+        why = "it was asked for" if asked_for else f"it needs `{choice.beside}` token by token"
+        return why, None, (f"without the request it is {without}",)
+
+
+def _kind_of_step(level: Level, costs: Costs) -> str:
+    """Whether a step of an optimizer takes a tensor number by number."""
+    mine = [x for p in costs.parts for x in p.body if costs.owners.of(x) == level.name]
+    ops = {n.op for x in mine for e in exprs(x) for n in walk(e)}
+    like = any(isinstance(d, Like) for s in level.states for d in s.dims)
+    if ops & _MATRICES:
+        return "matrix"
+    return "elementwise" if like and not ops & _SUMS else "whole tensor"
+
+
+def _linear(choice: Choice) -> str:
+    """Why a level needs no loop over tokens."""
+    r = choice.record
+    if r is None:
+        said = "it stands still between boundaries"
+    elif r.kind == "coupled":
+        said = f"{len(r.states)} states that are linear in one another, written at one key"
+    elif r.erases:
+        at = "one key" if r.probe is None else "one key and written at another"
+        said = f"linear in itself, read and written at {at}".replace("written at one key and ", "")
+    else:
+        said = "what it adds does not depend on it"
+    decay = {
+        "scalar": "decays add up as logarithms",
+        "channel": "decays add up as logarithms, channel by channel",
+        "signed": "a decay that may be negative goes by products",
+    }
+    if r is not None and r.kind in decay:
+        said += f"; {decay[r.kind]}"
+    return said
+
+
+def _boundary(level: Level) -> str:
+    """The key that gives it boundaries."""
+    return next((k for k in ("anchor", "reset") if k in level.keys), "frequency")
+
+
+def _placed(level: Level, key: str | None) -> tuple[Span | None, str]:
+    """A key's place with its line; without a key what the step follows from."""
+    if key is None:
+        key = next((k for k in ("objective", "update", "frequency") if k in level.keys), None)
+    span = level.keys.get(key) if key else None
+    if span is None:
+        return None, ""
+    line = span.source.line(span.line).strip()
+    return span, (line.split(" #")[0].strip() if line.startswith(key) else span.quote())
+
+
+__all__ = ["Explanation", "Fact", "explain"]

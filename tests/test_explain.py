@@ -1,0 +1,251 @@
+"""`nlc explain`: class, plan and reason of every level, costs counted by hand, and a table that fits a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner
+from test_plans import system
+
+import nlc
+from nlc import cli
+from nlc.base.codes import CODES
+from nlc.passes.plan.asked import BadPlan
+from nlc.pipeline import shipped
+from nlc.tools.explain import Explanation
+from nlc.tools.explain.facts import Fact
+from nlc.tools.layout import cells
+from nlc.tools.sizes import BadHyper
+
+
+def fact(made: Explanation, name: str = "S") -> Fact:
+    return next(f for level in made.levels for f in level if f.name == name)
+
+
+def of(text: str, **options: object) -> Fact:
+    return fact(nlc.loads(text).explain(**options))
+
+
+# ---------------------------------------------------------------------------------------------- every spec
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_spec_is_explained(name: str) -> None:
+    spec = nlc.load(name)
+    made = spec.explain()
+    named = {f.name for level in made.levels for f in level}
+    assert named == {*spec.system.levels, *spec.system.outer}
+    for level in made.levels:
+        for f in level:
+            assert f.cost.flops >= 0 and f.kind and f.plan
+            assert f.why or made.context == "gradients"
+            assert f.place is None or f.quote
+    assert made.total.flops > 0
+    assert all(cells(line) <= 100 for line in str(made).splitlines())
+    assert json.loads(json.dumps(made.asdict()))["system"] == name
+
+
+@pytest.mark.parametrize("name", ["hope", "gated_delta_net", "attention", "m3"])
+def test_the_table(name: str, golden: Callable[..., None]) -> None:
+    golden(f"explain_{name}.txt", f"{nlc.load(name).explain()}\n")
+
+
+# ---------------------------------------------------------------------------------------------- classes, reasons
+
+CLASSES = {
+    "additive": ("-dot(S(key), value)", "", "chunked", "what it adds"),
+    "gated": ("-dot(S(key), value)", "    retain: sigmoid(linear(x))\n", "chunked", "logarithms"),
+    "rank-1 affine": ("0.5 * sqnorm(S(key) - value)", "", "chunked", "one key"),
+    "nonlinear": ("0.5 * sqnorm(tanh(S) @ key - value)", "", "sequential", "not linear"),
+}
+
+
+@pytest.mark.parametrize(("kind", "case"), CLASSES.items(), ids=lambda x: str(x)[:12])
+def test_classes(kind: str, case: tuple[str, str, str, str]) -> None:
+    objective, more, plan, why = case
+    f = of(system(objective, more=more))
+    assert (f.kind, f.plan) == (kind, plan) and why in f.why
+
+
+def test_a_nonlinear_step_points_at_what_bends_it() -> None:
+    f = of(system("0.5 * sqnorm(tanh(S) @ key - value)"))
+    assert (f.kind, f.plan, f.quote) == ("nonlinear", "sequential", "tanh(S)")
+    assert (f.place.line, f.place.column) == (16, 29) and "`tanh`" in f.why
+    assert f.cost.steps == 2048 and f.tile is None
+    assert f.faster == (
+        "`tanh` of a read at a key, with `anchor: every 64 tokens`, would be anchored (another system)",
+    )
+
+
+def test_a_way_to_be_faster_is_one_that_was_tried() -> None:
+    (tried,) = of(system("0.5 * sqnorm(tanh(S(key)) - value)")).faster
+    assert tried.startswith("`anchor: every 64 tokens` makes it anchored")
+    f = of(system("0.5 * sqnorm(tanh(S(key)) - value)", more="    anchor: every 64 tokens\n"))
+    assert (f.kind, f.plan, f.cost.steps, f.quote) == (
+        "additive", "anchored", 32, "anchor: every 64 tokens",
+    )  # fmt: skip
+    assert of(system("0.5 * sqnorm(S(key) - value)")).faster == ()
+
+
+def test_what_reads_a_state_as_a_whole_is_the_place() -> None:
+    f = of(system(output="tanh(S) @ q"))
+    assert (f.kind, f.plan) == ("rank-1 affine", "sequential")
+    assert f.quote == "tanh(S) @ q" and f.faster == ("reads at a key, as `S(q)`, make it chunked",)
+
+
+def test_a_decay_with_a_sign_goes_by_products() -> None:
+    f = of(system(more="    retain: tanh(linear(x))\n"))
+    assert (f.kind, f.plan) == ("rank-1 affine", "chunked")
+    assert "products" in f.why and "logarithm" in f.faster[0]
+
+
+def test_requests_and_backends_are_reasons_too() -> None:
+    asked = of(system(), plan={"S": "sequential"})
+    assert (asked.kind, asked.plan) == ("rank-1 affine", "sequential")
+    assert asked.why == "it was asked for" and "chunked" in asked.faster[0]
+    slow = of(system(), backend="reference")
+    assert slow.plan == "sequential" and "`reference`" in slow.why and "`torch`" in slow.faster[0]
+    assert of(system(), plan={"S": "chunked(16)"}).tile == 16
+
+
+def test_a_level_in_one_loop_with_another_names_it() -> None:
+    made = nlc.load("hope").explain(plan={"M_k": "sequential"})
+    assert fact(made, "M_v").why == "it needs `M_k` token by token"
+    assert fact(made, "M_memory").plan == "anchored"
+
+
+def test_boundaries_are_those_of_the_hypers_given() -> None:
+    f = fact(nlc.load("titans").explain(hypers={"chunk": 128}), "M")
+    assert (f.plan, f.periods, f.tile, f.cost.steps) == ("anchored", ("128 (chunk)",), 64, 32)
+    f = fact(nlc.load("cms_sequential").explain(hypers={"periods": [4, 8, 16]}), "C_2")
+    assert (f.clock, f.cost.steps) == ("every 8 tokens (periods[1])", 256)
+
+
+def test_slow_weights_and_caches_take_no_steps() -> None:
+    made = nlc.load("hope_slow").explain()
+    assert (fact(made, "C_1").kind, fact(made, "C_1").plan) == ("constant", "held")
+    f = fact(nlc.load("attention").explain(), "A")
+    assert (f.kind, f.plan, f.cost.steps) == ("non-parametric", "parallel", 1)
+
+
+# ---------------------------------------------------------------------------------------------- costs
+
+
+def test_flops_of_the_gated_delta_rule_are_those_of_its_products() -> None:
+    """A chunk of C tokens: Q S, W S and the state, 6 C m n; five products of C × C with keys or values; the solve."""
+    m = n = 128
+    spec, hypers = nlc.load("gated_delta_net"), {"heads": 1, "d": 128}
+    made = spec.explain(hypers=hypers)
+    for c in (64, 32):
+        f = fact(spec.explain(plan={"S": f"chunked({c})"}, hypers=hypers))
+        chunk = 6 * c * m * n + 2 * c * c * (3 * n + 2 * m) + c**3
+        assert f.cost.flops * c == pytest.approx(chunk, rel=0.01)
+    assert fact(made).cost.flops * 64 == pytest.approx(
+        11.7e6, rel=0.02
+    )  # as published kernels take
+
+
+def test_flops_of_a_loop_are_those_of_its_lines() -> None:
+    """S k − v, the outer product, β times it, S minus that; then S q."""
+    d = 6
+    f = of(system(), backend="reference")
+    assert f.cost.flops == (2 * d * d + d) + d * d + d * d + d * d + 2 * d * d
+    projections = nlc.loads(system()).explain().projections
+    assert projections.flops == 3 * 2 * d * d
+
+
+def test_states_and_what_moves() -> None:
+    d = 6
+    chunked = of(system(), plan={"S": "chunked(64)"})
+    assert chunked.cost.state == 4 * d * d
+    flows = 4 * (d + d + d + d)  # key, value, query, what is read
+    assert chunked.cost.moved == flows + 2 * 4 * d * d / 64
+    assert of(system(), backend="reference").cost.moved >= 2 * 4 * d * d
+    made = nlc.load("attention").explain(tokens=512)
+    assert fact(made, "A").cost.state == 512 * 2 * 256 * 4
+
+
+def test_costs_of_attention_grow_with_the_stream_and_others_do_not() -> None:
+    at = lambda name, t: nlc.load(name).explain(tokens=t).total.flops  # noqa: E731
+    assert at("attention", 4096) > 1.5 * at("attention", 1024)
+    assert at("delta_net", 4096) == pytest.approx(at("delta_net", 1024), rel=0.01)
+
+
+def test_every_flop_belongs_to_someone() -> None:
+    made = nlc.load("hope").explain()
+    parts = [f.cost for level in made.levels for f in level] + [made.projections, made.flows]
+    assert sum(c.flops for c in parts) == pytest.approx(made.total.flops)
+    assert made.total.steps == sum(fact(made, n).cost.steps for n in ("M_k", "M_memory", *CMS))
+
+
+CMS = ("C_1", "C_2", "C_3")
+
+
+def test_boundaries_that_periods_share_are_one() -> None:
+    made = nlc.load("cms_nested").explain(hypers={"periods": [6, 9, 27]}, tokens=100)
+    ends = {e for p in (6, 9, 27) for e in range(p, 100, p)} | {100}
+    assert made.total.steps == len(ends)
+
+
+def test_an_optimizer_costs_so_much_for_each_weight() -> None:
+    made = nlc.load("adamw").explain()
+    each = made.matrix[0] * made.matrix[1]
+    assert fact(made, "m").kind == "elementwise" and round(made.total.state / each) == 12
+    assert made.total.flops / each == pytest.approx(17, abs=0.01)
+    assert fact(nlc.load("muon").explain(), "W").kind == "matrix"
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def run(line: str, text: str | None = None) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.main, line.split(), input=text, prog_name="nlc")
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_verb_prints_what_the_method_gives() -> None:
+    code, text, _ = run("explain titans --plan M=anchored(8) --set chunk=16 --tokens 64")
+    made = nlc.load("titans").explain(plan={"M": "anchored(8)"}, hypers={"chunk": 16}, tokens=64)
+    assert (code, text) == (0, f"{made}\n")
+    code, text, _ = run("explain titans --backend reference --format json")
+    assert (code, json.loads(text)) == (0, nlc.load("titans").explain("reference").asdict())
+
+
+def test_a_code_is_explained_too() -> None:
+    code, text, _ = run("explain nlc601")
+    assert code == 0 and text.startswith("error[NLC601]: plan that does not hold\n")
+    assert " ".join(text.split()).endswith(CODES["NLC601"].text)
+    code, text, _ = run("explain NLC210 --format json")
+    assert code == 0 and json.loads(text)["severity"] == "warning"
+    code, _, said = run("explain NLC999")
+    assert code == 2 and "there is no code NLC999" in said
+
+
+WRONG = {
+    "explain nosuch": (1, "NLC207"),
+    "explain delta_net --plan S=anchored": (1, "NLC601"),
+    "explain delta_net --plan S=chunkd": (2, "did you mean `chunked`?"),
+    "explain delta_net --set e=1": (2, "has no hyper `e`"),
+    "explain hope --set d=30": (2, "the size n is 15/2"),
+    "explain hope --set chunk=0": (2, "the size chunk is 0"),
+    "explain cms_sequential --set periods=2": (2, "`periods[0]` has no value"),
+    "explain delta_net --tokens 0": (2, "--tokens"),
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), WRONG.items(), ids=lambda x: str(x))
+def test_what_cannot_be_is_said(line: str, expected: tuple[int, str]) -> None:
+    code, text, said = run(line)
+    assert (code, text) == (expected[0], "") and expected[1] in " ".join(said.split())
+
+
+def test_the_method_raises_what_the_verb_says() -> None:
+    spec = nlc.load("delta_net")
+    with pytest.raises(BadHyper):
+        spec.explain(hypers={"e": 1})
+    with pytest.raises(BadPlan):
+        spec.explain(plan={"T": "chunked"})
+    with pytest.raises(nlc.SpecError, match="NLC601"):
+        spec.explain(plan={"S": "anchored"})
