@@ -101,6 +101,7 @@ def compiled(
     operator: bool = False,
     device: str = "cpu",
     dtype: str = "float32",
+    mode: str = "forward+backward",
     **hypers: Any,
 ) -> Case:
     """A generated module with random inputs."""
@@ -108,7 +109,7 @@ def compiled(
     threads = torch.get_num_threads()
     source = spec.source
     ask = Ask(source.text, source.name, operator, hypers, batch, dtype, device, threads, seed=0)
-    return Case(spec, spec.compile(backend), ask, "forward+backward", length)
+    return Case(spec, spec.compile(backend), ask, mode, length)
 
 
 class Titans:
@@ -136,15 +137,16 @@ class Titans:
 
 
 class Fla:
-    """fla's kernel on the inputs of the compiled operator."""
+    """fla's kernel on the inputs of the compiled operator, with or without its backward."""
 
-    def __init__(self, flows: dict[str, Tensor]):
+    def __init__(self, flows: dict[str, Tensor], backward: bool):
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
         self.kernel = chunk_gated_delta_rule
         given = {n: x.detach() for n, x in flows.items()}
         given["g"] = given.pop("alpha").float().log()
-        self.flows = {n: x.requires_grad_() for n, x in given.items()}
+        self.flows = {n: x.requires_grad_(backward) for n, x in given.items()}
+        self.backward = backward
 
     def seconds(self) -> float:
         for x in self.flows.values():
@@ -152,7 +154,8 @@ class Fla:
         _finish()
         start = time.perf_counter()
         y, _ = self.kernel(**self.flows, scale=1.0)
-        y.square().mean().backward()
+        if self.backward:
+            y.square().mean().backward()
         _finish()
         return time.perf_counter() - start
 
@@ -241,23 +244,25 @@ def on_cuda(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
         if not cuda:
             yield Row(what, note="no CUDA device, which fla's kernels need")
             continue
-        given = (length, batch, True, "cuda", "bfloat16")
-        ours = compiled("gated_delta_net", fast, *given, d=heads * n, heads=heads)
         try:
-            peer: Timed = Fla(ours.inputs)
+            mode, note = _fla_mode(batch, length, heads, n)
         except ImportError:
             yield Row(what, note="fla is not installed: `pip install fla-core`")
             continue
-        mine, theirs = turns(ours, peer, rounds)
+        sizes = dict(d=heads * n, heads=heads)
+        given = (length, batch, True, "cuda", "bfloat16", mode)
+        ours = compiled("gated_delta_net", fast, *given, **sizes)
+        mine, theirs = turns(ours, Fla(ours.inputs, mode != "forward"), rounds)
         name = f"fla-core {version('fla-core')}"
-        yield Row(what, f"`{fast}`: {mine}", f"{name}: {theirs}", theirs.seconds / mine.seconds)
+        ratio = theirs.seconds / mine.seconds
+        yield Row(f"{what}, {mode}", f"`{fast}`: {mine}", f"{name}: {theirs}", ratio, note=note)
     if not cuda:
         return
     hope = compiled("hope", fast, s.hope_length, s.batch, device="cuda", **_hope(s))
     tokens = s.batch * s.hope_length
     what = f"`hope`, d {s.hope}, chunk {s.chunk}, B {s.batch}, T {s.hope_length:,}, CUDA, float32"
     try:
-        peer = Titans(s.hope_length, s.batch, s.hope, s.chunk, "cuda")
+        peer: Timed = Titans(s.hope_length, s.batch, s.hope, s.chunk, "cuda")
     except ImportError:
         yield Row(what, note='titans-pytorch is not installed: `pip install -e ".[bench]"`')
         return
@@ -265,6 +270,18 @@ def on_cuda(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
     name = f"titans-pytorch {version('titans-pytorch')}, one memory"
     sides = (_speed(fast, tokens, ours), _speed(name, tokens, theirs))
     yield Row(what, *sides, theirs.seconds / ours.seconds)
+
+
+def _fla_mode(batch: int, length: int, heads: int, n: int) -> tuple[str, str]:
+    """What can be compared, and why no more: fla's backward refuses some versions of Triton on some GPUs."""
+    flows = {x: torch.zeros(batch, length, heads, n) for x in ("q", "k", "v")}
+    flows |= {x: torch.full((batch, length, heads), 0.5) for x in ("alpha", "beta")}
+    flows = {x: y.to("cuda", torch.bfloat16) for x, y in flows.items()}
+    try:
+        Fla(flows, backward=True).seconds()
+    except RuntimeError as e:
+        return "forward", f"fla's backward refuses: {str(e).split('. ')[0]}"
+    return "forward+backward", ""
 
 
 def _hope(s: Sizes) -> dict[str, int]:
