@@ -119,8 +119,8 @@ def _watched(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_() if x.is_floating_point() else x
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    """Relative to the largest element; infinite where shapes differ or what should be a number is none."""
+def error(found: Tensor, expected: Tensor, least: float = SMALL) -> float:
+    """Relative to the largest element, or to ``least``; infinite if shapes differ or something is no number."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return torch.inf
     if not found.numel():
@@ -129,4 +129,4 @@ def error(found: Tensor, expected: Tensor) -> float:
         return 0.0 if torch.equal(found, expected) else torch.inf
     if not (found.isfinite().all() and expected.isfinite().all()):
         return torch.inf
-    return ((found - expected).abs().max() / expected.abs().max().clamp(min=SMALL)).item()
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=least)).item()
