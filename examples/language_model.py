@@ -1,4 +1,4 @@
-"""A byte-level language model around any compiled token system, which mixes the tokens.
+"""A language model around any compiled token system, which mixes the tokens; of bytes by default.
 
 The same model with the spec ``attention`` is a Transformer.
 """
@@ -45,9 +45,16 @@ class LanguageModel(nn.Module):
     ``state`` is the list of the layers' states: a stream goes on where the last call ended.
     """
 
-    def __init__(self, mix: Callable[[], nn.Module], d: int, layers: int, hidden: int) -> None:
+    def __init__(
+        self,
+        mix: Callable[[], nn.Module],
+        d: int,
+        layers: int,
+        hidden: int,
+        vocabulary: int = BYTES,
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(BYTES, d)
+        self.embedding = nn.Embedding(vocabulary, d)
         nn.init.normal_(self.embedding.weight, std=d**-0.5)
         self.blocks = nn.ModuleList(Block(d, hidden, mix()) for _ in range(layers))
         self.norm = nn.RMSNorm(d)
@@ -56,7 +63,7 @@ class LanguageModel(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight)
 
     def forward(self, tokens: Tensor, state: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """``[B, T]`` bytes to ``[B, T, 256]`` logits of the next ones."""
+        """``[B, T]`` tokens to ``[B, T, vocabulary]`` logits of the next ones."""
         x, after = self.embedding(tokens), []
         for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
             x, new = block(x, before)
@@ -64,7 +71,7 @@ class LanguageModel(nn.Module):
         return self._logits(x), after
 
     def step(self, token: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """One byte of each stream, ``[B]``, to ``[B, 256]`` logits."""
+        """One token of each stream, ``[B]``, to ``[B, vocabulary]`` logits."""
         x, after = self.embedding(token), []
         for block, before in zip(self.blocks, state, strict=True):
             x, new = block.step(x, before)
@@ -97,14 +104,16 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def mixing(system: type[nn.Module], d: int, heads: int, **hyper: object) -> Callable[[], nn.Module]:
-    """Makes layers of a compiled system; ``heads`` is left out for one without heads."""
+    """Makes layers of a compiled system; ``heads`` is left out for one without heads, or that derives their number."""
     accepted = inspect.signature(system).parameters
-    if "heads" in accepted:
+    if "heads" in accepted and accepted["heads"].default is not None:
         hyper = {"heads": heads, **hyper}
     return lambda: system(d=d, **hyper)
 
 
-def hidden_for(count: int, mix: Callable[[], nn.Module], d: int, layers: int) -> int:
+def hidden_for(
+    count: int, mix: Callable[[], nn.Module], d: int, layers: int, vocabulary: int = BYTES
+) -> int:
     """The width of the MLPs that brings a model nearest to ``count`` parameters."""
-    narrowest = parameter_count(LanguageModel(mix, d, layers, hidden=1))
+    narrowest = parameter_count(LanguageModel(mix, d, layers, 1, vocabulary))
     return max(1, 1 + round((count - narrowest) / (2 * d * layers)))

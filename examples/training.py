@@ -68,6 +68,32 @@ class History:
     looks: list[tuple[int, float]] = field(default_factory=list)
 
 
+class Descent:
+    """The optimizer of a model: its rates rise and fall as the settings say, gradients are clipped."""
+
+    def __init__(self, settings: Settings, model: nn.Module, groups: list[dict[str, Any]]) -> None:
+        self.settings, self.model = settings, model
+        rate = {} if settings.lr is None else {"lr": settings.lr}
+        system = nlc.compile(settings.optimizer)
+        self.optimizer = system(groups, **rate, **settings.optimizer_hyper)
+        self.rates = [
+            {name: value for name, value in group.items() if name == "lr" or name.endswith("_lr")}
+            for group in self.optimizer.param_groups
+        ]
+
+    def step(self, number: int, loss: Tensor) -> bool:
+        """One update against the gradient of the loss; none, and False, where that is not finite."""
+        share = self.settings.rate(number)
+        for group, rates in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group.update({name: rate * share for name, rate in rates.items()})
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if finite := bool(norm.isfinite()):
+            self.optimizer.step()
+        return finite
+
+
 class Run:
     """A model, its optimizer and how far they are; ``path`` is where its checkpoint lives."""
 
@@ -81,16 +107,11 @@ class Run:
             mix = mixing(self.system, settings.d, settings.heads, **settings.hyper)
             self.model = LanguageModel(mix, settings.d, settings.layers, settings.hidden)
             self.model.to(self.device)
-            rate = {} if settings.lr is None else {"lr": settings.lr}
-            self.optimizer = optimizer(
-                self.model.param_groups(_rest(optimizer)), **rate, **settings.optimizer_hyper
-            )
+            groups = self.model.param_groups(_rest(optimizer))
+            self.descent = Descent(settings, self.model, groups)
         except (TypeError, ValueError) as error:
             raise RunError(str(error)) from error
-        self.rates = [
-            {name: value for name, value in group.items() if name == "lr" or name.endswith("_lr")}
-            for group in self.optimizer.param_groups
-        ]
+        self.optimizer = self.descent.optimizer
         self.windows = Windows(corpus.train, settings.batch, settings.length, settings.seed)
         self.history = History()
         self.identity = {
@@ -156,14 +177,8 @@ class Run:
     def train_step(self) -> float:
         """One batch, one update; the loss in bits per byte."""
         begun = time.perf_counter()
-        share = self.settings.rate(self.step)
-        for group, rates in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group.update({name: rate * share for name, rate in rates.items()})
         loss, _ = self._loss(*self.windows[self.step])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        self.optimizer.step()
+        self.descent.step(self.step, loss)
         bits = loss.item() / math.log(2)
         if not math.isfinite(bits):
             raise RunError(f"the loss is {bits} at step {self.step}: a smaller --lr may help")

@@ -18,17 +18,11 @@ from nlc.base.codes import CODES
 from nlc.base.diagnostics import SpecError, nearest
 from nlc.passes.plan.asked import BadPlan
 from nlc.pipeline import BACKENDS
+from nlc.tools import options
 from nlc.tools.sizes import BadHyper
 from nlc.version import __version__
 
 FORMATS = click.Choice(["text", "json", "github"])
-PLAN = click.option(
-    "--plan",
-    "plans",
-    metavar="LEVEL=PLAN",
-    multiple=True,
-    help="How a level runs: sequential, chunked or anchored; chunked(32) has 32 tokens a solve.",
-)
 
 
 def _tell(error: SpecError, format: str) -> None:
@@ -221,7 +215,7 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
     show_default=True,
     help="Who prints the program; auto: the fastest that can.",
 )
-@PLAN
+@options.PLAN
 @click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
 @_verb
 def compile(
@@ -229,7 +223,7 @@ def compile(
 ) -> None:
     """Write the generated PyTorch file."""
     loaded = _load(spec, operator=operator)
-    text = loaded.source_text(backend, dict(map(_plan, plans)))
+    text = loaded.source_text(backend, dict(map(options.plan, plans)))
     _warn(loaded)
     if output is None or str(output) == "-":
         click.echo(text, nl=False)
@@ -274,7 +268,8 @@ def verify(
     """Compare what is compiled with the spec itself, on random inputs."""
     loaded = _load(spec, operator=operator)
     _warn(loaded)
-    result = loaded.verify(seed=seed, tokens=tokens, hypers=dict(map(_setting, settings)))
+    hypers = dict(map(options.setting, settings))
+    result = loaded.verify(seed=seed, tokens=tokens, hypers=hypers)
     if format == "json":
         click.echo(json.dumps(result.asdict(), ensure_ascii=False, indent=2))
     else:
@@ -285,31 +280,7 @@ def verify(
 
 @main.command()
 @click.argument("spec", metavar="SPEC|CODE")
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", *BACKENDS]),
-    default="auto",
-    show_default=True,
-    help="Who prints the program; auto: the fastest that can.",
-)
-@PLAN
-@click.option(
-    "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper; defaults otherwise."
-)
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=2048,
-    show_default=True,
-    help="How long the stream is that costs are for.",
-)
-@click.option(
-    "--format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How it is written.",
-)
+@options.explained
 @_verb
 def explain(
     spec: str,
@@ -331,35 +302,59 @@ def explain(
         click.echo(json.dumps(found, ensure_ascii=False) if format == "json" else found["said"])
         return
     loaded = _load(spec)
-    made = loaded.explain(
-        backend,
-        dict(map(_plan, plans)),
-        hypers=dict(map(_setting, settings)),
-        tokens=tokens,
-    )
+    hypers = dict(map(options.setting, settings))
+    made = loaded.explain(backend, dict(map(options.plan, plans)), hypers=hypers, tokens=tokens)
     _warn(loaded)
     as_json = format == "json"
     click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """``d=32``; several numbers are a list, ``periods=2,4``."""
-    name, equals, value = text.partition("=")
+@main.command()
+@click.argument("spec")
+@options.measured
+@_verb
+def bench(
+    spec: str,
+    operator: bool,
+    settings: tuple[str, ...],
+    format: str,
+    plot: Path | None,
+    **asked: Any,
+) -> None:
+    """Measure tokens a second and peak memory against T, of every backend.
+
+    Forward, forward and backward, and steps token by token, at the spec's own hypers.
+    """
+    from nlc.runtime.bench import NotMeasurable
+    from nlc.runtime.bench import plot as picture
+
+    loaded = _load(spec, operator=operator)
+    _warn(loaded)
     try:
-        numbers = [json.loads(part) for part in value.split(",")]
-    except ValueError:
-        numbers = []
-    if not equals or not all(isinstance(x, int | float) for x in numbers) or not numbers:
-        raise click.BadParameter(f"{text!r} is not HYPER=VALUE with a number", param_hint="--set")
-    return name.strip(), numbers[0] if len(numbers) == 1 else numbers
+        if plot is not None:
+            picture.ready(plot)
+        result = loaded.bench(
+            hypers=dict(map(options.setting, settings)), progress=_progress(), **asked
+        )
+    except NotMeasurable as error:
+        raise click.UsageError(str(error)) from None
+    except picture.CannotPlot as error:
+        raise click.ClickException(str(error)) from None
+    if format == "json":
+        click.echo(json.dumps(result.asdict(), ensure_ascii=False, indent=2))
+    else:
+        click.echo(result.csv().rstrip() if format == "csv" else str(result))
+    if plot is not None:
+        picture.plot(result, plot)
+    if result.failed:
+        sys.exit(1)
 
 
-def _plan(text: str) -> tuple[str, str]:
-    """``S=chunked(32)``."""
-    level, equals, plan = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not LEVEL=PLAN", param_hint="--plan")
-    return level.strip(), plan.strip()
+def _progress() -> Callable[[str], None] | None:
+    """One line that is written over, for people who wait."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda text: click.echo(f"\r{text:<60}\r", nl=False, err=True)
 
 
 @main.command(name="list")

@@ -12,7 +12,7 @@ import importlib
 import keyword
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,6 +50,7 @@ from nlc.version import __version__
 if TYPE_CHECKING:
     import networkx as nx
 
+    from nlc.runtime.bench import Benchmark
     from nlc.runtime.verify import Verification
     from nlc.tools.explain import Explanation
 
@@ -449,6 +450,49 @@ class Spec:
 
         with _deep():
             return explain(self, backend, plan, hypers, tokens)
+
+    def bench(
+        self,
+        *,
+        backends: Sequence[str] = (),
+        tokens: Sequence[int] = (256, 1024, 4096),
+        batch: int = 1,
+        hypers: dict[str, Any] | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+        threads: int | None = None,
+        seconds: float = 5.0,
+        seed: int = 0,
+        progress: Callable[[str], None] | None = None,
+    ) -> Benchmark:
+        """Tokens a second and peak memory at each T of ``tokens``; ``runtime/bench`` says how.
+
+        Args:
+            backends: those to measure; without them, every one that can compile this.
+            hypers: other than the spec's own.
+            threads: of torch, None for as many as there are now.
+            seconds: of timing for each backend, mode and T. What would take longer is skipped, and says so.
+            progress: is told what is being measured.
+
+        Raises SpecError, BadHyper as ``verify`` does, NotMeasurable for an optimizer or a device that is not there.
+        """
+        from nlc.runtime.bench import bench
+
+        with _deep():
+            return bench(
+                self,
+                backends or BACKENDS,
+                every=bool(backends),
+                tokens=tokens,
+                batch=batch,
+                hypers=hypers or {},
+                dtype=dtype,
+                device=device,
+                threads=threads,
+                seconds=seconds,
+                seed=seed,
+                progress=progress,
+            )
 
     def combined(self, optimizer: Spec) -> nx.DiGraph:
         """The level graph of this system trained by a gradient system."""

@@ -729,6 +729,36 @@ output: S(q) + D * v
     assert abs(drawn.mean() - 8.5) < 0.5 and (module.D == 1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_step_sizes_are_drawn_also_where_exp_rounds_to_1(dtype: torch.dtype) -> None:
+    text = f"{HEAD}inputs: {{x: [dk]}}\noutput: x * softplus(a)\nweights:\n"
+    text += '  a: {shape: [dk], init: "inv_softplus(exp(uniform(log(1e-4), log(1e-3))))"}\n'
+    steps = torch.nn.functional.softplus(nlc.loads(text).compile()(dk=1000, dtype=dtype).a)
+    assert steps.min() > 0.98e-4 and steps.max() < 1.02e-3 and steps.std() > 1e-4
+
+
+def test_what_no_token_changes_is_as_precise_as_the_states() -> None:
+    """In bfloat16, 1 − 2⁻⁹ and sigmoid(6) are 1: rounded to it, some heads would not forget."""
+    text = _matrix("q k v", DOT, "rule: gd(lr=1, decay=keep)").replace("heads: 2", "heads: 8")
+    text = text.replace("output: S(q)", "output: gamma * S(q)")
+    text += "weights:\n  A: {shape: [], per: head, init: 6}\n"
+    text += "let:\n  gamma: 1 - 2**(-5 - head)\n  keep: gamma * sigmoid(A)\n"
+    module, noise = nlc.loads(text).compile()().bfloat16(), torch.Generator().manual_seed(0)
+    flows = {
+        name: torch.randn(1, 200, 8, n, generator=noise).bfloat16()
+        for name, n in dict(q=4, k=4, v=3).items()
+    }
+    y, end = module(**flows)
+    assert y.dtype == torch.bfloat16
+
+    _, k, v = (flow.double() for flow in flows.values())
+    keep = (1 - 2.0 ** -(5 + torch.arange(8.0).double())) * module.A.double().sigmoid()
+    S = torch.zeros(1, 8, 3, 4, dtype=torch.float64)
+    for t in range(200):
+        S = keep[:, None, None] * S + v[:, t, :, :, None] * k[:, t, :, None]
+    assert (end["S"] - S).norm() < 1e-5 * S.norm()
+
+
 def test_a_level_may_start_where_another_does() -> None:
     text = (
         HEAD
@@ -757,6 +787,30 @@ output: A(q) + 2 * B(q)
         return {"A": A, "B": B}, A @ f.q + 2 * B @ f.q
 
     _check(text, tick, fresh=True)
+
+
+@pytest.mark.parametrize(
+    "memory, drawn",
+    [
+        ("matrix(dk, dk)", False),
+        ("{W: [dk, dk], b: [dk], read(z): z + W @ z + b}", False),
+        ("{W: [dk, dk], U: [dk, dk], read(z): linear(W @ z) - 2 * (U @ z) / dk}", False),
+        ("{W: [dk, dk], b: [dk], read(z): z + layernorm(W @ z + b)}", True),
+        ("{W: [dk, dk], b: [dk], read(z): silu(W @ z + b)}", True),
+        ("{W: [dk, dk], U: [dk, dk], read(z): W @ (U @ z)}", True),
+        ("{W: [dk, dk], U: [dk, dk], read(z): (W @ z) * (U @ z)}", True),
+    ],
+)
+def test_learned_matrices_start_at_zero_where_their_read_is_linear(
+    memory: str, drawn: bool
+) -> None:
+    text = _matrix("q k", "objective: -dot(S(q), k)", "rule: gd(lr=1)", "init: learned")
+    text = text.replace("matrix(dv, dk)", memory).replace("    key: k\n    value: v\n", "")
+    starts = {n: p for n, p in nlc.loads(text).compile()().named_parameters() if "init" in n}
+    for name, start in starts.items():
+        of_fan_in = abs(start.std() - 0.5) < 0.25
+        assert of_fan_in if drawn and start.ndim == 3 else not start.any(), name
+    assert starts
 
 
 def test_a_memory_decays_towards_its_start() -> None:

@@ -18,6 +18,7 @@ SIZES = {
     "hope_slow": HOPE,
     "titans": dict(heads=2, expand=2, chunk=8),
     "ttt_mlp": dict(heads=2, expand=2, chunk=8),
+    "ttt_linear": dict(heads=2, chunk=8),
     "cms_sequential": dict(expand=2, periods=PERIODS),
     "cms_independent": dict(expand=2, periods=PERIODS),
     "cms_nested": dict(expand=2, periods=PERIODS),

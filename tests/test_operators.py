@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -16,10 +17,20 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # without a GPU it says so; the naive code needs none
     from fla.ops.delta_rule.naive import delta_rule_recurrence
     from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
+    from fla.ops.gla.naive import naive_recurrent_gla
     from fla.ops.linear_attn.naive import naive_recurrent_linear_attn
+    from fla.ops.retention.naive import naive_retention
+    from fla.ops.simple_gla.naive import naive_recurrent_simple_gla
+    from fla.ops.ttt.naive import chunk_ttt_linear_ref
 
 H, DK, DV = 2, 4, 3
-GATES = {"linear_attention": [], "delta_net": ["beta"], "gated_delta_net": ["alpha", "beta"]}
+GATES = {
+    "linear_attention": [],
+    "delta_net": ["beta"],
+    "gated_delta_net": ["alpha", "beta"],
+    "retnet": [],
+    "gla": ["alpha"],
+}
 every = pytest.mark.parametrize("name", GATES)
 
 
@@ -36,8 +47,9 @@ def _flows(
     def draw(*shape: int) -> Tensor:
         return torch.randn(batch, length, H, *shape, generator=noise, dtype=torch.float64)
 
-    flows = {"q": draw(dk), "k": nn.functional.normalize(draw(dk), dim=-1), "v": draw(DV)}
-    flows |= {gate: draw().sigmoid() for gate in GATES[name]}
+    flows = {"q": draw(dk), "k": F.normalize(draw(dk), dim=-1), "v": draw(DV)}
+    gate = [dk] if name == "gla" else []  # one for each key channel, or for the head
+    flows |= {name: draw(*gate).sigmoid() for name in GATES[name]}
     return {
         key: flow.to(dtype).requires_grad_(dtype == torch.float64) for key, flow in flows.items()
     }
@@ -59,6 +71,10 @@ def _recurrence(
         vk = torch.einsum("bhi,bhj->bhij", v[:, t], k[:, t])
         if name == "linear_attention":  # S + v kᵀ
             S = S + vk
+        elif name == "retnet":  # γ S + v kᵀ, with 1 − 2⁻⁵ and 1 − 2⁻⁶ for two heads
+            S = torch.tensor([31 / 32, 63 / 64], dtype=S.dtype)[:, None, None] * S + vk
+        elif name == "gla":  # S Diag(α) + v kᵀ
+            S = S @ torch.diag_embed(alpha[:, t]) + vk
         else:  # α S (I − β k kᵀ) + β v kᵀ
             b = beta[:, t, :, None, None]
             a = 1 if alpha is None else alpha[:, t, :, None, None]
@@ -110,12 +126,16 @@ def _gated_delta_rule(
     return naive_recurrent_gated_delta_rule(q, k, v, beta, alpha.log(), None, start, True)
 
 
-@pytest.mark.parametrize("theirs", [_linear_attention, _delta_rule, _gated_delta_rule])
+def _gla(start: Tensor, q: Tensor, k: Tensor, v: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    return naive_recurrent_gla(q, k, v, alpha.log(), start, True)
+
+
+@pytest.mark.parametrize("theirs", [_linear_attention, _delta_rule, _gated_delta_rule, _gla])
 def test_float32_equals_flash_linear_attention(
     theirs: Callable[..., tuple[Tensor, Tensor]],
 ) -> None:
     """Their naive code holds S transposed and scales q by dk^-½."""
-    names = {_linear_attention: "linear_attention", _delta_rule: "delta_net"}
+    names = {_linear_attention: "linear_attention", _delta_rule: "delta_net", _gla: "gla"}
     name = names.get(theirs, "gated_delta_net")
     flows, start = _flows(name, 2, 50, torch.float32), _start(2).detach().float()
     expected, last = theirs(start.mT, **flows)
@@ -123,6 +143,54 @@ def test_float32_equals_flash_linear_attention(
     y, state = _operator(name)(**flows, state={"S": start})
     assert y.dtype == torch.float32
     assert _close(y, expected, 1e-5) and _close(state["S"], last.mT, 1e-5)
+
+
+def test_retention_equals_flash_linear_attention() -> None:
+    """Their naive code is the parallel form, from an empty memory, for all of eight heads."""
+    noise = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, 50, 8, n, generator=noise) for n in (DK, DK, DV))
+    expected = naive_retention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+    operator = nlc.compile("retnet", operator=True)(heads=8, dk=DK, dv=DV)
+    assert _close(operator(q=q * DK**-0.5, k=k, v=v)[0], expected, 1e-5)
+
+
+def test_the_core_of_mamba2_equals_flash_linear_attention() -> None:
+    """What its layer makes of them: B and C are the keys and queries of all heads, and every head has its decay."""
+    noise = torch.Generator().manual_seed(1)
+    B, C = (torch.randn(2, 50, DK, generator=noise) for _ in range(2))
+    v, decay = (torch.randn(2, 50, H, *n, generator=noise) for n in ([DV], []))
+    start = _start(2).detach().float()
+    q, k = (x[:, :, None].expand(-1, -1, H, -1) for x in (C, B))
+    expected, last = naive_recurrent_simple_gla(
+        q, k, v, F.logsigmoid(decay), scale=1, initial_state=start.mT
+    )
+    operator = nlc.compile("mamba2", operator=True)(d=H * DV, expand=1, p=DV, n=DK)
+    y, state = operator(k=B, v=v, decay=decay.sigmoid(), C=C, state={"S": start})
+    assert _close(y, expected, 1e-5) and _close(state["S"], last.mT, 1e-5)
+
+
+def test_the_steps_of_ttt_linear_equal_flash_linear_attention() -> None:
+    """States at the end of three mini-batches of 16, rates alike for all tokens of one.
+
+    Their code weighs a step by the token that reads it and adds what is read to W q + b instead of to q, so outputs
+    are not compared.
+    """
+    noise = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, 48, H, DK, generator=noise) for _ in range(3))
+    eta = torch.rand(2, 3, H, generator=noise).repeat_interleave(16, 1)
+    operator = nlc.compile("ttt_linear", operator=True)(heads=H, d=H * DK)
+    scale, shift = operator.M.read.layernorm.parameters()
+    for p in (scale, shift):
+        torch.nn.init.normal_(p, generator=noise)
+    W, b = torch.randn(2, H, DK, DK, generator=noise), torch.randn(2, H, DK, generator=noise)
+    rate = eta[..., None] / (16 * DK)
+    _, last, last_b = chunk_ttt_linear_ref(
+        q, k, v, scale.detach(), shift.detach(), rate,
+        scale=1, initial_state=W.mT, initial_state_bias=b[:, :, None], output_final_state=True,
+    )  # fmt: skip
+    begun = {"M.W": W, "M.b": b, "M.W.anchor": W, "M.b.anchor": b}
+    _, state = operator(q=q, k=k, v=v, eta=eta, state=operator.initial_state(q) | begun)
+    assert _close(state["M.W"], last.mT, 1e-5) and _close(state["M.b"], last_b[:, :, 0], 1e-5)
 
 
 def _as_function(

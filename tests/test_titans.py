@@ -1,4 +1,4 @@
-"""Titans and TTT-MLP against their papers' recurrences, token by token, in float64."""
+"""Titans and TTT against their papers' recurrences, token by token, in float64."""
 
 from __future__ import annotations
 
@@ -132,6 +132,47 @@ def test_ttt_mlp_is_gradient_descent_on_its_own_read(chunk: int) -> None:
     module = nlc.compile("ttt_mlp")(**SMALL, chunk=chunk, rate=0.5)
     drawn(module)
     compare(module, ttt(chunk, 0.5), inputs(17))
+
+
+def ttt_linear(chunk: int):
+    """W ← W − η/(C n) δ kᵀ and b ← b − η/(C n) δ, δ backpropagated by hand from ½‖k + LN(W k + b) − v‖²."""
+
+    def read(W: Tensor, b: Tensor, z: Tensor) -> Tensor:
+        return torch.einsum("bhij,bhj->bhi", W, z) + b
+
+    def run(weights: State, x: Tensor) -> tuple[Tensor, State]:
+        q, k = (unit(heads_of(x, weights, name)) for name in ("q", "M.key"))
+        v = heads_of(x, weights, "M.value")
+        scale, shift = (weights[f"M.read.layernorm.{name}"] for name in ("weight", "bias"))
+        rate = (heads_of(x, weights, "eta")[..., 0] + weights["eta.linear.bias"]).sigmoid()
+        rate = rate / (chunk * 3)
+        W, b = (weights[f"M.{name}.init"].expand(2, *[-1] * n) for name, n in (("W", 3), ("b", 2)))
+        out = []
+        for t in range(x.shape[1]):
+            if t % chunk == 0:
+                here = W, b
+            z = read(*here, k[:, t])
+            sigma = torch.sqrt(z.var(-1, unbiased=False, keepdim=True) + 1e-6)
+            hat = (z - z.mean(-1, keepdim=True)) / sigma
+            back = scale * (k[:, t] + scale * hat + shift - v[:, t])
+            along = hat * (back * hat).mean(-1, keepdim=True)
+            step = rate[:, t, :, None] * (back - back.mean(-1, keepdim=True) - along) / sigma
+            W, b = W - step[..., None] * k[:, t, :, None], b - step
+            z = read(W, b, q[:, t])
+            out.append(q[:, t] + F.layer_norm(z, (3,), eps=1e-6) * scale + shift)
+        norm = (weights[f"y.layernorm.{name}"] for name in ("weight", "bias"))
+        y = F.layer_norm(torch.stack(out, 1).flatten(2), (6,), *norm, eps=1e-6)
+        states = {"M.W": W, "M.b": b, "M.W.anchor": here[0], "M.b.anchor": here[1]}
+        return F.linear(y, weights["y.linear.weight"]), states
+
+    return run
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_ttt_linear_is_gradient_descent_on_its_own_read(chunk: int) -> None:
+    module = nlc.compile("ttt_linear")(d=6, heads=2, chunk=chunk)
+    drawn(module)
+    compare(module, ttt_linear(chunk), inputs(17))
 
 
 def test_the_operator_decays_to_the_start_that_its_state_brings() -> None:

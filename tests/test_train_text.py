@@ -100,7 +100,8 @@ def test_a_small_text_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec, hyper", [("gated_delta_net", {}), ("attention", {}), ("hope", HOPE)]
+    "spec, hyper",
+    [("gated_delta_net", {}), ("attention", {}), ("mamba2", {"p": 8, "n": 4}), ("hope", HOPE)],
 )
 def test_a_stream_is_the_model_byte_by_byte(spec: str, hyper: dict) -> None:
     torch.manual_seed(0)

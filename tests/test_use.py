@@ -60,8 +60,12 @@ ALONE = {
     "linear_attention(d=d)": ("linear_attention", {}),
     "gated_delta_net(d=d)": ("gated_delta_net", {}),
     "attention(d=d)": ("attention", {}),
+    "retnet(d=d)": ("retnet", {}),
+    "gla(d=d)": ("gla", {}),
+    "mamba2(d=d, p=2 * d / heads)": ("mamba2", {"p": 8}),
     "titans(d=d, chunk=3)": ("titans", {"chunk": 3}),
     "ttt_mlp(d=d, chunk=2, rate=rate)": ("ttt_mlp", {"chunk": 2, "rate": 0.05}),
+    "ttt_linear(d=d, chunk=2)": ("ttt_linear", {"chunk": 2}),
     "hope(d=d, chunk=3, memory_chunk=2, periods=widths)": (
         "hope", {"chunk": 3, "memory_chunk": 2, "periods": [2, 4, 8]}
     ),

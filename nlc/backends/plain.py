@@ -8,7 +8,7 @@ from nlc.backends.precedence import CONDITIONAL, POWER
 
 # {0}, {1}, … are the operands, each safe to stand beside any operator where it is not `closed`.
 PLAIN: dict[str, str] = {
-    **{name: f"math.{name}({{0}})" for name in ("exp", "log", "sqrt", "tanh", "erf")},
+    **{name: f"math.{name}({{0}})" for name in ("exp", "expm1", "log", "sqrt", "tanh", "erf")},
     "abs": "abs({0})",
     "sign": "(({0} > 0) - ({0} < 0))",
     "sigmoid": "(1 / (1 + math.exp(-{0})))",

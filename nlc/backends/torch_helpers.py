@@ -113,10 +113,12 @@ def positions(seen: Tensor, x: Tensor) -> Tensor:
     "causal_conv": '''
 def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     """Depthwise over time: x [B, T, ...], weight [..., taps], window the taps - 1 tokens before."""
-    taps = weight.shape[-1]
+    taps, tokens = weight.shape[-1], x.shape[1]
     past = torch.cat([window.to(x.dtype), x], 1)
-    shifts = [past[:, i : i + x.shape[1]] * weight[..., i] for i in range(taps)]
-    return torch.stack(shifts).sum(0), past[:, past.shape[1] - taps + 1 :]
+    out = past[:, :tokens] * weight[..., 0]
+    for i in range(1, taps):
+        out = torch.addcmul(out, past[:, i : i + tokens], weight[..., i])
+    return out, past[:, tokens:]
 ''',
     "shifted": '''
 def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,14 +161,14 @@ def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
 ''',
     "watched": '''
 def watched(x: Tensor) -> Tensor:
-    """x as a point of its own to take gradients at, still a part of the graph that it comes from."""
+    """x as a point of its own to take gradients at, still a part of the graph it comes from."""
     return x.clone() if x.requires_grad else x.detach().requires_grad_()
 ''',
     "slopes": '''
 def slopes(total: Tensor, points: list[Tensor]) -> list[Tensor]:
     """How a sum depends on where it started. RuntimeError where the graph in between is gone."""
     found = [None]
-    if total.requires_grad:
+    if total.requires_grad and all(point.requires_grad for point in points):
         found = torch.autograd.grad(total.sum(), points, create_graph=True, allow_unused=True)
     if any(slope is None for slope in found):
         raise RuntimeError(
@@ -179,5 +181,47 @@ def slopes(total: Tensor, points: list[Tensor]) -> list[Tensor]:
 def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The flows [B, T, ...] one token at a time, in the states' dtype."""
     return zip(*(flow.to(dtype).unbind(1) for flow in flows), strict=True)
+''',
+    "pieces": '''
+def pieces(module: nn.Module, state: dict | None, *flows: Tensor) -> tuple[list[Tensor], dict]:
+    """``module.piece`` over the flows, in pieces as ``truncate`` and ``checkpoint`` say."""
+    if not (module.truncate or module.checkpoint):
+        return module.piece(state, *flows)
+    outputs = []
+    for long in zip(*(x.split(module.truncate or x.shape[1], 1) for x in flows), strict=True):
+        state = {key: x.detach() for key, x in state.items()} if outputs else state
+        for short in zip(*(x.split(module.checkpoint or x.shape[1], 1) for x in long), strict=True):
+            if module.checkpoint:
+                y, state = checkpoint(module.piece, state, *short, use_reentrant=False)
+            else:
+                y, state = module.piece(state, *short)
+            outputs.append(y)
+    return [torch.cat(y, 1) for y in zip(*outputs, strict=True)], state
+''',
+    "streams": '''
+def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor) -> tuple:
+    """Sequences packed in flows [1, T, ...] as streams of their own, those alike as one batch."""
+    if cu_seqlens is None:
+        return pieces(module, states, *flows)
+    ends, sizes, shape = cu_seqlens.tolist(), cu_seqlens.diff().tolist(), list(flows[0].shape[:2])
+    if ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:
+        raise ValueError(f"cu_seqlens must rise from 0 to T of [1, T, ...], not {ends} of {shape}")
+    states = [None] * len(sizes) if states is None else states
+    if isinstance(states, dict) or len(states) != len(sizes):
+        raise ValueError(f"state must be a list of {len(sizes)}, one for each sequence")
+    states = [x or module.initial_state(flows[0]) for x in states]
+    outputs, groups = [None] * len(sizes), {}
+    for i, parts in enumerate(zip(*(x.split(sizes, 1) for x in flows), strict=True)):
+        if sizes[i]:  # what is alike has the same length, position and caches
+            kind = str([(k, x.shape if x.ndim else int(x)) for k, x in states[i].items()])
+            groups.setdefault((sizes[i], kind), []).append((i, states[i], *parts))
+    for group in groups.values():
+        members, old, *parts = zip(*group, strict=True)
+        state = {k: torch.cat([s[k] for s in old]) if x.ndim else x for k, x in old[0].items()}
+        found, state = pieces(module, state, *map(torch.cat, parts))
+        for n, i in enumerate(members):
+            outputs[i] = [y[n : n + 1] for y in found]
+            states[i] = {k: x[n : n + 1] if x.ndim else x for k, x in state.items()}
+    return [torch.cat(y, 1) for y in zip(*filter(None, outputs), strict=True)], states
 ''',
 }

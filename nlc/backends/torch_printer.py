@@ -21,6 +21,7 @@ from nlc.ir.types import Dim, Type
 
 _UNARY = {
     "exp": "exp",
+    "expm1": "expm1",
     "log": "log",
     "sqrt": "sqrt",
     "abs": "abs",
@@ -55,6 +56,7 @@ class TorchPrinter(MatrixFunctions):
     like: str = "x"  # a tensor whose device and dtype new tensors take
     numbers: set[str] = field(default_factory=set)  # variables that hold Python numbers
     cast: dict[str, str] | None = None  # in the loop: weights by path, in the states' dtype
+    dtype: str | None = None  # in the loop: that dtype
     places: dict[str, str] = field(default_factory=dict)  # variables that stand in a container
 
     # -------------------------------------------------------------------------------------------- entry
@@ -69,6 +71,14 @@ class TorchPrinter(MatrixFunctions):
     def place(self, name: str) -> str:
         """How a variable is written."""
         return self.places.get(name, name)
+
+    def stored(self, path: str) -> str:
+        """A slow weight, in the dtype that is computed in."""
+        if self.cast is not None and path in self.cast:
+            return self.cast[path]
+        return self.attribute(path) + (
+            f".to({self.dtype})" if self.dtype and self.cast is None else ""
+        )
 
     def use(self, helper: str) -> str:
         self.helpers.add(helper)
@@ -85,11 +95,9 @@ class TorchPrinter(MatrixFunctions):
         if op == "var":
             return self.place(str(e.attr)), ATOM
         if op == "weight":
-            path = str(e.attr)
-            return (self.cast or {}).get(path) or self.attribute(path), ATOM
+            return self.stored(str(e.attr)), ATOM
         if op == "initial":
-            path = f"{e.attr}.init"
-            return (self.cast or {}).get(path) or self.attribute(path), ATOM
+            return self.stored(f"{e.attr}.init"), ATOM
         if op in _INFIX:
             return self.infix(e)
         if op in _COMPARE:
@@ -164,9 +172,8 @@ class TorchPrinter(MatrixFunctions):
         a, b = e.args
         if b.op == "num" and b.attr == 2 and not self.is_number(a):
             return f"{self.at(a, ATOM)}.square()", ATOM
-        return f"{self.aligned(a, e.type, ATOM)}**{self.aligned(b, e.type, POWER)}" if _tight(
-            a, b
-        ) else f"{self.aligned(a, e.type, ATOM)} ** {self.aligned(b, e.type, POWER)}", POWER
+        base, power = self.aligned(a, e.type, ATOM), self.aligned(b, e.type, UNARY)
+        return f"{base}**{power}" if _tight(a, b) else f"{base} ** {power}", POWER
 
     def _extremum(self, e: Expr, side: str, name: str) -> tuple[str, int]:
         a, b = e.args
@@ -365,7 +372,7 @@ class TorchPrinter(MatrixFunctions):
         if module.head:
             text = f"{self.use('matvec')}({self(weight)}, {self(x)})"
             text, binds = (f"{text} + {self(bias[0])}", SUM) if bias else (text, ATOM)
-        elif self.cast is not None:
+        elif self.cast is not None or self.dtype:
             text, binds = f"F.linear({', '.join(self(a) for a in e.args)})", ATOM
         else:
             text, binds = f"{self.attribute(module.path)}({self(x)})", ATOM
@@ -386,10 +393,9 @@ class TorchPrinter(MatrixFunctions):
         )
 
     def op_index(self, e: Expr) -> tuple[str, int]:
-        return (
-            f"torch.arange({self.hyper('heads')}, device={self.like}.device, dtype={self.like}.dtype)",
-            ATOM,
-        )
+        dtype = self.dtype or f"{self.like}.dtype"
+        heads = self.hyper("heads")
+        return f"torch.arange({heads}, device={self.like}.device, dtype={dtype})", ATOM
 
     # -------------------------------------------------------------------------------------------- time
 
@@ -483,6 +489,8 @@ def _tight(a: Expr, b: Expr) -> bool:
     """Formatters hug ``**`` between simple operands."""
 
     def simple(e: Expr) -> bool:
+        if e.op == "size":
+            return e.attr.python.isidentifier() or e.attr.python.isdigit()
         return e.op in ("var", "num", "hyper", "weight") or (e.op == "neg" and simple(e.args[0]))
 
     return simple(a) and simple(b)

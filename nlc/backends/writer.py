@@ -95,6 +95,35 @@ class Writer:
         self.depth -= 1
         self(end)
 
+    def nested(self, start: str, args: list[str], end: str) -> None:
+        """A call whose arguments may be tuples that need several lines themselves, as formatters break them."""
+        inner = ", ".join(args)
+        if 4 * self.depth + len(start) + len(inner) + len(end) <= WIDTH:
+            self(start + inner + end)
+            return
+        self(start)
+        self.depth += 1
+        if 4 * self.depth + len(inner) <= WIDTH:
+            self(inner)
+        else:
+            for a in args:
+                if 4 * self.depth + len(a) + 1 <= WIDTH:
+                    self(f"{a},")
+                elif a.startswith("("):
+                    self.nested_items("(", elements(a), "),")
+                else:
+                    head, _, rest = a.partition("(")
+                    self.nested_items(f"{head}(", elements(f"({rest}"), "),")
+        self.depth -= 1
+        self(end)
+
+    def nested_items(self, start: str, items: list[str], end: str) -> None:
+        """One item a line."""
+        self(start)
+        for item in items:
+            self(f"    {item},")
+        self(end)
+
     def targets(self, names: list[str], value: str) -> None:
         """``a, b = value``, one name a line where they do not fit on one."""
         one = f"{', '.join(names)}{',' if len(names) == 1 else ''} = {value}"
@@ -123,6 +152,17 @@ class Writer:
 
     def text(self) -> str:
         return "\n".join(self.lines) + "\n"
+
+
+def elements(text: str) -> list[str]:
+    """The elements of the text of a tuple."""
+    out, depth, start = [], 0, 1
+    for i, ch in enumerate(text):
+        depth += (ch in "([{") - (ch in ")]}")
+        if (ch == "," and depth == 1) or (ch == ")" and depth == 0):
+            out.append(text[start:i].strip())
+            start = i + 1
+    return [x for x in out if x]
 
 
 def wrap(text: str, width: int, indent: str = "") -> list[str]:

@@ -191,7 +191,10 @@ class Notation:
         return text
 
     def _call(self, e: Expr) -> str:
-        args = ", ".join(self.text(a) for a in e.args if a.op != "weight")
+        owned = f"{e.attr}."  # the slow weights of a linear go without saying
+        args = ", ".join(
+            self.text(a) for a in e.args if a.op != "weight" or not str(a.attr).startswith(owned)
+        )
         name = self._word(
             {"maximum": "max", "minimum": "min", "amax": "max", "amin": "min", "delay": "prev"}.get(
                 e.op, e.op

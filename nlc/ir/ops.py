@@ -355,6 +355,9 @@ OPS: dict[str, Op] = {
     "pow": Op(_elementwise, _fits(_pow), r.power),
     # elementwise functions
     "exp": Op(_same, _unary(lambda x, y: y), r.monotone(math.exp, 0.0, math.inf)),
+    "expm1": Op(
+        _same, _unary(lambda x, y: add(y, num(1.0))), r.monotone(math.expm1, -1.0, math.inf)
+    ),
     "log": Op(
         _same, _unary(lambda x, y: div(num(1.0), x)), r.monotone(math.log, -math.inf, math.inf)
     ),

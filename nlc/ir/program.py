@@ -68,8 +68,8 @@ class Loop:
     """One tick of ``clock`` after another: ``carries`` live from tick to tick, ``slices`` are taken one tick at a time,
     ``collects`` are gathered over the ticks. Each maps the name outside to the name inside.
 
-    With ``periods`` a trip is a *tile*: as many tokens as no boundary of these periods cuts, all at once. ``stacks`` are
-    carries that are several variables with an axis in front.
+    With ``periods`` a trip is a *tile*: as many tokens as no boundary of these periods cuts, all at once. ``stacks``
+    are carries that are several variables with an axis in front.
     """
 
     clock: Clock
@@ -135,6 +135,7 @@ class Program:
     groups: tuple[Group, ...] = ()
     tile: int | None = None  # tokens of one triangular solve; None: the backend's own
     channel_tile: int | None = None  # the same where decays differ by key channel
+    nonnegative: tuple[str, ...] = ()  # inputs whose logarithms it takes
 
     def lets(self) -> Iterator[Let]:
         stack: list[object] = list(reversed(self.body))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr, walk
-from nlc.ir.types import ONE, Clock, Dim, Dims, Number
+from nlc.ir.types import ANY, ONE, Clock, Dim, Dims, Number, Range
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,13 @@ def _polynomial(e: Expr) -> Dim | None:
 
 @dataclass(frozen=True)
 class Input:
-    """``head``: the tensor is [B, T, H, n], as for an operator."""
+    """``head``: the tensor is [B, T, H, n], as for an operator. ``range``: of what it stands for in its system."""
 
     name: str
     dims: Dims
     head: bool
     span: Span
+    range: Range = ANY
 
 
 @dataclass(frozen=True)

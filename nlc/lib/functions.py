@@ -40,6 +40,7 @@ def _function(name: str, params: str, doc: str, **kwargs: object) -> Function:
 _TABLE = [
     # elementwise
     _function("exp", "x", "e to the x"),
+    _function("expm1", "x", "exp(x) - 1, precise near 0"),
     _function("log", "x", "natural logarithm"),
     _function("sqrt", "x", "square root"),
     _function("abs", "x", "absolute value"),
@@ -105,7 +106,7 @@ _TABLE = [
     # where a weight or a state starts
     _function("uniform", "low, high", "uniformly distributed", init_only=True),
     _function("normal", "std", "normally distributed around 0", init_only=True),
-    _function("inv_softplus", "x", "the number whose softplus is x", is_="log(exp(x) - 1)"),
+    _function("inv_softplus", "x", "the number whose softplus is x", is_="log(expm1(x))"),
 ]  # fmt: skip
 
 # Functions of the language that this version has not.

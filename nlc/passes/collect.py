@@ -5,6 +5,10 @@ The words of the step that hold the state are gathered behind (or before) it, an
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import reduce
+from operator import and_
+
 from nlc.ir.expr import Expr
 from nlc.ir.notation import MUL, POW, Notation
 from nlc.passes.affine import Factor, NotAffine, Word, affine
@@ -43,7 +47,7 @@ def _gather(words: list[Word], n: Notation) -> str:
     if not after and not before:
         return _sum([_word(w, n) for w in words])
     state = words[0].factors[0 if after else -1]
-    common = [s for s in words[0].scalars if all(s in w.scalars for w in words)]
+    common = list(reduce(and_, (Counter(w.scalars) for w in words)).elements())
     inner = []
     for w in words:
         scalars = list(w.scalars)

@@ -197,6 +197,7 @@ class _Operator:
                 else wanted
             )
             name = self.names(plain)
-            self.inputs[e] = Input(name, e.type.dims, e.type.head, e.span or self.system.span)
+            span = e.span or self.system.span
+            self.inputs[e] = Input(name, e.type.dims, e.type.head, span, e.type.range)
         found = self.inputs[e]
         return leaf("input", found.name, replace(e.type), e.span)

@@ -115,6 +115,7 @@ OPERATIONS: dict[str, Operation] = {
     "div": _elementwise(torch.div),
     "pow": _elementwise(torch.pow),
     "exp": _elementwise(torch.exp),
+    "expm1": _elementwise(torch.expm1),
     "log": _elementwise(torch.log),
     "sqrt": _elementwise(torch.sqrt),
     "abs": _elementwise(torch.abs),

@@ -13,7 +13,7 @@ from nlc.ir.system import Level, System
 from nlc.ir.update import Named, Update
 from nlc.lib.rules import RULES
 from nlc.passes.collect import collect
-from nlc.passes.factors import factors, named
+from nlc.passes.factors import factors, named, parts
 from nlc.passes.simplify import simplify
 
 
@@ -35,7 +35,7 @@ def derivation(system: System, updates: dict[str, Update], level: str | None, fo
 def update_lines(system: System, update: Update) -> list[str]:
     """``S ← αS(I − β k kᵀ) + β v kᵀ``: the whole step of each state, and what its names stand for."""
     n = Notation(system, own=update.level, plain_base=True, marked=False)
-    names = factors(update)
+    names = parts(update, factors(update))
     steps = [f"{n.symbol(state)} ← {expanded(update, state, n, names)}" for state in update.new]
     return steps + [f"{n.text(x.symbol)} = {n.text(x.expr)}" for x in names]
 
@@ -53,7 +53,7 @@ def _as_before(update: Update, names: list[Named]) -> list[Named]:
 
 def _level(system: System, update: Update, latex: bool) -> str:
     level = system.levels[update.level]
-    rows, names = [], factors(update)
+    rows, names = [], parts(update, factors(update))
     for i, state in enumerate(update.new):
         rows += _state(system, level, update, state, latex, first=i == 0, names=names)
     head = f"{level.name}, {level.clock}, {level.memory.text}" + (
@@ -110,7 +110,8 @@ def _state(
             rows += _chain(bare, update, state, latex) if not names else []
             for x in names:
                 of = f"${n.symbol(x.state)}$" if latex else n.symbol(x.state)
-                rows.append((n.text(x.symbol), eq, n.text(x.expr), f"the {x.what} of {of}"))
+                why = f"the {x.what} of {of}" if x.state else "a part that repeats"
+                rows.append((n.text(x.symbol), eq, n.text(x.expr), why))
         B = n.state((state, "base"))
         if not plain:
             said = (

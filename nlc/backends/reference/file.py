@@ -31,7 +31,7 @@ MODULE_ATTRIBUTES = frozenset(
     register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
     register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
     set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
-    zero_grad step initial_state param_groups reset_parameters STATE
+    zero_grad step piece initial_state param_groups reset_parameters STATE checkpoint truncate
     """.split()
 )
 
@@ -97,16 +97,16 @@ def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], na
     text = body.text() + "".join(texts)
     w("from __future__ import annotations")
     w()
+    if "partial(" in text:
+        imports = ["from functools import partial", "", *imports]
     abstract = [x for x in ("Callable", "Iterator", "Sequence") if f"{x}[" in text]
-    if "math." in text:
-        w("import math")
-    if abstract:
-        w(f"from collections.abc import {', '.join(abstract)}")
-    if "math." in text or abstract:
-        w()
-    for line in imports:
+    standard = ["import math"] if "math." in text else []
+    standard += [f"from collections.abc import {', '.join(abstract)}"] if abstract else []
+    for line in [*standard, *([""] if standard else []), *imports]:
         if not line.startswith("import torch.nn.functional") or "F." in text:
             w(line)
+    if "= checkpoint(" in text:
+        w("from torch.utils.checkpoint import checkpoint")
     w()
     w(f'__all__ = ["{name}"]')
     for text in texts:
@@ -182,11 +182,26 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
             w.comment(note)
         if (ending := ending_call(text)) is not None:
             start, args = ending
-            w.call(f"{target} = {start}", args, ")")
+            end = ")"
+            if 4 * w.depth + len(target) + 3 + len(start) > WIDTH:  # ``f(…).g(x)`` breaks inside f
+                start, args, end = _chained(text) or (start, args, end)
+            w.call(f"{target} = {start}", args, end)
         else:
             w(f"{target} = (")
             w(f"    {text}")
             w(")")
+
+
+def _chained(text: str) -> tuple[str, list[str], str] | None:
+    """The first call of a text, and what is done with what it returns."""
+    opened = text.find("(")
+    depth = 0
+    for i in range(opened, len(text)):
+        depth += (text[i] in "([{") - (text[i] in ")]}")
+        if depth == 0:
+            inner = ending_call(text[: i + 1])
+            return (*inner, text[i:]) if inner is not None and text[i + 1 : i + 2] == "." else None
+    return None
 
 
 def ending_call(text: str) -> tuple[str, list[str]] | None:

@@ -30,6 +30,14 @@ from nlc.ir.types import Dim, Like, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
 
+_STREAM = """\
+and the state of the stream, to be given to the next call. ValueError where shapes do not fit.
+Sequences packed in a batch of one, cut by ``cu_seqlens`` [N + 1], are streams of their own,
+and ``state`` a list of N, since positions and caches differ; None starts one.
+``checkpoint``: tokens of a piece that is recomputed in the backward pass; None for no pieces.
+``truncate``: tokens of a piece behind which gradients are cut; None for no pieces.
+""".splitlines()
+
 
 def emit_module(program: Program, header: Header) -> str:
     """The whole file."""
@@ -118,10 +126,12 @@ class ModuleWriter:
                 if len(system.output) == 1
                 else f'    returns ["{n}"]: {_shape_text(e.type)}'
             )
-        w(
-            "and the state of the stream, to be given to the next call. ValueError where shapes do not fit."
-        )
+        for line in _STREAM:
+            w(line)
         w('"""')
+        w()
+        w("checkpoint: int | None = None")
+        w("truncate: int | None = None")
 
     # -------------------------------------------------------------------------------------------- state
 
@@ -179,23 +189,30 @@ class ModuleWriter:
     # -------------------------------------------------------------------------------------------- forward
 
     def _forward(self) -> None:
-        w = self.w
-        names = list(self.arguments.values())
-        returns = (
-            "tuple[Tensor, dict[str, Tensor]]"
-            if len(self.system.output) == 1
-            else "tuple[dict[str, Tensor], dict[str, Tensor]]"
-        )
-        args = [
-            "self",
-            *(f"{a}: Tensor" for a in names),
-            "*",
-            "state: dict[str, Tensor] | None = None",
-        ]
-        w.define("forward", args, returns)
+        """``forward`` for callers, and ``piece``, which it runs piece by piece and stream by stream."""
+        w, names, outputs = self.w, list(self.arguments.values()), list(self.system.output)
+        arguments = [f"{a}: Tensor" for a in names]
+        found = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
+        given = ["state: dict | list[dict] | None = None", "cu_seqlens: Tensor | None = None"]
+        returns = f"tuple[{found}, dict | list[dict]]"
+        w.define("forward", ["self", *arguments, "*", *given], returns)
         w.depth += 1
         w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
         self._check_inputs()
+        self.printer.use("pieces")
+        target = "(y,), state" if len(outputs) == 1 else "outputs, state"
+        call = f"{target} = {self.printer.use('streams')}("
+        w.call(call, ["self", "cu_seqlens", "state", *names], ")")
+        if len(outputs) == 1:
+            w("return y, state")
+        else:
+            items = [f'"{n}": outputs[{i}]' for i, n in enumerate(outputs)]
+            w.collection("return {", items, "}, state")
+        w.depth -= 1
+        w()
+        w.define("piece", ["self", "state: dict | None", *arguments], "tuple[list[Tensor], dict]")
+        w.depth += 1
+        w('"""The outputs of one piece, in the order of the spec, and the state behind it."""')
         self._open_state()
         for statement in self.program.body:
             self.statement(statement)
@@ -304,9 +321,9 @@ class ModuleWriter:
             w("graph = torch.is_grad_enabled()", "whether the caller differentiates")
         recorded = "torch.enable_grad(), " if loop.watched else ""
         with w.block(f"with {recorded}torch.autocast({self.first}.device.type, enabled=False):"):
+            self.printer.cast, self.printer.dtype = self._cast(loop), self._dtype()
             for let in loop.first:
                 self._let(let)
-            self.printer.cast = self._cast(loop)
             self._loop_head(loop)
             w.depth += 1
             if loop.counter:
@@ -322,7 +339,7 @@ class ModuleWriter:
             for outer, name in loop.collects.items():
                 w(f"{outer}.append({name})")
             w.depth -= 1
-            self.printer.cast = None
+            self.printer.cast = self.printer.dtype = None
         for outer in loop.collects:
             w(f"{outer} = torch.stack({outer}, 1).to({self.first}.dtype)")
             if loop.watched:
@@ -331,7 +348,8 @@ class ModuleWriter:
     def _cast(self, loop: Loop) -> dict[str, str]:
         """The weights that the loop applies, which may be stored in half precision, in the states' dtype."""
         out: dict[str, str] = {}
-        for e in (n for let in loop.body for n in walk(let.expr) if n.op == "weight"):
+        lets = (*loop.first, *loop.body)
+        for e in (n for let in lets for n in walk(let.expr) if n.op == "weight"):
             path = str(e.attr)
             if path not in out:
                 out[path] = self.parts(path.replace(".", "_"), e)
@@ -383,10 +401,7 @@ class ModuleWriter:
                 "no later token sees further back",
             )
         self.close_state(statement)
-        if len(texts) == 1:
-            w(f"return {next(iter(texts.values()))}, state")
-        else:
-            w.collection("return {", [f'"{n}": {t}' for n, t in texts.items()], "}, state")
+        w.collection("return [", list(texts.values()), "], state")
 
     def close_state(self, statement: Return) -> None:
         """What the stream carries to the next call."""
@@ -417,12 +432,8 @@ class ModuleWriter:
         w = self.w
         names = list(self.arguments.values())
         one = len(self.system.output) == 1
-        returns = (
-            "tuple[Tensor, dict[str, Tensor]]"
-            if one
-            else "tuple[dict[str, Tensor], dict[str, Tensor]]"
-        )
-        args = ["self", *(f"{a}: Tensor" for a in names), "state: dict[str, Tensor] | None = None"]
+        returns = f"tuple[{'Tensor' if one else 'dict[str, Tensor]'}, dict]"
+        args = ["self", *(f"{a}: Tensor" for a in names), "state: dict | None = None"]
         w.define("step", args, returns)
         w.depth += 1
         w('"""One token of each sequence, without the token axis."""')

@@ -5,10 +5,13 @@ from __future__ import annotations
 from nlc.backends.reference import hypers
 from nlc.backends.reference.file import attribute_name, attribute_path
 from nlc.backends.torch_printer import TorchPrinter
-from nlc.backends.writer import Writer
-from nlc.ir.expr import Expr, walk
+from nlc.backends.writer import WIDTH, Writer
+from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.ops import leaf
 from nlc.ir.system import Module, System
 from nlc.ir.types import Type
+
+_RANDOM = ("uniform", "normal")
 
 
 class Weights:
@@ -120,13 +123,30 @@ class Weights:
             self.w(f"{target}.zero_()")
         elif init.op == "num":
             self.w(f"{target}.fill_({self.printer(init)})")
-        elif init.op in ("normal", "uniform"):
+        elif init.op in _RANDOM:
             args = [self.printer(a) for a in init.args]
             args = ["0.0", *args] if init.op == "normal" else args
             self.w.call(f"{target}.{init.op}_(", args, ")")
         else:
             printer = _Initial(self.system, self.printer.hyper, attribute_path, target=target)
+            if 4 * self.w.depth + 4 + len(printer(init)) > WIDTH:
+                init = self._drawn_first(init, printer)
             self.w.call(f"{target}.copy_(", [printer(init)], ")")
+
+    def _drawn_first(self, init: Expr, printer: _Initial) -> Expr:
+        """Random numbers get names, where an expression of them is too long for a line."""
+        taken = 0
+
+        def name(e: Expr) -> Expr | None:
+            nonlocal taken
+            if e.op not in _RANDOM:
+                return None
+            taken += 1
+            var = leaf("var", f"draw_{taken}" if taken > 1 else "draw", e.type)
+            self.w(f"{var.attr} = {printer(e)}")
+            return var
+
+        return rewrite(init, name)
 
 
 class _Initial(TorchPrinter):
@@ -137,11 +157,11 @@ class _Initial(TorchPrinter):
         self.target = target
 
     def write(self, e: Expr) -> tuple[str, int]:
-        if e.op in ("uniform", "normal"):
+        if e.op in _RANDOM:
             args = ", ".join(self(a) for a in e.args)
             draw = f"uniform_({args})" if e.op == "uniform" else f"normal_(0.0, {args})"
             return f"torch.empty_like({self.target}).{draw}", 6
         return super().write(e)
 
     def is_number(self, e: Expr) -> bool:
-        return not any(n.op in ("uniform", "normal") for n in walk(e)) and super().is_number(e)
+        return not any(n.op in _RANDOM for n in walk(e)) and super().is_number(e)

@@ -16,7 +16,9 @@ NAME = "torch"
 RESERVED = (
     reference.RESERVED
     | frozenset(TEXTS)
-    | frozenset("CHUNK CHANNEL_CHUNK start stop carried body Sequence propagation earlier".split())
+    | frozenset(
+        "CHUNK CHANNEL_CHUNK flows partial start stop carried body Sequence propagation earlier".split()
+    )
     | frozenset("coupling channel_scores".split())
 )
 

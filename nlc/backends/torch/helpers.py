@@ -11,7 +11,12 @@ _OWN = {
     "rows": '''
 def rows(dtype: torch.dtype, *flows: Tensor) -> list[Tensor]:
     """Flows [B, T, H, ...] as [B, H, T, ...], in the states' dtype."""
-    return [x.transpose(1, 2).to(dtype) for x in flows]
+    return [x.transpose(1, 2).to(dtype).contiguous() for x in flows]
+''',
+    "as_one": '''
+def as_one(dtype: torch.dtype, *starts: Tensor) -> Tensor:
+    """What several memories start from as one tensor [memories, 1, ...], for all sequences."""
+    return torch.stack(starts).unsqueeze(1).to(dtype)
 ''',
     "spread": '''
 def spread(x: Tensor, axis: int, tokens: int) -> Tensor:
@@ -19,24 +24,26 @@ def spread(x: Tensor, axis: int, tokens: int) -> Tensor:
     x = x.unsqueeze(axis)
     return x.expand([tokens if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
 ''',
+    "Tile": """
+Tile = tuple[list[Tensor], list[Tensor]]  # what is carried on, and what is collected
+""",
     "tiles": '''
-def tiles(body, state, keys, periods, flows, axes, held=()) -> list[Tensor]:
+def tiles(body, state, keys, periods, flows, axes) -> list[Tensor]:
     """Runs ``body`` over pieces of the flows that no boundary of the periods cuts.
 
-    ``body(start, stop, carried, *pieces)`` returns what it carries on and what it collects, for the
-    tokens start + 1 to stop of the stream. ``keys`` say what of ``state`` is carried, several as one
-    where they are a tuple; ``flows`` and ``axes`` say where the tokens are.
+    ``body(start, stop, carried, *pieces)`` does tokens start + 1 to stop of the stream. ``keys``
+    say what of ``state`` it carries, several as one; ``flows`` and ``axes`` where tokens are.
     """
     start, (x, axis) = int(state["pos"]), flows[0]
     end = start + x.shape[axis]
     stops = sorted({e for p in periods for e in range(start - start % p + p, end, p)} | {end})
     sizes = [b - a for a, b in zip([start, *stops], stops)]
-    carried, collected = [*held, *(opened(state, key) for key in keys)], []
+    carried, collected = [opened(state, key) for key in keys], []
     for stop, *pieces in zip(stops, *(x.split(sizes, axis) for x, axis in flows)):
         carried, out = body(start, stop, carried, *pieces)
         collected.append(out)
         start = stop
-    for key, value in zip(keys, carried[len(held) :]):
+    for key, value in zip(keys, carried):
         state.update({key: value} if isinstance(key, str) else zip(key, value))
     return [torch.cat(x, axis) for x, axis in zip(zip(*collected), axes)]
 ''',
@@ -46,22 +53,15 @@ def opened(state: dict[str, Tensor], key: str | tuple[str, ...]) -> Tensor:
     return state[key] if isinstance(key, str) else torch.stack([state[k] for k in key])
 ''',
     "tokens": '''
-def tokens(
-    body: Callable[..., tuple],
-    state: dict[str, Tensor],
-    keys: Sequence[str],
-    flows: Sequence[tuple[Tensor, int]],
-    axes: Sequence[int],
-    held: Sequence[Tensor] = (),
-) -> list[Tensor]:
-    """Runs ``body(stop, carried, *flows)`` token by token; it gives what it carries and collects."""
-    stop = int(state.get("pos", 0))
-    carried, collected = [*held, *(state[key] for key in keys)], []
+def tokens(body, state, keys, flows, axes) -> list[Tensor]:
+    """Runs ``body(stop, carried, *flows)`` token by token, which returns a ``Tile``."""
+    stop, collected = int(state.get("pos", 0)), []
+    carried = [state[key] for key in keys]
     for pieces in zip(*(x.unbind(axis) for x, axis in flows)):
         stop += 1
         carried, out = body(stop, carried, *pieces)
         collected.append(out)
-    state.update(zip(keys, carried[len(held) :]))
+    state.update(zip(keys, carried))
     return [torch.stack(x, axis) for x, axis in zip(zip(*collected), axes)]
 ''',
     "causal_attention": '''
@@ -86,7 +86,10 @@ def causal_attention(
 TEXTS: dict[str, str] = {**HELPERS, **_OWN, **SCANS}
 
 # how each is used: a constant by its name, a function by a call
-_USE = {n: rf"\b{n}\b" if n.isupper() else rf"(?<![\w.]){n}(\(|\.apply)" for n in TEXTS}
+_USE = {
+    n: rf"\b{n}\b" if n in ("CHUNK", "CHANNEL_CHUNK", "Tile") else rf"(?<![\w.]){n}(\(|\.apply)"
+    for n in TEXTS
+}
 
 
 def with_needed(names: set[str]) -> list[str]:

@@ -140,8 +140,8 @@ class RowPrinter(TorchPrinter):
 
     def op_stack(self, e: Expr) -> tuple[str, int]:
         """Starts of several memories as one, with an axis for the batch."""
-        parts = ", ".join(self(a) for a in e.args)
-        return f"torch.stack([{parts}]).unsqueeze(1)", ATOM
+        paths = [self.attribute(f"{a.attr}.init") for a in e.args]
+        return f"{self.use('as_one')}({self.dtype}, {', '.join(paths)})", ATOM
 
     def op_read(self, e: Expr) -> tuple[str, int]:
         return self.reader(e), ATOM

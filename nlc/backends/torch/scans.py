@@ -114,7 +114,8 @@ def decays(rows: Tensor, columns: Tensor, diagonal: int) -> Tensor:
     """exp(rows_t - columns_i) on and below a diagonal, 0 above it, where it could overflow."""
     t = torch.arange(rows.shape[-1], device=rows.device)
     hidden = t > t[:, None] + diagonal
-    return (rows[..., :, None] - columns[..., None, :]).masked_fill(hidden, -torch.inf).exp()
+    distance = rows[..., :, None] - columns[..., None, :]
+    return distance.masked_fill_(hidden, -torch.inf).exp_()
 '''
 
 _SCAN = '''
@@ -130,7 +131,7 @@ def <decay:gated><!decay:additive>_scan(
     key = (c[..., -1:] - c).exp()[..., None] * key  # as it is at the end of the chunk  #? decay
     starts = [S]
     for g, w, e in zip(*(x.unbind(-3) for x in (c[..., -1, None, None].exp(), write, key))):  #? decay
-        starts.append(g * starts[-1] + w.mT @ e)  #? decay
+        starts.append(torch.addcmul(w.mT @ e, g, starts[-1]))  #? decay
     for w, e in zip(write.unbind(-3), key.unbind(-3)):  #? !decay
         starts.append(starts[-1] + w.mT @ e)  #? !decay
     S = starts.pop()
@@ -148,8 +149,8 @@ _DELTA = '''
 class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
     """S_t = <decay:a_t >S_{t-1} + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ, in chunks; the gradient is written out.
 
-    S [..., dv, dk], k<probe: and p> [..., T, dk], u [..., T, dv], <decay:log_a and >b [..., T]. Returns S after the last
-    token, the rows r_t = u_t - b_t S_{t-1} PROBE_t [..., T, dv], and S before each chunk.
+    S [..., dv, dk], k<probe: and p> [..., T, dk], u [..., T, dv], <decay:log_a and >b [..., T]. Returns S after
+    the last token, the rows r_t = u_t - b_t S_{t-1} PROBE_t, and S before each chunk.
     """
 
     @staticmethod
@@ -162,14 +163,14 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
         before, G = (c - a).exp()[..., None], decays(c - a, c, -1)  #? decay
         to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
         L = b * (PROBE @ k.mT) * G  #? decay
-        L = (b * (PROBE @ k.mT)).tril(-1)  #? !decay
+        L = (b * (PROBE @ k.mT)).tril_(-1)  #? !decay
         one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
         inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
         parts = inverse @ u, inverse @ (b<decay: * before> * PROBE), <decay:to_end * >k<decay:, kept>
         rows, starts = [], [S]
         for r, w, e<decay:, g> in zip(*(x.unbind(-3) for x in parts)):
             rows.append(r - w @ starts[-1].mT)
-            starts.append(<decay:g * >starts[-1] + rows[-1].mT @ e)
+            starts.append(<decay:torch.addcmul(rows[-1].mT @ e, g, starts[-1])><!decay:starts[-1] + rows[-1].mT @ e>)
         S, rows = starts.pop(), torch.stack(rows, -3)
         starts = torch.stack([x.expand_as(S) for x in starts], -3)
         ctx.save_for_backward(k, b<decay:, c, before, to_end, kept, G><probe:, p>, inverse, rows, starts)
@@ -189,20 +190,20 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
             ends.append(dS)
             y = reach[n] @ dS.mT
             du.append(y if d_rows is None else y + d_rows[n])
-            dS = <decay:kept[n] * >dS - du[-1].mT @ probe[n]
+            dS = <decay:torch.addcmul(-du[-1].mT @ probe[n], kept[n], dS)><!decay:dS - du[-1].mT @ probe[n]>
             if d_starts is not None:
                 dS = dS + d_starts[..., n, :, :]
         du, ends = torch.stack(du[::-1], -3), torch.stack(ends[::-1], -3)
-        dL = <decay:-(du @ rows.mT) * G><!decay:-(du @ rows.mT).tril(-1)>
-        d_probe = dL @ k - <decay:before * (du @ starts)><!decay:du @ starts>
-        d_end = <decay:to_end * (rows @ ends)><!decay:rows @ ends>
-        dk = d_end + (b * dL).mT @ PROBE
+        dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
+        d_probe = dL @ k - <decay:(du @ starts).mul_(before)><!decay:du @ starts>
+        d_end = <decay:(rows @ ends).mul_(to_end)><!decay:rows @ ends>
+        dk = d_end + dL.mul_(b).mT @ PROBE
         db = (d_probe * PROBE).sum(-1)
         dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
         last = c[..., -1].exp() * (ends * starts).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
         dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
         da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
-        dk = dk + b * d_probe  #? !probe
+        dk = dk.addcmul_(b, d_probe)  #? !probe
         grads = (dk, -2), (du, -2), (db, -1)<decay:, (da, -1)><probe:, (b * d_probe, -2)>
         rest = [rejoined(x, at, shape) for (x, at), shape in zip(grads, ctx.shapes[1:])]
         return dS.sum_to_size(ctx.shapes[0]), *rest
@@ -210,9 +211,10 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
 
 _DELTA_END = '''
 class <decay:Gated>Delta<probe:At>End(torch.autograd.Function):
-    """S behind a chunk of S_t = <decay:a_t >S_{t-1} + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ; the gradient is written out.
+    """S_t = <decay:a_t >S_{t-1} + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ: S behind a chunk.
 
-    S [..., dv, dk], k<probe: and p> [..., C, dk], u [..., C, dv], <decay:log_a and >b [..., C].
+    The gradient is written out. S [..., dv, dk], k<probe: and p> [..., C, dk], u [..., C, dv],
+    <decay:log_a and >b [..., C].
     """
 
     @staticmethod
@@ -223,7 +225,7 @@ class <decay:Gated>Delta<probe:At>End(torch.autograd.Function):
         before, G = (c - log_a).exp()[..., None], decays(c - log_a, c, -1)  #? decay
         to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
         L = b * (PROBE @ k.mT) * G  #? decay
-        L = (b * (PROBE @ k.mT)).tril(-1)  #? !decay
+        L = (b * (PROBE @ k.mT)).tril_(-1)  #? !decay
         rows = u - (b<decay: * before> * PROBE) @ S.mT
         rows = torch.linalg.solve_triangular(L, rows, upper=False, unitriangular=True)
         ctx.save_for_backward(S, k, b<decay:, before, to_end, kept, G><probe:, p>, L, rows)
@@ -235,20 +237,21 @@ class <decay:Gated>Delta<probe:At>End(torch.autograd.Function):
         S, k, b<decay:, before, to_end, kept, G><probe:, p>, L, rows = ctx.saved_tensors
         du = <decay:(to_end * k)><!decay:k> @ dS.mT
         du = torch.linalg.solve_triangular(L.mT, du, upper=True, unitriangular=True)
-        dL = -(du @ rows.mT)<decay: * G><!decay:.tril(-1)>
-        d_probe = dL @ k - <decay:before * ><!decay:>(du @ S)
-        d_end = <decay:to_end * >(rows @ dS)
-        dk, db = d_end + (b * dL).mT @ PROBE, (d_probe * PROBE).sum(-1)
+        dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
+        d_probe = dL @ k - <decay:(du @ S).mul_(before)><!decay:du @ S>
+        d_end = <decay:(rows @ dS).mul_(to_end)><!decay:rows @ dS>
+        dk, db = d_end + dL.mul_(b).mT @ PROBE, (d_probe * PROBE).sum(-1)
         dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
         last = (kept * dS * S).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
         dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
         da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
-        dk = dk + b * d_probe  #? !probe
+        dk = dk.addcmul_(b, d_probe)  #? !probe
         dS = <decay:kept * >dS - du.mT @ (b<decay: * before> * PROBE)
         grads = dS, dk, du, db<decay:, da><probe:, b * d_probe>
         return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes))
+'''
 
-
+_END = '''
 def <decay:gated_>delta<probe:_at>_end(
     S: Tensor, k: Tensor, u: Tensor, b: Tensor<decay:, log_a: Tensor><probe:, p: Tensor><toward:, T: Tensor>
 ) -> Tensor:
@@ -264,7 +267,7 @@ _READ = '''
 def <decay:gated_>read<before:_before>(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor<decay:, log_a: Tensor>
 ) -> Tensor:
-    """<!before:S_t q_t><before:S_{t-1} q_t>: what its chunk started with, and what it has written<before: before> since."""
+    """<!before:S_t q_t><before:S_{t-1} q_t>: what its chunk started with, and what was written since."""
     tokens = q.shape[-2]
     q, k, rows = chunks(q, -2), chunks(k, -2), chunks(rows, -2)
     a = chunks(log_a, -1)  #? decay before
@@ -276,24 +279,27 @@ def <decay:gated_>read<before:_before>(
     return out.flatten(-3, -2)[..., :tokens, :]
 '''
 
-_CHANNEL_SCAN = f'''
+_CHANNEL_CHUNK = f"""
 CHANNEL_CHUNK = {CHANNEL_CHUNK}  # shorter: scores are sums over channels, no products of matrices
+"""
 
-
+_CHANNEL_SCORES = '''
 def channel_scores(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor, diagonal: int) -> Tensor:
     """Σ_d q_td k_id exp(rows_td - columns_id) on and below a diagonal, 0 above it."""
     t = torch.arange(rows.shape[-2], device=rows.device)
     hidden = (t > t[:, None] + diagonal)[..., None]
     decay = (rows[..., :, None, :] - columns[..., None, :, :]).masked_fill(hidden, -torch.inf).exp()
     return ((decay * k[..., None, :, :]) @ q[..., None]).squeeze(-1)
+'''
 
-
+_CHANNEL_SCAN = '''
 def channel_<erase:delta_>scan(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor<erase:, p: Tensor>
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """S_t = S_(t-1) Diag(a_t) + <!erase:u_t><erase:(u_t - b_t S_(t-1) p_t)> k_tᵀ: S after the last token, <!erase:u><erase:the rows>, S before each chunk.
+    """S_t = S_(t-1) Diag(a_t) + <!erase:u_t><erase:(u_t - b_t S_(t-1) p_t)> k_tᵀ.
 
-    S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>.
+    S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>. Returns S after the
+    last token, <!erase:u><erase:the rows that were written> and S before each chunk.
     """
     tokens = u.shape[-2]  #? erase
     k, u<erase:, p>, a = (chunks(x, -2, CHANNEL_CHUNK) for x in (k, u<erase:, p>, log_a))
@@ -328,17 +334,18 @@ def channel_read<before:_before>(
     return out.flatten(-3, -2)[..., :tokens, :]
 '''
 
-_COUPLED_SCAN = '''
+_COUPLING = '''
 def coupling(like: Tensor, *rows: tuple[Tensor | float, ...]) -> Tensor:
     """Coefficients [..., T] as matrices [..., T, p, p], numbers as tensors like ``like``."""
     full = lambda x: x.expand_as(like) if isinstance(x, Tensor) else torch.full_like(like, x)
     return torch.stack([torch.stack([full(x) for x in row], -1) for row in rows], -2)
+'''
 
-
+_PROPAGATION = '''
 def propagation(A: Tensor) -> tuple[Tensor, Tensor]:
-    """What is kept from token i to t, A_t ... A_(i+1), as [..., C, p, C, p]; and from before the first, [..., C, p, p].
+    """A_t ... A_(i+1) for i <= t, as [..., C, p, C, p]; and from before the first, [..., C, p, p].
 
-    The products solve X_t = A_t X_(t-1) for all i at once, so that nothing is divided by.
+    These products solve X_t = A_t X_(t-1) for all i at once, so that nothing is divided by.
     """
     size, p = A.shape[-3:-1]
     below = torch.diag_embed(A[..., 1:, :, :].movedim(-3, -1), offset=-1)
@@ -347,20 +354,22 @@ def propagation(A: Tensor) -> tuple[Tensor, Tensor]:
     kept = torch.linalg.solve_triangular(one - below, one, upper=False, unitriangular=True)
     kept = kept.unflatten(-1, (size, p)).unflatten(-3, (size, p))
     return kept, kept[..., 0, :] @ A[..., :1, :, :]
+'''
 
-
+_EARLIER = '''
 def earlier(x: Tensor, axis: int, first: Tensor) -> Tensor:
     """One token earlier along an axis, after ``first``."""
     return torch.cat([first.unsqueeze(axis), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+'''
 
-
+_COUPLED_SCAN = '''
 def coupled_<erase:delta_>scan(
     X: Tensor, A: Tensor, k: Tensor, u: Tensor<erase:, b: Tensor, p: Tensor, source: int>
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """X_t = A_t X_(t-1) + <!erase:u_t><erase:(u_t - b_t z_t)> k_tᵀ for several states X [..., states, dv, dk]<erase:; z_t = X_(t-1)[source] p_t>.
+    """X_t = A_t X_(t-1) + <!erase:u_t><erase:(u_t - b_t z_t)> k_tᵀ<erase:, z_t = X_(t-1)[source] p_t>.
 
-    A [..., T, states, states], k<erase: and p> [..., T, dk], u [..., T, states, dv]<erase:, b [..., T, states]>. Returns X after the
-    last token, and what reads of it need.
+    X [..., states, dv, dk], A [..., T, states, states], k<erase: and p> [..., T, dk],
+    u [..., T, states, dv]<erase:, b [..., T, states]>. Returns X after the last token, and what reads need.
     """
     alone = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     A, k, u = chunks(A - alone, -3) + alone, chunks(k, -2), chunks(u, -3)
@@ -378,8 +387,9 @@ def coupled_<erase:delta_>scan(
     starts = [X]
     rows = []  #? erase
     parts = at_end, to_end, k, u<erase:, b, z, probe>
+    axes = -3, -4, -3, -4<erase:, -3, -3, -4>
     for n in range(k.shape[-3]):
-        g, e, key, row<erase:, erase, z_n, probe_n> = (x.select(-1 - r, n) for x, r in zip(parts, (2, 3, 2, 3<erase:, 2, 2, 3>)))
+        g, e, key, row<erase:, erase, z_n, probe_n> = (x.select(axis, n) for x, axis in zip(parts, axes))
         z_n = z_n + (probe_n @ starts[-1].mT).sum(-3)  #? erase
         row = row - erase[..., None] * z_n[..., None, :]  #? erase
         rows.append(row)  #? erase
@@ -399,7 +409,8 @@ def coupled_read<before:_before>(
     tokens = q.shape[-2]
     q, seen, begun = chunks(q, -2), kept[..., state, :, :], first[..., state, :]
     seen = earlier(seen, -3, torch.zeros_like(seen[..., 0, :, :]))  #? before
-    begun = earlier(begun, -2, F.one_hot(torch.tensor(state), begun.shape[-1]).to(begun).expand_as(begun[..., 0, :]))  #? before
+    alone = torch.eye(begun.shape[-1], dtype=begun.dtype, device=begun.device)[state]  #? before
+    begun = earlier(begun, -2, alone.expand_as(begun[..., 0, :]))  #? before
     scores = (q @ k.mT)[..., None] * seen
     out = (begun.mT[..., None] * (q[..., None, :, :] @ starts.mT)).sum(-3)
     out = out + scores.flatten(-2) @ rows.flatten(-3, -2)
@@ -420,26 +431,45 @@ def <decay:gated_>running(x: Tensor, u: Tensor<decay:, log_a: Tensor>) -> Tensor
 '''
 
 
+def _one_line(text: str) -> str:
+    """A signature on one line, where it fits."""
+
+    def joined(m: re.Match[str]) -> str:
+        line = f"{m.group(1)}({m.group(2).strip()}) -> {m.group(3)}:"
+        return line if len(line) <= 100 else m.group(0)
+
+    return re.sub(r"(def \w+)\(\n    ([^\n]*)\n\) -> ([^\n]*):", joined, text)
+
+
 def _texts() -> dict[str, str]:
-    out = {"CHUNK": _CHUNK, "chunks": _CHUNKS, "decays": _DECAYS, "rejoined": _REJOINED}
+    out = {
+        "CHUNK": _CHUNK,
+        "chunks": _CHUNKS,
+        "decays": _DECAYS,
+        "rejoined": _REJOINED,
+        "CHANNEL_CHUNK": _CHANNEL_CHUNK,
+        "channel_scores": _CHANNEL_SCORES,
+        "coupling": _COUPLING,
+        "propagation": _PROPAGATION,
+        "earlier": _EARLIER,
+    }
+    sources = {"channel": (_CHANNEL_SCAN, _CHANNEL_READ), "coupled": (_COUPLED_SCAN, _COUPLED_READ)}
     for f in FORMS:
         decay = f.kind == "scalar"
         flags = {"decay": decay, "erase": f.erase, "probe": f.probe, "toward": f.toward}
-        source = {"channel": _CHANNEL_SCAN, "coupled": _COUPLED_SCAN}.get(f.kind) or (
-            _DELTA_END if f.end else _DELTA if f.erase else _SCAN
-        )
-        text = _select(source, **flags).replace("PROBE", "p" if f.probe else "k")
-        if f.toward:
-            text = text.replace("_end(", "_end_towards(")
-        out[f.scan] = text
+        scan, read = sources.get(f.kind, (_DELTA if f.erase else _SCAN, _READ))
+        text = lambda source: _select(source, **flags).replace("PROBE", "p" if f.probe else "k")  # noqa: B023, E731
         if f.end:
+            out[f"{'Gated' * decay}Delta{'At' * f.probe}End"] = text(_DELTA_END)
+            called = text(_END)
+            out[f.scan] = called.replace("_end(", "_end_towards(") if f.toward else called
             continue
-        read = {"channel": _CHANNEL_READ, "coupled": _COUPLED_READ}.get(f.kind, _READ)
+        out[f.scan] = text(scan)
         for when in ("after", "before"):
             out[f.read(when)] = _select(read, decay=decay, before=when == "before")
     out["running"] = _select(_RUNNING, decay=False)
     out["gated_running"] = _select(_RUNNING, decay=True)
-    return out
+    return {name: _one_line(text) for name, text in out.items()}
 
 
 TEXTS: dict[str, str] = _texts()

@@ -10,6 +10,7 @@ from nlc.ir.program import Let, Loop, Program, Return, Slot
 from nlc.ir.system import System
 from nlc.ir.types import NEVER, TOKEN, Type
 from nlc.ir.update import Update
+from nlc.passes.lower.constants import Constants
 from nlc.passes.lower.periods import state_type
 from nlc.passes.lower.schedule import Item, schedule
 from nlc.passes.lower.step import Lowering
@@ -22,7 +23,7 @@ from nlc.passes.share import share
 COUNTS = ("t", "pos")  # what is counted from the start of the stream
 
 
-class Tokens(Windows, Lowering):
+class Tokens(Constants, Windows, Lowering):
     """Sorts every expression into before, in and after the loop."""
 
     def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
@@ -35,6 +36,7 @@ class Tokens(Windows, Lowering):
         self.items: dict[str, Item] = {}
         self.collects: dict[str, str] = {}
         self.hoisted: dict[Expr, Expr] = {}
+        self.constants: dict[Expr, Expr] = {}
         self.delayed: dict[tuple[Expr, frozenset[str]], Expr] = {}
         self.ends: list[Let] = []
         self.carries: list[str] = []
@@ -64,6 +66,7 @@ class Tokens(Windows, Lowering):
                 self._flow(name)
         outputs = {name: self._after(e, name) for name, e in system.output.items()}
         loop = self._loop()
+        loop = loop and self.without_copies(loop, [*outputs.values()])
         body: list[Let | Loop | Return] = list(share(self.before, self.names))
         body += [loop] if loop else []
         body += share(self.after, self.names, [e for e in outputs.values()])
@@ -314,7 +317,7 @@ class Tokens(Windows, Lowering):
         body += self.settled(kept)
         body = self._without_aliases(share(body, self.names))
         inner: dict[str, str] = {}
-        first = (*self.first, *self.holding())
+        first = (*share(self.first, self.names), *self.holding())
         assigned = {n for x in (*first, *body) for n in x.names}
         carries = [v for n, v in self.state_vars.items() if self._owner(n) in self.updates]
         carries += [*self.carries, *(s.var for s in self.timed)]
@@ -425,6 +428,8 @@ class Tokens(Windows, Lowering):
         """A state-free operand of a recurrent node: a leaf stays, anything else is computed before the loop."""
         if e in self.hoisted:
             return self.hoisted[e]
+        if (whole := self.fixed(e)) is not None:
+            return self.constant(e, whole, where)
         if not e.args:
             if e.op == "flow":
                 self._flow(e.attr)
@@ -433,7 +438,7 @@ class Tokens(Windows, Lowering):
             n.op in ("flow", "input", "weight", "index", "var") and n.attr is not None
             for n in walk(e)
         ):
-            return self.program_expr(e)  # a constant
+            return self.program_expr(e)  # a number
         new = self._before(e, where)
         if new.op == "var":
             return new

@@ -153,7 +153,21 @@ class Block:
         log = log_of(a, self._definitions(), self._named_log)
         if log is None and r.channel:
             raise Stuck(r.states, "a decay by channel that may be negative", a)
+        if log is not None:
+            self.builder.assumed |= self._assumed(a)
         return replace(r, log=log)
+
+    def _assumed(self, e: Expr) -> set[str]:
+        """The inputs that a decay is made of."""
+        defined, out, stack, seen = self._definitions(), set(), [e], set()
+        while stack:
+            for n in walk(stack.pop()):
+                if n.op == "nonnegative":
+                    out.add(str(n.attr))
+                elif n.op == "var" and n.attr in defined and n.attr not in seen:
+                    seen.add(n.attr)
+                    stack.append(defined[n.attr])
+        return out
 
     def _definitions(self) -> dict[str, Expr]:
         """Of variables here, and of those outside under the names that they have here."""

@@ -167,6 +167,7 @@ class Body:
                 and self.token.get(n.attr, n.type.clock == TOKEN and n.type.dtype != "int")
             )
             or (n.op == "carry" and n.attr[0] in self.steps)
+            or n.op in ("read", "spread")
             for n in walk(e)
         )
 

@@ -12,6 +12,8 @@ from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
 from nlc.ir.types import TOKEN, Dim
 from nlc.passes.naming import Names
+from nlc.passes.plan.aliases import pulled, without_aliases, without_copies
+from nlc.passes.plan.apart import apart
 from nlc.passes.plan.blocks import Block, Stuck
 from nlc.passes.plan.body import Body, Node
 from nlc.passes.plan.stack import stacked
@@ -35,9 +37,9 @@ from nlc.passes.share import share
 class Choice:
     """What became of a level: its class and its plan, and why it is not a faster one.
 
-    ``kind`` is the class of its step; ``record`` the scan that it became a part of. ``why`` and ``span`` say what stands
-    against a plan without a loop over tokens, ``cause`` is the expression that does, ``beside`` the level whose it is
-    where that is another, in one loop with this one.
+    ``kind`` is the class of its step; ``record`` the scan that it became a part of. ``why`` and ``span`` say what
+    stands against a plan without a loop over tokens, ``cause`` is the expression that does, ``beside`` the level whose
+    it is where that is another, in one loop with this one.
     """
 
     level: str
@@ -73,9 +75,11 @@ class Builder:
         self.program, self.plans, self.stack = program, plans, stack
         self.loop = next(s for s in program.body if isinstance(s, Loop))
         at = program.body.index(self.loop)
-        self.before, self.after = list(program.body[:at]), list(program.body[at + 1 :])
+        self.before = list(program.body[:at])
+        self.after, self.loop = pulled(list(program.body[at + 1 :]), self.loop)
         self.names = Names(reserved | frozenset(program.system.hypers))
         self.names.taken |= taken(program)
+        self.loop = apart(self.loop, self.names)
         self.levels = {s.var: s.key for s in program.slots if s.kind == "level"}
         self.records: dict[str, Scan] = {}
         self.plan: dict[str, str] = {}
@@ -120,6 +124,10 @@ class Builder:
             for n in x.names
             if len(x.names) == 1
         }
+        self.assumed: set[str] = set()  # inputs that a decay is made of
+        for name, i in self.program.system.inputs.items():  # of an operator: as in its system
+            if i.range.low >= 0:
+                self.defined[self.program.inputs[name]] = Expr("nonnegative", (), name)
         self.logs: dict[str, Let] = {}  # by the name inside: of what is computed before the loop
         for part in body.components():
             carried = {n for x in part for n in x.let.names if n in body.assigns}
@@ -229,24 +237,23 @@ class Builder:
         piece.body = [mapped(x, lambda e: timed(e, moves)) for x in piece.body]
         if piece.plan in ("chunked", "parallel"):
             return piece.body
-        suffix = "c" if piece.plan == "anchored" else "t"
         mine = {n for x in piece.part for n in x.let.names}
         made = dict.fromkeys(n for x in piece.body if isinstance(x, Let) for n in x.names)
         wanted = {body.collected.get(n, n) for n in self.loop.collects.values()}
         for other in self.pieces:
             if other is not piece:
                 wanted |= {name for x in other.body for name in reads(x)}
-        inside: dict[str, str] = {}
+        piece.body = without_copies(piece.body, wanted | set(body.assigns))
         collects: dict[str, str] = {}
         for n in made:
             if n in wanted and body.token.get(n) and n not in body.assigns:
-                collects[n] = inside[n] = self.names(f"{n}_{suffix}")
+                collects[n] = n
             if n in body.collected and body.collected[n] in wanted:
                 collects[body.collected[n]] = n
         slices: dict[str, str] = {}
         for n in (v.attr for x in piece.body for v in nodes(x) if v.op == "var"):
-            if n not in made and n not in inside and n not in body.assigns and body.token.get(n):
-                inside[n] = slices[n] = self.names(f"{n.removesuffix('_t')}_{suffix}")
+            if n not in made and n not in body.assigns and body.token.get(n):
+                slices[n] = n
         read = {name for x in piece.body for name in reads(x)}
         fixed = {n for n in self.loop.carries if n in read and n not in body.assigns}
         carries = tuple(
@@ -261,7 +268,7 @@ class Builder:
                 TOKEN,
                 carries,
                 slices,
-                tuple(renamed(x, inside) for x in piece.body),
+                tuple(piece.body),
                 collects,
                 self.loop.counter if guarded else None,
                 periods=piece.periods,
@@ -292,6 +299,7 @@ class Builder:
         if all(p.plan in ("sequential", "parallel") for p in self.pieces):
             return self.program  # the loop over tokens says it best
         collected = {o: body.collected.get(i, i) for o, i in self.loop.collects.items()}
+        statements = without_aliases(statements, set(self.program.system.flows))
         statements = needed(statements, {*collected.values(), *self.loop.carries})
         statements = shared(statements, self.names)
         used = {name for s in statements for name in reads(s)} | set(collected.values())
@@ -314,7 +322,11 @@ class Builder:
         live = {name for s in (whole, *self.after) for name in reads(s)}
         live |= {s.var for s in self.program.slots}
         before = needed([*self.before, *self.logs.values()], live)
-        return replace(self.program, body=(*share(before, self.names), whole, *self.after))
+        return replace(
+            self.program,
+            body=(*share(before, self.names), whole, *self.after),
+            nonnegative=tuple(n for n in self.program.system.inputs if n in self.assumed),
+        )
 
     def _stacked(self, statements: list[Statement]) -> list[Statement]:
         """Memories of a tile that step alike as one."""

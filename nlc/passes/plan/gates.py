@@ -28,7 +28,17 @@ def log_of(e: Expr, defined: Definitions, outside: Outside) -> Expr | None:
 def positive(e: Expr, defined: Definitions) -> bool:
     """Whether e ≥ 0 for all tokens, weights and hypers."""
     match e.op:
-        case "sigmoid" | "exp" | "softplus" | "relu" | "abs" | "sqnorm" | "norm" | "softmax":
+        case (
+            "nonnegative"
+            | "sigmoid"
+            | "exp"
+            | "softplus"
+            | "relu"
+            | "abs"
+            | "sqnorm"
+            | "norm"
+            | "softmax"
+        ):
             return True
         case "num":
             return e.attr >= 0

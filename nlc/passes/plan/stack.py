@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import networkx as nx
 
@@ -261,7 +262,7 @@ class _Merge:
                 i, n = slot[0]
                 x = self.body[i]
                 whole = x.expr is n and len(slot) == 1
-                name = x.names[0] if whole else self.names(f"{x.names[0].removesuffix('_c')}_read")
+                name = x.names[0] if whole else self.names(f"{x.names[0]}_read")
                 targets.append(name)
                 for j, m in slot:
                     self.replaced.setdefault(j, {})[m] = Expr("var", (), name, m.type)
@@ -360,7 +361,7 @@ def _bare(e: Expr, names: dict[str, int], level: str) -> Expr:
 
 
 def _together(levels: list[str]) -> str:
-    """``M_k`` and ``M_v`` as ``M_kv``."""
+    """``M_k`` and ``M_v`` as ``M_kv``, ``M_eta`` and ``M_alpha`` as ``M_ea``."""
     flat = [name.replace(".", "_") for name in levels]
     start = ""
     for letters in zip(*flat):
@@ -369,7 +370,8 @@ def _together(levels: list[str]) -> str:
         start += letters[0]
     start = start[: start.rfind("_") + 1]
     ends = [name[len(start) :] for name in flat]
-    return start + ("" if all(len(e) == 1 for e in ends) else "_").join(ends)
+    initials = [e[:1] for e in ends]
+    return start + ("".join(initials) if len(set(initials)) == len(ends) else "_".join(ends))
 
 
 def _ordered(
@@ -388,7 +390,7 @@ def _ordered(
     def edge(i: int, j: int) -> None:
         for a in unit_of[i]:
             for b in unit_of[j]:
-                if a != b and not (i == j):
+                if a != b and i != j:
                     graph.add_edge(a, b)
 
     for i, x in enumerate(body):
@@ -403,8 +405,8 @@ def _ordered(
             if n in last:
                 edge(last[n], i)
             last[n], readers[n] = i, []
-    for i, us in unit_of.items():  # a value taken apart stands before the statement that has it
-        for a, b in zip(us, us[1:]):
+    for us in unit_of.values():  # a value taken apart stands before the statement that has it
+        for a, b in pairwise(us):
             graph.add_edge(a, b)
     if not nx.is_directed_acyclic_graph(graph):
         return None

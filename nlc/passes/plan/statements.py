@@ -83,12 +83,10 @@ def renamed(s: Statement, names: Mapping[str, str]) -> Statement:
         named = lambda n: n.op == "var" and n.attr in names  # noqa: E731
         return rewrite(e, lambda n: replace(n, attr=names[n.attr]) if named(n) else None)
 
-    if isinstance(s, Loop):
-        slices = {names.get(o, o): i for o, i in s.slices.items()}
-        outer = {names.get(o, o): i for o, i in s.collects.items()}
-        inner = {o: i for o, i in names.items() if o not in s.slices.values()}
-        body = tuple(renamed(x, inner) for x in s.body)
-        return replace(s, slices=slices, collects=outer, body=body)
+    if isinstance(s, Loop):  # inside and outside have the same names
+        both = lambda pairs: {names.get(o, o): names.get(i, i) for o, i in pairs.items()}  # noqa: E731
+        body = tuple(renamed(x, names) for x in s.body)
+        return replace(s, slices=both(s.slices), collects=both(s.collects), body=body)
     s = mapped(s, each)
     return replace(s, names=tuple(names.get(n, n) for n in s.names)) if isinstance(s, Let) else s
 

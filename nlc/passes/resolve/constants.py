@@ -18,6 +18,7 @@ from nlc.syntax.tree import Field
 LARGEST = 2**40  # a size beyond it is a slip, and sizes must stay printable
 _MATH: dict[str, Callable] = {
     "exp": math.exp,
+    "expm1": math.expm1,
     "log": math.log,
     "sqrt": math.sqrt,
     "abs": abs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from nlc.base.diagnostics import Fix, nearest
 from nlc.ir.expr import Expr, walk
@@ -172,16 +173,39 @@ def _init(state: State, level: LevelTree, terms: Terms) -> State:
 
 
 def _usual(state: State, terms: Terms) -> Expr | None:
-    """Where a learned start begins: the matrices of a memory of several at normal(fan_in^-½), all else at 0.
+    """Where a learned start begins: at 0 if the read is linear in the states, else matrices at normal(fan_in^-½).
 
-    Matrices that are multiplied with one another would keep each other's gradients at 0 if they started there.
+    Matrices that are multiplied with one another would keep each other's gradients at 0 if they started there, and
+    the first step of a matrix under a layernorm, whose slope at 0 is 1,000, would be that much too long.
     """
-    matrices = [s for s in terms.memories[state.level].states if len(s.dims) == 2]
-    if len(matrices) < 2 or state not in matrices:
+    memory = terms.memories[state.level]
+    matrices = [s for s in memory.states if len(s.dims) == 2]
+    linear = len(matrices) < 2 if memory.read is None else _degree(memory.read) <= 1
+    if linear or state not in matrices:
         return None
     fan_in = Expr("size", (), state.dims[1], None, state.span)
     power = Expr("pow", (fan_in, Expr("num", (), -0.5)), None, None, state.span)
     return Expr("normal", (power,), None, None, state.span)
+
+
+_LINEAR = frozenset("neg T sum mean split merge slice stop squeeze div linear".split())
+
+
+def _degree(read: Expr) -> float:
+    """Of a read as a polynomial of the states; infinite if it is none."""
+    degree: dict[int, float] = {}
+    for n in walk(read):
+        inside = [degree[id(a)] for a in n.args]
+        if n.op == "self" or not any(inside):
+            found = float(n.op == "self")
+        elif n.op in ("add", "sub"):
+            found = max(inside)
+        elif n.op in ("mul", "matmul", "dot", "outer"):
+            found = sum(inside)
+        else:
+            found = inside[0] if n.op in _LINEAR and not any(inside[1:]) else inf
+        degree[id(n)] = found
+    return degree[id(read)]
 
 
 def _of_state(e: Expr, state: State, terms: Terms) -> Expr:

@@ -58,7 +58,7 @@ def point(value: float) -> Reach:
 
 # Continuous functions of one value: the image of an interval is the interval that the range states.
 _IMAGE = frozenset(
-    "neg exp log sqrt abs sigmoid tanh silu gelu relu softplus erf"
+    "neg exp expm1 log sqrt abs sigmoid tanh silu gelu relu softplus erf"
     " split merge slice stop T per_key per_value".split()
 )
 _PAIRS = frozenset({"add", "sub", "mul", "div", "maximum", "minimum", "pow", "clip", "delay"})

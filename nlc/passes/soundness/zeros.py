@@ -13,7 +13,7 @@ from nlc.ir.update import Update
 
 # f(0, …) = 0, whatever the other operands are; all operands 0; one operand 0.
 _FIRST = frozenset(
-    "neg abs sign sqrt tanh silu gelu relu erf sum mean sqnorm norm T per_key per_value sum_rows sum_cols"
+    "neg abs sign sqrt expm1 tanh silu gelu relu erf sum mean sqnorm norm T per_key per_value sum_rows sum_cols"
     " split merge slice stop total l2norm rmsnorm rotary".split()
 )
 _ALL = frozenset({"add", "sub", "maximum", "minimum", "delay"})

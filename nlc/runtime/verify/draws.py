@@ -25,7 +25,7 @@ def draw(
         shape = [sizes["heads"]] if i.head else []
         shape += [int(d.evaluate(sizes)) for d in i.dims]
         x = torch.randn(batch, length, *shape, dtype=torch.float64)
-        if positive or not i.dims:
+        if positive or not i.dims or i.range.low >= 0:
             x = x.sigmoid()
         elif vectors > 1:
             x = x / x.norm(dim=-1, keepdim=True)

@@ -1,0 +1,264 @@
+"""Components of a plan as methods: one tile (or one token), what it carries on, what it collects.
+
+Loops that do the same with other variables share a method. ``forward`` calls ``tiles``, which runs a method from
+boundary to boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+
+from nlc.backends.reference.file import PartNames, ticks_now
+from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
+from nlc.backends.torch.rows import RowPrinter
+from nlc.backends.torch.scanned import own_nodes, tuple_of
+from nlc.backends.torch_printer import TorchPrinter
+from nlc.backends.writer import WIDTH, Writer
+from nlc.ir.program import Let, Loop, Program
+from nlc.ir.types import Type
+
+WINDOWED = ("conv", "delay")  # these also return what they carry on
+
+
+class Components:
+    """The part of the writer that prints loops."""
+
+    program: Program
+    w: Writer
+    plain: TorchPrinter
+    row: RowPrinter
+    printer: TorchPrinter
+    keys: dict[str, str]  # of the variables of slots
+    parts: PartNames
+    first: str
+    methods: dict[int, tuple[Method, list[str]]]  # of each loop, and what its call gives the method
+    _inner: Callable[[object], None]
+    _as_rows: Callable[..., None]
+    _as_tokens: Callable[[], None]
+
+    def plan_methods(self, body: Iterable[object]) -> None:
+        """Which loops share which methods."""
+        loops = [x for x in body if isinstance(x, Loop)]
+        forms = {id(x): form(x) for x in loops}
+        alike: dict[object, list[Loop]] = {}
+        for x in loops:
+            alike.setdefault(forms[id(x)].text, []).append(x)
+        taken: set[str] = set()
+        for group in alike.values():
+            found = [forms[id(x)] for x in group]
+            several = len(group) > 1
+            names = shared_names(zip(*(f.variables for f in found))) if several else {}
+            differ = [hs for hs in zip(*(f.hypers for f in found)) if len(set(hs)) > 1]
+            inside = {hs[0]: _element(hs[0], len(differ) > 1) for hs in differ}
+            loop = renamed_hypers(under_names(group[0], names), inside)
+            levels = [self._levels(x) for x in group]
+            name, n = self._method_name(levels), 2
+            while name in taken:
+                name, n = f"{name.rstrip('_0123456789')}_{n}", n + 1
+            taken.add(name)
+            carried = [names.get(v, v) for v in self._carried(group[0])]
+            whole = tuple(dict.fromkeys(level for ls in levels for level in ls))
+            method = Method(name, loop, tuple(carried), whole, tuple(inside.values()))
+            for i, x in enumerate(group):
+                self.methods[id(x)] = (method, [self.plain.hyper(hs[i]) for hs in differ])
+
+    def _levels(self, loop: Loop) -> list[str]:
+        levels = self.program.system.levels
+        found = (self.keys[v] for v in members(loop) if v in self.keys)
+        names = [k.rpartition(".")[0] if k not in levels else k for k in found]
+        return list(
+            dict.fromkeys(
+                n.partition(".")[0] if n.partition(".")[0] in levels else n for n in names
+            )
+        )
+
+    def _method_name(self, levels: list[list[str]]) -> str:
+        """After what the component's levels are called."""
+        first = [ls[0].replace(".", "_") for ls in levels if ls]
+        if not first:
+            return "_flows"
+        return "_" + shared_names([tuple(first)])[first[0]].strip("_")
+
+    def _carried(self, loop: Loop) -> list[str]:
+        """What goes from tile to tile."""
+        fixed = self._fixed(loop)
+        return [v for v in loop.carries if v not in fixed]
+
+    def _fixed(self, loop: Loop) -> list[str]:
+        """What is no slot and stays as it is: constants of several memories as one."""
+        moved = {n for x in loop.body for n in (x.names if isinstance(x, Let) else x.record.states)}
+        kept = {*self.keys, *loop.stacks}
+        return [v for v in loop.carries if v not in kept and v not in moved]
+
+    # -------------------------------------------------------------------------------------------- calls
+
+    def component(self, loop: Loop) -> None:
+        """The call that runs a loop."""
+        w, (method, values) = self.w, self.methods[id(loop)]
+        types = self._types(loop)
+        axis = lambda v: str(-1 - types[v].rank)  # noqa: E731
+        carried = self._carried(loop)
+        held = [v for v in carried if v not in self.keys and v not in loop.stacks]
+        for v in held:
+            w(f'state["held {v}"] = {v}')
+        keys = [self._key(v, loop) for v in carried]
+        given = [*values, *self._fixed(loop)]
+        body = (
+            f"partial(self.{method.name}, {', '.join(given)})" if given else f"self.{method.name}"
+        )
+        args = [body, "state", tuple_of(keys)]
+        if loop.periods:
+            args.append(tuple_of(self._cuts(loop)))
+        args.append(tuple_of([f"({o}, {axis(i)})" for o, i in loop.slices.items()]))
+        args.append(tuple_of([axis(i) for i in loop.collects.values()]))
+        helper = self.plain.use("tiles" if loop.periods else "tokens")
+        names = list(loop.collects)
+        targets = ", ".join(names) if len(names) > 1 else f"({''.join(names)},)"
+        w.nested(f"{targets} = {helper}(" if names else f"{helper}(", args, ")")
+        for v in held:
+            w(f'{v} = state.pop("held {v}")')
+
+    def _cuts(self, loop: Loop) -> list[str]:
+        """The periods whose boundaries end a tile."""
+        return [self.plain.size(p) for p in loop.periods]
+
+    def _key(self, v: str, loop: Loop) -> str:
+        if v in loop.stacks:
+            return tuple_of([f'"{self.keys[m]}"' for m in loop.stacks[v]])
+        return f'"{self.keys.get(v, f"held {v}")}"'
+
+    def _types(self, loop: Loop) -> dict[str, Type]:
+        out: dict[str, Type] = {}
+        for x in loop.body:
+            for n in own_nodes(x):
+                if n.op == "var":
+                    out.setdefault(str(n.attr), n.type)
+            if isinstance(x, Let):
+                names = x.names if x.expr.op not in WINDOWED else x.names[:1]
+                out |= dict.fromkeys(names, x.expr.type)
+        return out
+
+    # -------------------------------------------------------------------------------------------- methods
+
+    def write_methods(self) -> None:
+        """One method for every form."""
+        for method in {id(m): m for m, _ in self.methods.values()}.values():
+            self.w()
+            self._method(method)
+        self.plain.places = self.row.places = {}
+
+    def _method(self, m: Method) -> None:
+        w, loop = self.w, m.loop
+        tiled, carried = bool(loop.periods), list(m.carried)
+        flows, fixed = list(loop.slices.values()), self._fixed(loop)
+        args = ["self", *(f"{n}: int" for n in m.parameters), *(f"{n}: Tensor" for n in fixed)]
+        args += ["start: int", "stop: int"] if tiled else ["stop: int"]
+        args += ["carried: list[Tensor]", *(["*flows: Tensor"] if flows else [])]
+        w.define(m.name, args, self.plain.use("Tile"))
+        w.depth += 1
+        w(f'"""{self._said(m)}"""')
+        self._taken(carried, "carried")
+        self._taken(flows, "flows")
+        self.plain.places = self.row.places = {}
+        self.plain.like = self.row.like = like = next(iter(carried), self.first)
+        hyper = self.plain.hyper
+        inside = lambda name: name if name in m.parameters else hyper(name)  # noqa: E731
+        self.plain.hyper = self.row.hyper = inside
+        self.row.dtype = self.plain.dtype = f"{like}.dtype"
+        self.row.cast = self.plain.cast = self._weights(loop)
+        if tiled:
+            self._as_rows("stop - start")
+        if loop.counter:
+            self.plain.numbers.add(loop.counter)
+            self.plain.places = self.row.places = {loop.counter: "stop"}
+        self._guarded(loop, tiled)
+        self._as_tokens()
+        self.row.dtype = self.plain.dtype = self.row.cast = self.plain.cast = None
+        self.plain.hyper = self.row.hyper = hyper
+        self.plain.like = self.row.like = self.first
+        self._returned(carried, list(loop.collects.values()))
+        w.depth -= 1
+
+    def _weights(self, loop: Loop) -> dict[str, str] | None:
+        """Names for the weights that a method reads, but for starts that it reads once."""
+        nodes = [n for x in loop.body for n in own_nodes(x) if n.op in ("weight", "initial")]
+        paths = [f"{n.attr}.init" if n.op == "initial" else str(n.attr) for n in nodes]
+        if len(set(paths)) == len(paths) and all(n.op == "initial" for n in nodes):
+            return None
+        out = {}
+        for path, n in dict(zip(paths, nodes)).items():
+            text = self.plain.stored(path)
+            out[path] = self.parts(path.replace(".", "_"), n)
+            self.w(f"{out[path]} = {text}")
+        return out
+
+    def _said(self, m: Method) -> str:
+        what = ", ".join(m.levels) or "flows"
+        if not m.loop.periods:
+            return f"{what}: one token."
+        periods = ", ".join(str(p) for p in m.loop.periods)
+        return f"{what}: tokens between two boundaries of {periods} tokens."
+
+    def _taken(self, names: list[str], source: str) -> None:
+        """Names for the elements of a list, on as many lines as they need."""
+        if not names:
+            return
+        lines = _lines(names, 4 * self.w.depth + len(source) + 12)
+        start = 0
+        for line in lines:
+            stop = start + len(line)
+            targets = ", ".join(line) if len(line) > 1 else f"({line[0]},)"
+            part = "" if len(lines) == 1 else f"[{start or ''}:{stop if stop < len(names) else ''}]"
+            self.w(f"{targets} = {source}{part}")
+            start = stop
+
+    def _returned(self, carried: list[str], collected: list[str]) -> None:
+        one = f"return [{', '.join(carried)}], [{', '.join(collected)}]"
+        if 4 * self.w.depth + len(one) <= WIDTH:
+            self.w(one)
+            return
+        for i, line in enumerate(_lines(carried, 4 * self.w.depth + 14)):
+            self.w(f"carried {'+=' if i else '='} [{', '.join(line)}]")
+        self.w(f"return carried, [{', '.join(collected)}]")
+
+    def _guarded(self, loop: Loop, tiled: bool) -> None:
+        """The statements, those of a boundary where it is one."""
+        w = self.w
+        key = lambda x: x.when if isinstance(x, Let) else None  # noqa: E731
+        for when, part in groupby(loop.body, key=key):
+            if when is None:
+                for x in part:
+                    self._inner(x)
+                continue
+            counter = ("stop" if when.phase == "end" else "start + 1") if tiled else "stop"
+            condition = ticks_now(when, counter, self.printer)
+            condition = condition.replace("(start + 1 - 1)", "start")
+            if loop.counter:
+                place = f"({counter})" if " " in counter else counter
+                self.plain.places = self.row.places = {loop.counter: place}
+            with w.block(f"if {condition}:"):
+                for x in part:
+                    self._inner(x)
+
+
+def members(loop: Loop) -> Iterable[str]:
+    """What it carries, variable by variable."""
+    for v in loop.carries:
+        yield from loop.stacks.get(v, (v,))
+
+
+def _element(name: str, several: bool) -> str:
+    """The parameter that an element of a list is: ``periods[0]`` is a ``period``."""
+    base, _, index = name.partition("[")
+    return base.removesuffix("s") + (f"_{index.rstrip(']')}" if several else "")
+
+
+def _lines(names: list[str], used: int) -> list[list[str]]:
+    """Names in as few lines as they fit."""
+    out: list[list[str]] = [[]]
+    for n in names:
+        if out[-1] and used + len(", ".join([*out[-1], n])) > WIDTH:
+            out.append([])
+        out[-1].append(n)
+    return out

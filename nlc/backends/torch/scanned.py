@@ -1,0 +1,264 @@
+"""Scans as calls of the functions that a generated file defines for them, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from nlc.backends.precedence import ATOM
+from nlc.backends.reference.file import PartNames
+from nlc.backends.torch.rows import RowPrinter
+from nlc.backends.torch.scans import Form, form
+from nlc.backends.writer import WIDTH, Writer
+from nlc.ir.expr import Expr, walk
+from nlc.ir.program import Let, Loop, Parallel, Program
+from nlc.ir.scan import Read, Record, Scan
+from nlc.ir.types import TOKEN, Type
+
+
+@dataclass
+class _Scanned:
+    """What reads of a scan are printed with."""
+
+    form: Form | None  # None: its values at every token are there already
+    record: Record
+    arguments: str = ""
+    one: str = ""  # a key of 1 for each token, where there is no other
+    values: dict[int, str] = field(default_factory=dict)
+    starts: dict[int, str] = field(default_factory=dict)
+
+
+class Scans:
+    """The part of the writer that prints scans, over its printer of rows."""
+
+    program: Program
+    w: Writer
+    row: RowPrinter
+    parts: PartNames
+    scans: dict[str, _Scanned]
+
+    def _scan(self, s: Scan) -> None:
+        r, p = s.record, self.row
+        head = any(e.type.head for e in r.parts) or self._state_head(r)
+        at = lambda e, binds=ATOM: p.aligned(e, Type(e.type.dims, head, TOKEN), binds)  # noqa: E731
+        states = [p.place(x) for x in r.states]
+        if r.rank < 2 and r.kind in ("none", "scalar"):
+            self._running(s, states[0], at)
+            return
+        f = form(r, s.read)
+        if r.rank == 2 and f == Form("none") and not s.read:
+            u, k = at(r.write[0]), at(r.key)
+            u, k = (k, u) if r.transposed else (u, k)
+            self._assign([states[0]], f"{states[0]} + {u}.mT @ {k}", s)
+            return
+        if f.kind == "coupled":
+            self._coupled(s, states, at, f)
+            return
+        if f.end:
+            self._end(s, states[0], at, f)
+            return
+        args = [self._begun(r, 0, states[0]), at(r.key), self._written(r, 0, at)]
+        args += [at(r.erase[0])] if f.erase else []
+        args += [at(r.log)] if r.log is not None else []
+        args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
+        new = self.parts(f"{s.name}_end", r.parts[0]) if self._shifted(r, 0) else states[0]
+        rows, starts = (self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("rows", "starts"))
+        call = f"{p.use(f.scan)}{f.call.removeprefix(f.scan)}"
+        self._call([new, rows, starts] if s.read else [f"{new}, *_"], call, args, s)
+        self._ended(r, 0, states[0], new)
+        seen = [args[1], rows, starts] + ([at(r.log)] if r.log is not None else [])
+        self.scans[s.name] = _Scanned(f, r, ", ".join(seen))
+
+    def _end(self, s: Scan, state: str, at: Callable[..., str], f: Form) -> None:
+        """A scan of which only the last state is wanted."""
+        r, turned = s.record, ".mT" if s.record.transposed else ""
+        args = [f"{state}{turned}", at(r.key), at(r.write[0]), at(r.erase[0])]
+        args += [at(r.log)] if r.log is not None else []
+        args += [at(r.probe)] if f.probe else []
+        args += [self.row(r.start[0])] if f.toward else []
+        self._call([state], self.row.use(f.scan), args, s, turned)
+
+    def _written(self, r: Record, j: int, at: Callable[..., str]) -> str:
+        """u of a state, less what its T answers at the probe, where the scan runs on the distance to T."""
+        text = at(r.write[j])
+        if r.source is None or r.erase[j] is None or not r.start or r.start[r.source] is None:
+            return text
+        answer = f"{at(r.probe or r.key)} @ {self.row.at(r.start[r.source], ATOM)}.mT"
+        up = "" if r.rank < 2 else "[..., None]"
+        return f"{text} - {at(r.erase[j])}{up} * ({answer})"
+
+    def _state_head(self, r: Record) -> bool:
+        slot = next((s for s in self.program.slots if s.var == r.states[0]), None)
+        return slot is not None and slot.type.head
+
+    def _shifted(self, r: Record, j: int) -> bool:
+        return r.transposed or bool(r.start and r.start[j] is not None)
+
+    def _begun(self, r: Record, j: int, state: str) -> str:
+        """What the scan starts from."""
+        text = f"{state}.mT" if r.transposed else state
+        if r.start and r.start[j] is not None:
+            text += f" - {self.row.at(r.start[j], ATOM)}"
+        return text
+
+    def _ended(self, r: Record, j: int, state: str, new: str) -> None:
+        """The state from what the scan ended with."""
+        text = (
+            f"{new} + {self.row.at(r.start[j], ATOM)}"
+            if r.start and r.start[j] is not None
+            else new
+        )
+        if r.transposed:
+            text = f"({text}).mT" if " " in text else f"{text}.mT"
+        if text != state:
+            self.w(f"{state} = {text}")
+
+    def _running(self, s: Scan, state: str, at) -> None:
+        """A vector or a number, at every token where something reads it."""
+        r, p, w = s.record, self.row, self.w
+        u = at(r.write[0])
+        if r.kind == "none" and not s.read:
+            self._assign([state], f"{state} + {u}.sum({-1 - r.rank})", s)
+            return
+        values = self.parts(f"{s.name}_all", r.parts[0])
+        x = state if r.rank else f"{state}.unsqueeze(-1)"
+        args = [x, u if r.rank else f"{u}.unsqueeze(-1)"]
+        args += [at(r.log)] if r.log is not None else []
+        self._call([values], p.use("running" if r.log is None else "gated_running"), args, s)
+        if not r.rank:
+            w(f"{values} = {values}.squeeze(-1)")
+        axis = -1 - r.rank
+        found = _Scanned(None, r, one=f"{state}.unsqueeze({axis})")
+        if self._read_before(s):
+            found.starts[0] = self.parts(f"{s.name}_before", r.parts[0])
+            earlier = f"{values}.narrow({axis}, 0, {values}.shape[{axis}] - 1)"
+            text = f"torch.cat([{state}.unsqueeze({axis}), {earlier}], {axis})"
+            w(f"{found.starts[0]} = {text}")
+        found.values[0] = values
+        self.scans[s.name] = found
+        w(f"{state} = {values}[..., -1{', :' * r.rank}]")
+
+    def _read_before(self, s: Scan) -> bool:
+        return any(
+            n.op == "read" and n.attr.scan == s.name and n.attr.when == "before"
+            for x in self.program.body
+            for n in all_nodes(x)
+        )
+
+    def _coupled(self, s: Scan, states: list[str], at, f: Form) -> None:
+        r, p, w = s.record, self.row, self.w
+        up = {2: "", 1: ".unsqueeze(-1)", 0: "[..., None, None]"}[r.rank]
+        row = "" if r.rank else ".unsqueeze(-1)"
+        like = next(e for e in (*r.write, r.key) if e is not None)
+        written = next(e for e in r.write if e is not None)
+        number = f"{at(written)}" + ("[..., 0]" if r.rank else "")
+        begun = [
+            f"({b}){up}" if " " in (b := self._begun(r, j, x)) and up else f"{b}{up}"
+            for j, x in enumerate(states)
+        ]
+        table = [
+            "("
+            + ", ".join("0.0" if a is None else at(a) for a in line)
+            + ("," if len(line) == 1 else "")
+            + ")"
+            for line in r.decay
+        ]
+        X, A, u = (self.parts(f"{s.name}_{x}", like) for x in ("states", "keeps", "writes"))
+        w.call(f"{X} = torch.stack([", begun, "], -3)") if len(", ".join(begun)) < 60 else w.call(
+            f"{X} = torch.stack(", ["[" + ", ".join(begun) + "]", "-3"], ")"
+        )
+        w.call(f"{A} = {p.use('coupling')}(", [number, *table], ")")
+        rows = []
+        for j, e in enumerate(r.write):
+            text = f"torch.zeros_like({at(written)})" if e is None else self._written(r, j, at)
+            rows.append((f"({text})" if row and " " in text else text) + row)
+        w.call(f"{u} = torch.stack(", ["[" + ", ".join(rows) + "]", "-2"], ")")
+        found = _Scanned(f, r)
+        if r.key is None:
+            found.one = self.parts(f"{s.name}_one", like)
+            w(f"{found.one} = torch.ones_like({u}[..., 0, :1])")
+        key = found.one or at(r.key)
+        args = [X, A, key, u]
+        if f.erase:
+            zero = f"torch.zeros_like({number})"
+            erases = [zero if e is None else at(e) for e in r.erase]
+            args += [f"torch.stack([{', '.join(erases)}], -1)", at(r.probe or r.key), str(r.source)]
+        found.arguments = f"*{self.parts(f'{s.name}_scan', like)}"
+        self._call([X, found.arguments[1:] if s.read else "_"], p.use(f.scan), args, s)
+        down = {2: "", 1: ".squeeze(-1)", 0: "[..., 0, 0]"}[r.rank]
+        for j, x in enumerate(states):
+            self._ended(r, j, x, f"{X}[..., {j}, :, :]{down}")
+        self.scans[s.name] = found
+
+    def _read(self, e: Expr) -> str:
+        """What a read of a state at every token is printed as."""
+        how: Read = e.attr  # type: ignore[assignment]
+        s = self.scans[how.scan]
+        if s.form is None:
+            return s.values[how.state] if how.when == "after" else s.starts[how.state]
+        r = s.record
+        head = self._state_head(r) or any(x.type.head for x in r.parts)
+        query = (
+            self.row.aligned(e.args[0], Type(e.args[0].type.dims, head, TOKEN), ATOM)
+            if e.args
+            else s.one
+        )
+        args = [query]
+        if s.form.kind == "coupled":
+            args.append(str(how.state))
+        given = s.arguments
+        if how.transposed:
+            key, rows, starts, *rest = given.split(", ")
+            given = ", ".join([rows, key, f"{starts}.mT", *rest])
+        text = f"{self.row.use(s.form.read(how.when))}({', '.join([*args, given])})"
+        return text + (".squeeze(-1)" if not e.args and r.rank == 0 else "")
+
+    def _call(
+        self, targets: list[str], function: str, args: list[str], s: Scan, behind: str = ""
+    ) -> None:
+        start, end = f"{', '.join(targets)} = {function}(", f"){behind}"
+        line = f"{start}{', '.join(args)}{end}"
+        if s.note and 4 * self.w.depth + len(line) + 4 + len(s.note) <= WIDTH:
+            self.w(line, s.note)
+            return
+        if s.note:
+            self.w.comment(s.note)
+        self.w.call(start, args, end)
+
+    def _assign(self, targets: list[str], text: str, s: Scan) -> None:
+        self.w(f"{', '.join(targets)} = {text}", s.note)
+
+
+def tuple_of(items: list[str]) -> str:
+    """The text of a tuple."""
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+def own_nodes(x: Let | Scan | Loop) -> Iterable[Expr]:
+    """The nodes of a statement, but not of a loop's body."""
+    exprs = [x.expr] if isinstance(x, Let) else x.record.parts if isinstance(x, Scan) else []
+    for e in exprs:
+        yield from walk(e)
+
+
+def all_nodes(x: object) -> Iterable[Expr]:
+    if isinstance(x, Loop | Parallel):
+        for y in (*x.first, *x.body):
+            yield from all_nodes(y)
+    elif isinstance(x, Let | Scan):
+        yield from own_nodes(x)
+
+
+def _lets(x: object) -> Iterable[Let]:
+    if isinstance(x, Let):
+        yield x
+    elif isinstance(x, Loop):
+        for y in x.body:
+            yield from _lets(y)
+
+
+def _loops(x: object) -> Iterable[Loop]:
+    if isinstance(x, Loop):
+        yield x
+        for y in x.body:
+            yield from _loops(y)

@@ -1,0 +1,153 @@
+"""Options of the command line that are many, or that several verbs parse alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nlc.pipeline import BACKENDS
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """``d=32``; several numbers are a list, ``periods=2,4``."""
+    name, equals, value = text.partition("=")
+    try:
+        numbers = [json.loads(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if not equals or not all(isinstance(x, int | float) for x in numbers) or not numbers:
+        raise click.BadParameter(f"{text!r} is not HYPER=VALUE with a number", param_hint="--set")
+    return name.strip(), numbers[0] if len(numbers) == 1 else numbers
+
+
+def plan(text: str) -> tuple[str, str]:
+    """``S=chunked(32)``."""
+    level, equals, plan = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not LEVEL=PLAN", param_hint="--plan")
+    return level.strip(), plan.strip()
+
+
+PLAN = click.option(
+    "--plan",
+    "plans",
+    metavar="LEVEL=PLAN",
+    multiple=True,
+    help="How a level runs: sequential, chunked or anchored; chunked(32) has 32 tokens a solve.",
+)
+_EXPLAINED = (
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", *BACKENDS]),
+        default="auto",
+        show_default=True,
+        help="Who prints the program; auto: the fastest that can.",
+    ),
+    PLAN,
+    click.option(
+        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
+    ),
+    click.option(
+        "--tokens",
+        type=click.IntRange(1),
+        default=2048,
+        show_default=True,
+        help="How long the stream is that costs are for.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How it is written.",
+    ),
+)
+
+
+def explained(verb: Callable) -> Callable:
+    """What `nlc explain` takes beside the spec."""
+    for option in reversed(_EXPLAINED):
+        verb = option(verb)
+    return verb
+
+
+def _lengths(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
+    """``256,1024``."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{text!r} is not a list of lengths such as 256,1024")
+    return tuple(map(int, parts))
+
+
+_MEASURED = (
+    click.option(
+        "--backend",
+        "backends",
+        type=click.Choice(BACKENDS),
+        multiple=True,
+        help="One to measure, repeatable; without it all that can compile the spec.",
+    ),
+    click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs."),
+    click.option(
+        "--tokens",
+        default="256,1024,4096",
+        show_default=True,
+        callback=_lengths,
+        help="The lengths T.",
+    ),
+    click.option(
+        "--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once."
+    ),
+    click.option(
+        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
+        default="float32",
+        show_default=True,
+        help="Of weights and inputs.",
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda"]),
+        default="cpu",
+        show_default=True,
+        help="Where it runs.",
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1), help="Of torch on a CPU; as torch chooses without it."
+    ),
+    click.option(
+        "--seconds",
+        type=click.FloatRange(0, min_open=True),
+        default=5.0,
+        show_default=True,
+        help="Of timing for each backend, mode and T; what takes longer is skipped.",
+    ),
+    click.option("--seed", default=0, show_default=True, help="Of the random inputs and weights."),
+    click.option(
+        "--format",
+        type=click.Choice(["text", "json", "csv"]),
+        default="text",
+        show_default=True,
+        help="How the numbers are written.",
+    ),
+    click.option(
+        "--plot",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Also draw them; needs matplotlib.",
+    ),
+)
+
+
+def measured(verb: Callable) -> Callable:
+    """What `nlc bench` measures, and how the numbers are written."""
+    for option in reversed(_MEASURED):
+        verb = option(verb)
+    return verb
