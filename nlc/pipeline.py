@@ -325,7 +325,9 @@ class Spec:
 
     def program(self, backend: str = "auto", plan: Plans | None = None) -> Program:
         """The statements that a backend prints."""
-        system, _, updates = self._checked
+        from nlc.tools.about import about
+
+        system, graph, updates = self._checked
         name = self.backend(backend)
         reserved = _backend(name).RESERVED
         if name == "reference" and not plan:
@@ -334,7 +336,7 @@ class Spec:
             program, _ = self._planned(name, plan)
         return replace(
             program,
-            about=tuple(self._about()),
+            about=about(system, graph, updates),
             rules={n: lower(s, u, reserved) for n, (s, _, u) in self._rules.items()},
             groups=groups(system),
         )
@@ -502,23 +504,6 @@ class Spec:
     def _folder(self) -> Path | None:
         path = Path(self.source.name)
         return path.parent if path.is_file() else None
-
-    def _about(self) -> list[str]:
-        """For each level, fastest first, its clock, state and update in one line."""
-        from nlc.tools.derivation import update_lines
-
-        system, graph, updates = self._checked
-        out = []
-        for number, members in enumerate(graph.graph["levels"], 1):
-            for name in members:
-                data = graph.nodes[name]
-                line = f"{number}. {name}, {data['clock']}, {data['shape']}"
-                if name in updates:
-                    line += f": {'; '.join(update_lines(system, updates[name]))}"
-                elif data["objective"]:
-                    line += f": {data['objective']}, {data['rule']}"
-                out.append(line)
-        return out
 
 
 def _backend(name: str):

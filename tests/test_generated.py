@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib
+from pathlib import Path
 
 import pytest
+import torch
 
 import nlc
+from nlc.backends.reference import loops, weights
 from nlc.backends.reference.file import MODULE_ATTRIBUTES
 from nlc.backends.torch_helpers import HELPERS
-from nlc.pipeline import BACKENDS
+from nlc.pipeline import BACKENDS, shipped
+
+TOKENS = sorted(name for name in shipped() if nlc.load(name).system.context == "tokens")
 
 NASTY = """
 nlc: 1
@@ -65,8 +70,6 @@ def test_reserved_names_cover_what_generated_files_define_and_import(backend: st
 
 
 def test_names_that_python_and_torch_use_are_free_for_specs() -> None:
-    import torch
-
     spec = nlc.loads(NASTY, "nasty.yaml")
     assert not spec.check().has_errors, str(nlc.SpecError(spec.report))
     net = spec.compile()(d=8)
@@ -91,3 +94,77 @@ def test_the_same_spec_gives_the_same_text(spec: str) -> None:
 def test_a_program_can_be_read() -> None:
     text = str(nlc.load("gated_delta_net").program("reference"))
     assert "loop every token carries S over" in text and "slot q.conv: window" in text
+
+
+FAMILY = """
+nlc: 1
+system: family
+context: tokens
+hyper: {d: 8, n: d / heads, expand: 2, sizes: 3}
+heads: 2
+inputs: {x: [d]}
+let:
+  h[0]: x
+  h[i]:
+    for: {i: [1, 2, 3, 4]}
+    is: merge(C[i](C[i].apply)) * sizes
+levels:
+  C[i]:
+    for: {i: [1, 2, 3, 4], wide: [n, n, 1, n]}
+    frequency: every token
+    memory: mlp(n, expand, out=wide)
+    let:
+      apply: split(conv(linear(h[0], d), 3))
+      type: rmsnorm(split(linear(h[0], d)))
+    key: apply
+    value: mean(type)
+    objective: 0.5 * sqnorm(C[i](key) - value)
+    rule: gd(lr=0.1)
+    anchor: every expand tokens
+    init: learned
+output:
+  y: h[1] + h[2] + h[4] + mean(h[3])
+"""
+
+
+def _flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every statement by itself, every submodule by its attribute, no table of names."""
+    monkeypatch.setattr(loops, "_rolled", lambda said, strings, room: said)
+    monkeypatch.setattr(weights, "_MANY", 1000)
+    monkeypatch.setitem(HELPERS, "place", HELPERS["place"] + "\n" * 1000)
+
+
+@pytest.mark.parametrize("name", ["family", *TOKENS])
+def test_loops_and_tables_only_shorten(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters in their order, their first values, and the states are those of one statement for each."""
+    spec = nlc.loads(FAMILY) if name == "family" else nlc.load(name)
+    assert not spec.check().has_errors, str(nlc.SpecError(spec.report))
+    short = spec.compile("reference")
+    _flat(monkeypatch)
+    long = spec.compile("reference")
+    texts = [Path(made.__source_file__).read_text() for made in (short, long)]
+    assert "place(" not in texts[1] and "LEARNED" not in texts[1]
+    nets = []
+    for made in (short, long):
+        torch.manual_seed(0)
+        nets.append(made(d=16))
+    again = []
+    for net in nets:
+        torch.manual_seed(1)
+        net.reset_parameters()
+        again.append({key: p.clone() for key, p in net.state_dict().items()})
+    states = [net.initial_state(torch.zeros(2, 1, 16, dtype=torch.bfloat16)) for net in nets]
+    for a, b in (again, states):
+        assert list(a) == list(b)
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="which are not this system's"):
+        nets[0](torch.zeros(2, 1, 16), state={**states[0], "another": states[0][next(iter(a))]})
+
+
+def test_a_family_is_one_loop_and_one_paragraph() -> None:
+    text = nlc.loads(FAMILY).source_text("reference")
+    assert "for name, size in dict(C_1=n, C_2=n, C_3=1, C_4=n).items():" in text
+    assert 'place(self, f"{name}.apply_.conv.weight", torch.empty(d, 3, **factory))' in text
+    assert "for part in (self.C_1, self.C_2, self.C_3, self.C_4):" in text
+    assert "  1. C_1, C_2, C_3, C_4, every token, [heads, n, expand*n]" in text
+    assert "sizes_ = dict(d=d, n=n, expand=expand, heads=heads)" in text

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 HELPERS: dict[str, str] = {
+    "place": '''
+def place(module: nn.Module, path: str, value: nn.Module | Tensor) -> None:
+    """Makes ``module.a.b`` a layer or a parameter, for the path a.b, with modules in between."""
+    *outer, name = path.split(".")
+    for part in outer:
+        if not hasattr(module, part):
+            setattr(module, part, nn.Module())
+        module = getattr(module, part)
+    setattr(module, name, nn.Parameter(value) if isinstance(value, Tensor) else value)
+''',
     "matvec": '''
 def matvec(M: Tensor, z: Tensor) -> Tensor:
     """M z over the last axes."""

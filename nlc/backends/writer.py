@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -124,6 +125,17 @@ class Writer:
             self(f"    {item},")
         self(end)
 
+    def words(self, start: str, words: list[str]) -> None:
+        """``start`` and a tuple of words, or what splits them from a text where they do not fit on a line."""
+        one = f"{start}({', '.join(f'{chr(34)}{word}{chr(34)}' for word in words)})"
+        if 4 * self.depth + len(one) <= WIDTH:
+            self(one)
+            return
+        self(f"{start}(")
+        for i, line in enumerate(wrap(" ".join(words), WIDTH - 4 * self.depth - 7)):
+            self(f'    "{" " if i else ""}{line}"')
+        self(").split()")
+
     def targets(self, names: list[str], value: str) -> None:
         """``a, b = value``, one name a line where they do not fit on one."""
         one = f"{', '.join(names)}{',' if len(names) == 1 else ''} = {value}"
@@ -150,6 +162,14 @@ class Writer:
         self.depth -= 1
         self(end)
 
+    def tried(self, write: Callable[[], None]) -> list[str]:
+        """The lines that something writes here, not kept."""
+        count = len(self.lines)
+        write()
+        lines = self.lines[count:]
+        del self.lines[count:]
+        return lines
+
     def text(self) -> str:
         return "\n".join(self.lines) + "\n"
 
@@ -166,12 +186,23 @@ def elements(text: str) -> list[str]:
 
 
 def wrap(text: str, width: int, indent: str = "") -> list[str]:
-    """Prose broken at spaces."""
+    """Prose broken at spaces, but not inside a shape."""
     lines, current = [], ""
-    for word in text.split():
+    for word in re.findall(r"(?:\[[^][]{0,40}\]|\S)+", text):
         if current and len(current) + 1 + len(word) > width:
             lines.append(current)
             current = indent + word
         else:
             current = f"{current} {word}" if current else word
     return [*lines, current] if current else lines
+
+
+def filled(parts: list[str], width: int) -> list[str]:
+    """As many parts on each line as fit; one that fits on no line is broken at spaces."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines += wrap(part, width, "  ")
+    return lines

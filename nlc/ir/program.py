@@ -121,6 +121,15 @@ class Group:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a generated file's docstring says of levels: which, their equations, and where some of them differ."""
+
+    head: str
+    equations: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Program:
     """``body`` runs once a call (a module) or once a tensor and step (an optimizer)."""
 
@@ -128,14 +137,14 @@ class Program:
     slots: tuple[Slot, ...]
     body: tuple[Let | Loop | Parallel | Return, ...]
     inputs: dict[str, str]  # the variable of each input
-    about: tuple[str, ...] = ()  # the levels and their updates, for the generated file's docstring
+    about: tuple[About, ...] = ()  # the levels and their updates, fastest first
     rules: dict[str, Program] = field(
         default_factory=dict
     )  # by kind of tensor, or by the rule's name
     groups: tuple[Group, ...] = ()
+    nonnegative: tuple[str, ...] = ()  # inputs whose logarithms it takes
     tile: int | None = None  # tokens of one triangular solve; None: the backend's own
     channel_tile: int | None = None  # the same where decays differ by key channel
-    nonnegative: tuple[str, ...] = ()  # inputs whose logarithms it takes
 
     def lets(self) -> Iterator[Let]:
         stack: list[object] = list(reversed(self.body))

@@ -23,7 +23,7 @@ RESERVED = frozenset(
     add_param_group load_state_dict check_group rule_of HYPERS
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
     list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
-    abs max min like name value unknown piece pieces streams cu_seqlens checkpoint
+    abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     """.split()
 )
 

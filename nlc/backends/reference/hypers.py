@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nlc.backends.writer import Writer
+from collections.abc import Iterable
+
+from nlc.backends.writer import WIDTH, Writer
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Hyper, System
 from nlc.ir.types import Dim, Like
@@ -51,36 +53,84 @@ def _number(value: object) -> str:
 
 
 def settle(w: Writer, system: System) -> None:
-    """Derived hypers at their defaults, each after those that it reads; ValueError for sizes below 1."""
-    _at_least_one(w, [h.name for h in system.hypers.values() if _is_size(h) and not h.derived])
-    done = {n for n, h in system.hypers.items() if not h.derived}
-    waiting = [h for h in system.hypers.values() if h.derived]
-    derived = [h.name for h in waiting if _is_size(h)]
+    """Sizes checked (ValueError), and derived hypers at their defaults, each after those that it reads."""
+    sizes = {h.name: h for h in system.hypers.values() if _is_size(h)}
+    sound = [name for name in sizes if _stays_positive(name, sizes)]
+    _at_least_one(w, sound, system.hypers, any(sizes[name].derived for name in sound))
+    given = {n for n, h in system.hypers.items() if not h.derived}
+    for numerator, denominator, symbols in _divisions(system):
+        if symbols <= given:
+            _divides(w, numerator, denominator)
+    done, waiting = set(given), [h for h in system.hypers.values() if h.derived]
+    divided = _divided_defaults(waiting, [x[:2] for x in _divisions(system) if x[2] <= given])
     while waiting:
         h = next(h for h in waiting if _reads(h.default) <= done)
         waiting.remove(h)
         done.add(h.name)
         whole = isinstance(h.value, int)
-        for n in walk(h.default) if whole else ():
-            if n.op == "div":
-                _divides(
-                    w,
-                    constant(n.args[0], True),
-                    constant(n.args[1], True),
-                    f"{h.name} is None and ",
-                )
+        for pair in [p for p, names in divided.items() if h.name in names]:
+            names = divided.pop(pair)
+            only = f"{names[0]} is None" if len(names) == 1 else f"None in ({', '.join(names)})"
+            _divides(w, *pair, f"{only} and ")
         w(f"{h.name} = {constant(h.default, whole)} if {h.name} is None else {h.name}")
-    _at_least_one(w, derived)
+    _at_least_one(w, [name for name in sizes if name not in sound], system.hypers)
 
 
 def _is_size(h: Hyper) -> bool:
     return h.static and isinstance(h.value, int) and not isinstance(h.value, bool)
 
 
-def _at_least_one(w: Writer, names: list[str]) -> None:
-    for name in names:
-        with w.block(f"if {name} < 1:"):
-            w(f'raise ValueError(f"{name} = {{{name}}} must be at least 1")')
+def _stays_positive(name: str, sizes: dict[str, Hyper]) -> bool:
+    """Whether a size is at least 1 if those that are given are: its default adds, multiplies and divides evenly."""
+    if name not in sizes or not sizes[name].derived:
+        return name in sizes
+    return all(
+        _stays_positive(str(n.attr), sizes)
+        if n.op == "hyper"
+        else n.op in ("add", "mul", "div")
+        or (n.op == "num" and isinstance(n.attr, int) and n.attr >= 1)
+        for n in walk(sizes[name].default)
+    )
+
+
+def _divided_defaults(
+    derived: list[Hyper], known: list[tuple[str, str]]
+) -> dict[tuple[str, str], list[str]]:
+    """What must be divisible where a hyper is left at its default: numerator and denominator, and which hypers."""
+    out: dict[tuple[str, str], list[str]] = {}
+    for h in derived:
+        for n in walk(h.default) if isinstance(h.value, int) else ():
+            pair = tuple(constant(x, True) for x in n.args) if n.op == "div" else None
+            if pair is not None and pair not in known and h.name not in out.get(pair, ()):
+                out.setdefault(pair, []).append(h.name)
+    return out
+
+
+def _at_least_one(
+    w: Writer, names: list[str], hypers: Iterable[str], optional: bool = False
+) -> None:
+    """ValueError for a size below 1: by themselves if they are few, in a loop if they are many."""
+    if len(names) < 3 and not optional:
+        for name in names:
+            with w.block(f"if {name} < 1:"):
+                w(f'raise ValueError(f"{name} = {{{name}}} must be at least 1")')
+        return
+    table = "sizes" if "sizes" not in hypers else "sizes_"
+    w.call(f"{table} = dict(", [f"{name}={name}" for name in names], ")")
+    given = "size is not None and " if optional else ""
+    with w.block(f"for name, size in {table}.items():"), w.block(f"if {given}size < 1:"):
+        w('raise ValueError(f"{name} = {size} must be at least 1")')
+
+
+def keep(w: Writer, pairs: list[tuple[str, str]]) -> None:
+    """``self.d, self.heads = d, heads``: targets and values, as many on a line as fit."""
+    while pairs:
+        for count in range(len(pairs), 0, -1):
+            targets, values = (", ".join(x) for x in zip(*pairs[:count]))
+            if 4 * w.depth + len(targets) + 3 + len(values) <= WIDTH:
+                break
+        w(f"{targets} = {values}")
+        pairs = pairs[count:]
 
 
 def _reads(e: Expr) -> set[str]:
@@ -105,17 +155,41 @@ def constant(e: Expr, whole: bool, binds: int = 0) -> str:
 
 def check(w: Writer, system: System) -> None:
     """Sizes must come out whole, and what is equal only by default must still be equal: ValueError otherwise."""
-    for numerator, denominator in _divisions(system):
-        _divides(w, numerator, denominator)
-    seen = set()
-    for a, b, _ in system.constraints:
-        if any(s.startswith("?") for s in (a - b).symbols) or (a, b) in seen or (b, a) in seen:
-            continue
-        seen.add((a, b))
+    given = {n for n, h in system.hypers.items() if not h.derived}
+    for numerator, denominator, symbols in _divisions(system):
+        if not symbols <= given:
+            _divides(w, numerator, denominator)
+    for a, b in _equal(system):
         with w.block(f"if {a.python} != {b.python}:"):
             w(
                 f'raise ValueError(f"{a} = {{{a.python}}} and {b} = {{{b.python}}} must be equal here")'
             )
+
+
+def _equal(system: System) -> list[tuple[Dim, Dim]]:
+    """What must be equal, each equation once: ``heads*n = d`` also says that ``d/heads = n``."""
+    out: dict[Dim, tuple[Dim, Dim]] = {}
+    for a, b, _ in system.constraints:
+        if any(s.startswith("?") for s in (a - b).symbols):
+            continue
+        key = _whole(a - b)
+        key = -key if -key in out else key
+        if key not in out or (_divisors(*out[key]) and not _divisors(a, b)):
+            out[key] = a, b
+    return list(out.values())
+
+
+def _whole(d: Dim) -> Dim:
+    """A size times all that it is divided by."""
+    while found := _divisors(d):
+        d = d * found[0]
+    return d
+
+
+def _divisors(*sizes: Dim) -> list[Dim]:
+    terms = [term for d in sizes for term in d.terms]
+    out = [Dim.of(s) for monomial, _ in terms for s, x in monomial if x < 0]
+    return out + [Dim.of(c.denominator) for _, c in terms if c.denominator != 1]
 
 
 def _divides(w: Writer, numerator: str, denominator: str, only: str = "") -> None:
@@ -128,8 +202,8 @@ def _divides(w: Writer, numerator: str, denominator: str, only: str = "") -> Non
         w.call("raise ValueError(", [f'f"{said}"'], ")")
 
 
-def _divisions(system: System) -> list[tuple[str, str]]:
-    """What is divided by what in sizes."""
+def _divisions(system: System) -> list[tuple[str, str, set[str]]]:
+    """What is divided by what in sizes, and the hypers of both."""
     dims: list[Dim] = []
     exprs = [f.expr for f in system.flows.values()] + list(system.output.values())
     for e in exprs:
@@ -137,7 +211,7 @@ def _divisions(system: System) -> list[tuple[str, str]]:
             dims += [d for d in (node.type.dims if node.type else ()) if not isinstance(d, Like)]
     for s in system.states.values():
         dims += [d for d in s.dims if not isinstance(d, Like)]
-    out: dict[tuple[str, str], None] = {}
+    out: dict[tuple[str, str], set[str]] = {}
     for d in dims:
         for monomial, c in d.terms:
             down = [s for s, x in monomial for _ in range(max(-x, 0))]
@@ -145,5 +219,6 @@ def _divisions(system: System) -> list[tuple[str, str]]:
             if down and not any("(" in s or s.startswith("?") for s, _ in monomial):
                 up = [s for s, x in monomial for _ in range(max(x, 0))]
                 up = ([str(c.numerator)] if c.numerator != 1 or not up else []) + up
-                out[" * ".join(up), " * ".join(down)] = None
-    return list(out)
+                symbols = {s.partition("[")[0] for s, _ in monomial}
+                out[" * ".join(up), " * ".join(down)] = symbols
+    return [(up, down, symbols) for (up, down), symbols in out.items()]

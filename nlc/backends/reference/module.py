@@ -10,33 +10,25 @@ from nlc.backends.reference.file import (
     PartNames,
     attribute_name,
     attribute_path,
+    class_doc,
     class_name,
     close_file,
-    ending_call,
     open_file,
     reference_helpers,
     ticks_now,
-    title,
     write_let,
 )
 from nlc.backends.reference.rule import RuleWriter
+from nlc.backends.reference.states import States
 from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import ATOM, TorchPrinter
-from nlc.backends.writer import WIDTH, Header, Writer, wrap
+from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr, rewrite, walk
-from nlc.ir.program import Let, Loop, Parallel, Program, Return, Slot
-from nlc.ir.types import Dim, Like, Type
+from nlc.ir.program import Let, Loop, Parallel, Program, Return
+from nlc.ir.types import Dim, Type
 
 _IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
-
-_STREAM = """\
-and the state of the stream, to be given to the next call. ValueError where shapes do not fit.
-Sequences packed in a batch of one, cut by ``cu_seqlens`` [N + 1], are streams of their own,
-and ``state`` a list of N, since positions and caches differ; None starts one.
-``checkpoint``: tokens of a piece that is recomputed in the backward pass; None for no pieces.
-``truncate``: tokens of a piece behind which gradients are cut; None for no pieces.
-""".splitlines()
 
 
 def emit_module(program: Program, header: Header) -> str:
@@ -64,7 +56,8 @@ class ModuleWriter:
         self.carried = {
             s.var for s in program.slots if s.kind != "tick"
         }  # tensors from call to call
-        self.weights = Weights(self.system, self.printer, w)
+        self.weights = Weights(program, self.printer, w)
+        self.states = States(program, self.printer, w, first, self._sizes, self.weights.starts)
         self.outputs: dict[str, str] = {}
         self.rules = {
             name: RuleWriter(rule, header, w, class_name(rule.system))
@@ -88,17 +81,16 @@ class ModuleWriter:
             w()
             w()
         with w.block(f"class {name}(nn.Module):"):
-            self._doc()
+            class_doc(w, self.system)
             w()
-            if not self._few_keys:
-                w.collection("STATE = {", [f'"{s.key}"' for s in self.program.slots], "}")
-                w()
-            self.weights.init()
+            self.weights.table()
+            keys = "self.STATE = set(self.initial_state(torch.empty(0)))  # the keys of a state"
+            self.weights.init([keys] if not self._few_keys else [])
             if self.weights.any:
                 w()
                 self.weights.reset()
             w()
-            self._initial_state()
+            self.states.initial_state()
             w()
             self._forward()
             self.beside_forward()
@@ -107,80 +99,6 @@ class ModuleWriter:
             if self.weights.any:
                 w()
                 self._param_groups()
-
-    # -------------------------------------------------------------------------------------------- docs
-
-    def _doc(self) -> None:
-        w, system = self.w, self.system
-        lines = wrap(title(system), WIDTH - 8)
-        w('"""' + lines[0])
-        for line in lines[1:]:
-            w(line)
-        w()
-        w("Shapes, for a batch of B sequences of T tokens:")
-        for n, i in system.inputs.items():
-            w(f"    {n}: {_shape_text(Type(i.dims, i.head))}")
-        for n, e in system.output.items():
-            w(
-                f"    returns {n}: {_shape_text(e.type)}"
-                if len(system.output) == 1
-                else f'    returns ["{n}"]: {_shape_text(e.type)}'
-            )
-        for line in _STREAM:
-            w(line)
-        w('"""')
-        w()
-        w("checkpoint: int | None = None")
-        w("truncate: int | None = None")
-
-    # -------------------------------------------------------------------------------------------- state
-
-    def _initial_state(self) -> None:
-        w, first = self.w, self.first
-        with w.block(f"def initial_state(self, {first}: Tensor) -> dict[str, Tensor]:"):
-            w(
-                f'"""Where a stream like ``{first}`` starts; memories are held in float32 at least."""'
-            )
-            slots = self.program.slots
-            if any(s.kind in ("level", "anchor", "gathered", "prev", "recent") for s in slots):
-                w(f"dtype = torch.promote_types({first}.dtype, torch.float32)")
-            if slots:
-                w(f"batch = {first}.shape[0]")
-            w("return {")
-            w.depth += 1
-            for s in slots:
-                text = self._fresh(s)
-                if (ending := ending_call(text)) is not None:
-                    w.call(f'"{s.key}": {ending[0]}', ending[1], "),")
-                else:
-                    w(f'"{s.key}": {text},')
-            w.depth -= 1
-            w("}")
-
-    def _fresh(self, s: Slot) -> str:
-        first, sizes = self.first, self._sizes(s.type)
-        if s.kind == "tick":
-            return f"torch.zeros((), dtype=torch.int64, device={first}.device)"
-        if s.kind == "window":
-            taps = s.window.constant
-            past = str(int(taps) - 1) if taps is not None else f"{self.printer.size(s.window)} - 1"
-            return f"{first}.new_zeros({', '.join(['batch', past, *sizes])})"
-        if s.kind == "recent":
-            shape = ", ".join(["batch", self.printer.size(s.window), *sizes])
-            return f"{first}.new_zeros({shape}, dtype=dtype)"
-        if s.kind == "cache":
-            return f"{first}.new_zeros({', '.join(['batch', '0', *sizes])})"
-        if s.init is not None and s.init.op == "state":  # starts where another level starts
-            return self._fresh(next(x for x in self.program.slots if x.key == s.init.attr[0]))
-        shape = ", ".join(["batch", *sizes])
-        if s.learned:
-            whole = ", ".join(["batch", *["-1"] * len(sizes)])
-            return f"{attribute_path(s.of or s.key)}.init.to(dtype).expand({whole})"
-        if s.init is None:
-            return f"{first}.new_zeros({shape}, dtype=dtype)"
-        if s.init.op == "num" or (s.init.op == "neg" and s.init.args[0].op == "num"):
-            return f"{first}.new_full(({shape},), {self.printer(s.init)}, dtype=dtype)"
-        return f"({self.printer(s.init)}).to(dtype).expand({shape})"
 
     def _sizes(self, t: Type) -> list[str]:
         heads = [self._hyper("heads")] if t.head else []
@@ -257,11 +175,11 @@ class ModuleWriter:
                 w.call("raise ValueError(", [said], ")")
 
     def _keys(self) -> str:
-        return "{" + ", ".join(f'"{s.key}"' for s in self.program.slots) + "}"
+        return self.states.keys
 
     @property
     def _few_keys(self) -> bool:
-        return len(self._keys()) < 70
+        return self.states.few
 
     def _open_state(self) -> None:
         w = self.w
@@ -480,13 +398,3 @@ class ModuleWriter:
             e, lambda n: replace(n, attr=self._hyper(str(n.attr))) if n.op == "hyper" else None
         )
         return hypers.constant(mine, False)
-
-
-def _shape_text(t: Type) -> str:
-    dims = [
-        "B",
-        "T",
-        *(["heads"] if t.head else []),
-        *(str(d) for d in t.dims if not isinstance(d, Like)),
-    ]
-    return f"[{', '.join(dims)}]"

@@ -38,8 +38,8 @@ class Choice:
     """What became of a level: its class and its plan, and why it is not a faster one.
 
     ``kind`` is the class of its step; ``record`` the scan that it became a part of. ``why`` and ``span`` say what
-    stands against a plan without a loop over tokens, ``cause`` is the expression that does, ``beside`` the level whose
-    it is where that is another, in one loop with this one.
+    stands against a plan without a loop over tokens, ``cause`` is the expression that does, ``beside`` the level
+    whose it is where that is another, in one loop with this one.
     """
 
     level: str
