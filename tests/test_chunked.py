@@ -84,6 +84,95 @@ FOUND = {
             rule: momentum(lr=0.2, rate=0.5, beta=a, decay=0.9)
         output: anchor(A)(q) + prev(B)
     """,
+    "a sum of a number of a scan and one of a tile": """
+        inputs: {a: []}
+        levels:
+          A:
+            frequency: every token
+            memory: scalar
+            update: A + a
+          C:
+            frequency: every token
+            memory: scalar
+            update: C + a
+            reset: every 12 tokens
+        output: A + C
+    """,
+    "an anchor that every token is": """
+        inputs: {k: [dk], v: [dv], a: []}
+        outputs: {y: [dv]}
+        levels:
+          A:
+            frequency: every token
+            anchor: every 1 tokens
+            memory: {W: [dv, dk], b: [dv], read(z): W @ z + b}
+            objective: -dot(A(k), v)
+            rule: gd(lr=a)
+        output: A(k)
+    """,
+    "a state transposed whose channels decay": """
+        inputs: {k: [dk], w: [dk], v: [dv], a: []}
+        outputs: {z: [dk]}
+        levels:
+          A:
+            frequency: every token
+            memory: matrix(dv, dk)
+            key: k
+            value: v
+            update: A * per_key(sigmoid(w)) - a * outer(A(key), key) + outer(value, key)
+        output: A.T @ v + prev(A).T @ v
+    """,
+    "states transposed whose gates may be negative": """
+        inputs: {k: [dk], v: [dv], a: []}
+        outputs: {z: [dk]}
+        levels:
+          A:
+            frequency: every token
+            memory: matrix(dv, dk)
+            objective: 0.5 * sqnorm(A(k) - v)
+            rule: momentum(lr=a, rate=a, beta=a - 0.5)
+          B:
+            frequency: every token
+            memory: matrix(dv, dk)
+            update: (a - 0.5) * B + outer(v, k - B.T @ v)
+        output: A.T @ v + prev(A).T @ v + B.T @ v
+    """,
+    "a recurrent flow that is read": """
+        inputs: {k: [dk], q: [dk], a: []}
+        let:
+          f: prev(f) * 0.5 + k * dot(A, A)
+        levels:
+          A:
+            frequency: every token
+            memory: vector(dk)
+            update: a * A + k
+          B:
+            frequency: every token
+            memory: mlp(dk, 2)
+            anchor: every 4 tokens
+            objective: -dot(B(k), q)
+            rule: gd(lr=0.5)
+            init: learned
+        output: anchor(B)(f) + f
+    """,
+    "an output that a level has for its value": """
+        inputs: {k: [dk], v: [dv]}
+        outputs: {y: [dv]}
+        levels:
+          B:
+            frequency: every 8 tokens
+            memory: {W: [dv, dk], b: [dv], read(z): W @ z + b}
+            objective: last(sqnorm(B(k) - v))
+            rule: dgd(lr=0.1)
+          C:
+            frequency: every 8 tokens
+            memory: matrix(dv, dk)
+            key: k
+            value: B(k)
+            objective: mean(sqnorm(C(key) - value))
+            rule: gd(lr=0.1)
+        output: B(k)
+    """,
 }  # fmt: skip
 
 

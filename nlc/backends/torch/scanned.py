@@ -207,10 +207,10 @@ class Scans:
         if s.form.kind == "coupled":
             args.append(str(how.state))
         given = s.arguments
-        if how.transposed:
+        if how.transposed and s.form.symmetric:
             key, rows, starts, *rest = given.split(", ")
             given = ", ".join([rows, key, f"{starts}.mT", *rest])
-        text = f"{self.row.use(s.form.read(how.when))}({', '.join([*args, given])})"
+        text = f"{self.row.use(s.form.read(how.when, how.transposed))}({', '.join([*args, given])})"
         return text + (".squeeze(-1)" if not e.args and r.rank == 0 else "")
 
     def _call(

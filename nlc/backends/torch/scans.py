@@ -49,10 +49,16 @@ class Form:
         """The text before its arguments."""
         return f"{self.scan}.apply" if self.scan[0].isupper() else self.scan
 
-    def read(self, when: str) -> str:
-        """What reading its states is called."""
+    @property
+    def symmetric(self) -> bool:
+        """Whether a read of Sᵀ is one of S with the keys for the rows and the rows for the keys."""
+        return self.kind in ("none", "scalar")
+
+    def read(self, when: str, turned: bool = False) -> str:
+        """What reading its states is called, or their transposes."""
         first = {"none": "", "scalar": "gated_", "channel": "channel_", "coupled": "coupled_"}
-        return f"{first[self.kind]}read" + ("_before" if when == "before" else "")
+        turned = turned and not self.symmetric
+        return f"{first[self.kind]}{'turned_' * turned}read{'_before' * (when == 'before')}"
 
 
 def form(r: Record, read: bool) -> Form:
@@ -283,13 +289,19 @@ _CHANNEL_CHUNK = f"""
 CHANNEL_CHUNK = {CHANNEL_CHUNK}  # shorter: scores are sums over channels, no products of matrices
 """
 
+_CHANNEL_DECAYS = '''
+def channel_decays(rows: Tensor, columns: Tensor, diagonal: int) -> Tensor:
+    """exp(rows_td - columns_id) on and below a diagonal, 0 above it."""
+    t = torch.arange(rows.shape[-2], device=rows.device)
+    hidden = (t > t[:, None] + diagonal)[..., None]
+    return (rows[..., :, None, :] - columns[..., None, :, :]).masked_fill(hidden, -torch.inf).exp()
+'''
+
 _CHANNEL_SCORES = '''
 def channel_scores(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor, diagonal: int) -> Tensor:
     """Σ_d q_td k_id exp(rows_td - columns_id) on and below a diagonal, 0 above it."""
-    t = torch.arange(rows.shape[-2], device=rows.device)
-    hidden = (t > t[:, None] + diagonal)[..., None]
-    decay = (rows[..., :, None, :] - columns[..., None, :, :]).masked_fill(hidden, -torch.inf).exp()
-    return ((decay * k[..., None, :, :]) @ q[..., None]).squeeze(-1)
+    kept = channel_decays(rows, columns, diagonal) * k[..., None, :, :]
+    return (kept @ q[..., None]).squeeze(-1)
 '''
 
 _CHANNEL_SCAN = '''
@@ -331,6 +343,19 @@ def channel_read<before:_before>(
     c = a.cumsum(-2)
     scores = channel_scores(q, k, <!before:c><before:c - a>, c, <!before:0><before:-1>)
     out = ((<!before:c><before:c - a>).exp() * q) @ starts.mT + scores @ rows
+    return out.flatten(-3, -2)[..., :tokens, :]
+'''
+
+_CHANNEL_TURNED_READ = '''
+def channel_turned_read<before:_before>(
+    v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor
+) -> Tensor:
+    """<!before:S_tᵀ v_t><before:S_{t-1}ᵀ v_t>, where every channel of the keys decays at a rate of its own."""
+    tokens = v.shape[-2]
+    v, k, rows, a = (chunks(x[..., :tokens, :], -2, CHANNEL_CHUNK) for x in (v, k, rows, log_a))
+    c = a.cumsum(-2)
+    kept = channel_decays(<!before:c><before:c - a>, c, <!before:0><before:-1>) * k[..., None, :, :]
+    out = (<!before:c><before:c - a>).exp() * (v @ starts) + ((v @ rows.mT)[..., None, :] @ kept).squeeze(-2)
     return out.flatten(-3, -2)[..., :tokens, :]
 '''
 
@@ -402,18 +427,20 @@ def coupled_<erase:delta_>scan(
 '''
 
 _COUPLED_READ = '''
-def coupled_read<before:_before>(
+def coupled_<turned:turned_>read<before:_before>(
     q: Tensor, state: int, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, first: Tensor
 ) -> Tensor:
-    """<!before:X_t[state] q_t><before:X_(t-1)[state] q_t> for one of several states."""
+    """X_<!before:t><before:(t-1)>[state]<turned:ᵀ> q_t for one of several states."""
     tokens = q.shape[-2]
     q, seen, begun = chunks(q, -2), kept[..., state, :, :], first[..., state, :]
     seen = earlier(seen, -3, torch.zeros_like(seen[..., 0, :, :]))  #? before
     alone = torch.eye(begun.shape[-1], dtype=begun.dtype, device=begun.device)[state]  #? before
     begun = earlier(begun, -2, alone.expand_as(begun[..., 0, :]))  #? before
-    scores = (q @ k.mT)[..., None] * seen
-    out = (begun.mT[..., None] * (q[..., None, :, :] @ starts.mT)).sum(-3)
-    out = out + scores.flatten(-2) @ rows.flatten(-3, -2)
+    out = (begun.mT[..., None] * (q[..., None, :, :] @ starts<!turned:.mT>)).sum(-3)
+    scores = (q @ k.mT)[..., None] * seen  #? !turned
+    out = out + scores.flatten(-2) @ rows.flatten(-3, -2)  #? !turned
+    scores = (q @ rows.flatten(-3, -2).mT).unflatten(-1, rows.shape[-3:-1]) * seen  #? turned
+    out = out + scores.sum(-1) @ k  #? turned
     return out.flatten(-3, -2)[..., :tokens, :]
 '''
 
@@ -448,6 +475,7 @@ def _texts() -> dict[str, str]:
         "decays": _DECAYS,
         "rejoined": _REJOINED,
         "CHANNEL_CHUNK": _CHANNEL_CHUNK,
+        "channel_decays": _CHANNEL_DECAYS,
         "channel_scores": _CHANNEL_SCORES,
         "coupling": _COUPLING,
         "propagation": _PROPAGATION,
@@ -466,7 +494,11 @@ def _texts() -> dict[str, str]:
             continue
         out[f.scan] = text(scan)
         for when in ("after", "before"):
-            out[f.read(when)] = _select(read, decay=decay, before=when == "before")
+            before = when == "before"
+            out[f.read(when)] = _select(read, decay=decay, before=before, turned=False)
+            if not f.symmetric:
+                read_ = _CHANNEL_TURNED_READ if f.kind == "channel" else read
+                out[f.read(when, True)] = _select(read_, decay=decay, before=before, turned=True)
     out["running"] = _select(_RUNNING, decay=False)
     out["gated_running"] = _select(_RUNNING, decay=True)
     return {name: _one_line(text) for name, text in out.items()}

@@ -96,8 +96,8 @@ def _without(out: list[Let], i: int, wanted: set[str]) -> list[Let] | None:
     return [*out[:i], *done]
 
 
-def without_aliases(statements: Iterable[Statement], spec: set[str]) -> list[Statement]:
-    """A value that the spec names has that name where it is made."""
+def without_aliases(statements: Iterable[Statement], fixed: set[str]) -> list[Statement]:
+    """A value that the spec names has that name where it is made, unless it has a ``fixed`` one."""
     out = list(statements)
     i = 0
     while i < len(out):
@@ -108,7 +108,7 @@ def without_aliases(statements: Iterable[Statement], spec: set[str]) -> list[Sta
         name, made = s.names[0], str(s.expr.attr)
         makers = [x for x in out if isinstance(x, Loop) and made in x.collects]
         once = sum(made in assigned(x) for x in out) == len(makers) == 1
-        if once and made not in spec:
+        if once and made not in fixed:
             i -= 1
             out = [renamed(x, {made: name}) for x in out if x is not s]
     return out

@@ -126,9 +126,12 @@ class Block:
         for s in states:
             self.builder.records[s] = scan
         self.piece.body.append(scan)
-        outside = self.body.read_outside(part)
+        wanted = self.body.read_outside(part)
+        for node in reversed(part):
+            if set(node.let.names) & wanted:
+                wanted |= set(node.reads())
         for node in part:  # values on the way, from what was before the tick
-            if not set(node.let.names) & {*states} and set(node.let.names) & outside:
+            if not set(node.let.names) & {*states} and set(node.let.names) & wanted:
                 self.piece.body.append(self._let(node))
 
     def _steps(self, part: list[Node], states: list[str]) -> dict[str, Expr]:

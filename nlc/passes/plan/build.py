@@ -226,7 +226,8 @@ class Builder:
                 body.token[n] = True
         for n in (n for x in piece.part for n in x.let.names if n in body.steps):
             self.looped.add(n)
-            if body.carried[n].type.rank <= 1 and len(body.assigns[n]) == 1:
+            read = n in body.carried  # an anchor of each token is not
+            if read and body.carried[n].type.rank <= 1 and len(body.assigns[n]) == 1:
                 body.collected[n] = self.names(f"{n}_all")
                 body.token[body.collected[n]] = True
 
@@ -237,6 +238,7 @@ class Builder:
         piece.body = [mapped(x, lambda e: timed(e, moves)) for x in piece.body]
         if piece.plan in ("chunked", "parallel"):
             return piece.body
+        before = self._elsewhere(piece, body)
         mine = {n for x in piece.part for n in x.let.names}
         made = dict.fromkeys(n for x in piece.body if isinstance(x, Let) for n in x.names)
         wanted = {body.collected.get(n, n) for n in self.loop.collects.values()}
@@ -264,6 +266,7 @@ class Builder:
         carries = (*dict.fromkeys(held), *carries)
         guarded = any(x.guarded or self.loop.counter in set(x.reads()) for x in piece.part)
         return [
+            *before,
             Loop(
                 TOKEN,
                 carries,
@@ -272,8 +275,24 @@ class Builder:
                 collects,
                 self.loop.counter if guarded else None,
                 periods=piece.periods,
-            )
+            ),
         ]
+
+    def _elsewhere(self, piece: Piece, body: Body) -> list[Let]:
+        """Values of scans outside of a loop that stand by themselves in it have names before it."""
+        own = {x.name for x in piece.body if isinstance(x, Scan)}
+        named: dict[Expr, Expr] = {}
+
+        def rule(n: Expr) -> Expr | None:
+            if n.op != "read" or n.args or n.attr.scan in own:
+                return None
+            if n not in named:
+                named[n] = Expr("var", (), self.names(f"{n.attr.scan}_t"), n.type)
+                body.token[named[n].attr] = True
+            return named[n]
+
+        piece.body = [mapped(x, lambda e: rewrite(e, rule)) for x in piece.body]
+        return [Let((x.attr,), n) for n, x in named.items()]
 
     def log(self, name: str, value: Expr, body: Body) -> str:
         """A variable for the logarithm of a variable, computed beside it."""
@@ -299,7 +318,8 @@ class Builder:
         if all(p.plan in ("sequential", "parallel") for p in self.pieces):
             return self.program  # the loop over tokens says it best
         collected = {o: body.collected.get(i, i) for o, i in self.loop.collects.items()}
-        statements = without_aliases(statements, set(self.program.system.flows))
+        fixed = {*self.program.system.flows, *collected.values()}
+        statements = without_aliases(statements, fixed)
         statements = needed(statements, {*collected.values(), *self.loop.carries})
         statements = shared(statements, self.names)
         used = {name for s in statements for name in reads(s)} | set(collected.values())
