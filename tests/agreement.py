@@ -44,8 +44,8 @@ class Both:
         self.reference = randomised(spec.compile("reference")(**chosen))
         self.torch = spec.compile("torch")(**chosen).double()
         self.torch.load_state_dict(self.reference.state_dict())
-        self.plans = {c.level: c.plan for c in spec.choices}
-        self.reasons = {c.level: c.why for c in spec.choices if c.plan == "sequential"}
+        self.plans = {c.level: c.plan for c in spec.choices()}
+        self.reasons = {c.level: c.why for c in spec.choices() if c.plan == "sequential"}
 
     @property
     def period(self) -> int:
