@@ -56,6 +56,7 @@ class Sizes:
 
 
 FULL = Sizes(2048, (4, 64), (4, 256), 1024, 128, 64, (1024, 16384))
+LARGE = (4, 8192, (16, 128))  # B, T, heads and channels of one on CUDA
 QUICK = Sizes(32, (2, 8), (2, 16), 32, 8, 8, (16, 64))
 
 
@@ -113,22 +114,24 @@ def compiled(
 class Titans:
     """One memory of titans-pytorch: an MLP of two layers as wide as the input, gradients at each chunk's start."""
 
-    def __init__(self, length: int, batch: int, d: int, chunk: int):
+    def __init__(self, length: int, batch: int, d: int, chunk: int, device: str = "cpu"):
         from titans_pytorch import NeuralMemory
 
         torch.manual_seed(0)
         mlp = dict(depth=2, expansion_factor=1.0)
         self.net = NeuralMemory(
             dim=d, chunk_size=chunk, batch_size=chunk, momentum=False, default_model_kwargs=mlp
-        )
-        self.x = torch.randn(batch, length, d, requires_grad=True)
+        ).to(device)
+        self.x = torch.randn(batch, length, d, device=device, requires_grad=True)
 
     def seconds(self) -> float:
         self.net.zero_grad(set_to_none=True)
         self.x.grad = None
+        _finish()
         start = time.perf_counter()
         y, _ = self.net(self.x)
         y.square().mean().backward()
+        _finish()
         return time.perf_counter() - start
 
 
@@ -146,12 +149,18 @@ class Fla:
     def seconds(self) -> float:
         for x in self.flows.values():
             x.grad = None
-        torch.cuda.synchronize()
+        _finish()
         start = time.perf_counter()
         y, _ = self.kernel(**self.flows, scale=1.0)
         y.square().mean().backward()
-        torch.cuda.synchronize()
+        _finish()
         return time.perf_counter() - start
+
+
+def _finish() -> None:
+    """Waits for the device, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def turns(left: Timed, right: Timed, rounds: int, warm: int = WARM) -> tuple[Median, Median]:
@@ -224,32 +233,38 @@ def over_length(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
         yield Row(what, f"`{fast}`: {slow}", f"`{fast}`: {quick}", ratio, 18.0, most=True)
 
 
-def against_fla(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
-    """On CUDA, in bfloat16: the kernel takes no float32."""
-    heads, n = s.operator
-    what = f"gated delta operator, H {heads}, {n} channels each, B {s.batch}, T {s.length:,}, CUDA, bfloat16"
-    if not torch.cuda.is_available():
-        yield Row(what, note="no CUDA device, which fla's kernels need")
+def on_cuda(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
+    """fla's kernel in bfloat16, as it takes no float32, at this size and at a larger one; titans-pytorch in float32."""
+    cuda = torch.cuda.is_available()
+    for batch, length, (heads, n) in ((s.batch, s.length, s.operator), LARGE):
+        what = f"gated delta operator, H {heads}, {n} channels each, B {batch}, T {length:,}, CUDA, bfloat16"
+        if not cuda:
+            yield Row(what, note="no CUDA device, which fla's kernels need")
+            continue
+        given = (length, batch, True, "cuda", "bfloat16")
+        ours = compiled("gated_delta_net", fast, *given, d=heads * n, heads=heads)
+        try:
+            peer: Timed = Fla(ours.inputs)
+        except ImportError:
+            yield Row(what, note="fla is not installed: `pip install fla-core`")
+            continue
+        mine, theirs = turns(ours, peer, rounds)
+        name = f"fla-core {version('fla-core')}"
+        yield Row(what, f"`{fast}`: {mine}", f"{name}: {theirs}", theirs.seconds / mine.seconds)
+    if not cuda:
         return
-    ours = compiled(
-        "gated_delta_net",
-        fast,
-        s.length,
-        s.batch,
-        True,
-        "cuda",
-        "bfloat16",
-        d=heads * n,
-        heads=heads,
-    )
+    hope = compiled("hope", fast, s.hope_length, s.batch, device="cuda", **_hope(s))
+    tokens = s.batch * s.hope_length
+    what = f"`hope`, d {s.hope}, chunk {s.chunk}, B {s.batch}, T {s.hope_length:,}, CUDA, float32"
     try:
-        peer = Fla(ours.inputs)
+        peer = Titans(s.hope_length, s.batch, s.hope, s.chunk, "cuda")
     except ImportError:
-        yield Row(what, note="fla is not installed: `pip install fla-core`")
+        yield Row(what, note='titans-pytorch is not installed: `pip install -e ".[bench]"`')
         return
-    mine, theirs = turns(ours, peer, rounds)
-    name = f"fla-core {version('fla-core')}"
-    yield Row(what, f"`{fast}`: {mine}", f"{name}: {theirs}", theirs.seconds / mine.seconds)
+    ours, theirs = turns(hope, peer, rounds)
+    name = f"titans-pytorch {version('titans-pytorch')}, one memory"
+    sides = (_speed(fast, tokens, ours), _speed(name, tokens, theirs))
+    yield Row(what, *sides, theirs.seconds / ours.seconds)
 
 
 def _hope(s: Sizes) -> dict[str, int]:
@@ -297,14 +312,23 @@ def _version(package: str) -> str:
         return ""
 
 
+PARTS = {
+    "reference": against_reference,
+    "peers": against_peers,
+    "length": over_length,
+    "cuda": on_cuda,
+}
+
+
 @click.command()
 @click.option(
     "--rounds", type=click.IntRange(2), default=7, show_default=True, help="The median counts."
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="These rows alone.")
 @click.option("--quick", is_flag=True, help="Tiny sizes, to try the script.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write it here.")
-def main(rounds: int, threads: int, quick: bool, out: Path | None) -> None:
+def main(rounds: int, threads: int, only: tuple[str, ...], quick: bool, out: Path | None) -> None:
     """The backend `torch` against `reference`, titans-pytorch and fla, and over T."""
     fast = FAST if FAST in BACKENDS else SLOW
     if fast == SLOW and not quick:
@@ -314,10 +338,9 @@ def main(rounds: int, threads: int, quick: bool, out: Path | None) -> None:
     torch.set_num_threads(threads)
     sizes = QUICK if quick else FULL
     where = surroundings()
-    parts = (against_reference, against_peers, over_length, against_fla)
     rows = []
-    for part in parts:
-        for row in part(fast, sizes, rounds):
+    for part in only or PARTS:
+        for row in PARTS[part](fast, sizes, rounds):
             click.echo(
                 f"{row.what}: {row.left}; {row.right or row.note}", err=True
             )  # a run is minutes
