@@ -68,7 +68,8 @@ class Median:
     spread: float
 
     def __str__(self) -> str:
-        return f"{self.seconds * 1e3:,.0f} ms ± {self.spread / 2:.0%}"
+        ms = self.seconds * 1e3
+        return f"{ms:,.{0 if ms >= 100 else 1 if ms >= 10 else 2}f} ms ± {self.spread / 2:.0%}"
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,8 @@ def surroundings() -> str:
     found = [f"{n} {v}" for n in ("titans-pytorch", "fla-core") if (v := _version(n))]
     threads = torch.get_num_threads()
     parts = [f"{threads} thread{'s' * (threads != 1)}", *found, f"commit {commit or 'unknown'}"]
-    return f"{machine()}; {', '.join(parts)}"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"{machine(device)}; {', '.join(parts)}"
 
 
 def _version(package: str) -> str:
