@@ -56,6 +56,7 @@ class Sizes:
 
 
 FULL = Sizes(2048, (4, 64), (4, 256), 1024, 128, 64, (1024, 16384))
+LARGE = (4, 8192, (16, 128))  # B, T, heads and channels of one on CUDA
 QUICK = Sizes(32, (2, 8), (2, 16), 32, 8, 8, (16, 64))
 
 
@@ -67,7 +68,8 @@ class Median:
     spread: float
 
     def __str__(self) -> str:
-        return f"{self.seconds * 1e3:,.0f} ms ± {self.spread / 2:.0%}"
+        ms = self.seconds * 1e3
+        return f"{ms:,.{0 if ms >= 100 else 1 if ms >= 10 else 2}f} ms ± {self.spread / 2:.0%}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def compiled(
     operator: bool = False,
     device: str = "cpu",
     dtype: str = "float32",
+    mode: str = "forward+backward",
     **hypers: Any,
 ) -> Case:
     """A generated module with random inputs."""
@@ -107,51 +110,61 @@ def compiled(
     threads = torch.get_num_threads()
     source = spec.source
     ask = Ask(source.text, source.name, operator, hypers, batch, dtype, device, threads, seed=0)
-    return Case(spec, spec.compile(backend), ask, "forward+backward", length)
+    return Case(spec, spec.compile(backend), ask, mode, length)
 
 
 class Titans:
     """One memory of titans-pytorch: an MLP of two layers as wide as the input, gradients at each chunk's start."""
 
-    def __init__(self, length: int, batch: int, d: int, chunk: int):
+    def __init__(self, length: int, batch: int, d: int, chunk: int, device: str = "cpu"):
         from titans_pytorch import NeuralMemory
 
         torch.manual_seed(0)
         mlp = dict(depth=2, expansion_factor=1.0)
         self.net = NeuralMemory(
             dim=d, chunk_size=chunk, batch_size=chunk, momentum=False, default_model_kwargs=mlp
-        )
-        self.x = torch.randn(batch, length, d, requires_grad=True)
+        ).to(device)
+        self.x = torch.randn(batch, length, d, device=device, requires_grad=True)
 
     def seconds(self) -> float:
         self.net.zero_grad(set_to_none=True)
         self.x.grad = None
+        _finish()
         start = time.perf_counter()
         y, _ = self.net(self.x)
         y.square().mean().backward()
+        _finish()
         return time.perf_counter() - start
 
 
 class Fla:
-    """fla's kernel on the inputs of the compiled operator."""
+    """fla's kernel on the inputs of the compiled operator, with or without its backward."""
 
-    def __init__(self, flows: dict[str, Tensor]):
+    def __init__(self, flows: dict[str, Tensor], backward: bool):
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
         self.kernel = chunk_gated_delta_rule
         given = {n: x.detach() for n, x in flows.items()}
         given["g"] = given.pop("alpha").float().log()
-        self.flows = {n: x.requires_grad_() for n, x in given.items()}
+        self.flows = {n: x.requires_grad_(backward) for n, x in given.items()}
+        self.backward = backward
 
     def seconds(self) -> float:
         for x in self.flows.values():
             x.grad = None
-        torch.cuda.synchronize()
+        _finish()
         start = time.perf_counter()
         y, _ = self.kernel(**self.flows, scale=1.0)
-        y.square().mean().backward()
-        torch.cuda.synchronize()
+        if self.backward:
+            y.square().mean().backward()
+        _finish()
         return time.perf_counter() - start
+
+
+def _finish() -> None:
+    """Waits for the device, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def turns(left: Timed, right: Timed, rounds: int, warm: int = WARM) -> tuple[Median, Median]:
@@ -224,32 +237,52 @@ def over_length(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
         yield Row(what, f"`{fast}`: {slow}", f"`{fast}`: {quick}", ratio, 18.0, most=True)
 
 
-def against_fla(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
-    """On CUDA, in bfloat16: the kernel takes no float32."""
-    heads, n = s.operator
-    what = f"gated delta operator, H {heads}, {n} channels each, B {s.batch}, T {s.length:,}, CUDA, bfloat16"
-    if not torch.cuda.is_available():
-        yield Row(what, note="no CUDA device, which fla's kernels need")
+def on_cuda(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
+    """fla's kernel in bfloat16, as it takes no float32, at this size and at a larger one; titans-pytorch in float32."""
+    cuda = torch.cuda.is_available()
+    for batch, length, (heads, n) in ((s.batch, s.length, s.operator), LARGE):
+        what = f"gated delta operator, H {heads}, {n} channels each, B {batch}, T {length:,}, CUDA, bfloat16"
+        if not cuda:
+            yield Row(what, note="no CUDA device, which fla's kernels need")
+            continue
+        try:
+            mode, note = _fla_mode(batch, length, heads, n)
+        except ImportError:
+            yield Row(what, note="fla is not installed: `pip install fla-core`")
+            continue
+        sizes = dict(d=heads * n, heads=heads)
+        given = (length, batch, True, "cuda", "bfloat16", mode)
+        ours = compiled("gated_delta_net", fast, *given, **sizes)
+        mine, theirs = turns(ours, Fla(ours.inputs, mode != "forward"), rounds)
+        name = f"fla-core {version('fla-core')}"
+        ratio = theirs.seconds / mine.seconds
+        yield Row(f"{what}, {mode}", f"`{fast}`: {mine}", f"{name}: {theirs}", ratio, note=note)
+    if not cuda:
         return
-    ours = compiled(
-        "gated_delta_net",
-        fast,
-        s.length,
-        s.batch,
-        True,
-        "cuda",
-        "bfloat16",
-        d=heads * n,
-        heads=heads,
-    )
+    hope = compiled("hope", fast, s.hope_length, s.batch, device="cuda", **_hope(s))
+    tokens = s.batch * s.hope_length
+    what = f"`hope`, d {s.hope}, chunk {s.chunk}, B {s.batch}, T {s.hope_length:,}, CUDA, float32"
     try:
-        peer = Fla(ours.inputs)
+        peer: Timed = Titans(s.hope_length, s.batch, s.hope, s.chunk, "cuda")
     except ImportError:
-        yield Row(what, note="fla is not installed: `pip install fla-core`")
+        yield Row(what, note='titans-pytorch is not installed: `pip install -e ".[bench]"`')
         return
-    mine, theirs = turns(ours, peer, rounds)
-    name = f"fla-core {version('fla-core')}"
-    yield Row(what, f"`{fast}`: {mine}", f"{name}: {theirs}", theirs.seconds / mine.seconds)
+    ours, theirs = turns(hope, peer, rounds)
+    name = f"titans-pytorch {version('titans-pytorch')}, one memory"
+    sides = (_speed(fast, tokens, ours), _speed(name, tokens, theirs))
+    yield Row(what, *sides, theirs.seconds / ours.seconds)
+
+
+def _fla_mode(batch: int, length: int, heads: int, n: int) -> tuple[str, str]:
+    """What can be compared, and why no more: fla's backward refuses some versions of Triton on some GPUs."""
+    flows = {x: torch.zeros(batch, length, heads, n) for x in ("q", "k", "v")}
+    flows |= {x: torch.full((batch, length, heads), 0.5) for x in ("alpha", "beta")}
+    flows = {x: y.to("cuda", torch.bfloat16) for x, y in flows.items()}
+    try:
+        Fla(flows, backward=True).seconds()
+    except RuntimeError as e:
+        return "forward", f"fla's backward refuses: {str(e).split('. ')[0]}"
+    return "forward+backward", ""
 
 
 def _hope(s: Sizes) -> dict[str, int]:
@@ -287,7 +320,8 @@ def surroundings() -> str:
     found = [f"{n} {v}" for n in ("titans-pytorch", "fla-core") if (v := _version(n))]
     threads = torch.get_num_threads()
     parts = [f"{threads} thread{'s' * (threads != 1)}", *found, f"commit {commit or 'unknown'}"]
-    return f"{machine()}; {', '.join(parts)}"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"{machine(device)}; {', '.join(parts)}"
 
 
 def _version(package: str) -> str:
@@ -297,14 +331,23 @@ def _version(package: str) -> str:
         return ""
 
 
+PARTS = {
+    "reference": against_reference,
+    "peers": against_peers,
+    "length": over_length,
+    "cuda": on_cuda,
+}
+
+
 @click.command()
 @click.option(
     "--rounds", type=click.IntRange(2), default=7, show_default=True, help="The median counts."
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="These rows alone.")
 @click.option("--quick", is_flag=True, help="Tiny sizes, to try the script.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write it here.")
-def main(rounds: int, threads: int, quick: bool, out: Path | None) -> None:
+def main(rounds: int, threads: int, only: tuple[str, ...], quick: bool, out: Path | None) -> None:
     """The backend `torch` against `reference`, titans-pytorch and fla, and over T."""
     fast = FAST if FAST in BACKENDS else SLOW
     if fast == SLOW and not quick:
@@ -314,10 +357,9 @@ def main(rounds: int, threads: int, quick: bool, out: Path | None) -> None:
     torch.set_num_threads(threads)
     sizes = QUICK if quick else FULL
     where = surroundings()
-    parts = (against_reference, against_peers, over_length, against_fla)
     rows = []
-    for part in parts:
-        for row in part(fast, sizes, rounds):
+    for part in only or PARTS:
+        for row in PARTS[part](fast, sizes, rounds):
             click.echo(
                 f"{row.what}: {row.left}; {row.right or row.note}", err=True
             )  # a run is minutes

@@ -23,13 +23,6 @@ from nlc.tools.sizes import BadHyper
 from nlc.version import __version__
 
 FORMATS = click.Choice(["text", "json", "github"])
-PLAN = click.option(
-    "--plan",
-    "plans",
-    metavar="LEVEL=PLAN",
-    multiple=True,
-    help="How a level runs: sequential, chunked or anchored; chunked(32) has 32 tokens a solve.",
-)
 
 
 def _tell(error: SpecError, format: str) -> None:
@@ -222,7 +215,7 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
     show_default=True,
     help="Who prints the program; auto: the fastest that can.",
 )
-@PLAN
+@options.PLAN
 @click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
 @_verb
 def compile(
@@ -230,7 +223,7 @@ def compile(
 ) -> None:
     """Write the generated PyTorch file."""
     loaded = _load(spec, operator=operator)
-    text = loaded.source_text(backend, dict(map(_plan, plans)))
+    text = loaded.source_text(backend, dict(map(options.plan, plans)))
     _warn(loaded)
     if output is None or str(output) == "-":
         click.echo(text, nl=False)
@@ -275,7 +268,8 @@ def verify(
     """Compare what is compiled with the spec itself, on random inputs."""
     loaded = _load(spec, operator=operator)
     _warn(loaded)
-    result = loaded.verify(seed=seed, tokens=tokens, hypers=dict(map(options.setting, settings)))
+    hypers = dict(map(options.setting, settings))
+    result = loaded.verify(seed=seed, tokens=tokens, hypers=hypers)
     if format == "json":
         click.echo(json.dumps(result.asdict(), ensure_ascii=False, indent=2))
     else:
@@ -286,31 +280,7 @@ def verify(
 
 @main.command()
 @click.argument("spec", metavar="SPEC|CODE")
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", *BACKENDS]),
-    default="auto",
-    show_default=True,
-    help="Who prints the program; auto: the fastest that can.",
-)
-@PLAN
-@click.option(
-    "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper; defaults otherwise."
-)
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=2048,
-    show_default=True,
-    help="How long the stream is that costs are for.",
-)
-@click.option(
-    "--format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How it is written.",
-)
+@options.explained
 @_verb
 def explain(
     spec: str,
@@ -332,12 +302,8 @@ def explain(
         click.echo(json.dumps(found, ensure_ascii=False) if format == "json" else found["said"])
         return
     loaded = _load(spec)
-    made = loaded.explain(
-        backend,
-        dict(map(_plan, plans)),
-        hypers=dict(map(options.setting, settings)),
-        tokens=tokens,
-    )
+    hypers = dict(map(options.setting, settings))
+    made = loaded.explain(backend, dict(map(options.plan, plans)), hypers=hypers, tokens=tokens)
     _warn(loaded)
     as_json = format == "json"
     click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
@@ -370,8 +336,6 @@ def bench(
         result = loaded.bench(
             hypers=dict(map(options.setting, settings)), progress=_progress(), **asked
         )
-    except BadHyper as error:
-        raise click.BadParameter(str(error), param_hint="--set") from None
     except NotMeasurable as error:
         raise click.UsageError(str(error)) from None
     except picture.CannotPlot as error:
@@ -391,14 +355,6 @@ def _progress() -> Callable[[str], None] | None:
     if not sys.stderr.isatty():
         return None
     return lambda text: click.echo(f"\r{text:<60}\r", nl=False, err=True)
-
-
-def _plan(text: str) -> tuple[str, str]:
-    """``S=chunked(32)``."""
-    level, equals, plan = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not LEVEL=PLAN", param_hint="--plan")
-    return level.strip(), plan.strip()
 
 
 @main.command(name="list")

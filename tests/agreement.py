@@ -27,7 +27,7 @@ class Both:
     """The ``reference`` and the ``torch`` class of one spec, small, with the same random weights in float64.
 
     ``width`` is the most that a width is, ``hypers`` are kept as given, ``periods`` says whether those of the spec
-    become small too.
+    become small too, ``device`` is where ``torch`` computes.
     """
 
     def __init__(
@@ -37,13 +37,15 @@ class Both:
         seed: int = 0,
         width: int = 8,
         periods: bool = True,
+        device: str = "cpu",
     ):
         torch.manual_seed(seed)
         chosen = small(spec.system, hypers or {}, width, periods)
         self.spec, self.hypers = spec, settled(spec.system, chosen)
         self.reference = randomised(spec.compile("reference")(**chosen))
-        self.torch = spec.compile("torch")(**chosen).double()
+        self.torch = spec.compile("torch")(**chosen).double().to(device)
         self.torch.load_state_dict(self.reference.state_dict())
+        self.device = device
         self.plans = {c.level: c.plan for c in spec.choices("torch")}
         self.reasons = {c.level: c.why for c in spec.choices("torch") if c.plan == "sequential"}
 
@@ -90,25 +92,27 @@ class Both:
 
     def _run(self, net: torch.nn.Module, given: Tensors, state: Tensors | None) -> Tensors:
         """Outputs as ``output y``, states by name, slopes as ``by …``; integers are as they are."""
-        given = {n: x.clone().requires_grad_() for n, x in given.items()}
+        device = self.device if net is self.torch else "cpu"
+        given = {n: x.to(device, copy=True).requires_grad_() for n, x in given.items()}
         leaves = {f"by input {n}": x for n, x in given.items()}
         leaves |= {f"by {n}": x for n, x in net.named_parameters()}
         if state is not None:
-            state = {n: _watched(x) for n, x in state.items()}
+            state = {n: _watched(x.to(device)) for n, x in state.items()}
             leaves |= {f"by state {n}": x for n, x in state.items() if x.requires_grad}
         y, end = net(**named(given), state=state)
         outputs = y if isinstance(y, dict) else {"y": y}
         out = {f"output {n}": x for n, x in outputs.items()} | dict(end)
         noise = torch.Generator().manual_seed(1)
-        loss = torch.zeros((), dtype=torch.float64, requires_grad=True) + sum(
-            (x * torch.randn(x.shape, generator=noise, dtype=x.dtype)).sum()
+        loss = torch.zeros((), dtype=torch.float64, requires_grad=True, device=device) + sum(
+            (x * torch.randn(x.shape, generator=noise, dtype=x.dtype).to(device)).sum()
             for _, x in sorted(out.items())
             if x.is_floating_point()
         )
         slopes = torch.autograd.grad(
             loss, list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-        return {n: x.detach() for n, x in out.items()} | dict(zip(leaves, slopes))
+        found = {n: x.detach() for n, x in out.items()} | dict(zip(leaves, slopes))
+        return {n: x.cpu() for n, x in found.items()}
 
 
 def _watched(x: Tensor) -> Tensor:

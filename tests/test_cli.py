@@ -264,8 +264,9 @@ def test_compile_the_operator(name: str) -> None:
 
 
 def test_the_backends_are_those_of_the_pipeline() -> None:
-    option = next(p for p in cli.main.commands["compile"].params if p.name == "backend")
-    assert set(option.type.choices) == {"auto", *pipeline.BACKENDS}
+    for verb in ("compile", "explain"):
+        option = next(p for p in cli.main.commands[verb].params if p.name == "backend")
+        assert set(option.type.choices) == {"auto", *pipeline.BACKENDS}
 
 
 # ---------------------------------------------------------------------------------------------- list, new, schema
@@ -323,7 +324,7 @@ def _top_keys(name: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------- input, output, colour
 
 
-@pytest.mark.parametrize("verb", ["check", "graph", "derive", "compile"])
+@pytest.mark.parametrize("verb", ["check", "graph", "derive", "explain", "compile"])
 def test_a_dash_is_standard_input(verb: str) -> None:
     text = shipped()["sgd"].read_text(encoding="utf-8")
     from_input = printed(f"{verb} -", text).replace("<stdin>", "sgd.yaml")
@@ -379,6 +380,8 @@ MISTAKES = [
     "derive wrong.yaml",
     "compile wrong.yaml",
     "compile adamw --operator",
+    "compile delta_net --plan S=anchored",
+    "explain wrong.yaml",
     "graph gated_delta_net --optimizer nosuch",
     "new mine --like nosuch",
     "compile sgd -o wrong.yaml/made.py",
@@ -395,6 +398,9 @@ USAGE = [
     "graph delta_net --optimizer delta_net",
     "derive adamw nosuch",
     "compile adamw --backend nosuch",
+    "compile delta_net --plan S",
+    "compile delta_net --plan S=nosuch",
+    "explain NLC999",
     "list nosuch",
 ]
 
@@ -418,7 +424,7 @@ def test_wrong_usage_ends_with_two(line: str) -> None:
     "text", ["", "\x00", "nlc: 1", "- a", "{", "nlc: 1\n\tx: 2", "\ufeff", "a: &b 1"]
 )
 def test_no_text_gives_a_traceback(text: str) -> None:
-    for verb in ("check", "graph", "derive", "compile"):
+    for verb in ("check", "graph", "derive", "explain", "compile"):
         result = run(f"{verb} -", text)
         assert result.exit_code == 1, result.output
         assert re.search(r"error\[NLC[0-8]\d\d\]", result.stderr), result.output
@@ -434,6 +440,7 @@ BROKEN = {
     "graph sgd": "link",
     "derive sgd": "infer",
     "compile sgd": "lower",
+    "explain delta_net": "plan",
 }
 
 
@@ -463,8 +470,9 @@ print(*sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "trito
 """
 
 
-def test_check_and_graph_import_no_torch() -> None:
+def test_check_graph_and_explain_import_no_torch() -> None:
     lines = ["check gated_delta_net adamw", "graph gated_delta_net --optimizer adamw"]
+    lines += ["explain hope", "explain adamw", "explain NLC601"]
     lines += [f"graph attention --format {f}" for f in FORMATS] + ["list functions", "--help"]
     made = subprocess.run(
         [sys.executable, "-c", IMPORTS.format(lines=lines)],

@@ -161,6 +161,14 @@ def test_loops_and_tables_only_shorten(name: str, monkeypatch: pytest.MonkeyPatc
         nets[0](torch.zeros(2, 1, 16), state={**states[0], "another": states[0][next(iter(a))]})
 
 
+def test_learned_starts_may_be_tensors_of_a_functional_call() -> None:
+    net = nlc.loads(FAMILY).compile("reference")()
+    assert "LEARNED" in vars(type(net))
+    x, weights = torch.randn(2, 4, 8), {key: p.detach() for key, p in net.named_parameters()}
+    y, _ = torch.func.functional_call(net, weights, (x,))
+    torch.testing.assert_close(y, net(x)[0], rtol=0, atol=0)
+
+
 def test_a_family_is_one_loop_and_one_paragraph() -> None:
     text = nlc.loads(FAMILY).source_text("reference")
     assert "for name, size in dict(C_1=n, C_2=n, C_3=1, C_4=n).items():" in text

@@ -24,6 +24,57 @@ def setting(text: str) -> tuple[str, Any]:
     return name.strip(), numbers[0] if len(numbers) == 1 else numbers
 
 
+def plan(text: str) -> tuple[str, str]:
+    """``S=chunked(32)``."""
+    level, equals, plan = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not LEVEL=PLAN", param_hint="--plan")
+    return level.strip(), plan.strip()
+
+
+PLAN = click.option(
+    "--plan",
+    "plans",
+    metavar="LEVEL=PLAN",
+    multiple=True,
+    help="How a level runs: sequential, chunked or anchored; chunked(32) has 32 tokens a solve.",
+)
+_EXPLAINED = (
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", *BACKENDS]),
+        default="auto",
+        show_default=True,
+        help="Who prints the program; auto: the fastest that can.",
+    ),
+    PLAN,
+    click.option(
+        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
+    ),
+    click.option(
+        "--tokens",
+        type=click.IntRange(1),
+        default=2048,
+        show_default=True,
+        help="How long the stream is that costs are for.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How it is written.",
+    ),
+)
+
+
+def explained(verb: Callable) -> Callable:
+    """What `nlc explain` takes beside the spec."""
+    for option in reversed(_EXPLAINED):
+        verb = option(verb)
+    return verb
+
+
 def _lengths(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
     """``256,1024``."""
     parts = [part.strip() for part in text.split(",")]

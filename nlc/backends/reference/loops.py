@@ -96,7 +96,7 @@ def _inside(x: Said, strings: bool) -> str:
     rest = f".{x.path}" if x.path else ""
     if not strings:
         return x.text.replace("self.$", f"part{rest}")
-    text = re.sub(r"self\.\$\.init\b", 'self.get_parameter("$.init")', x.text)
+    text = x.text.replace("self.$.init", 'self.get_submodule("$").init')
 
     def string(found: re.Match) -> str:
         tail = rest + found[1]

@@ -79,7 +79,7 @@ class States:
         if not self.starts or [s.key for s in rest[: len(self.starts)]] != self.starts:
             w("state = {}")
         else:
-            start = 'self.get_parameter(f"{name}.init")'
+            start = "self.get_submodule(name).init"
             w(f"starts = {{name: {start}.to(dtype) for name in self.LEARNED}}")
             w("state = {name: value.expand(batch, *value.shape) for name, value in starts.items()}")
             rest = rest[len(self.starts) :]

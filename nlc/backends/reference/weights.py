@@ -188,9 +188,8 @@ class Weights:
                 ]
             write_all(w, said, strings=False)
             if self.starts:
-                with w.block("for name in self.LEARNED:"):
-                    w('start = self.get_parameter(f"{name}.init")')
-                    w("start.normal_(0.0, start.shape[-1] ** -0.5)")
+                with w.block("for part in map(self.get_submodule, self.LEARNED):"):
+                    w("part.init.normal_(0.0, part.init.shape[-1] ** -0.5)")
 
     def _drawn(self, m: Module) -> list[Said]:
         path = _escaped(m.path)

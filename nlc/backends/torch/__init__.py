@@ -17,7 +17,7 @@ RESERVED = (
     reference.RESERVED
     | frozenset(TEXTS)
     | frozenset(
-        "CHUNK CHANNEL_CHUNK flows partial start stop carried body Sequence propagation earlier".split()
+        "CHUNK CHANNEL_CHUNK flows fixed partial start stop carried body Sequence propagation earlier".split()
     )
     | frozenset("coupling channel_scores".split())
 )

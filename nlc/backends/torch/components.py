@@ -103,7 +103,8 @@ class Components:
         for v in held:
             w(f'state["held {v}"] = {v}')
         keys = [self._key(v, loop) for v in carried]
-        given = [*values, *self._fixed(loop)]
+        fixed = self._fixed(loop)
+        given = [*values, *([tuple_of(fixed)] if fixed else [])]
         body = (
             f"partial(self.{method.name}, {', '.join(given)})" if given else f"self.{method.name}"
         )
@@ -152,12 +153,14 @@ class Components:
         w, loop = self.w, m.loop
         tiled, carried = bool(loop.periods), list(m.carried)
         flows, fixed = list(loop.slices.values()), self._fixed(loop)
-        args = ["self", *(f"{n}: int" for n in m.parameters), *(f"{n}: Tensor" for n in fixed)]
+        args = ["self", *(f"{n}: int" for n in m.parameters)]
+        args += ["fixed: tuple[Tensor, ...]"] if fixed else []
         args += ["start: int", "stop: int"] if tiled else ["stop: int"]
         args += ["carried: list[Tensor]", *(["*flows: Tensor"] if flows else [])]
         w.define(m.name, args, self.plain.use("Tile"))
         w.depth += 1
         w(f'"""{self._said(m)}"""')
+        self._taken(fixed, "fixed")
         self._taken(carried, "carried")
         self._taken(flows, "flows")
         self.plain.places = self.row.places = {}

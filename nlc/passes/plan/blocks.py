@@ -56,10 +56,25 @@ class Block:
         for node in nodes:
             mine = [n for n in node.let.names if n in self.body.steps]
             for name in _whole(node.expr, self.body):
+                if not mine and self._feeds(node, self.body.steps[name], nodes):
+                    continue  # a part of the step, which the record takes as a whole
                 if not mine or self.body.steps[name] not in nodes:
                     raise Stuck([name], "its state is read as a whole, not at a key", node.let.expr)
                 pairs.append((node.index, self.body.steps[name].index))
         return pairs
+
+    def _feeds(self, node: Node, step: Node, nodes: list[Node]) -> bool:
+        """Whether a step needs a value of its tick."""
+        made = {n: x for x in nodes for n in x.let.names if n not in self.body.assigns}
+        stack, seen = [step], {step.index}
+        while stack:
+            for x in (made[n] for n in stack.pop().reads() if n in made):
+                if x is node:
+                    return True
+                if x.index not in seen:
+                    seen.add(x.index)
+                    stack.append(x)
+        return False
 
     # -------------------------------------------------------------------------------------------- statements
 

@@ -54,9 +54,7 @@ class Costs:
             for x in piece.body:
                 self._statement(x, piece)
         self._states()
-        for piece in self.parts:
-            for x in piece.body:
-                self._flows(x, piece)
+        self._flows()
         self.steps = sum(self._steps(p) for p in self.parts if p.kind != "outside" and p.body)
 
     @property
@@ -224,22 +222,31 @@ class Costs:
                     out[level] = max(often, out.get(level, 0.0))
         return out
 
-    def _flows(self, x: Let | Scan, piece: Piece) -> None:
-        owner = self.owners.of(x)
-        cost = self._of(owner)
-        for name in reads(x):
-            makers = self.owners.made.get(self.owners.canonical(name), [])
-            foreign = (
-                owner == SYSTEM or any(self._made_by(i) != owner for i in makers) or not makers
-            )
-            if foreign and self._is_flow(name):
-                cost.moved += self._bytes(name, x, piece)
-        given = [n for n in made(x) if n not in self.owners.states and self._is_flow(n)]
-        if owner == SYSTEM and isinstance(x, Let):
-            cost.moved += sum(self._bytes(n, x, piece, x.expr.type) for n in given[:1])
-
-    def _made_by(self, statement: int) -> str:
-        return self.owners.of(self.owners.statements[statement])
+    def _flows(self) -> None:
+        """What goes in and out of a level, and of the rest of a piece, as if each were one kernel."""
+        groups: dict[int, tuple[str, int]] = {}
+        readers: dict[str, set[tuple[str, int]]] = {}
+        for i, piece in enumerate(self.parts):
+            for x in piece.body:
+                groups[id(x)] = group = (self.owners.of(x), i)
+                for name in reads(x):
+                    readers.setdefault(self.owners.canonical(name), set()).add(group)
+        seen: set[tuple] = set()
+        for piece in self.parts:
+            for x in piece.body:
+                group = groups[id(x)]
+                makers = self.owners.made
+                for name in filter(self._is_flow, reads(x)):
+                    known = self.owners.canonical(name)
+                    by = {groups[id(self.owners.statements[k])] for k in makers.get(known, ())}
+                    if by != {group} and (group, known) not in seen:
+                        seen.add((group, known))
+                        self._of(group[0]).moved += self._bytes(name, x, piece)
+                for name in filter(self._is_flow, made(x)):
+                    known = self.owners.canonical(name)
+                    if readers.get(known, set()) - {group} or known.startswith("output "):
+                        kind = x.expr.type if isinstance(x, Let) else None
+                        self._of(group[0]).moved += self._bytes(name, x, piece, kind)
 
     def _is_flow(self, name: str) -> bool:
         return name not in {s.var for s in self.program.slots} and name not in self.scans

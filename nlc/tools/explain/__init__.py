@@ -111,7 +111,8 @@ class _Explainer:
         periods = tuple(map(self._valued, choice.periods))
         if choice.plan == "sequential":
             kind, why, place, quicker = self._sequential(level, choice)
-            quote = place.quote() if place is not None else ""
+            key = place.text if place is not None and place.text in level.keys else None
+            quote = _placed(level, key)[1] if key else place.quote() if place is not None else ""
         else:
             kind, why = choice.kind, _linear(choice)
             key = _boundary(level) if choice.plan == "anchored" else None
