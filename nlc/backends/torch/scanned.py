@@ -172,7 +172,7 @@ class Scans:
         for j, e in enumerate(r.write):
             text = f"torch.zeros_like({at(written)})" if e is None else self._written(r, j, at)
             rows.append((f"({text})" if row and " " in text else text) + row)
-        w.call(f"{u} = torch.stack(", ["[" + ", ".join(rows) + "]", "-2"], ")")
+        w.call(f"{u} = torch.stack(", [_alike(rows), "-2"], ")")
         found = _Scanned(f, r)
         if r.key is None:
             found.one = self.parts(f"{s.name}_one", like)
@@ -182,7 +182,7 @@ class Scans:
         if f.erase:
             zero = f"torch.zeros_like({number})"
             erases = [zero if e is None else at(e) for e in r.erase]
-            args += [f"torch.stack([{', '.join(erases)}], -1)", at(r.probe or r.key), str(r.source)]
+            args += [f"torch.stack({_alike(erases)}, -1)", at(r.probe or r.key), str(r.source)]
         found.arguments = f"*{self.parts(f'{s.name}_scan', like)}"
         self._call([X, found.arguments[1:] if s.read else "_"], p.use(f.scan), args, s)
         down = {2: "", 1: ".squeeze(-1)", 0: "[..., 0, 0]"}[r.rank]
@@ -227,6 +227,12 @@ class Scans:
 
     def _assign(self, targets: list[str], text: str, s: Scan) -> None:
         self.w(f"{', '.join(targets)} = {text}", s.note)
+
+
+def _alike(tensors: list[str]) -> str:
+    """Tensors of one shape; some may be the same for all sequences or heads."""
+    text = ", ".join(tensors)
+    return f"torch.broadcast_tensors({text})" if len(tensors) > 1 else f"[{text}]"
 
 
 def tuple_of(items: list[str]) -> str:

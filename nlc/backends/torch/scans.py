@@ -361,9 +361,9 @@ def channel_turned_read<before:_before>(
 
 _COUPLING = '''
 def coupling(like: Tensor, *rows: tuple[Tensor | float, ...]) -> Tensor:
-    """Coefficients [..., T] as matrices [..., T, p, p], numbers as tensors like ``like``."""
-    full = lambda x: x.expand_as(like) if isinstance(x, Tensor) else torch.full_like(like, x)
-    return torch.stack([torch.stack([full(x) for x in row], -1) for row in rows], -2)
+    """Coefficients [..., T] as matrices [..., T, p, p], numbers among them as tensors like ``like``."""
+    flat = [x if isinstance(x, Tensor) else torch.full_like(like, x) for row in rows for x in row]
+    return torch.stack(torch.broadcast_tensors(*flat), -1).unflatten(-1, (len(rows), -1))
 '''
 
 _PROPAGATION = '''
