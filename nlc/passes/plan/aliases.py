@@ -44,6 +44,19 @@ def pulled(after: list[object], loop: Loop) -> tuple[list[object], Loop]:
     return rest, replace(loop, body=tuple(body), collects=kept)
 
 
+def without_numbers(before: Iterable[object], loop: Loop) -> Loop:
+    """The loop with numbers that are made of hypers and sizes written out: its parts are methods of their own."""
+    numbers: dict[Expr, Expr] = {}
+    for x in before:
+        if isinstance(x, Let) and len(x.names) == 1:
+            e = substitute(x.expr, numbers)
+            if all(n.args or n.op in ("num", "bool", "hyper", "size") for n in walk(e)):
+                numbers[Expr("var", (), x.names[0])] = e
+    return replace(
+        loop, body=tuple(replace(x, expr=substitute(x.expr, numbers)) for x in loop.body)
+    )
+
+
 def _inlined(body: list[Let], name: str) -> list[Let]:
     """A value that had a name only to be collected, put in where it is used once in the same tick."""
     makers = [x for x in body if name in x.names]

@@ -152,7 +152,8 @@ class Body:
             moves = self.moving(node.expr) and not node.guarded
             for n in names:
                 self.token[n] = moves
-            if moves and node.let.expr.type.rank >= 2 and len(names) == 1:
+            collected = names[0] in self.loop.collects.values()
+            if moves and node.let.expr.type.rank >= 2 and len(names) == 1 and not collected:
                 self.inlined[names[0]] = node.expr
 
     def written_out(self, e: Expr) -> Expr:

@@ -12,7 +12,7 @@ from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
 from nlc.ir.types import TOKEN, Dim
 from nlc.passes.naming import Names
-from nlc.passes.plan.aliases import pulled, without_aliases, without_copies
+from nlc.passes.plan.aliases import pulled, without_aliases, without_copies, without_numbers
 from nlc.passes.plan.apart import apart
 from nlc.passes.plan.blocks import Block, Stuck
 from nlc.passes.plan.body import Body, Node
@@ -77,6 +77,7 @@ class Builder:
         at = program.body.index(self.loop)
         self.before = list(program.body[:at])
         self.after, self.loop = pulled(list(program.body[at + 1 :]), self.loop)
+        self.loop = without_numbers(self.before, self.loop)
         self.names = Names(reserved | frozenset(program.system.hypers))
         self.names.taken |= taken(program)
         self.loop = apart(self.loop, self.names)
