@@ -173,6 +173,67 @@ FOUND = {
             rule: gd(lr=0.1)
         output: B(k)
     """,
+    "a number of hypers in a tile": """
+        inputs: {q: [dk], k: [dk], v: [dv]}
+        outputs: {y: [dv]}
+        levels:
+          S:
+            frequency: every 4 tokens
+            memory: matrix(dv, dk)
+            objective: mean(0.5 * sqnorm(S(k) - v))
+            rule: muon(lr=0.1)
+        output: S(q)
+    """,
+    "a matrix that is itself an output": """
+        inputs: {k: [dk], v: [dv]}
+        outputs: {y: [dv, dk]}
+        levels:
+          S:
+            frequency: every token
+            memory: matrix(dv, dk)
+            objective: 0.5 * sqnorm(S(k) - v)
+            rule: gd(lr=0.1)
+        output: S
+    """,
+    "coupled states, one with a rate of its own for each token": """
+        inputs: {q: [dk], k: [dk], v: [dv], a: []}
+        outputs: {y: [dv], n: []}
+        levels:
+          S:
+            frequency: every token
+            memory: matrix(dv, dk)
+            objective: 0.5 * sqnorm(S(k) - v)
+            rule: momentum(lr=a, rate=0.2, beta=0.5)
+          c:
+            frequency: every token
+            memory: scalar
+            update: (a - 0.5) * c + 0.1
+        output: {y: S(q), n: c}
+    """,
+    "a memory that only erases": """
+        inputs: {q: [dk], k: [dk], p: [dk], a: []}
+        levels:
+          S:
+            frequency: every token
+            memory: matrix(dk, dk)
+            key: k
+            value: prev(S)(p)
+            objective: 0.5 * sqnorm(S(key) - value)
+            rule: gd(lr=0.5 * a, decay=0.9)
+            init: learned
+        output: S(q)
+    """,
+    "a key that has a name and is written out": """
+        inputs: {q: [dk], k: [dk], v: [dv], w: [dk]}
+        outputs: {y: [dv]}
+        levels:
+          S:
+            frequency: every token
+            memory: matrix(dv, dk)
+            objective: 0.5 * sqnorm(S(k) - v)
+            rule: prox(lr=per_key(sigmoid(w)))
+        output: S(q)
+    """,
 }  # fmt: skip
 
 

@@ -131,7 +131,11 @@ class RowPrinter(TorchPrinter):
         """One value for all tokens, for each of them."""
         (x,) = e.args
         if self.is_number(x):
-            return f"{self.like}.new_full(({self.tokens},), {self(x)})", ATOM
+            shape = [self.tokens, *map(self.size, e.type.dims)]
+            return (
+                f"{self.like}.new_full(({', '.join(shape)}{',' * (len(shape) == 1)}), {self(x)})",
+                ATOM,
+            )
         return f"{self.use('spread')}({self(x)}, {-1 - x.type.rank}, {self.tokens})", ATOM
 
     def op_lane(self, e: Expr) -> tuple[str, int]:

@@ -116,7 +116,8 @@ class Block:
         steps = self._steps(part, states)
         steady = self.body
         try:
-            found = record(tuple(states), steps, lambda e: not steady.moving(e))
+            still = lambda e: not steady.moving(e)  # noqa: E731
+            found = record(tuple(states), steps, still, self._inside())
         except NotLinear as error:
             raise Stuck(states, error.why, error.expr) from None
         first = self.body.steps[states[-1]].let
@@ -192,6 +193,19 @@ class Block:
         outer = self.builder.defined
         named = {i: outer[o] for o, i in self.body.loop.slices.items() if o in outer}
         return {**outer, **named}
+
+    def _inside(self) -> dict[str, Expr]:
+        """Definitions of variables of the tick, those from outside by their names here."""
+        slices = self.body.loop.slices
+        inner = lambda n: (  # noqa: E731
+            replace(n, attr=slices[n.attr]) if n.op == "var" and n.attr in slices else None
+        )
+        outer = {
+            i: rewrite(self.builder.defined[o], inner)
+            for o, i in slices.items()
+            if o in self.builder.defined
+        }
+        return {**self.builder.defined, **outer}
 
     def _named_log(self, e: Expr) -> Expr | None:
         """The logarithm of a named gate is computed beside the gate."""

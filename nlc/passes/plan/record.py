@@ -7,13 +7,14 @@ key, or a write at a key. What else stands there is the reason why the states ne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import add, leaf, make, mul, neg, num
 from nlc.ir.scan import Record
+from nlc.ir.types import TOKEN, Dim, Type
 from nlc.passes.affine import Factor, NotAffine, Word, affine
 from nlc.passes.simplify import simplify
 
@@ -40,11 +41,14 @@ class _Term:
 
 
 def record(
-    names: tuple[str, ...], steps: dict[str, Expr], steady: Callable[[Expr], bool]
+    names: tuple[str, ...],
+    steps: dict[str, Expr],
+    steady: Callable[[Expr], bool],
+    defined: Mapping[str, Expr],
 ) -> Record:
     """The record of states that step as given, over ``carry(name, prev)`` leaves; NotLinear if there is none.
 
-    ``steady``: whether a matrix is the same for all tokens.
+    ``steady``: whether a matrix is the same for all tokens. ``defined``: what variables stand for.
     """
     types = [steps[n].type for n in names]
     rank = types[0].rank
@@ -67,7 +71,9 @@ def record(
     if rank == 2 and not flip and _shares_columns(terms):
         flip = True
         terms = [[_term(w.flipped(), names, rank, hidden) for w in words[n]] for n in names]
-    return _assemble(names, rank, terms, flip, steady)
+    terms = _named_alike(terms, defined)
+    wide = types[0].dims[-1 if flip else 0] if rank == 2 else None
+    return _assemble(names, rank, terms, flip, wide, steady)
 
 
 def _is_state(e: Expr, names: tuple[str, ...]) -> bool:
@@ -197,8 +203,10 @@ def _assemble(
     rank: int,
     terms: list[list[_Term]],
     flip: bool,
+    wide: Dim | None,
     steady: Callable[[Expr], bool],
 ) -> Record:
+    """``wide``: how many channels a write has."""
     p = len(names)
     rows = {t.row for ts in terms for t in ts if t.row is not None}
     if len(rows) > 1:
@@ -225,18 +233,24 @@ def _assemble(
     probes = {t.column for ts in terms for t in ts if t.state is not None and t.row is not None}
     if len(sources) > 1:
         raise NotLinear("its gradient reads several states", sorted(probes, key=str)[0])
-    if len(probes) > 1:
-        raise NotLinear("it is read at several keys in one step", sorted(probes, key=str)[1])
     source, probe = next(iter(sources), None), next(iter(probes), None)
-    erase = tuple(
+    erase: tuple[Expr | None, ...] = tuple(
         _negated([t.scale for t in ts if t.state is not None and t.row is not None]) for ts in terms
     )
+    if len(probes) > 1 and p > 1:
+        raise NotLinear("it is read at several keys in one step", sorted(probes, key=str)[1])
+    if len(probes) > 1:  # what it answers at each of them is what it answers at their sum
+        reads = [t for t in terms[0] if t.state is not None and t.row is not None]
+        probe = _negated([_scaled(t.scale, t.column) for t in reads])
+        erase = (num(1),)
     write = tuple(
         _sum([_write(t, rank) for t in ts if t.state is None and t.constant is None])
         for ts in terms
     )
     if all(w is None for w in write) or (rank == 2 and key is None):
-        raise NotLinear("nothing is written to it")
+        if key is None or p > 1:
+            raise NotLinear("nothing is written to it")
+        write = (Expr("num", (), 0, Type((wide,), False, TOKEN)),)  # it only erases
     return Record(
         names,
         rank,
@@ -250,6 +264,32 @@ def _assemble(
         channel=channel is not None,
         transposed=flip,
     )
+
+
+def _named_alike(terms: list[list[_Term]], defined: Mapping[str, Expr]) -> list[list[_Term]]:
+    """Vectors that come to the same, one by its name and one written out, as one."""
+    first: dict[Expr, Expr] = {}
+
+    def one(e: Expr | None) -> Expr | None:
+        return None if e is None else first.setdefault(_written_out(e, defined), e)
+
+    return [[replace(t, column=one(t.column), row=one(t.row)) for t in ts] for ts in terms]
+
+
+def _written_out(e: Expr, defined: Mapping[str, Expr]) -> Expr:
+    """A product with its variables written out, in one order."""
+    if e.op == "var" and e.attr in defined and defined[e.attr].op in ("mul", "var"):
+        return _written_out(defined[e.attr], defined)
+    if e.op != "mul":
+        return e
+    factors = sorted(_factors(e, defined), key=str)
+    return reduce(lambda a, b: Expr("mul", (a, b), None, e.type), factors)
+
+
+def _factors(e: Expr, defined: Mapping[str, Expr]) -> list[Expr]:
+    if e.op == "mul":
+        return [f for a in e.args for f in _factors(_written_out(a, defined), defined)]
+    return [e]
 
 
 def _write(t: _Term, rank: int) -> Expr:
