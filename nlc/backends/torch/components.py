@@ -116,7 +116,13 @@ class Components:
         helper = self.plain.use("tiles" if loop.periods else "tokens")
         names = list(loop.collects)
         targets = ", ".join(names) if len(names) > 1 else f"({''.join(names)},)"
-        w.nested(f"{targets} = {helper}(" if names else f"{helper}(", args, ")")
+        start = f"{targets} = {helper}(" if names else f"{helper}("
+        if 4 * w.depth + len(start) > WIDTH:
+            w("(")
+            for n in names:
+                w(f"    {n},")
+            start = f") = {helper}("
+        w.nested(start, args, ")")
         for v in held:
             w(f'{v} = state.pop("held {v}")')
 
@@ -223,7 +229,7 @@ class Components:
             return
         for i, line in enumerate(_lines(carried, 4 * self.w.depth + 14)):
             self.w(f"carried {'+=' if i else '='} [{', '.join(line)}]")
-        self.w(f"return carried, [{', '.join(collected)}]")
+        self.w.collection("return carried, [", collected, "]")
 
     def _guarded(self, loop: Loop, tiled: bool) -> None:
         """The statements, those of a boundary where it is one."""
