@@ -172,7 +172,8 @@ class Scans:
         for j, e in enumerate(r.write):
             text = f"torch.zeros_like({at(written)})" if e is None else self._written(r, j, at)
             rows.append((f"({text})" if row and " " in text else text) + row)
-        w.call(f"{u} = torch.stack(", ["[" + ", ".join(rows) + "]", "-2"], ")")
+        several = sum(e is not None for e in r.write) > 1
+        w.call(f"{u} = torch.stack(", [_alike(rows) if several else _listed(rows), "-2"], ")")
         found = _Scanned(f, r)
         if r.key is None:
             found.one = self.parts(f"{s.name}_one", like)
@@ -182,7 +183,7 @@ class Scans:
         if f.erase:
             zero = f"torch.zeros_like({number})"
             erases = [zero if e is None else at(e) for e in r.erase]
-            args += [f"torch.stack([{', '.join(erases)}], -1)", at(r.probe or r.key), str(r.source)]
+            args += [f"torch.stack({_alike(erases)}, -1)", at(r.probe or r.key), str(r.source)]
         found.arguments = f"*{self.parts(f'{s.name}_scan', like)}"
         self._call([X, found.arguments[1:] if s.read else "_"], p.use(f.scan), args, s)
         down = {2: "", 1: ".squeeze(-1)", 0: "[..., 0, 0]"}[r.rank]
@@ -262,3 +263,12 @@ def _loops(x: object) -> Iterable[Loop]:
         yield x
         for y in x.body:
             yield from _loops(y)
+
+
+def _listed(parts: list[str]) -> str:
+    return f"[{', '.join(parts)}]"
+
+
+def _alike(parts: list[str]) -> str:
+    """A list of one shape: what is the same for all sequences has no batch axis."""
+    return f"torch.broadcast_tensors({', '.join(parts)})" if len(parts) > 1 else _listed(parts)

@@ -364,8 +364,8 @@ def channel_turned_read<before:_before>(
 _COUPLING = '''
 def coupling(like: Tensor, *rows: tuple[Tensor | float, ...]) -> Tensor:
     """Coefficients [..., T] as matrices [..., T, p, p], numbers as tensors like ``like``."""
-    full = lambda x: x.expand_as(like) if isinstance(x, Tensor) else torch.full_like(like, x)
-    return torch.stack([torch.stack([full(x) for x in row], -1) for row in rows], -2)
+    numbers = [[x if isinstance(x, Tensor) else like.new_full((), x) for x in row] for row in rows]
+    return torch.stack([torch.stack([x.expand_as(like) for x in row], -1) for row in numbers], -2)
 '''
 
 _PROPAGATION = '''
