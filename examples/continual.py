@@ -226,8 +226,9 @@ def describe(plan: Study, parameters: int) -> str:
 def picture(results: Sequence[Result], plan: Study) -> Figure:
     """The error along the stream."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(KINDS), sharey=True)
-    for axes, kind in zip(panels, KINDS, strict=True):
+    kinds = [k for k in KINDS if any(one.job.name.startswith(k) for one in results)]
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
         for name, runs in study.chosen(results).items():
             levels = name.removeprefix(f"{kind}, ")
             if levels != name:

@@ -71,7 +71,8 @@ LANGUAGES = {
             2 * KINDS + 1,
             dyck(KINDS, DEPTH),
             f"{KINDS} kinds of brackets, at most {DEPTH} open; after each closing bracket, "
-            "the bracket that may close next, if any",
+            "the bracket that may close next, if any; words begin with nothing open, so early "
+            "places are easier",
         ),
     )
 }

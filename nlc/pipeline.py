@@ -37,7 +37,7 @@ from nlc.passes.lower import lower
 from nlc.passes.operator import operator
 from nlc.passes.outer import outer
 from nlc.passes.plan import Choice, plan
-from nlc.passes.plan.asked import BadPlan, asked, refuse, tile
+from nlc.passes.plan.asked import requested
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
@@ -347,34 +347,19 @@ class Spec:
 
     def _planned(self, name: str, plans: Plans | None) -> tuple[Program, tuple[Choice, ...]]:
         system, _, updates = self._checked
-        requests = asked(plans or {}, system)
-        words = {level: a.plan for level, a in requests.items()}
-        if name == "reference":
-            if wanted := next((n for n, p in words.items() if p != "sequential"), None):
-                raise BadPlan(
-                    f"`reference` is sequential; `{wanted}={requests[wanted]}` needs `torch`"
-                )
-            words = dict.fromkeys(system.levels, "sequential")
         reserved = _backend(name).RESERVED
-        lowered = lower(system, updates, reserved)
-        program, choices = plan(lowered, reserved, words)
-        self._held(requests, choices)
-        tiles = {
-            "tile": tile(requests, choices, channel=False),
-            "channel_tile": tile(requests, choices, channel=True),
-        }
-        return replace(program, **tiles), choices
+        with _deep():
+            lowered = lower(system, updates, reserved)
+            return requested(lowered, reserved, plans or {}, name == "reference", self._said)
 
-    def _held(self, requests: dict, choices: tuple[Choice, ...]) -> None:
-        """A request that does not hold is a mistake, though not one of the text."""
+    def _said(self, level: str) -> tuple[list[str], list[str]]:
+        """What is to be known of a level whose plan does not hold: its steps, and other ways."""
         from nlc.tools.derivation import update_lines
         from nlc.tools.explain.faster import ways
 
         system, _, updates = self._checked
-        report = Report()
-        known = lambda n: update_lines(system, updates[n]) if n in updates else []  # noqa: E731
-        refuse(requests, choices, system, report, known, lambda n: ways(self, n))
-        report.raise_if_errors()
+        steps = update_lines(system, updates[level]) if level in updates else []
+        return steps, ways(self, level)
 
     def backend(self, name: str = "auto") -> str:
         """Who prints the program. ``auto``: ``torch`` takes every token system; a gradient system has one form."""

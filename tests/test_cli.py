@@ -440,7 +440,7 @@ BROKEN = {
     "graph sgd": "link",
     "derive sgd": "infer",
     "compile sgd": "lower",
-    "explain delta_net": "plan",
+    "explain delta_net": "requested",
 }
 
 

@@ -45,7 +45,7 @@ def _inputs(name: str, length: int, operator: bool = False) -> dict[str, Tensor]
         shape = [int(dim.evaluate(vars(module))) for dim in given.dims]
         shape = [2, length, *([module.heads] if given.head else []), *shape]
         drawn = torch.randn(shape, generator=noise, dtype=torch.float64)
-        out[key] = drawn if given.dims else drawn.sigmoid()
+        out[key] = drawn.sigmoid() if given.range.low >= 0 or not given.dims else drawn
     return out
 
 

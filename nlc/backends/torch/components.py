@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
+from torch import nn
+
 from nlc.backends.reference.file import PartNames, ticks_now
 from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
 from nlc.backends.torch.rows import RowPrinter
@@ -19,6 +21,9 @@ from nlc.ir.program import Let, Loop, Program
 from nlc.ir.types import Type
 
 WINDOWED = ("conv", "delay")  # these also return what they carry on
+
+
+OF_MODULES = frozenset(dir(nn.Module()))
 
 
 class Components:
@@ -54,7 +59,7 @@ class Components:
             loop = renamed_hypers(under_names(group[0], names), inside)
             levels = [self._levels(x) for x in group]
             name, n = self._method_name(levels), 2
-            while name in taken:
+            while name in taken or name in OF_MODULES:
                 name, n = f"{name.rstrip('_0123456789')}_{n}", n + 1
             taken.add(name)
             carried = [names.get(v, v) for v in self._carried(group[0])]
@@ -116,7 +121,13 @@ class Components:
         helper = self.plain.use("tiles" if loop.periods else "tokens")
         names = list(loop.collects)
         targets = ", ".join(names) if len(names) > 1 else f"({''.join(names)},)"
-        w.nested(f"{targets} = {helper}(" if names else f"{helper}(", args, ")")
+        start = f"{targets} = {helper}(" if names else f"{helper}("
+        if 4 * w.depth + len(start) > WIDTH:
+            w("(")
+            for n in names:
+                w(f"    {n},")
+            start = f") = {helper}("
+        w.nested(start, args, ")")
         for v in held:
             w(f'{v} = state.pop("held {v}")')
 
@@ -223,7 +234,7 @@ class Components:
             return
         for i, line in enumerate(_lines(carried, 4 * self.w.depth + 14)):
             self.w(f"carried {'+=' if i else '='} [{', '.join(line)}]")
-        self.w(f"return carried, [{', '.join(collected)}]")
+        self.w.collection("return carried, [", collected, "]")
 
     def _guarded(self, loop: Loop, tiled: bool) -> None:
         """The statements, those of a boundary where it is one."""

@@ -37,15 +37,15 @@ def tiles(body, state, keys, periods, flows, axes) -> list[Tensor]:
     start, (x, axis) = int(state["pos"]), flows[0]
     end = start + x.shape[axis]
     stops = sorted({e for p in periods for e in range(start - start % p + p, end, p)} | {end})
-    sizes = [b - a for a, b in zip([start, *stops], stops)]
+    sizes = [b - a for a, b in zip([start, *stops[:-1]], stops, strict=True)]
     carried, collected = [opened(state, key) for key in keys], []
-    for stop, *pieces in zip(stops, *(x.split(sizes, axis) for x, axis in flows)):
+    for stop, *pieces in zip(stops, *(x.split(sizes, axis) for x, axis in flows), strict=True):
         carried, out = body(start, stop, carried, *pieces)
         collected.append(out)
         start = stop
-    for key, value in zip(keys, carried):
-        state.update({key: value} if isinstance(key, str) else zip(key, value))
-    return [torch.cat(x, axis) for x, axis in zip(zip(*collected), axes)]
+    for key, value in zip(keys, carried, strict=True):
+        state.update({key: value} if isinstance(key, str) else zip(key, value, strict=True))
+    return [torch.cat(x, axis) for *x, axis in zip(*collected, axes, strict=True)]
 ''',
     "opened": '''
 def opened(state: dict[str, Tensor], key: str | tuple[str, ...]) -> Tensor:
@@ -57,12 +57,12 @@ def tokens(body, state, keys, flows, axes) -> list[Tensor]:
     """Runs ``body(stop, carried, *flows)`` token by token, which returns a ``Tile``."""
     stop, collected = int(state.get("pos", 0)), []
     carried = [state[key] for key in keys]
-    for pieces in zip(*(x.unbind(axis) for x, axis in flows)):
+    for pieces in zip(*(x.unbind(axis) for x, axis in flows), strict=True):
         stop += 1
         carried, out = body(stop, carried, *pieces)
         collected.append(out)
-    state.update(zip(keys, carried))
-    return [torch.stack(x, axis) for x, axis in zip(zip(*collected), axes)]
+    state.update(zip(keys, carried, strict=True))
+    return [torch.stack(x, axis) for *x, axis in zip(*collected, axes, strict=True)]
 ''',
     "causal_attention": '''
 def causal_attention(

@@ -52,7 +52,9 @@ class TorchModule(Scans, Components, ModuleWriter):
         """The caller's state stays as it is."""
         w = self.w
         for n in self.program.nonnegative:
-            with w.block(f"if ({self.arguments[n]} < 0).any():"):
+            with w.block(
+                f"if not torch.compiler.is_compiling() and ({self.arguments[n]} < 0).any():"
+            ):
                 w(f'raise ValueError("{n} must not be negative: its logarithm is taken")')
         if not any(isinstance(s, Parallel) for s in self.program.body):
             super()._open_state()
@@ -95,7 +97,7 @@ class TorchModule(Scans, Components, ModuleWriter):
         heads = self._heads(s)
         for outer, inner in s.collects.items():
             text = self.row.place(inner) + (".transpose(1, 2)" if heads[inner] else "")
-            w(f"{outer} = {text}.to({self.first}.dtype)")
+            w.call(f"{outer} = {text}.to(", [f"{self.first}.dtype"], ")")
 
     def _dtype(self) -> str:
         held = next((s.var for s in self.program.slots if s.kind == "level"), None)

@@ -172,7 +172,8 @@ class Scans:
         for j, e in enumerate(r.write):
             text = f"torch.zeros_like({at(written)})" if e is None else self._written(r, j, at)
             rows.append((f"({text})" if row and " " in text else text) + row)
-        w.call(f"{u} = torch.stack(", [_alike(rows), "-2"], ")")
+        several = sum(e is not None for e in r.write) > 1
+        w.call(f"{u} = torch.stack(", [_alike(rows) if several else _listed(rows), "-2"], ")")
         found = _Scanned(f, r)
         if r.key is None:
             found.one = self.parts(f"{s.name}_one", like)
@@ -229,12 +230,6 @@ class Scans:
         self.w(f"{', '.join(targets)} = {text}", s.note)
 
 
-def _alike(tensors: list[str]) -> str:
-    """Tensors of one shape; some may be the same for all sequences or heads."""
-    text = ", ".join(tensors)
-    return f"torch.broadcast_tensors({text})" if len(tensors) > 1 else f"[{text}]"
-
-
 def tuple_of(items: list[str]) -> str:
     """The text of a tuple."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
@@ -268,3 +263,12 @@ def _loops(x: object) -> Iterable[Loop]:
         yield x
         for y in x.body:
             yield from _loops(y)
+
+
+def _listed(parts: list[str]) -> str:
+    return f"[{', '.join(parts)}]"
+
+
+def _alike(parts: list[str]) -> str:
+    """A list of one shape: what is the same for all sequences has no batch axis."""
+    return f"torch.broadcast_tensors({', '.join(parts)})" if len(parts) > 1 else _listed(parts)

@@ -135,10 +135,11 @@ def <decay:gated><!decay:additive>_scan(
     key, write = chunks(k, -2), chunks(u, -2)
     c = chunks(log_a, -1).cumsum(-1)  #? decay
     key = (c[..., -1:] - c).exp()[..., None] * key  # as it is at the end of the chunk  #? decay
+    parts = c[..., -1, None, None].exp(), write, key  #? decay
     starts = [S]
-    for g, w, e in zip(*(x.unbind(-3) for x in (c[..., -1, None, None].exp(), write, key))):  #? decay
+    for g, w, e in zip(*(x.unbind(-3) for x in parts), strict=True):  #? decay
         starts.append(torch.addcmul(w.mT @ e, g, starts[-1]))  #? decay
-    for w, e in zip(write.unbind(-3), key.unbind(-3)):  #? !decay
+    for w, e in zip(write.unbind(-3), key.unbind(-3), strict=True):  #? !decay
         starts.append(starts[-1] + w.mT @ e)  #? !decay
     S = starts.pop()
     return S, u, torch.stack([x.expand_as(S) for x in starts], -3)
@@ -174,7 +175,7 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
         inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
         parts = inverse @ u, inverse @ (b<decay: * before> * PROBE), <decay:to_end * >k<decay:, kept>
         rows, starts = [], [S]
-        for r, w, e<decay:, g> in zip(*(x.unbind(-3) for x in parts)):
+        for r, w, e<decay:, g> in zip(*(x.unbind(-3) for x in parts), strict=True):
             rows.append(r - w @ starts[-1].mT)
             starts.append(<decay:torch.addcmul(rows[-1].mT @ e, g, starts[-1])><!decay:starts[-1] + rows[-1].mT @ e>)
         S, rows = starts.pop(), torch.stack(rows, -3)
@@ -211,7 +212,8 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
         da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
         dk = dk.addcmul_(b, d_probe)  #? !probe
         grads = (dk, -2), (du, -2), (db, -1)<decay:, (da, -1)><probe:, (b * d_probe, -2)>
-        rest = [rejoined(x, at, shape) for (x, at), shape in zip(grads, ctx.shapes[1:])]
+        parts = zip(grads, ctx.shapes[1:], strict=True)
+        rest = [rejoined(x, axis, shape) for (x, axis), shape in parts]
         return dS.sum_to_size(ctx.shapes[0]), *rest
 '''
 
@@ -254,7 +256,7 @@ class <decay:Gated>Delta<probe:At>End(torch.autograd.Function):
         dk = dk.addcmul_(b, d_probe)  #? !probe
         dS = <decay:kept * >dS - du.mT @ (b<decay: * before> * PROBE)
         grads = dS, dk, du, db<decay:, da><probe:, b * d_probe>
-        return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes))
+        return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes, strict=True))
 '''
 
 _END = '''
@@ -264,7 +266,7 @@ def <decay:gated_>delta<probe:_at>_end(
     """S behind all tokens<toward:, where it decays towards T>, chunk by chunk."""
     S, u = S - T, u - b[..., None] * (PROBE @ T.mT)  #? toward
     flows = (k, -2), (u, -2), (b, -1)<decay:, (log_a, -1)><probe:, (p, -2)>
-    for chunk in zip(*(x.split(CHUNK, axis) for x, axis in flows)):
+    for chunk in zip(*(x.split(CHUNK, axis) for x, axis in flows), strict=True):
         S = <decay:Gated>Delta<probe:At>End.apply(S, *chunk)
     return <toward:T + >S
 '''
@@ -325,7 +327,7 @@ def channel_<erase:delta_>scan(
     parts = *parts, (c[..., -1:, :] - c).exp() * k, c[..., -1:, :].exp()
     starts = [S]
     rows = []  #? erase
-    for r<erase:, w>, e, g in zip(*(x.unbind(-3) for x in parts)):
+    for r<erase:, w>, e, g in zip(*(x.unbind(-3) for x in parts), strict=True):
         rows.append(r - w @ starts[-1].mT)  #? erase
         starts.append(g * starts[-1] + <!erase:r><erase:rows[-1]>.mT @ e)
     S = starts.pop()
@@ -362,8 +364,8 @@ def channel_turned_read<before:_before>(
 _COUPLING = '''
 def coupling(like: Tensor, *rows: tuple[Tensor | float, ...]) -> Tensor:
     """Coefficients [..., T] as matrices [..., T, p, p], numbers among them as tensors like ``like``."""
-    flat = [x if isinstance(x, Tensor) else torch.full_like(like, x) for row in rows for x in row]
-    return torch.stack(torch.broadcast_tensors(*flat), -1).unflatten(-1, (len(rows), -1))
+    flat = [x if isinstance(x, Tensor) else like.new_full((), x) for row in rows for x in row]
+    return torch.stack(torch.broadcast_tensors(like, *flat)[1:], -1).unflatten(-1, (len(rows), -1))
 '''
 
 _PROPAGATION = '''
@@ -414,7 +416,8 @@ def coupled_<erase:delta_>scan(
     parts = at_end, to_end, k, u<erase:, b, z, probe>
     axes = -3, -4, -3, -4<erase:, -3, -3, -4>
     for n in range(k.shape[-3]):
-        g, e, key, row<erase:, erase, z_n, probe_n> = (x.select(axis, n) for x, axis in zip(parts, axes))
+        now = [x.select(axis, n) for x, axis in zip(parts, axes, strict=True)]
+        g, e, key, row<erase:, erase, z_n, probe_n> = now
         z_n = z_n + (probe_n @ starts[-1].mT).sum(-3)  #? erase
         row = row - erase[..., None] * z_n[..., None, :]  #? erase
         rows.append(row)  #? erase
@@ -451,7 +454,7 @@ def <decay:gated_>running(x: Tensor, u: Tensor<decay:, log_a: Tensor>) -> Tensor
     tokens, c = u.shape[-2], chunks(log_a, -1).cumsum(-1)  #? decay
     parts = c.exp()[..., None], decays(c, c, 0) @ chunks(u, -2)  #? decay
     out = []  #? decay
-    for kept, new in zip(*(part.unbind(-3) for part in parts)):  #? decay
+    for kept, new in zip(*(part.unbind(-3) for part in parts), strict=True):  #? decay
         out.append(kept * x[..., None, :] + new)  #? decay
         x = out[-1][..., -1, :]  #? decay
     return torch.cat(out, -2)[..., :tokens, :]  #? decay

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nlc.base.diagnostics import Report, nearest
 from nlc.base.span import Span
+from nlc.ir.program import Program
 from nlc.ir.system import Level, System
-from nlc.passes.plan.build import Choice
+from nlc.passes.plan import Choice, plan
 from nlc.passes.plan.causes import cause
 
 PLANS = ("sequential", "chunked", "anchored")
@@ -34,6 +35,35 @@ class Asked:
 
     def __str__(self) -> str:
         return self.plan if self.tile is None else f"{self.plan}({self.tile})"
+
+
+Said = Callable[[str], tuple[list[str], list[str]]]  # of a level: its steps, and ways out
+
+
+def requested(
+    program: Program,
+    reserved: frozenset[str],
+    plans: Mapping[str, str],
+    loops: bool = False,
+    said: Said = lambda level: ([], []),
+    stack: bool = True,
+) -> tuple[Program, tuple[Choice, ...]]:
+    """``plan`` with requests as text, all of which hold; ``loops``: every level keeps its loop over tokens.
+
+    Raises BadPlan for what is no request, SpecError with NLC601 for one that does not hold.
+    """
+    requests = asked(plans, program.system)
+    words = {level: a.plan for level, a in requests.items()}
+    if loops:
+        if wanted := next((n for n, p in words.items() if p != "sequential"), None):
+            raise BadPlan(f"`reference` is sequential; `{wanted}={requests[wanted]}` needs `torch`")
+        words = dict.fromkeys(program.system.levels, "sequential")
+    planned, choices = plan(program, reserved, words, stack)
+    report = Report()
+    _refuse(requests, choices, program.system, report, said)
+    report.raise_if_errors()
+    tile, channel_tile = (_tile(requests, choices, channel) for channel in (False, True))
+    return replace(planned, tile=tile, channel_tile=channel_tile), choices
 
 
 def asked(plans: Mapping[str, str], system: System) -> dict[str, Asked]:
@@ -64,7 +94,7 @@ def _read(level: str, text: str, system: System) -> Asked:
     return Asked(plan, tile)
 
 
-def tile(requests: Mapping[str, Asked], choices: Iterable[Choice], channel: bool) -> int | None:
+def _tile(requests: Mapping[str, Asked], choices: Iterable[Choice], channel: bool) -> int | None:
     """The tile of the file, for decays by key channel or for all others; BadPlan if two are asked for."""
     found = {c.level: c.record is not None and c.record.channel for c in choices}
     wanted = {n: a.tile for n, a in requests.items() if a.tile and found.get(n, False) == channel}
@@ -74,15 +104,14 @@ def tile(requests: Mapping[str, Asked], choices: Iterable[Choice], channel: bool
     return next(iter(wanted.values()), None)
 
 
-def refuse(
+def _refuse(
     requests: Mapping[str, Asked],
     choices: Iterable[Choice],
     system: System,
     report: Report,
-    notes: Callable[[str], list[str]],
-    helps: Callable[[str], list[str]],
+    said: Said,
 ) -> None:
-    """Reports every request that does not hold; ``notes`` and ``helps`` are a level's steps and ways out, as text."""
+    """Reports every request that does not hold."""
     became = {c.level: c for c in choices}
     for name, wanted in requests.items():
         level = system.levels.get(name) or system.outer[name]
@@ -92,8 +121,9 @@ def refuse(
         elif choice.plan != wanted.plan:
             why, place, label, ways = _reason(level, wanted, choice, system, requests)
             message = f"level `{name}` cannot run as `{wanted}`: {why}"
-            ways += helps(name) if choice.plan != "anchored" else []
-            report.add("NLC601", message, place, label, notes=notes(name), helps=ways)
+            steps, others = said(name)
+            ways += others if choice.plan != "anchored" else []
+            report.add("NLC601", message, place, label, notes=steps, helps=ways)
 
 
 def _without_steps(level: Level, wanted: Asked, report: Report) -> None:

@@ -12,9 +12,9 @@ from nlc.ir.program import Program
 from nlc.ir.system import Level
 from nlc.ir.types import Clock, Dim, Like, Number
 from nlc.passes.lower import lower
-from nlc.passes.plan import Choice, plan
+from nlc.passes.plan import Choice
 from nlc.passes.plan.alone import alone
-from nlc.passes.plan.asked import asked, tile
+from nlc.passes.plan.asked import requested
 from nlc.passes.plan.causes import cause
 from nlc.tools.costs import Cost, Costs
 from nlc.tools.costs.owners import exprs
@@ -25,6 +25,9 @@ from nlc.tools.sizes import settled
 if TYPE_CHECKING:
     from nlc.pipeline import Spec
 
+Said = tuple[
+    str, str, str, Span | None, str, tuple[str, ...]
+]  # class, plan, why, place, quote, faster
 SIDE = 1024  # of the matrix that a gradient system is explained for
 _MATRICES = frozenset("matmul outer solve newton_schulz inv_root sum_rows sum_cols".split())
 _SUMS = frozenset("sum mean amax amin dot sqnorm norm".split())
@@ -90,14 +93,8 @@ class _Explainer:
     def _program(self) -> Program:
         """What the backend prints, but memories that step alike each by itself."""
         lowered = lower(self.system, self.spec.updates, frozenset())
-        self.loop = lowered
-        if self.backend == "reference":
-            return lowered
-        requests = asked(self.plans, self.system)
-        words = {n: a.plan for n, a in requests.items()}
-        program, choices = plan(lowered, frozenset(), words, stack=False)
-        tiles = (tile(requests, choices, channel) for channel in (False, True))
-        return replace(program, **dict(zip(("tile", "channel_tile"), tiles)))
+        self.loop, loops = lowered, self.backend == "reference"
+        return requested(lowered, frozenset(), self.plans, loops, stack=False)[0]
 
     # -------------------------------------------------------------------------------------------- levels
 
@@ -134,7 +131,7 @@ class _Explainer:
     def _valued(self, dim: Dim) -> str:
         return str(self._number(dim)) + (f" ({dim})" if dim.symbols else "")
 
-    def _steady(self, level: Level, costs: Costs) -> tuple:
+    def _steady(self, level: Level, costs: Costs) -> Said:
         """What takes no step from token to token: caches, slow weights, and all of a gradient system."""
         if self.gradients:
             return _kind_of_step(level, costs), str(level.clock), "", None, "", ()
@@ -146,7 +143,11 @@ class _Explainer:
                 () if bounded else ("`cache(window=…)` bounds what a token sees (another system)",)
             )
             return "non-parametric", "parallel", why, place, quote, more
-        why = "the outer loss trains it, and no token changes it"
+        why = (
+            "the outer loss trains it, and no token changes it"
+            if level.outer
+            else "nothing steps it"
+        )
         return "constant", "held", why, *_placed(level, "objective"), ()
 
     def _sequential(
