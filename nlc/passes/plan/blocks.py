@@ -55,7 +55,7 @@ class Block:
         pairs = []
         for node in nodes:
             mine = [n for n in node.let.names if n in self.body.steps]
-            for name in _whole(node.expr, self.body):
+            for name in self.body.whole(node.expr):
                 if not mine and self._feeds(node, self.body.steps[name], nodes):
                     continue  # a part of the step, which the record takes as a whole
                 if not mine or self.body.steps[name] not in nodes:
@@ -339,20 +339,3 @@ class Block:
             at = make("T", r.start[j]) if how.transposed else r.start[j]
             value = add(value, make("matmul", at, query))
         return value
-
-
-def _whole(e: Expr, body: Body) -> Iterable[str]:
-    """Running matrices that are read other than at a vector."""
-    held: set[int] = set()
-    for n in walk(e):
-        if n.op == "matmul":
-            a, b = n.args
-            for state, other in ((a, b), (b, a)):
-                inner = state.args[0] if state.op == "T" else state
-                if inner.op == "carry" and other.type.rank == 1:
-                    held.add(id(inner))
-    return [
-        n.attr[0]
-        for n in walk(e)
-        if n.op == "carry" and n.type.rank >= 2 and n.attr[0] in body.steps and id(n) not in held
-    ]

@@ -176,6 +176,19 @@ class Body:
         """The first reason stays."""
         self.blocked.setdefault(name, Blocked(why, e))
 
+    def whole(self, e: Expr) -> list[str]:
+        """Running matrices that it reads other than at a vector."""
+        held: set[int] = set()
+        for n in walk(e):
+            if n.op == "matmul":
+                a, b = n.args
+                for state, other in ((a, b), (b, a)):
+                    inner = state.args[0] if state.op == "T" else state
+                    if inner.op == "carry" and other.type.rank == 1:
+                        held.add(id(inner))
+        carried = (n for n in walk(e) if n.op == "carry" and n.type.rank >= 2)
+        return [n.attr[0] for n in carried if n.attr[0] in self.steps and id(n) not in held]
+
     def read_outside(self, part: list[Node]) -> set[str]:
         """The variables that other statements read, or what comes after the loop."""
         inside = {x.index for x in part}
@@ -214,6 +227,8 @@ class Body:
                     together += owners
             for name in n.let.names:
                 together += self.assigns.get(name, ())
+            if any(name in self.steps for name in n.let.names):  # as weights read their momentum
+                together += (x for name in self.whole(n.expr) for x in self.assigns[name])
             for other in together:
                 graph.add_edge(n.index, other.index)
                 graph.add_edge(other.index, n.index)
