@@ -27,7 +27,7 @@ class Both:
     """The ``reference`` and the ``torch`` class of one spec, small, with the same random weights in float64.
 
     ``width`` is the most that a width is, ``hypers`` are kept as given, ``periods`` says whether those of the spec
-    become small too, ``device`` is where ``torch`` computes.
+    become small too, ``device`` is where ``torch`` computes, ``tile`` how many tokens one triangular solve takes there.
     """
 
     def __init__(
@@ -38,16 +38,19 @@ class Both:
         width: int = 8,
         periods: bool = True,
         device: str = "cpu",
+        tile: int | None = None,
     ):
         torch.manual_seed(seed)
         chosen = small(spec.system, hypers or {}, width, periods)
         self.spec, self.hypers = spec, settled(spec.system, chosen)
         self.reference = randomised(spec.compile("reference")(**chosen))
-        self.torch = spec.compile("torch")(**chosen).double().to(device)
+        self.choices, levels = spec.choices("torch"), spec.system.levels
+        self.plans = {c.level: c.plan for c in self.choices}
+        tiled = {n: p for n, p in self.plans.items() if p != "sequential" and n in levels}
+        plan = {n: f"{p}({tile})" for n, p in tiled.items()} if tile else None
+        self.torch = spec.compile("torch", plan)(**chosen).double().to(device)
         self.torch.load_state_dict(self.reference.state_dict())
         self.device = device
-        self.plans = {c.level: c.plan for c in spec.choices("torch")}
-        self.reasons = {c.level: c.why for c in spec.choices("torch") if c.plan == "sequential"}
 
     @property
     def period(self) -> int:
