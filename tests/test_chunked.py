@@ -249,6 +249,31 @@ FOUND = {
             rule: gd(lr=0.2)
         output: merge(A.T @ v)
     """,
+    "a gradient that has no heads where its rate has": """
+        heads: 2
+        inputs: {x: [d]}
+        outputs: {y: [heads * dk]}
+        let:
+          k: linear(x, dk)
+          a: sigmoid(split(linear(x, heads)))
+        levels:
+          A:
+            frequency: every token
+            memory: matrix(dk, dk)
+            objective: -dot(A(k), k)
+            rule: dgd(lr=a)
+        output: merge(A(k))
+    """,
+    "a condition that no state enters": """
+        inputs: {q: [dk], k: [dk], v: [dv], a: []}
+        outputs: {y: [dv]}
+        levels:
+          A:
+            frequency: every token
+            memory: matrix(dv, dk)
+            update: where(a > 0.5, A, outer(v, k))
+        output: A(q)
+    """,
 }  # fmt: skip
 
 

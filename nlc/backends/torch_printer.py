@@ -216,7 +216,10 @@ class TorchPrinter(MatrixFunctions):
                 if like is not None
                 else f"{self.like}.new_tensor({texts[0]})"
             )
-        return f"torch.where({self.aligned(c, e.type, COMPARE)}, {', '.join(texts)})", ATOM
+        condition = self.aligned(c, e.type, COMPARE)
+        if c.op == "var":  # the loop has it in the dtype of its states
+            condition = f"{condition} != 0"
+        return f"torch.where({condition}, {', '.join(texts)})", ATOM
 
     def op_softplus(self, e: Expr) -> tuple[str, int]:
         return f"F.softplus({self(e.args[0])}, threshold=50)", ATOM

@@ -194,8 +194,9 @@ class Lowering(Periods):
                 name = self.names(f"{s.name}_grad")
                 note = f"∇ {n.text(simplify(level.objective))}"
                 lets.append(let(name, update.gradient[s.name], note, level.objective.span))
-                self.vars[leaf("gradient", s.name, state_type(s, level))] = self.var(
-                    name, state_type(s, level)
+                kind = state_type(s, level)  # which may have heads where the gradient has none
+                self.vars[leaf("gradient", s.name, kind)] = self.var(
+                    name, replace(kind, head=lets[-1].expr.type.head)
                 )
         return lets
 
