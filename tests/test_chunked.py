@@ -234,6 +234,21 @@ FOUND = {
             rule: prox(lr=per_key(sigmoid(w)))
         output: S(q)
     """,
+    "a state transposed whose key has no heads": """
+        heads: 2
+        inputs: {x: [d]}
+        outputs: {y: [heads * dk]}
+        let:
+          k: linear(x, dk)
+          v: split(linear(x, heads * dv))
+        levels:
+          A:
+            frequency: every token
+            memory: matrix(dv, dk)
+            objective: 0.5 * sqnorm(A(k) - v)
+            rule: gd(lr=0.2)
+        output: merge(A.T @ v)
+    """,
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ class _Scanned:
 
     form: Form | None  # None: its values at every token are there already
     record: Record
-    arguments: str = ""
+    arguments: tuple[str, ...] = ()
     one: str = ""  # a key of 1 for each token, where there is no other
     values: dict[int, str] = field(default_factory=dict)
     starts: dict[int, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Scans:
         self._call([new, rows, starts] if s.read else [f"{new}, *_"], call, args, s)
         self._ended(r, 0, states[0], new)
         seen = [args[1], rows, starts] + ([at(r.log)] if r.log is not None else [])
-        self.scans[s.name] = _Scanned(f, r, ", ".join(seen))
+        self.scans[s.name] = _Scanned(f, r, tuple(seen))
 
     def _end(self, s: Scan, state: str, at: Callable[..., str], f: Form) -> None:
         """A scan of which only the last state is wanted."""
@@ -184,8 +184,9 @@ class Scans:
             zero = f"torch.zeros_like({number})"
             erases = [zero if e is None else at(e) for e in r.erase]
             args += [f"torch.stack({_alike(erases)}, -1)", at(r.probe or r.key), str(r.source)]
-        found.arguments = f"*{self.parts(f'{s.name}_scan', like)}"
-        self._call([X, found.arguments[1:] if s.read else "_"], p.use(f.scan), args, s)
+        seen = self.parts(f"{s.name}_scan", like)
+        found.arguments = (f"*{seen}",)
+        self._call([X, seen if s.read else "_"], p.use(f.scan), args, s)
         down = {2: "", 1: ".squeeze(-1)", 0: "[..., 0, 0]"}[r.rank]
         for j, x in enumerate(states):
             self._ended(r, j, x, f"{X}[..., {j}, :, :]{down}")
@@ -208,10 +209,10 @@ class Scans:
         if s.form.kind == "coupled":
             args.append(str(how.state))
         given = s.arguments
-        if how.transposed and s.form.symmetric:
-            key, rows, starts, *rest = given.split(", ")
-            given = ", ".join([rows, key, f"{starts}.mT", *rest])
-        text = f"{self.row.use(s.form.read(how.when, how.transposed))}({', '.join([*args, given])})"
+        if how.transposed and s.form.symmetric:  # rows for keys
+            key, rows, starts, *rest = given
+            given = (rows, key, f"{starts}.mT", *rest)
+        text = f"{self.row.use(s.form.read(how.when, how.transposed))}({', '.join([*args, *given])})"
         return text + (".squeeze(-1)" if not e.args and r.rank == 0 else "")
 
     def _call(
