@@ -30,11 +30,10 @@ PROMPT = b"def "
 STRETCH = 8  # times the length of the windows that the models were trained on
 LONG = 1000  # bytes of a stream after which its state is measured
 
-# A loop over tokens in Python costs much the same for one sequence as for many, so batches are wide
-# and layers few. Its operations are small: a second thread gains little, and waits long for a core
-# that is taken. All levels of hope tick within a window, the slowest twice.
-SIZE = Settings(d=64, heads=8, layers=1, hidden=128, batch=32, length=128, steps=150)
-IN_CONTEXT = {"expand": 1, "chunk": 16, "memory_chunk": 16, "periods": (16, 32, 64)}
+# Chunks of tokens are products of small matrices: a second thread gains little, and waits long for a
+# core that is taken. All levels of hope tick within a window, the slowest twice.
+SIZE = Settings(d=128, heads=4, layers=2, hidden=256, batch=8, length=256, steps=400)
+IN_CONTEXT = {"expand": 1, "chunk": 32, "memory_chunk": 32, "periods": (32, 64, 128)}
 M3 = {
     "optimizer": str(Path(__file__).with_name("m3_with_adamw.yaml")),
     "lr": 0.05,
@@ -45,8 +44,8 @@ M3 = {
 CONTENDERS = {
     "hope-m3": replace(SIZE, spec="hope", hyper=IN_CONTEXT, **M3),
     "gated_delta_net-m3": replace(SIZE, spec="gated_delta_net", **M3),
-    "gated_delta_net-adamw": replace(SIZE, spec="gated_delta_net", optimizer="adamw", lr=2e-2),
-    "attention-adamw": replace(SIZE, spec="attention", optimizer="adamw", lr=1e-2),
+    "gated_delta_net-adamw": replace(SIZE, spec="gated_delta_net", optimizer="adamw", lr=1e-2),
+    "attention-adamw": replace(SIZE, spec="attention", optimizer="adamw", lr=5e-3),
 }
 
 

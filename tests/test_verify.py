@@ -337,7 +337,7 @@ def test_a_wrong_step_fails_though_its_gradient_is_right(sources: Callable) -> N
 
 
 def test_a_wrong_line_of_one_backend_fails_there_alone(sources: Callable) -> None:
-    sources("dk = dk + b * d_probe", "dk = dk - b * d_probe", of="torch")
+    sources("dk.addcmul_(b, d_probe)", "dk.addcmul_(b, -d_probe)", of="torch")
     assert failed(nlc.load("delta_net")) == [
         "torch: the gradients of the outputs = the interpreter's"
     ]

@@ -150,9 +150,10 @@ class _Clocks:
                 return n
             if n.op == "flow" and self._moving(self.system.flows[n.attr].expr, level) is not None:
                 return n
-            if n.op != "state" or self.owner[n.attr[0]] == level.name:
+            owner = self.owner.get(n.attr[0]) if n.op == "state" else None
+            if owner in (None, level.name):  # None: its memory has an error of its own
                 continue
-            other = self.system.levels[self.owner[n.attr[0]]].clock
+            other = self.system.levels[owner].clock
             waits = level.clock.late and other.late and not level.clock.name and not other.name
             if not (waits and level.clock.faster(other) and _divides(level.clock, other)):
                 return n
