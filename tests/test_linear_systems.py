@@ -85,6 +85,10 @@ CLASSES: dict[tuple[str, str], dict[str, str]] = {  # by class and plan
         "Oja written out": matrix("update: b * S + 0.3 * outer(v, k - S.T @ v)"),
         "rates by channel": matrix(SQUARE, "rule: gd(lr=per_key(sigmoid(w)))"),
         "a penalty": matrix("objective: 0.5 * sqnorm(S(k) - v) + 0.1 * sqnorm(S)", "rule: gd(lr=a)"),
+        "a penalty after gates of channels": matrix(
+            "objective: 0.5 * sqnorm(S(k) - v) + 0.1 * sqnorm(S)", "retain: per_key(sigmoid(w))",
+            "rule: gd(lr=0.3 * sigmoid(s))",
+        ),
         "towards its start": matrix(SQUARE, "retain: b", "rule: gd(lr=a)", "init: learned", "toward: init"),
         "its own answer for a value": matrix(
             "key: k", "value: prev(S)(p)", "objective: 0.5 * sqnorm(S(key) - value)",

@@ -213,22 +213,11 @@ def _assemble(
         raise NotLinear("it is written at several keys in one step", sorted(rows, key=str)[1])
     key = next(iter(rows), None)
     start = _starts(names, terms, steady)
-    decay: list[tuple[Expr | None, ...]] = []
-    channel = None
-    for ts in terms:
-        line: list[Expr | None] = []
-        for i in range(p):
-            own = [t for t in ts if t.state == i and t.row is None]
-            if any(t.diagonal is not None for t in own):
-                if p > 1 or len(own) > 1:
-                    raise NotLinear("coupled states decay by channel", own[0].diagonal)
-                channel = own[0]
-            line.append(_sum([t.scale for t in own]))
-        decay.append(tuple(line))
-    if channel is not None:
-        scaled = channel.scale.op == "num" and channel.scale.attr == 1
-        whole = channel.diagonal if scaled else mul(channel.scale, channel.diagonal)
-        decay = [(whole,)]
+    own = [[[t for t in ts if t.state == i and t.row is None] for i in range(p)] for ts in terms]
+    diagonal = next((t for line in own for ts in line for t in ts if t.diagonal is not None), None)
+    if diagonal is not None and p > 1:
+        raise NotLinear("coupled states decay by channel", diagonal.diagonal)
+    decay = [tuple(_factor(ts) for ts in line) for line in own]
     sources = {t.state for ts in terms for t in ts if t.state is not None and t.row is not None}
     probes = {t.column for ts in terms for t in ts if t.state is not None and t.row is not None}
     if len(sources) > 1:
@@ -261,7 +250,7 @@ def _assemble(
         source,
         None if probe == key else probe,
         start,
-        channel=channel is not None,
+        channel=diagonal is not None,
         transposed=flip,
     )
 
@@ -292,6 +281,16 @@ def _factors(e: Expr, defined: Mapping[str, Expr]) -> list[Expr]:
     return [e]
 
 
+def _factor(own: list[_Term]) -> Expr | None:
+    """What a state is multiplied by: a number, or one for each channel."""
+    parts: dict[Expr | None, list[Expr]] = {}
+    for t in own:
+        parts.setdefault(t.diagonal, []).append(t.scale)
+    sums = {d: _sum(scales) for d, scales in parts.items()}
+    whole = [s if d is None else _scaled(s, d) for d, s in sums.items() if s is not None]
+    return simplify(reduce(add, whole)) if whole else None
+
+
 def _write(t: _Term, rank: int) -> Expr:
     if t.column is None:
         return t.scale
@@ -299,7 +298,9 @@ def _write(t: _Term, rank: int) -> Expr:
 
 
 def _scaled(scale: Expr, e: Expr) -> Expr:
-    return neg(e) if scale.op == "num" and scale.attr == -1 else mul(scale, e)
+    if scale.op == "num" and abs(scale.attr) == 1:
+        return e if scale.attr == 1 else neg(e)
+    return mul(scale, e)
 
 
 def _starts(
