@@ -57,7 +57,7 @@ class Both:
         """The longest period of a level, an anchor or a reset, in tokens."""
         return longest(self.spec.system, self.hypers)
 
-    def apart(self, length: int, before: int = 0, batch: int = 2) -> dict[str, float]:
+    def apart(self, length: int, before: int = 0, batch: int = 3) -> dict[str, float]:
         """What differs by more than rounding, by name: outputs, states at the end, gradients by everything.
 
         The stream of ``length`` tokens starts anew, or ``before`` tokens into a stream. The gradients are those of a

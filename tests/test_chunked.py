@@ -274,6 +274,46 @@ FOUND = {
             update: where(a > 0.5, A, outer(v, k))
         output: A(q)
     """,
+    "memories of all heads, read by each": """
+        heads: 2
+        inputs: {x: [d]}
+        outputs: {y: [heads * dv]}
+        let:
+          k: linear(x, dk)
+          v: linear(x, dv)
+          a: sigmoid(sum(linear(x, 2)))
+          q: split(linear(x, heads * dk))
+          u: split(linear(x, heads * dv))
+        levels:
+          A:
+            frequency: every token
+            memory: matrix(dv, dk)
+            objective: 0.5 * sqnorm(A(k) - v)
+            rule: gd(lr=0.3 * a, decay=a)
+            init: learned
+            toward: init
+          B[i]:
+            for: {i: [e, f]}
+            frequency: every token
+            anchor: every 4 tokens
+            memory: matrix(dv, dk)
+            objective: 0.5 * sqnorm(B[i](k) - v)
+            rule: momentum(lr=a, rate=0.3, beta=a - 0.5)
+            init: learned
+        output: merge(A(q) + prev(A)(k) + A(A.T @ u) + B[e](q) + prev(B[f])(q))
+    """,
+    "a method of two loops that keeps what was before a token": """
+        inputs: {k: [dk], a: []}
+        levels:
+          A[i]:
+            for: {i: [e, f]}
+            frequency: every token
+            memory: vector(dk)
+            objective: -dot(A[i], k)
+            rule: gd(lr=0.2 * a)
+            reset: every 6 tokens
+        output: prev(A[e]) + prev(A[f]) * a
+    """,
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from torch.autograd import gradcheck
 from nlc.backends.torch.helpers import TEXTS, with_needed
 from nlc.backends.torch.scans import FORMS, Form
 
-BATCH, HEADS, DK, DV = 2, 2, 5, 3
+BATCH, HEADS, DK, DV = 3, 2, 5, 4
 LENGTHS = (1, 63, 64, 65, 150)
 READS = [(when, turned) for when in ("after", "before") for turned in (False, True)]
 HEAD = """

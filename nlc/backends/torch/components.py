@@ -186,7 +186,9 @@ class Components:
         if loop.counter:
             self.plain.numbers.add(loop.counter)
             self.plain.places = self.row.places = {loop.counter: "stop"}
+        self.around = loop.body
         self._guarded(loop, tiled)
+        self.around = ()
         self._as_tokens()
         self.row.dtype = self.plain.dtype = self.row.cast = self.plain.cast = None
         self.plain.hyper = self.row.hyper = hyper

@@ -44,6 +44,7 @@ class TorchModule(Scans, Components, ModuleWriter):
         )
         self.row.numbers, self.row.reader = self.plain.numbers, self._read
         self.scans: dict[str, _Scanned] = {}
+        self.around: tuple[Let | Scan, ...] = ()
         self.inside = False  # of what takes the place of the loop over tokens
 
     # -------------------------------------------------------------------------------------------- forward

@@ -10,8 +10,13 @@ from dataclasses import dataclass
 
 from nlc.backends.precedence import ATOM, PRODUCT, SUM
 from nlc.backends.torch_printer import TorchPrinter
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.types import TOKEN, Type
+
+
+def _learned(e: Expr) -> bool:
+    """Whether it is made of learned starts alone, which have no axis for the batch."""
+    return all(n.args or n.op in ("initial", "num") for n in walk(e))
 
 
 @dataclass
@@ -25,7 +30,7 @@ class RowPrinter(TorchPrinter):
         t: Type = e.type
         if self.is_number(e) or not (t.clock.batched or t.head):
             return self.at(e, binds)
-        heads = to.head and not t.head and t.clock.batched
+        heads = to.head and not t.head and t.clock.batched and not _learned(e)
         tokens = to.clock == TOKEN and t.clock != TOKEN
         behind = max((to.rank if rank is None else rank) - t.rank, 0)
         if not (heads or tokens or behind):

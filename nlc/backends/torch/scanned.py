@@ -24,6 +24,7 @@ class _Scanned:
     record: Record
     arguments: tuple[str, ...] = ()
     one: str = ""  # a key of 1 for each token, where there is no other
+    head: bool = False  # whether it has an axis for heads
     values: dict[int, str] = field(default_factory=dict)
     starts: dict[int, str] = field(default_factory=dict)
 
@@ -36,10 +37,11 @@ class Scans:
     row: RowPrinter
     parts: PartNames
     scans: dict[str, _Scanned]
+    around: tuple[Let | Scan, ...]  # the body of the method that is printed
 
     def _scan(self, s: Scan) -> None:
         r, p = s.record, self.row
-        head = any(e.type.head for e in r.parts) or self._state_head(r)
+        head = self._headed(s)
         at = lambda e, binds=ATOM: p.aligned(e, Type(e.type.dims, head, TOKEN), binds)  # noqa: E731
         states = [p.place(x) for x in r.states]
         if r.rank < 2 and r.kind in ("none", "scalar"):
@@ -57,17 +59,17 @@ class Scans:
         if f.end:
             self._end(s, states[0], at, f)
             return
-        args = [self._begun(r, 0, states[0]), at(r.key), self._written(r, 0, at)]
+        args = [self._begun(s, 0, states[0]), at(r.key), self._written(s, 0, at)]
         args += [at(r.erase[0])] if f.erase else []
         args += [at(r.log)] if r.log is not None else []
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
-        new = self.parts(f"{s.name}_end", r.parts[0]) if self._shifted(r, 0) else states[0]
+        new = self.parts(f"{s.name}_end", r.parts[0]) if self._shifted(s, 0) else states[0]
         rows, starts = (self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("rows", "starts"))
         call = f"{p.use(f.scan)}{f.call.removeprefix(f.scan)}"
         self._call([new, rows, starts] if s.read else [f"{new}, *_"], call, args, s)
-        self._ended(r, 0, states[0], new)
+        self._ended(s, 0, states[0], new)
         seen = [args[1], rows, starts] + ([at(r.log)] if r.log is not None else [])
-        self.scans[s.name] = _Scanned(f, r, tuple(seen))
+        self.scans[s.name] = _Scanned(f, r, tuple(seen), head=head)
 
     def _end(self, s: Scan, state: str, at: Callable[..., str], f: Form) -> None:
         """A scan of which only the last state is wanted."""
@@ -78,12 +80,13 @@ class Scans:
         args += [self.row(r.start[0])] if f.toward else []
         self._call([state], self.row.use(f.scan), args, s, turned)
 
-    def _written(self, r: Record, j: int, at: Callable[..., str]) -> str:
+    def _written(self, s: Scan, j: int, at: Callable[..., str]) -> str:
         """u of a state, less what its T answers at the probe, where the scan runs on the distance to T."""
+        r = s.record
         text = at(r.write[j])
         if r.source is None or r.erase[j] is None or not r.start or r.start[r.source] is None:
             return text
-        answer = f"{at(r.probe or r.key)} @ {self.row.at(r.start[r.source], ATOM)}.mT"
+        answer = f"{at(r.probe or r.key)} @ {self._towards(s, r.source)}.mT"
         up = "" if r.rank < 2 else "[..., None]"
         return f"{text} - {at(r.erase[j])}{up} * ({answer})"
 
@@ -91,25 +94,46 @@ class Scans:
         slot = next((s for s in self.program.slots if s.var == r.states[0]), None)
         return slot is not None and slot.type.head
 
-    def _shifted(self, r: Record, j: int) -> bool:
-        return r.transposed or bool(r.start and r.start[j] is not None)
+    def _headed(self, s: Scan) -> bool:
+        """Whether the scan has an axis for heads."""
+        return self._own_head(s.record) or self._lifted(s)
 
-    def _begun(self, r: Record, j: int, state: str) -> str:
+    def _own_head(self, r: Record) -> bool:
+        return any(e.type.head for e in r.parts) or self._state_head(r)
+
+    def _lifted(self, s: Scan) -> bool:
+        """Whether a state that all heads share is read by each: then the scan has an axis for them, of length 1."""
+        if s.record.rank < 2 or self._own_head(s.record):
+            return False
+        return any(a.type.head for n in self._reads(s) for a in n.args)
+
+    def _reads(self, s: Scan) -> Iterable[Expr]:
+        """The nodes that read it, where it is printed."""
+        nodes = (n for x in self.around or self.program.body for n in all_nodes(x))
+        return (n for n in nodes if n.op == "read" and n.attr.scan == s.name)
+
+    def _shifted(self, s: Scan, j: int) -> bool:
+        r = s.record
+        return r.transposed or bool(r.start and r.start[j] is not None) or self._lifted(s)
+
+    def _towards(self, s: Scan, j: int) -> str:
+        """T of a state, "" where that is 0."""
+        e = s.record.start[j] if s.record.start else None
+        return self.row.headed(e, self._lifted(s)) if e is not None else ""
+
+    def _begun(self, s: Scan, j: int, state: str) -> str:
         """What the scan starts from."""
-        text = f"{state}.mT" if r.transposed else state
-        if r.start and r.start[j] is not None:
-            text += f" - {self.row.at(r.start[j], ATOM)}"
-        return text
+        text = f"{state}[:, None]" if self._lifted(s) else state
+        text = f"{text}.mT" if s.record.transposed else text
+        start = self._towards(s, j)
+        return f"{text} - {start}" if start else text
 
-    def _ended(self, r: Record, j: int, state: str, new: str) -> None:
+    def _ended(self, s: Scan, j: int, state: str, new: str) -> None:
         """The state from what the scan ended with."""
-        text = (
-            f"{new} + {self.row.at(r.start[j], ATOM)}"
-            if r.start and r.start[j] is not None
-            else new
-        )
-        if r.transposed:
-            text = f"({text}).mT" if " " in text else f"{text}.mT"
+        start = self._towards(s, j)
+        text = f"{new} + {start}" if start else new
+        for then in [".mT"] * s.record.transposed + ["[:, 0]"] * self._lifted(s):
+            text = f"({text}){then}" if " " in text else f"{text}{then}"
         if text != state:
             self.w(f"{state} = {text}")
 
@@ -139,11 +163,7 @@ class Scans:
         w(f"{state} = {values}[..., -1{', :' * r.rank}]")
 
     def _read_before(self, s: Scan) -> bool:
-        return any(
-            n.op == "read" and n.attr.scan == s.name and n.attr.when == "before"
-            for x in self.program.body
-            for n in all_nodes(x)
-        )
+        return any(n.attr.when == "before" for n in self._reads(s))
 
     def _coupled(self, s: Scan, states: list[str], at, f: Form) -> None:
         r, p, w = s.record, self.row, self.w
@@ -153,7 +173,7 @@ class Scans:
         written = next(e for e in r.write if e is not None)
         number = f"{at(written)}" + ("[..., 0]" if r.rank else "")
         begun = [
-            f"({b}){up}" if " " in (b := self._begun(r, j, x)) and up else f"{b}{up}"
+            f"({b}){up}" if " " in (b := self._begun(s, j, x)) and up else f"{b}{up}"
             for j, x in enumerate(states)
         ]
         table = [
@@ -170,11 +190,11 @@ class Scans:
         w.call(f"{A} = {p.use('coupling')}(", [number, *table], ")")
         rows = []
         for j, e in enumerate(r.write):
-            text = f"torch.zeros_like({at(written)})" if e is None else self._written(r, j, at)
+            text = f"torch.zeros_like({at(written)})" if e is None else self._written(s, j, at)
             rows.append((f"({text})" if row and " " in text else text) + row)
         several = sum(e is not None for e in r.write) > 1
         w.call(f"{u} = torch.stack(", [_alike(rows) if several else _listed(rows), "-2"], ")")
-        found = _Scanned(f, r)
+        found = _Scanned(f, r, head=self._headed(s))
         if r.key is None:
             found.one = self.parts(f"{s.name}_one", like)
             w(f"{found.one} = torch.ones_like({u}[..., 0, :1])")
@@ -189,7 +209,7 @@ class Scans:
         self._call([X, seen if s.read else "_"], p.use(f.scan), args, s)
         down = {2: "", 1: ".squeeze(-1)", 0: "[..., 0, 0]"}[r.rank]
         for j, x in enumerate(states):
-            self._ended(r, j, x, f"{X}[..., {j}, :, :]{down}")
+            self._ended(s, j, x, f"{X}[..., {j}, :, :]{down}")
         self.scans[s.name] = found
 
     def _read(self, e: Expr) -> str:
@@ -199,9 +219,8 @@ class Scans:
         if s.form is None:
             return s.values[how.state] if how.when == "after" else s.starts[how.state]
         r = s.record
-        head = self._state_head(r) or any(x.type.head for x in r.parts)
         query = (
-            self.row.aligned(e.args[0], Type(e.args[0].type.dims, head, TOKEN), ATOM)
+            self.row.aligned(e.args[0], Type(e.args[0].type.dims, s.head, TOKEN), ATOM)
             if e.args
             else s.one
         )
@@ -215,7 +234,8 @@ class Scans:
         text = (
             f"{self.row.use(s.form.read(how.when, how.transposed))}({', '.join([*args, *given])})"
         )
-        return text + (".squeeze(-1)" if not e.args and r.rank == 0 else "")
+        shared = s.head and not e.type.head  # the axis for heads is of length 1
+        return text + ".squeeze(1)" * shared + ".squeeze(-1)" * (not e.args and r.rank == 0)
 
     def _call(
         self, targets: list[str], function: str, args: list[str], s: Scan, behind: str = ""
