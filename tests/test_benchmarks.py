@@ -31,10 +31,10 @@ def test_chunked_compares_backends_peers_and_lengths(tmp_path: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert text.strip() == made.stdout.strip()
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
-    assert all(len(row) == 6 for row in rows) and len(rows) == 2 + 7
+    assert all(len(row) == 6 for row in rows) and len(rows) == 2 + 8
     for what, _, _, ratio, _, note in rows[2:]:
         assert re.fullmatch(r"\d+\.\d\d", ratio) or note, what  # what is missing is said
-    assert [row[4] for row in rows[2:]] == ["≥ 10", "≥ 5", "≥ 0.65", "≥ 20", "≤ 18", "≤ 18", ""]
+    assert [row[4] for row in rows[2:]] == ["≥ 10", "≥ 5", "≥ 0.65", "≥ 20", "≤ 18", "≤ 18", "", ""]
     assert not {"met", "missed"} & {row[5] for row in rows}
     assert re.search(r"torch \S+, nlc \S+; 1 thread, .*commit \w+", text)
 

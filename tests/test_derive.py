@@ -26,6 +26,8 @@ LEAVES = VARIABLES + [leaf("var", name, Type(dims, True, TOKEN)) for name, dims 
 
 # Smooth everywhere, and defined everywhere once their argument is squashed where it must be.
 UNARY = ["neg", "sigmoid", "tanh", "silu", "gelu", "softplus", "erf", "abs", "relu", "sign"]
+UNARY += ["slope"]
+SLOPES = ["silu", "gelu"]
 REDUCE = ["sum", "mean", "sqnorm", "amax", "amin"]
 SHAPED = ["T", "softmax", "per_key", "per_value"]
 BINARY = ["add", "sub", "mul", "maximum", "minimum", "matmul", "outer", "dot"]
@@ -39,7 +41,8 @@ def grow(draw: st.DrawFn, depth: int) -> Expr:
     a = grow(draw, depth - 1)
     try:
         if kind == "unary":
-            return make(draw(st.sampled_from(UNARY)), a)
+            op = draw(st.sampled_from(UNARY))
+            return make(op, a, attr=draw(st.sampled_from(SLOPES)) if op == "slope" else None)
         if kind == "reduce":
             return make(draw(st.sampled_from(REDUCE)), a)
         if kind == "shaped":

@@ -150,7 +150,14 @@ def check_python(source: str) -> None:
         for alias in node.names
     }
     modules = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported | modules <= {"__future__", "torch", "math", "collections", "functools", "typing"}
+    assert imported | modules <= {
+        "__future__",
+        "torch",
+        "math",
+        "collections",
+        "functools",
+        "typing",
+    }
 
 
 def run(seed: int) -> str:

@@ -144,10 +144,10 @@ def test_loops_and_tables_only_shorten(name: str, monkeypatch: pytest.MonkeyPatc
     long = spec.compile("reference")
     texts = [Path(made.__source_file__).read_text() for made in (short, long)]
     assert "place(" not in texts[1] and "LEARNED" not in texts[1]
-    nets = []
+    nets, sizes = [], {n: 16 for n in ("d", "p") if n in spec.system.hypers}
     for made in (short, long):
         torch.manual_seed(0)
-        nets.append(made(d=16))
+        nets.append(made(**sizes))
     again = []
     for net in nets:
         torch.manual_seed(1)

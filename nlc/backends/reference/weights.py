@@ -71,9 +71,9 @@ class Weights:
         """Whether a learned start is drawn with 1/√n of its last axis."""
         if s.init is None or s.init.op != "normal" or not s.dims:
             return False
-        size = self.printer.size(s.dims[-1])
-        size = f"({size})" if " " in size else size
-        return self.printer(s.init.args[0]) == f"{size} ** (-0.5)"
+        spread = s.init.args[0]
+        fan = [(n.op, n.attr) for n in spread.args]
+        return spread.op == "pow" and fan == [("size", s.dims[-1]), ("num", -0.5)]
 
     # -------------------------------------------------------------------------------------------- the constructor
 

@@ -212,7 +212,9 @@ class Scans:
         if how.transposed and s.form.symmetric:  # rows for keys
             key, rows, starts, *rest = given
             given = (rows, key, f"{starts}.mT", *rest)
-        text = f"{self.row.use(s.form.read(how.when, how.transposed))}({', '.join([*args, *given])})"
+        text = (
+            f"{self.row.use(s.form.read(how.when, how.transposed))}({', '.join([*args, *given])})"
+        )
         return text + (".squeeze(-1)" if not e.args and r.rank == 0 else "")
 
     def _call(

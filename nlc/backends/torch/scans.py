@@ -363,7 +363,7 @@ def channel_turned_read<before:_before>(
 
 _COUPLING = '''
 def coupling(like: Tensor, *rows: tuple[Tensor | float, ...]) -> Tensor:
-    """Coefficients [..., T] as matrices [..., T, p, p], numbers among them as tensors like ``like``."""
+    """Coefficients [..., T] as matrices [..., T, p, p], ``like`` for its shape."""
     flat = [x if isinstance(x, Tensor) else like.new_full((), x) for row in rows for x in row]
     return torch.stack(torch.broadcast_tensors(like, *flat)[1:], -1).unflatten(-1, (len(rows), -1))
 '''
