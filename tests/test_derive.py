@@ -42,6 +42,8 @@ def grow(draw: st.DrawFn, depth: int) -> Expr:
     try:
         if kind == "unary":
             op = draw(st.sampled_from(UNARY))
+            if op == "slope" and not {*walk(a)} & {*LEAVES}:
+                return a  # it is only of what a gradient is taken by
             return make(op, a, attr=draw(st.sampled_from(SLOPES)) if op == "slope" else None)
         if kind == "reduce":
             return make(draw(st.sampled_from(REDUCE)), a)

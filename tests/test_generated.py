@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 import nlc
 from nlc.backends.reference import loops, weights
-from nlc.backends.reference.file import MODULE_ATTRIBUTES
+from nlc.backends.reference.file import MODULE_ATTRIBUTES, MODULE_INTERNALS
 from nlc.backends.torch_helpers import HELPERS
 from nlc.pipeline import BACKENDS, shipped
 
@@ -51,6 +52,8 @@ def test_module_attributes_cover_the_installed_torch() -> None:
     from torch import nn
 
     assert {name for name in dir(nn.Module) if not name.startswith("_")} <= MODULE_ATTRIBUTES
+    private = {name for name in dir(nn.Module()) if re.match("_[^_]", name)}
+    assert private <= MODULE_INTERNALS
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

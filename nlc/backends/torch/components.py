@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from torch import nn
-
-from nlc.backends.reference.file import PartNames, ticks_now
+from nlc.backends.reference.file import MODULE_INTERNALS, PartNames, ticks_now
 from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import own_nodes, tuple_of
@@ -21,9 +19,6 @@ from nlc.ir.program import Let, Loop, Program
 from nlc.ir.types import Type
 
 WINDOWED = ("conv", "delay")  # these also return what they carry on
-
-
-OF_MODULES = frozenset(dir(nn.Module()))
 
 
 class Components:
@@ -59,7 +54,7 @@ class Components:
             loop = renamed_hypers(under_names(group[0], names), inside)
             levels = [self._levels(x) for x in group]
             name, n = self._method_name(levels), 2
-            while name in taken or name in OF_MODULES:
+            while name in taken or name in MODULE_INTERNALS:
                 name, n = f"{name.rstrip('_0123456789')}_{n}", n + 1
             taken.add(name)
             carried = [names.get(v, v) for v in self._carried(group[0])]

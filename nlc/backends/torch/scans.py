@@ -184,8 +184,9 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
         return S, rows.flatten(-3, -2)[..., : ctx.shapes[1][-2], :], starts
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dS, d_rows, d_starts):
+        if torch.is_grad_enabled():
+            raise RuntimeError("gradients of gradients need the backend `reference`")
         k, b<decay:, c, before, to_end, kept, G><probe:, p>, inverse, rows, starts = ctx.saved_tensors
         dS = torch.zeros_like(starts[..., 0, :, :]) if dS is None else dS
         parts = inverse.mT @ (<decay:to_end * >k), b<decay: * before> * PROBE<decay:, kept>
@@ -240,8 +241,9 @@ class <decay:Gated>Delta<probe:At>End(torch.autograd.Function):
         return <decay:kept * >S + rows.mT @ <decay:(to_end * k)><!decay:k>
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dS):
+        if torch.is_grad_enabled():
+            raise RuntimeError("gradients of gradients need the backend `reference`")
         S, k, b<decay:, before, to_end, kept, G><probe:, p>, L, rows = ctx.saved_tensors
         du = <decay:(to_end * k)><!decay:k> @ dS.mT
         du = torch.linalg.solve_triangular(L.mT, du, upper=True, unitriangular=True)
