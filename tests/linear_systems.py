@@ -339,33 +339,34 @@ def self_modifying_systems(draw: st.DrawFn) -> str:
 
 
 def self_modifying(of: Callable[..., str]) -> str:
-    memory = of("mlp(n, 2, out=out)", "mlp(n, 1, out=out, act=tanh)", "matrix(out, n)")
-    size = of("[2, 2, 2, 4]", "[3, 3, 3, 3]", "[4, 2, 2, 4]", "[66, 66, 66, 33]")
-    when = of(*["anchor({})"] * 7, "prev({})")
-    read = of("M[memory]", "anchor(M[memory])", "prev(M[memory])")
-    names = {s: when.format(f"M[{s}]") for s in ("k", "v", "alpha")}
-    one = "sum({})" if "matrix" in memory else "{}"
-    loss = of("0.5 * sqnorm(M[s](key) - value)", "-dot(M[s](key), value)")
-    rule = of("dgd", "gd", "momentum")
+    kind = of("mlp(n, 2, out=out)", "mlp(n, 1, out=out, act=tanh)", "matrix(out, n)")
+    number = "n" if kind.startswith("matrix") else "1"  # what a gate is made of
+    sizes = of("[2, 2, 2, 4]", "[3, 3, 3, 3]", "[4, 2, 2, 4]", "[66, 66, 66, 33]")
+    generated = {s: of(*[f"anchor(M[{s}])"] * 7, f"prev(M[{s}])") for s in ("k", "v", "alpha")}
     decay = of("alpha", "0.95", "a")
-    args = {
-        "gd": f"gd(lr=0.2 * a, decay={decay})",
-        "dgd": f"dgd(lr=0.2 * a, decay={decay})",
-        "momentum": f"momentum(lr=1, rate=0.1 * a, beta=0.5, decay={decay})",
-    }
-    toward = of("    toward: init\n", "")
-    heads = of("heads: 2\n", "")
-    slow = of("", "  C:\n    frequency: every 6 tokens\n    memory: mlp(n, 2)\n    init: learned\n"
-              "    objective: mean(0.5 * sqnorm(C(z) - q))\n    rule: gd(lr=0.1)\n")  # fmt: skip
-    return (
-        "nlc: 1\nsystem: modifying\ncontext: tokens\nhyper: {n: 3}\n" + heads
-        + "inputs: {z: [n], q: [n], a: []}\noutputs: {y: [n]}\nlet:\n"
-        + f"  k: l2norm({names['k']}(z))\n  v: l2norm({names['v']}(z))\n"
-        + f"  alpha: sigmoid({one.format(names['alpha'] + '(z)')} + 2)\n"
-        + "levels:\n  M[s]:\n"
-        + f"    for: {{s: [k, v, alpha, memory], out: [n, n, {'n' if 'matrix' in memory else 1}, n], size: {size}}}\n"
-        + "    frequency: every token\n    anchor: every size tokens\n"
-        + f"    memory: {memory}\n    key: k\n    value: {of('v', 'anchor(M[s])(v)', 'prev(M[s])(v)')}\n"
-        + f"    objective: {loss}\n    rule: {args[rule]}\n{toward}    init: learned\n{slow}"
-        + f"output: {f'C({read}(q))' if slow else f'{read}(q)'}\n"
-    )  # fmt: skip
+    rule = of(
+        f"dgd(lr=0.2 * a, decay={decay})",
+        f"gd(lr=0.2 * a, decay={decay})",
+        f"momentum(lr=1, rate=0.1 * a, beta=0.5, decay={decay})",
+    )
+    lines = [
+        *["nlc: 1", "system: modifying", "context: tokens", "hyper: {n: 3}"],
+        *[of("heads: 2", "")],
+        *["inputs: {z: [n], q: [n], a: []}", "outputs: {y: [n]}", "let:"],
+        f"  k: l2norm({generated['k']}(z))",
+        f"  v: l2norm({generated['v']}(z))",
+        f"  alpha: sigmoid(sum({generated['alpha']}(z)) + 2)",
+        *["levels:", "  M[s]:"],
+        f"    for: {{s: [k, v, alpha, memory], out: [n, n, {number}, n], size: {sizes}}}",
+        *["    frequency: every token", "    anchor: every size tokens", f"    memory: {kind}"],
+        *["    key: k", f"    value: {of(*['v', 'anchor(M[s])(v)'] * 4, 'prev(M[s])(v)')}"],
+        f"    objective: {of('0.5 * ', '')}sqnorm(M[s](key) - value)",
+        *[f"    rule: {rule}", "    init: learned", of("    toward: init", "")],
+    ]
+    read = f"{of('M[memory]', 'anchor(M[memory])', 'prev(M[memory])')}(q)"
+    if of("slow", "") == "slow":
+        lines += ["  C:", "    frequency: every 6 tokens", "    memory: mlp(n, 2)"]
+        lines += ["    init: learned", "    objective: mean(0.5 * sqnorm(C(z) - q))"]
+        lines += ["    rule: gd(lr=0.1)"]
+        read = f"C({read})"
+    return "\n".join([*filter(None, lines), f"output: {read}", ""])
