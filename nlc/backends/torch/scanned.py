@@ -273,21 +273,6 @@ def all_nodes(x: object) -> Iterable[Expr]:
         yield from own_nodes(x)
 
 
-def _lets(x: object) -> Iterable[Let]:
-    if isinstance(x, Let):
-        yield x
-    elif isinstance(x, Loop):
-        for y in x.body:
-            yield from _lets(y)
-
-
-def _loops(x: object) -> Iterable[Loop]:
-    if isinstance(x, Loop):
-        yield x
-        for y in x.body:
-            yield from _loops(y)
-
-
 def _listed(parts: list[str]) -> str:
     return f"[{', '.join(parts)}]"
 
