@@ -154,6 +154,9 @@ CLASSES: dict[tuple[str, str], dict[str, str]] = {  # by class and plan
             "objective: mean(0.5 * sqnorm(S(k) - p))", "rule: gd(lr=0.1)", "init: learned",
             memory="mlp(dk, 2)", shape="[dk]",
         ).replace("every token", "every 4 tokens"),
+        "the last token of a period": matrix(
+            "objective: last(0.5 * sqnorm(S(k) - v))", "rule: gd(lr=0.5, decay=last(a))"
+        ).replace("every token", "every 4 tokens"),
         "a slow memory by muon": matrix("objective: mean(0.5 * sqnorm(S(k) - v))", "rule: muon(lr=0.1)").replace(
             "every token", "every 4 tokens"
         ),

@@ -15,6 +15,7 @@ from nlc.passes.naming import describe
 from nlc.passes.plan.body import Body, Node, inner_components
 from nlc.passes.plan.gates import log_of
 from nlc.passes.plan.record import NotLinear, record
+from nlc.passes.plan.statements import SLOW
 
 if TYPE_CHECKING:
     from nlc.passes.plan.build import Builder, Piece
@@ -47,6 +48,8 @@ class Block:
                 out.append(self._conv(part[0]))
             elif len(part) == 1 and self._only_before(part[0], states[0]):
                 out += self._delay(part[0], states[0])
+            elif len(part) == 1 and self._only_last(part[0], states[0]):
+                out.append(self._last(part[0]))
             else:
                 self._scan(part, states)
 
@@ -111,6 +114,28 @@ class Block:
         self.body.token[before] = True
         delayed = Expr("delay", (value, replace(last, op="var", attr=name)), None, value.type)
         return [*lets, Let((before, name), delayed, node.let.note, node.let.span)]
+
+    def _only_last(self, node: Node, name: str) -> bool:
+        """Whether a carried variable is made anew in each tick, for the end of a period alone."""
+        own = any(c == name for c, _ in node.carries())
+        readers = [x for x in self.body.kept for c, _ in x.carries() if c == name]
+        late = all(x.guarded and x.let.when.phase == "end" for x in readers)
+        return not own and late and len(node.let.names) == len(self.body.assigns[name]) == 1
+
+    def _last(self, node: Node) -> Let:
+        """What it is at the last token."""
+        moves = lambda n: (
+            n.op == "read"
+            or (  # noqa: E731
+                n.op == "var" and self.body.token.get(n.attr) and n.attr not in self.body.assigns
+            )
+        )
+        done: dict[int, Expr] = {}
+        for n in walk(self.read(node.expr, node)):
+            new = n.with_args(tuple(done[id(a)] for a in n.args))
+            last = Expr("last_token", (n,), None, replace(n.type, clock=SLOW))
+            done[id(n)] = last if moves(n) else new
+        return replace(node.let, expr=done[id(n)])
 
     def _scan(self, part: list[Node], states: list[str]) -> None:
         steps = self._steps(part, states)
