@@ -124,12 +124,12 @@ class Block:
 
     def _last(self, node: Node) -> Let:
         """What it is at the last token."""
-        moves = lambda n: (
-            n.op == "read"
-            or (  # noqa: E731
-                n.op == "var" and self.body.token.get(n.attr) and n.attr not in self.body.assigns
-            )
-        )
+        body = self.body
+
+        def moves(n: Expr) -> bool:
+            own = n.op == "var" and body.token.get(n.attr) and n.attr not in body.assigns
+            return n.op == "read" or bool(own)
+
         done: dict[int, Expr] = {}
         for n in walk(self.read(node.expr, node)):
             new = n.with_args(tuple(done[id(a)] for a in n.args))
