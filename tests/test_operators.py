@@ -249,7 +249,8 @@ def test_low_precision_inputs_keep_a_float32_state(
     expected, last = _recurrence(name, 0 * _start(2), **{k: f.double() for k, f in flows.items()})
     assert y.dtype == dtype and state["S"].dtype == torch.float32
     assert y.isfinite().all() and state["S"].isfinite().all()
-    room = 1e-5 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    # sums of logarithms of decays, and their differences, round more often than a product a token
+    room = (16 if dtype == torch.float32 else 4) * torch.finfo(dtype).eps
     assert _close(y.double(), expected, room)
     assert _close(state["S"].double(), last, 1e-5)
 
