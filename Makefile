@@ -21,6 +21,7 @@ else
 endif
 
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
+INTERPRETED := TRITON_INTERPRET=1 $(PYTEST)  # kernels on the CPU, in processes of their own
 RUN := runs/demo
 
 .DEFAULT_GOAL := help
@@ -43,9 +44,11 @@ demo: $(READY)
 
 test: lint
 	$(PYTEST) -m "not long" tests
+	$(INTERPRETED) -m "not long" tests/interpreted
 
 test-long: lint
 	HYPOTHESIS_PROFILE=default $(PYTEST) tests
+	$(INTERPRETED) tests/interpreted
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .

@@ -311,6 +311,52 @@ def explain(
 
 @main.command()
 @click.argument("spec")
+@options.ahead
+@_verb
+def kernels(
+    spec: str, operator: bool, settings: tuple[str, ...], format: str, **asked: Any
+) -> None:
+    """Compile the Triton kernels of a spec ahead of time, without a GPU, and say what they take.
+
+    Registers and spills of a thread, shared memory of a program, at the spec's own hypers.
+    """
+    from nlc.runtime.ahead import NotAhead, ahead, table
+
+    loaded = _load(spec, operator=operator)
+    _warn(loaded)
+    try:
+        found = ahead(loaded, hypers=dict(map(options.setting, settings)), **asked)
+    except NotAhead as error:
+        raise click.ClickException(str(error)) from None
+    as_json = format == "json"
+    click.echo(json.dumps([k.asdict() for k in found], indent=2) if as_json else table(found))
+
+
+@main.command()
+@click.argument("spec")
+@options.tuned
+@_verb
+def tune(spec: str, operator: bool, settings: tuple[str, ...], format: str, **asked: Any) -> None:
+    """Find out how the Triton kernels of a spec run fastest on this GPU, and keep that for all files.
+
+    Compiled files read it in ~/.cache/nlc/kernels, or $NLC_CACHE_DIR/kernels, and check it before use.
+    """
+    from nlc.runtime.tune import NotTunable, table
+    from nlc.runtime.tune import tune as tuned
+
+    loaded = _load(spec, operator=operator)
+    _warn(loaded)
+    try:
+        hypers = dict(map(options.setting, settings))
+        rows = tuned(loaded, hypers=hypers, progress=_progress(), **asked)
+    except NotTunable as error:
+        raise click.UsageError(str(error)) from None
+    as_json = format == "json"
+    click.echo(json.dumps([r.asdict() for r in rows], indent=2) if as_json else table(rows))
+
+
+@main.command()
+@click.argument("spec")
 @options.measured
 @_verb
 def bench(

@@ -37,7 +37,7 @@ from nlc.passes.lower import lower
 from nlc.passes.operator import operator
 from nlc.passes.outer import outer
 from nlc.passes.plan import Choice, plan
-from nlc.passes.plan.asked import requested
+from nlc.passes.plan.asked import BadPlan, requested
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
@@ -74,7 +74,8 @@ STAGES = (
     ("plan", plan, "Program -> Program, Choices: loops over tokens taken apart into scans"),
     ("emit", None, "Program -> source text, by a backend"),
 )
-BACKENDS = ("reference", "torch")
+BACKENDS = ("reference", "torch", "triton")
+EXACT = BACKENDS[:2]  # those that have float64 and need no device of their own
 Plans = Mapping[str, str]  # by level: "sequential", "chunked", "anchored", "chunked(32)"
 _SUFFIX = ".yaml"
 
@@ -350,7 +351,9 @@ class Spec:
         reserved = _backend(name).RESERVED
         with _deep():
             lowered = lower(system, updates, reserved)
-            return requested(lowered, reserved, plans or {}, name == "reference", self._said)
+            found = requested(lowered, reserved, plans or {}, name == "reference", self._said)
+        _known_tiles(name, found[0])
+        return found
 
     def _said(self, level: str) -> tuple[list[str], list[str]]:
         """What is to be known of a level whose plan does not hold: its steps, and other ways."""
@@ -364,9 +367,22 @@ class Spec:
     def backend(self, name: str = "auto") -> str:
         """Who prints the program. ``auto``: ``torch`` takes every token system; a gradient system has one form."""
         if name != "auto":
-            _backend(name)
+            if self.system.context not in _backend(name).CONTEXTS:
+                self._without(name)
             return name
         return "torch" if self.system.context == "tokens" else "reference"
+
+    def _without(self, backend: str) -> None:
+        """Raises SpecError: the backend has no form of such a system."""
+        report, system = Report(), self.system
+        report.add(
+            "NLC702",
+            f"the backend `{backend}` has no form of `{system.name}`",
+            system.span,
+            f"a system over {system.context}",
+            helps=[f"compile it with `{self.backend()}`"],
+        )
+        report.raise_if_errors()
 
     # -------------------------------------------------------------------------------------------- what users ask for
 
@@ -421,7 +437,7 @@ class Spec:
 
         tokenwise = self.system.context == "tokens"
         with _deep():
-            own = BACKENDS if tokenwise else (self.backend(),)  # a gradient system has one file
+            own = EXACT if tokenwise else (self.backend(),)  # a gradient system has one file
             return verify(self, own, seed=seed, tokens=tokens, hypers=hypers)
 
     def explain(
@@ -468,7 +484,7 @@ class Spec:
         with _deep():
             return bench(
                 self,
-                backends or BACKENDS,
+                backends or (EXACT if device == "cpu" else BACKENDS),
                 every=bool(backends),
                 tokens=tokens,
                 batch=batch,
@@ -499,6 +515,19 @@ def _backend(name: str):
             + (f"; did you mean {close!r}?" if close else f"; backends: {', '.join(BACKENDS)}")
         )
     return importlib.import_module(f"nlc.backends.{name}")
+
+
+def _known_tiles(name: str, program: Program) -> None:
+    """BadPlan for a tile that the backend cannot have."""
+    tiles = _backend(name).TILES
+    asked = {tile for tile in (program.tile, program.channel_tile) if tile is not None}
+    if tiles is None:
+        return
+    for tile in asked.difference(tiles):
+        known = ", ".join(map(str, tiles))
+        raise BadPlan(f"the backend {name} has tiles of {known} tokens, not of {tile}")
+    if len(asked) > 1:
+        raise BadPlan(f"the backend {name} has one tile for all levels, not {sorted(asked)}")
 
 
 def load(spec: str | os.PathLike[str], *, operator: bool = False) -> Spec:

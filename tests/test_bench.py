@@ -127,7 +127,7 @@ def test_a_periodic_memory_of_mlps_and_another_dtype(no_memory: None) -> None:
     spec = nlc.load("cms_sequential")
     hypers = {"d": 8, "periods": [2, 4, 8]}
     result = spec.bench(tokens=[3], hypers=hypers, dtype="float64", seconds=0.3)
-    assert [c.status for c in result.cells] == ["measured"] * 3 * len(pipeline.BACKENDS)
+    assert [c.status for c in result.cells] == ["measured"] * 3 * len(pipeline.EXACT)
     assert result.hypers["periods"] == [2, 4, 8]
 
 
@@ -145,7 +145,7 @@ def test_what_takes_too_long_is_skipped_with_the_reason(no_memory: None) -> None
     short, long = ([c for c in result.cells if c.tokens == n] for n in (4, 10**9))
     assert {c.status for c in short} == {"measured"} and {c.status for c in long} == {"skipped"}
     assert all(re.search(r"would take about \S+ s, and a cell has 0.3 s", c.note) for c in long)
-    assert not result.failed and len(said) == 6 * len(pipeline.BACKENDS) + 1 and said[-1] == ""
+    assert not result.failed and len(said) == 6 * len(pipeline.EXACT) + 1 and said[-1] == ""
 
 
 def test_threads_are_given_back(no_memory: None) -> None:
@@ -204,7 +204,7 @@ def two(monkeypatch: pytest.MonkeyPatch, no_memory: None) -> Callable[[Callable]
     compile = pipeline.Spec.compile
 
     def install(other: Callable[[pipeline.Spec], type]) -> None:
-        monkeypatch.setattr(pipeline, "BACKENDS", ("reference", "other"))
+        monkeypatch.setattr(pipeline, "EXACT", ("reference", "other"))
         monkeypatch.setattr(
             pipeline.Spec,
             "compile",

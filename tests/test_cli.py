@@ -494,6 +494,15 @@ def test_every_verb_and_option_has_help(verb: str) -> None:
     assert verb in printed("--help")
 
 
+def test_tuning_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for line, said in (("delta_net", "no CUDA device"), ("adamw", "is for token systems")):
+        result = run(f"tune {line} --tokens 64 --batch 2 --dtype float32 --format json")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert said in result.stderr and "Usage: nlc tune" in result.stderr
+    assert run("tune wrong.yaml").exit_code == 1
+
+
 def test_version_also_as_a_module() -> None:
     assert nlc.__version__ in printed("--version")
     made = subprocess.run(

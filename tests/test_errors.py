@@ -25,6 +25,7 @@ WITHOUT_SPEC = {"NLC901"}  # a spec cannot make it: bugs are ours
 
 
 ASKED = re.compile(r"^# plan (\w+)=(.+)$", re.M)  # what is asked for beside the spec
+BACKEND = re.compile(r"^# backend (\w+)$", re.M)
 
 
 def checked(name: str) -> Report:
@@ -33,6 +34,8 @@ def checked(name: str) -> Report:
         spec = nlc.load(f"{name}.yaml")
         if plans := dict(ASKED.findall(spec.source.text)):
             spec.source_text(plan=plans)
+        if backend := BACKEND.search(spec.source.text):
+            spec.source_text(backend[1])
         return spec.check()
     except SpecError as error:
         return error.report

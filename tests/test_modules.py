@@ -238,6 +238,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name in TOKENS:
             text = nlc.load(name, operator=True).source_text()
             (folder / f"made_{name}_operator.py").write_text(text)
+            kernels = folder / "kernels"  # which need Triton, too
+            kernels.mkdir(exist_ok=True)
+            (kernels / f"made_{name}.py").write_text(nlc.load(name).source_text("triton"))
     return folder
 
 

@@ -190,6 +190,11 @@ CODES.update(
         "NLC701": Code(
             "not in this version", "The language has it, this version of the compiler does not."
         ),
+        "NLC702": Code(
+            "backend without a form of this",
+            "`reference` and `torch` print every system. `triton` prints the scans of token systems as"
+            " kernels; it has none for optimizers.",
+        ),
         # 8 soundness: what the ranges of keys and gates allow a derived step to do
         "NLC801": Code(
             "step that can erase too much",

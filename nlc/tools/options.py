@@ -83,6 +83,83 @@ def _lengths(context: click.Context, option: click.Parameter, text: str) -> tupl
     return tuple(map(int, parts))
 
 
+_AHEAD = (
+    click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs."),
+    click.option(
+        "--arch",
+        "archs",
+        type=click.Choice(["sm_80", "sm_90", "sm_100"]),
+        multiple=True,
+        default=["sm_90"],
+        show_default=True,
+        help="A GPU architecture, repeatable.",
+    ),
+    click.option(
+        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        default="bfloat16",
+        show_default=True,
+        help="Of inputs and weights.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How it is written.",
+    ),
+)
+
+
+def ahead(verb: Callable) -> Callable:
+    """What `nlc kernels` takes beside the spec."""
+    for option in reversed(_AHEAD):
+        verb = option(verb)
+    return verb
+
+
+_TUNED = (
+    click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs."),
+    click.option(
+        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        default="bfloat16",
+        show_default=True,
+        help="Of inputs and weights.",
+    ),
+    click.option(
+        "--tokens",
+        type=click.IntRange(1),
+        default=2048,
+        show_default=True,
+        help="How long the stream is that is timed; what is found is used for every length.",
+    ),
+    click.option(
+        "--batch", type=click.IntRange(1), default=8, show_default=True, help="Sequences at once."
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How it is written.",
+    ),
+)
+
+
+def tuned(verb: Callable) -> Callable:
+    """What `nlc tune` takes beside the spec."""
+    for option in reversed(_TUNED):
+        verb = option(verb)
+    return verb
+
+
 _MEASURED = (
     click.option(
         "--backend",

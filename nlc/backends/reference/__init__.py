@@ -12,6 +12,8 @@ from nlc.backends.writer import Header
 from nlc.ir.program import Program
 
 NAME = "reference"
+CONTEXTS = ("tokens", "gradients")  # of the systems that it has a form of
+TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
 
 # Identifiers that the generated text uses itself; programs get their variables around them.
 RESERVED = frozenset(

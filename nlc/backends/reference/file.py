@@ -154,18 +154,32 @@ def _shapes(types: dict[str, Type]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+# of the standard library, as a file uses them: modules, and names by what stands behind them
+_MODULES = ("functools", "hashlib", "inspect", "json", "math", "os", "re", "warnings")
+_USES = {
+    "import torch.nn.functional": "F.",
+    "import triton": "triton.",
+    "import triton.language": "tl.",
+}
+_NAMES = (
+    ("collections.abc", ("Callable", "Iterator", "Sequence"), "["),
+    ("concurrent.futures", ("ThreadPoolExecutor",), "("),
+    ("functools", ("partial",), "("),
+    ("pathlib", ("Path",), "("),
+)
+
+
 def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], name: str) -> str:
     """Imports that the file turned out to need, the functions that it defines for itself, then the body."""
     text = body.text() + "".join(texts)
     w("from __future__ import annotations")
     w()
-    if "partial(" in text:
-        imports = ["from functools import partial", "", *imports]
-    abstract = [x for x in ("Callable", "Iterator", "Sequence") if f"{x}[" in text]
-    standard = ["import math"] if "math." in text else []
-    standard += [f"from collections.abc import {', '.join(abstract)}"] if abstract else []
+    standard = [f"import {x}" for x in _MODULES if re.search(rf"(?<![\w.]){x}\.\w", text)]
+    for module, names, end in _NAMES:
+        used = [n for n in names if f"{n}{end}" in text]
+        standard += [f"from {module} import {', '.join(used)}"] if used else []
     for line in [*standard, *([""] if standard else []), *imports]:
-        if not line.startswith("import torch.nn.functional") or "F." in text:
+        if all(use in text for start, use in _USES.items() if line.startswith(start)):
             w(line)
     if "= checkpoint(" in text:
         w("from torch.utils.checkpoint import checkpoint")

@@ -13,6 +13,8 @@ from nlc.backends.writer import Header
 from nlc.ir.program import Program
 
 NAME = "torch"
+CONTEXTS = ("tokens", "gradients")  # of the systems that it has a form of
+TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
 RESERVED = (
     reference.RESERVED
     | frozenset(TEXTS)

@@ -85,29 +85,34 @@ def causal_attention(
 
 TEXTS: dict[str, str] = {**HELPERS, **_OWN, **SCANS}
 
-# how each is used: a constant by its name, a function by a call
-_USE = {
-    n: rf"\b{n}\b" if n in ("CHUNK", "CHANNEL_CHUNK", "Tile") else rf"(?<![\w.]){n}(\(|\.apply)"
-    for n in TEXTS
-}
 
-
-def with_needed(names: set[str]) -> list[str]:
-    """The named texts and those that they call, in the order in which they are defined."""
+def with_needed(names: set[str], texts: dict[str, str] = TEXTS) -> list[str]:
+    """The named texts and those that they use, in the order in which they are defined."""
     out: set[str] = set()
     stack = list(names)
     while stack:
         name = stack.pop()
         if name not in out:
             out.add(name)
-            stack += [n for n in TEXTS if n != name and re.search(_USE[n], TEXTS[name])]
-    return [n for n in TEXTS if n in out]
+            stack += [n for n in texts if n != name and re.search(_use(n), texts[name])]
+    return [n for n in texts if n in out]
 
 
-def defined(names: set[str], tile: int | None, channel_tile: int | None) -> list[str]:
+def _use(name: str) -> str:
+    """How a text is used: a constant by its name, a function by a call."""
+    constant = name.isupper() or name == "Tile"
+    return rf"\b{name}\b" if constant else rf"(?<![\w.]){name}(\(|\.apply)"
+
+
+def defined(
+    names: set[str],
+    tile: int | None,
+    channel_tile: int | None,
+    texts: dict[str, str] = TEXTS,
+) -> list[str]:
     """The texts of the named helpers, with the tiles that were asked for."""
-    texts = [TEXTS[n] for n in with_needed(names)]
+    found = [texts[n] for n in with_needed(names, texts)]
     for constant, asked in (("CHUNK", tile), ("CHANNEL_CHUNK", channel_tile)):
         if asked is not None:
-            texts = [re.sub(rf"(?m)^{constant} = \d+", f"{constant} = {asked}", t) for t in texts]
-    return texts
+            found = [re.sub(rf"(?m)^{constant} = \d+", f"{constant} = {asked}", t) for t in found]
+    return found

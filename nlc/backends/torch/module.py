@@ -53,10 +53,7 @@ class TorchModule(Scans, Components, ModuleWriter):
         """The caller's state stays as it is."""
         w = self.w
         for n in self.program.nonnegative:
-            with w.block(
-                f"if not torch.compiler.is_compiling() and ({self.arguments[n]} < 0).any():"
-            ):
-                w(f'raise ValueError("{n} must not be negative: its logarithm is taken")')
+            self._nonnegative(n)
         if not any(isinstance(s, Parallel) for s in self.program.body):
             super()._open_state()
             return
@@ -68,6 +65,12 @@ class TorchModule(Scans, Components, ModuleWriter):
             )
         w("state = dict(state)")
         self.plain.places = self.row.places = self.slots
+
+    def _nonnegative(self, name: str) -> None:
+        """What is done about an input that is negative where its logarithm is taken."""
+        w, given = self.w, self.arguments[name]
+        with w.block(f"if not torch.compiler.is_compiling() and ({given} < 0).any():"):
+            w(f'raise ValueError("{name} must not be negative: its logarithm is taken")')
 
     def close_state(self, statement: Return) -> None:
         if not self.plain.places:

@@ -39,6 +39,14 @@ class Scans:
     scans: dict[str, _Scanned]
     around: tuple[Let | Scan, ...]  # the body of the method that is printed
 
+    def form(self, r: Record, read: bool) -> Form:
+        """What of the algebra a record needs."""
+        return form(r, read)
+
+    def _rated(self, r: Record, f: Form, args: list[str], at: Callable[..., str]) -> list[str]:
+        """Factors of the writes that are an argument of their own."""
+        return []
+
     def _scan(self, s: Scan) -> None:
         r, p = s.record, self.row
         head = self._headed(s)
@@ -47,8 +55,8 @@ class Scans:
         if r.rank < 2 and r.kind in ("none", "scalar"):
             self._running(s, states[0], at)
             return
-        f = form(r, s.read)
-        if r.rank == 2 and f == Form("none") and not s.read:
+        f = self.form(r, s.read)
+        if r.rank == 2 and f.kind == "none" and not f.erase and not s.read:
             u, k = at(r.write[0]), at(r.key)
             u, k = (k, u) if r.transposed else (u, k)
             self._assign([states[0]], f"{states[0]} + {u}.mT @ {k}", s)
@@ -62,6 +70,7 @@ class Scans:
         args = [self._begun(s, 0, states[0]), at(r.key), self._written(s, 0, at)]
         args += [at(r.erase[0])] if f.erase else []
         args += [at(r.log)] if r.log is not None else []
+        args += self._rated(r, f, args, at)
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
         new = self.parts(f"{s.name}_end", r.parts[0]) if self._shifted(s, 0) else states[0]
         rows, starts = (self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("rows", "starts"))

@@ -85,7 +85,7 @@ FORMS = (
 )
 
 
-def _select(text: str, **flags: bool) -> str:
+def select(text: str, **flags: bool) -> str:
     """``<flag:text>`` stands where the flag is on, ``<!flag:text>`` where it is off; so does ``line  #? flag !flag``."""
 
     def inline(m: re.Match[str]) -> str:
@@ -491,7 +491,7 @@ def _texts() -> dict[str, str]:
         decay = f.kind == "scalar"
         flags = {"decay": decay, "erase": f.erase, "probe": f.probe, "toward": f.toward}
         scan, read = sources.get(f.kind, (_DELTA if f.erase else _SCAN, _READ))
-        text = lambda source: _select(source, **flags).replace("PROBE", "p" if f.probe else "k")  # noqa: B023, E731
+        text = lambda source: select(source, **flags).replace("PROBE", "p" if f.probe else "k")  # noqa: B023, E731
         if f.end:
             out[f"{'Gated' * decay}Delta{'At' * f.probe}End"] = text(_DELTA_END)
             called = text(_END)
@@ -500,12 +500,12 @@ def _texts() -> dict[str, str]:
         out[f.scan] = text(scan)
         for when in ("after", "before"):
             before = when == "before"
-            out[f.read(when)] = _select(read, decay=decay, before=before, turned=False)
+            out[f.read(when)] = select(read, decay=decay, before=before, turned=False)
             if not f.symmetric:
                 read_ = _CHANNEL_TURNED_READ if f.kind == "channel" else read
-                out[f.read(when, True)] = _select(read_, decay=decay, before=before, turned=True)
-    out["running"] = _select(_RUNNING, decay=False)
-    out["gated_running"] = _select(_RUNNING, decay=True)
+                out[f.read(when, True)] = select(read_, decay=decay, before=before, turned=True)
+    out["running"] = select(_RUNNING, decay=False)
+    out["gated_running"] = select(_RUNNING, decay=True)
     return {name: _one_line(text) for name, text in out.items()}
 
 

@@ -13,7 +13,7 @@ from nlc.ir.scan import Read, Record, Scan
 from nlc.ir.types import TOKEN, Type
 from nlc.passes.naming import describe
 from nlc.passes.plan.body import Body, Node, inner_components
-from nlc.passes.plan.gates import log_of
+from nlc.passes.plan.gates import log_at, log_of
 from nlc.passes.plan.record import NotLinear, record
 from nlc.passes.plan.statements import SLOW
 
@@ -235,6 +235,8 @@ class Block:
     def _named_log(self, e: Expr) -> Expr | None:
         """The logarithm of a named gate is computed beside the gate."""
         defined = self.builder.defined
+        if any(e.attr in x.names for x in self.body.loop.first):
+            return log_at(e)  # the same for all tokens
         outer = {i: o for o, i in self.body.loop.slices.items()}.get(e.attr)
         if outer is not None:
             value = log_of(defined[outer], defined, lambda x: None)

@@ -120,7 +120,7 @@ class Builder:
         body.shifted.clear()
         self.defined = {
             n: x.expr
-            for x in self.before
+            for x in (*self.before, *body.loop.first)
             if isinstance(x, Let)
             for n in x.names
             if len(x.names) == 1

@@ -52,8 +52,10 @@ def positive(e: Expr, defined: Definitions) -> bool:
             )
         case "sub":
             return e.args[0].op == "num" and e.args[0].attr >= 1 and _below_one(e.args[1], defined)
-        case "split" | "merge" | "per_key" | "per_value":
+        case "split" | "merge" | "per_key" | "per_value" | "spread":
             return positive(e.args[0], defined)
+        case "index":
+            return True
     return False
 
 
@@ -71,9 +73,24 @@ def _below_one(e: Expr, defined: Definitions) -> bool:
         case "exp":
             return e.args[0].op == "neg" and positive(e.args[0].args[0], defined)
         case "pow":
-            return _below_one(e.args[0], defined) and positive(e.args[1], defined)
+            base, power = e.args
+            if base.op == "num" and base.attr >= 1:
+                return _not_positive(power, defined)
+            return _below_one(base, defined) and positive(power, defined)
         case "sub":
             return _is_one(e.args[0]) and _below_one(e.args[1], defined)
+    return False
+
+
+def _not_positive(e: Expr, defined: Definitions) -> bool:
+    """Whether e ≤ 0 always."""
+    match e.op:
+        case "num":
+            return e.attr <= 0
+        case "neg":
+            return positive(e.args[0], defined)
+        case "sub":
+            return _not_positive(e.args[0], defined) and positive(e.args[1], defined)
     return False
 
 
@@ -93,6 +110,11 @@ def _log(e: Expr, defined: Definitions, outside: Outside) -> Expr:
             inner = defined[e.attr]
             if inner.op in ("sigmoid", "exp", "pow", "var", "split", "sub"):
                 return outside(e) or _log(inner, defined, outside)
+    return log_at(e)
+
+
+def log_at(e: Expr) -> Expr:
+    """log e as it is computed where nothing better is known."""
     return make("log", make("maximum", e, num(math.exp(FLOOR))))
 
 

@@ -1,0 +1,31 @@
+"""Program -> one file of PyTorch and Triton: the plan of the torch backend, its scans as generated kernels.
+
+The rest of the file is what the torch backend prints. Scans of vectors and numbers are sums, which torch does.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nlc.backends import torch
+from nlc.backends.triton.module import emit_module
+from nlc.backends.triton.texts import TEXTS
+from nlc.backends.writer import Header
+from nlc.ir.program import Program
+
+NAME = "triton"
+CONTEXTS = ("tokens",)  # of the systems that it has a form of
+TILES: tuple[int, ...] | None = (16, 32, 64)  # that can be asked for; None: any
+_DEFINED = re.compile(r"^(?:def (\w+)\(|([A-Z]\w+) = |([A-Z]\w+): )", re.MULTILINE)
+_IMPORTED = "triton tl functools hashlib inspect json os re warnings ThreadPoolExecutor Path"
+RESERVED = (
+    torch.RESERVED
+    | frozenset(TEXTS)
+    | frozenset(n for text in TEXTS.values() for ns in _DEFINED.findall(text) for n in ns if n)
+    | frozenset(_IMPORTED.split())
+)
+
+
+def emit(program: Program, header: Header) -> str:
+    """The text of the file; the same program and header give the same bytes."""
+    return emit_module(program, header)

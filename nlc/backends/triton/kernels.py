@@ -1,0 +1,196 @@
+"""The record of a scan as Triton kernels: forward. What a setting of the record does not need is not in the text.
+
+    S_t = a_t S_{t−1} + (w_t u_t − b_t S_{t−1} p_t) k_tᵀ        with c = log₂ a, summed up to t in a chunk
+
+A state lives in registers as Sᵀ [dk, a block of dv], so that no product takes the transpose of a product: some
+versions of Triton compile that wrongly for Hopper. Exponents are differences that are ≤ 0 where they count, masked
+before ``exp2``. The inverse of I + L is found by substitution in blocks of 16 and by merging blocks, which stays exact
+where keys are alike; a series for all 64 tokens would not (kernels.md §0.7).
+"""
+
+from __future__ import annotations
+
+from nlc.backends.triton.forms import KernelForm, chosen, signature, text
+
+_FLOW = '''
+@triton.jit
+def flow(x, token, channel, at, T, size: tl.constexpr):
+    """Where tokens and channels are, and which of them are there."""
+    there = (token < T)[:, None] & (channel < size)[None, :]
+    return x + token[:, None] * at + channel[None, :], there
+'''
+
+_BLOCK = '''
+@triton.jit
+def block(x, d, v, at_v, at_d, DK: tl.constexpr, DV: tl.constexpr):
+    """Where a block of the transpose of a state [dv, dk] is, and which of it is there."""
+    return x + d[:, None] * at_d + v[None, :] * at_v, (d < DK)[:, None] & (v < DV)[None, :]
+'''
+
+_LOGS = '''
+@triton.jit
+def logs(log_a, t, T):
+    """log2 of the decays of a chunk, and their sums."""
+    a = tl.load(log_a + t, mask=t < T, other=0.0) * 1.4426950408889634
+    return a, tl.cumsum(a, 0)
+'''
+
+_INVERSE = '''
+@triton.jit
+def inverse_of(L, C: tl.constexpr, PRECISION: tl.constexpr):
+    """(I + L)^-1 for L [C, C] below its diagonal: blocks of 16 by substitution, then merged."""
+    n: tl.constexpr = C // 16
+    i, part, t = tl.arange(0, 16), tl.arange(0, n), tl.arange(0, C)
+    own = (part[:, None] == part[None, :])[:, None, :, None]
+    X = -tl.sum(tl.where(own, tl.reshape(L, [n, 16, n, 16]), 0.0), 2)
+    for r in tl.static_range(2, 16):
+        row = tl.sum(tl.where((i == r)[None, :, None], X, 0.0), 1)
+        row += tl.sum(row[:, :, None] * X, 1)
+        X = tl.where((i == r)[None, :, None], row[:, None, :], X)
+    X += tl.where(i[:, None] == i[None, :], 1.0, 0.0)[None, :, :]
+    Y = tl.reshape(tl.where(own, X[:, :, None, :], 0.0), [C, C])
+    for level in tl.static_range(4, 7):
+        if (1 << level) < C:  # blocks that lie below each other in one twice as long
+            below = (t[:, None] >> level) == (t[None, :] >> level) + 1
+            below &= (t[:, None] >> (level + 1)) == (t[None, :] >> (level + 1))
+            E = tl.dot(tl.where(below, L, 0.0), Y, input_precision=PRECISION)
+            Y -= tl.dot(Y, E, input_precision=PRECISION)
+    return Y
+'''
+
+_SOLVE = '''
+@triton.jit
+def NAME_solve(
+    k, b, <decay:log_a, ><probe:p, >inverse, T, H, k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
+    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """(I + L)^-1 of a chunk, L_ti = b_t <decay:a_{t-1} ... a_{i+1} >PROBE_t . k_i for i < t."""
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    at, there = flow(k + n // H * k_x + n % H * k_h, t, d, k_t, T, DK)
+    K = tl.load(at, mask=there, other=0.0).to(DOT)
+    at, there = flow(p + n // H * p_x + n % H * p_h, t, d, p_t, T, DK)  #? probe
+    P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
+    L = tl.dot(<probe:P><!probe:K>, tl.trans(K), input_precision=PRECISION)
+    L *= tl.load(b + n * T + t, mask=t < T, other=0.0)[:, None]
+    below = i[:, None] > i[None, :]
+    a, c = logs(log_a + n * T, t, T)  #? decay
+    L *= tl.exp2(tl.where(below, (c - a)[:, None] - c[None, :], -float("inf")))  #? decay
+    L = tl.where(below, L, 0.0)  #? !decay
+    X = inverse_of(L, C, PRECISION)
+    at = inverse + m * C * C + i[:, None] * C + i[None, :]
+    tl.store(at, X.to(inverse.dtype.element_ty))
+'''
+
+_SCAN = '''
+@triton.jit
+def NAME_scan(
+    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, T, H,
+    k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, >
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last."""
+    n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    begun, held = block(S + n * DK * DV, d, v, DK, 1, DK, DV)
+    h = tl.load(begun, mask=held, other=0.0)
+    k += n // H * k_x + n % H * k_h
+    u += n // H * u_x + n % H * u_h
+    p += n // H * p_x + n % H * p_h  #? probe
+    for chunk in range(tl.cdiv(T, C)):
+        m, t = n * tl.cdiv(T, C) + chunk, chunk * C + i
+        at, _ = block(starts + m * DK * DV, d, v, DK, 1, DK, DV)
+        tl.store(at, h.to(starts.dtype.element_ty), mask=held)
+        at, there = flow(k, t, d, k_t, T, DK)
+        K = tl.load(at, mask=there, other=0.0).to(DOT)
+        at, there = flow(u, t, v, u_t, T, DV)
+        R = tl.load(at, mask=there, other=0.0)<!rate:.to(tl.float32)>
+        R = R * tl.load(w + n * T + t, mask=t < T, other=0.0)[:, None]  #? rate
+        a, c = logs(log_a + n * T, t, T)  #? decay
+        total = tl.sum(a, 0)  #? decay
+        at, there = flow(p, t, d, p_t, T, DK)  #? probe
+        P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
+        erase = tl.load(b + n * T + t, mask=t < T, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
+        R -= erase[:, None] * tl.dot(<probe:P><!probe:K>, h.to(DOT), input_precision=PRECISION)  #? erase
+        X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
+        R = tl.dot(X, R.to(DOT), input_precision=PRECISION)  #? erase
+        at, there = flow(rows + n * T * DV, t, v, DV, T, DV)  #? erase
+        tl.store(at, R.to(rows.dtype.element_ty), mask=there)  #? erase
+        R *= tl.exp2(total - c)[:, None]  #? decay
+        h *= tl.exp2(total)  #? decay
+        h += tl.dot(tl.trans(K), R.to(DOT), input_precision=PRECISION)
+    ended, _ = block(end + n * DK * DV, d, v, DK, 1, DK, DV)
+    tl.store(ended, h, mask=held)
+'''
+
+_STEP = '''
+@triton.jit
+def NAME_step(
+    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, >end, <erase:rows, >starts, <erase:inverse, >H,
+    k_x, k_h, u_x, u_h, <probe:p_x, p_h, >
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+):
+    """One token, for a block of dv."""
+    n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    d, v = tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    at, held = n * DK * DV + v[:, None] * DK + d[None, :], (v < DV)[:, None] & (d < DK)[None, :]
+    h = tl.load(S + at, mask=held, other=0.0)
+    tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)
+    key = tl.load(k + n // H * k_x + n % H * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    row = tl.load(u + n // H * u_x + n % H * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
+    row *= tl.load(w + n)  #? rate
+    probe = tl.load(p + n // H * p_x + n % H * p_h + d, mask=d < DK, other=0.0)  #? probe
+    row -= tl.load(b + n) * tl.sum(h * <probe:probe.to(tl.float32)><!probe:key>[None, :], 1)  #? erase
+    tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
+    i = tl.arange(0, C)  #? erase
+    one = tl.where(i[:, None] == i[None, :], 1.0, 0.0).to(inverse.dtype.element_ty)  #? erase
+    tl.store(inverse + n * C * C + i[:, None] * C + i[None, :], one)  # by each block  #? erase
+    h *= tl.exp(tl.load(log_a + n))  #? decay
+    tl.store(end + at, h + row[:, None] * key[None, :], mask=held)
+'''
+
+_READ = '''
+@triton.jit
+def <decay:gated_>read<before:_before>_out(
+    q, k, rows, starts, <decay:log_a, >out, T, H, q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
+    o_x, o_h, o_t,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """<!before:S_t q_t><before:S_{t-1} q_t> in a chunk for a block of dv: of what it began with, and what was written."""
+    m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    x, head = n // H, n % H
+    at, there = flow(q + x * q_x + head * q_h, t, d, q_t, T, DK)
+    Q = tl.load(at, mask=there, other=0.0).to(DOT)
+    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)
+    K = tl.load(at, mask=there, other=0.0).to(DOT)
+    at, there = block(starts + m * s_n, d, v, s_v, s_d, DK, DV)
+    h = tl.load(at, mask=there, other=0.0).to(DOT)
+    at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, T, DV)
+    R = tl.load(at, mask=there, other=0.0).to(DOT)
+    seen = i[:, None] ORDER i[None, :]
+    A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)
+    a, c = logs(log_a + n * T, t, T)  #? decay
+    A *= tl.exp2(tl.where(seen, <!before:c><before:(c - a)>[:, None] - c[None, :], -float("inf")))  #? decay
+    A = tl.where(seen, A, 0.0)  #? !decay
+    value = tl.dot(Q, h, input_precision=PRECISION)
+    value *= tl.exp2(<!before:c><before:c - a>)[:, None]  #? decay
+    value += tl.dot(A.to(DOT), R, input_precision=PRECISION)
+    at, there = flow(out + x * o_x + head * o_h, t, v, o_t, T, DV)
+    tl.store(at, value.to(out.dtype.element_ty), mask=there)
+'''
+
+SHARED = {"flow": _FLOW, "block": _BLOCK, "logs": _LOGS, "inverse_of": _INVERSE}
+
+
+def texts(name: str, f: KernelForm) -> str:
+    """The kernels of a scan."""
+    return signature(text("\n".join([*[_SOLVE] * f.erase, _SCAN, _STEP]), name, f))
+
+
+def read_text(decay: bool, before: bool) -> str:
+    """The kernel of a read."""
+    return signature(chosen(_READ, decay=decay, before=before))

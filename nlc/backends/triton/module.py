@@ -1,0 +1,170 @@
+"""A token system as an ``nn.Module`` whose scans are kernels: the torch backend's file with other functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from nlc.backends.reference.file import class_name, close_file, open_file
+from nlc.backends.torch.helpers import defined
+from nlc.backends.torch.module import TorchModule
+from nlc.backends.torch.scanned import all_nodes
+from nlc.backends.torch.scans import Form
+from nlc.backends.triton.forms import KernelForm
+from nlc.backends.triton.texts import TEXTS
+from nlc.backends.writer import Header, Writer
+from nlc.ir.expr import Expr, walk
+from nlc.ir.ops import elementwise, pointwise
+from nlc.ir.program import Let, Loop, Parallel, Program, Return
+from nlc.ir.scan import Record, Scan
+
+_IMPORTS = [
+    "import torch",
+    "import torch.nn.functional as F",
+    "import triton",
+    "import triton.language as tl",
+    "from torch import Tensor, nn",
+]
+
+
+def emit_module(program: Program, header: Header) -> str:
+    """The whole file."""
+    file, body = Writer(), Writer()
+    open_file(file, program.system, header, program.about)
+    emitter = TritonModule(program, header, body)
+    emitter.write()
+    tile = program.tile or program.channel_tile
+    texts = defined(emitter.printer.helpers, tile, None, TEXTS)
+    return close_file(file, texts, body, _IMPORTS, class_name(program.system))
+
+
+class TritonModule(TorchModule):
+    """Scans of matrices call kernels. Where nothing else multiplies, flows stay in the dtype that they come in."""
+
+    def form(self, r: Record, read: bool) -> Form:
+        f = super().form(r, True)
+        if f.kind not in ("none", "scalar"):
+            return f
+        return KernelForm(f.kind, f.erase, f.probe, rate=_rate(r) is not None)
+
+    def _rated(self, r: Record, f: Form, args: list[str], at: Callable[..., str]) -> list[str]:
+        found = _rate(r)
+        if not isinstance(f, KernelForm) or found is None:
+            return []
+        factor, value = found
+        args[2] = at(value)
+        return [at(factor)]
+
+    def _written(self, s: Scan, j: int, at: Callable[..., str]) -> str:
+        """u of a state; what its T answers at the probe on a line of its own, where it decays towards one."""
+        r = s.record
+        if r.source is None or r.erase[j] is None or not self._towards(s, r.source):
+            return super()._written(s, j, at)
+        like, answer = r.write[j] or r.parts[0], at(r.probe or r.key)
+        names = [self.parts(f"{s.name}_{x}", like) for x in ("begun", "since")]
+        self.w(f"{names[0]} = {answer} @ {self._towards(s, r.source)}.mT")
+        up = "" if r.rank < 2 else "[..., None]"
+        self.w(f"{names[1]} = {at(r.write[j])} - {at(r.erase[j])}{up} * {names[0]}")
+        return names[1]
+
+    def _nonnegative(self, name: str) -> None:
+        """To look at the values would wait for the device, so a wrong one shows in the result."""
+        given = self.arguments[name]
+        self.w(f"{given} = {given}.masked_fill({given} < 0, torch.nan)  # it has no logarithm")
+
+    def _parallel(self, s: Parallel) -> None:
+        start = len(self.w.lines)
+        super()._parallel(s)
+        written = self.w.lines[start:]
+        if sum("dtype" in line.replace(f"{self.first}.dtype", "") for line in written) == 1:
+            self.w.lines[start:] = [x for x in written if not x.strip().startswith("dtype = ")]
+
+    def statement(self, s: Let | Loop | Parallel | Return) -> None:
+        super().statement(_factored(s) if isinstance(s, Parallel) else s)
+
+    def _to_rows(self, s: Parallel) -> None:
+        if not all(_narrow(x) for x in s.body):
+            super()._to_rows(s)
+            return
+        heads, gates = self._heads(s), _gates(s)
+        ranks = {str(n.attr): n.type.rank for x in s.body for n in all_nodes(x) if n.op == "var"}
+        for outer, inner in s.slices.items():
+            text = f"{outer}.transpose(1, 2)" if heads[inner] else outer
+            text += "" if ranks.get(inner) and inner not in gates else ".to(dtype)"
+            if text != inner:
+                self.w(f"{inner} = {text}")
+
+
+def _rate(r: Record) -> tuple[Expr, Expr] | None:
+    """The number and the vector that a write is made of, where the states are matrices that are erased."""
+    write = r.write[0]
+    if (
+        r.source is None
+        or write is None
+        or write.op != "mul"
+        or (r.start and r.start[0] is not None)
+    ):
+        return None
+    a, b = write.args
+    pairs = [(x, y) for x, y in ((a, b), (b, a)) if x.type.rank == 0 and y.type.rank == 1]
+    return pairs[0] if pairs and pairs[0][0].op != "num" else None
+
+
+def _factored(s: Parallel) -> Parallel:
+    """Writes that nothing else reads stand in their scans, so that these can take them apart."""
+    return replace(s, body=_within(s.body, {*s.collects.values()}))
+
+
+def _within(body: tuple[Let | Scan | Loop, ...], kept: set[str]) -> tuple[Let | Scan | Loop, ...]:
+    uses = Counter(str(n.attr) for x in body for n in all_nodes(x) if n.op == "var")
+    found = {
+        x.names[0]: x
+        for x in body
+        if isinstance(x, Let) and x.expr.op == "mul" and x.when is None and uses[x.names[0]] == 1
+    }
+    out: list[Let | Scan | Loop] = []
+    gone: set[str] = set()
+    for x in body:
+        if isinstance(x, Loop):
+            inner = {*x.collects.values(), *x.carries}
+            x = replace(x, body=_within(x.body, inner))  # type: ignore[arg-type]
+        elif isinstance(x, Scan) and len(x.record.states) == 1:
+            write = x.record.write[0]
+            name = str(write.attr) if write is not None and write.op == "var" else ""
+            if name in found and name not in kept:
+                whole = replace(x.record, write=(found[name].expr,))
+                if _rate(whole) is not None:
+                    x, gone = replace(x, record=whole), gone | {name}
+        out.append(x)
+    return tuple(x for x in out if not (isinstance(x, Let) and x.names[0] in gone))
+
+
+def _narrow(x: Let | Scan | Loop) -> bool:
+    """Whether a statement does nothing to vectors in half precision that a kernel does not sum in float32."""
+    if isinstance(x, Scan):
+        r = x.record
+        return r.rank == 2 and r.kind in ("none", "scalar", "channel") and not any(r.start)
+    if not isinstance(x, Let):
+        return False
+    return all(_plain(n) for n in walk(x.expr))
+
+
+def _gates(s: Parallel) -> set[str]:
+    """The variables that decays are made of."""
+    read = lambda e: {str(n.attr) for n in walk(e) if n.op == "var"}  # noqa: E731
+    found = set().union(
+        *(read(x.record.log) for x in s.body if isinstance(x, Scan) and x.record.log)
+    )
+    for x in reversed(s.body):
+        if isinstance(x, Let) and found & {*x.names}:
+            found |= read(x.expr)
+    return found
+
+
+def _plain(n: Expr) -> bool:
+    return (
+        n.op in ("var", "num", "hyper", "read", "clip", "spread")
+        or elementwise(n.op)
+        or pointwise(n.op)
+    )

@@ -1,0 +1,351 @@
+"""What launches the kernels: operators that autograd and ``torch.compile`` know, called as the chunk algebra is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nlc.backends.torch.scans import select
+from nlc.backends.triton.forms import KernelForm, packed
+from nlc.backends.writer import WIDTH
+
+
+@dataclass
+class Text:
+    """Lines of a function under an operator's name, as its flags select them."""
+
+    name: str
+    flags: dict[str, bool]
+    parts: list[str] = field(default_factory=list)
+
+    def __call__(self, source: str) -> None:
+        if chosen := select(source.replace("NAME", self.name), **self.flags):
+            self.parts.append(chosen)
+
+    def call(self, start: str, args: list[str], end: str, depth: int = 1) -> None:
+        """A call or a signature, on as few lines as it needs."""
+        start = start.replace("NAME", self.name)
+        self.parts.append(packed(start, args, end, depth))
+
+    def whole(self, start: str, inner: str, end: str) -> None:
+        """A call on one line, or its arguments on one of their own."""
+        one = f"{start}{inner}{end}".replace("NAME", self.name)
+        self(one if len(one) <= WIDTH else f"{start}\n    {inner}\n{end}")
+
+    def launch(
+        self,
+        kernel: str,
+        kind: str,
+        args: list[str],
+        dtype: str,
+        units: str,
+        parted: bool = False,
+        depth: int = 1,
+    ) -> None:
+        """Sizes, grid and launch of a kernel."""
+        pad = "    " * depth
+        self(f'{pad}sizes = sizes_of("{kind}", dk, dv, T)')
+        blocks = ' * triton.cdiv(dv, sizes["BV"])' if parted else ""
+        self(f"{pad}grid = ({units}{blocks},)")
+        self.call("args = [", args, "]", depth)
+        self(f"{pad}launch(NAME_{kernel}, grid, args, {dtype}, **sizes)")
+
+    def text(self) -> str:
+        return "\n".join(self.parts) + "\n"
+
+
+CHUNKS = "X * H * starts.shape[2]"
+
+
+def _tensors(names: list[str]) -> list[str]:
+    return [f"{n}: Tensor" for n in names]
+
+
+def _returns(count: int) -> str:
+    return f"tuple[{', '.join(['Tensor'] * count)}]" if count > 1 else "Tensor"
+
+
+def _strides(*names: str) -> list[str]:
+    return [f"*{n}.stride()[:3]" for n in names]
+
+
+def _given(names: list[str]) -> str:
+    return f"({', '.join(names)}{',' * (len(names) == 1)})"
+
+
+def scan(f: KernelForm) -> str:
+    """The operator of a scan, forward and backward."""
+    erase, decay, rate, probe = f.erase, f.kind == "scalar", f.rate, f.probe
+    text = Text(f.scan, dict(decay=decay, erase=erase, rate=rate, probe=probe))
+    numbers = ["b"] * erase + ["log_a"] * decay + ["w"] * rate
+    probes = ["p"] * probe
+    given = ["S", "k", "u", *numbers, *probes]
+    made = ["end", "rows", "starts", "inverse"] if erase else ["end", "starts"]
+    _scan_called(text, f, given, numbers, probes)
+    _scan_meaning(text, given)
+    _scan_forward(text, f, given, numbers, probes, made)
+    _scan_backward(text, f, given, numbers, probes, made)
+    return text.text()
+
+
+def _scan_called(
+    text: Text, f: KernelForm, given: list[str], numbers: list[str], probes: list[str]
+) -> None:
+    """The function that the module calls."""
+    text.call("def NAME(", _tensors(given), f") -> {_returns(3)}:", 0)
+    each = f", {' and '.join(numbers)} [..., T]" if numbers else ""
+    at = "p" if f.probe else "k"
+    text(f'''\
+    """S_t = <decay:a_t >S_{{t-1}} + <erase:(><rate:w_t >u_t<erase: - b_t S_{{t-1}} {at}_t)> k_tᵀ, S [..., dv, dk], k<probe: and p> [..., T, dk].
+
+    u is [..., T, dv]{each}. Returns S after the last token, the rows that
+    were written, and S before each chunk. Products are in the dtype of k, sums and S in float32.
+    TypeError for a dtype or a device that the kernels do not take.
+    """
+    dtype = supported(k)''')
+    fronts = [f"{x}.shape[:-2]" for x in ("S", "k", "u", *probes)]
+    text.call(
+        "lead = torch.broadcast_shapes(", [*fronts, *(f"{x}.shape[:-1]" for x in numbers)], ")"
+    )
+    text("    S = fitted(lead, 2, S.float())[0].contiguous()")
+    flows = ["k", "u", *probes]
+    text.call(
+        f"{', '.join(flows)} = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *flows], "))"
+    )
+    if numbers:
+        left = _given(numbers) if len(numbers) == 1 else ", ".join(numbers)
+        args = ["lead", "1", *numbers]
+        text.call(f"{left} = (x.float().contiguous() for x in fitted(", args, "))")
+    found = "end, rows, starts, _" if f.erase else "end, starts"
+    text.call(f"{found} = NAME_forward(", given, ")")
+    text("""\
+    rows = u  #? !erase
+    return tuple(x.reshape(*lead, *x.shape[2:]) for x in (end, rows, starts))
+""")
+
+
+def _scan_meaning(text: Text, given: list[str]) -> None:
+    """The recurrence, which the check of a first launch compares with."""
+    returns = "tuple[Tensor, ...]"
+    text.call("\ndef NAME_meaning(", _tensors(given), f") -> {returns}:", 0)
+    at = "p" if text.flags["probe"] else "k"
+    text(f'''\
+    """Token by token."""
+    C, <erase:rows, >starts = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]), <erase:[], >[]
+    for t in range(k.shape[-2]):
+        starts += [S] if t % C == 0 else []
+        row = <rate:w[..., t, None] * >u[..., t, :]
+        row = row - b[..., t, None] * (S @ {at}[..., t, :, None]).squeeze(-1)  #? erase
+        rows.append(row)  #? erase
+        S = <decay:log_a[..., t, None, None].exp() * >S + row[..., :, None] * k[..., t, None, :]
+    return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)
+
+''')
+
+
+def _scan_forward(
+    text: Text,
+    f: KernelForm,
+    given: list[str],
+    numbers: list[str],
+    probes: list[str],
+    made: list[str],
+) -> None:
+    erase = f.erase
+    text('@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())')
+    text.call("def NAME_forward(", _tensors(given), f") -> {_returns(len(made))}:", 0)
+    said = "S after the last token, "
+    said += "rows, S before each chunk, inverses" if erase else "S before each chunk"
+    text(f'''\
+    """{said}: [X, H, ...]."""
+    (X, H, T, dk), dv = k.shape, u.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T)
+    {", ".join(made)} = out = NAME_shapes(S, k, u)''')
+    small = ["S", "k", "u", *numbers, *probes, *made[:1], *made[1:], "H"]
+    text("    if T == 1:")
+    args = [*small, *[f"*{n}.stride()[:2]" for n in ("k", "u", *probes)]]
+    text.launch("step", "step", args, "k.dtype", "X * H", parted=True, depth=2)
+    text("        return out")
+    if erase:
+        args = ["k", *[x for x in numbers if x != "w"], *probes, "inverse", "T", "H"]
+        text.launch("solve", "solve", [*args, *_strides("k", *probes)], "k.dtype", CHUNKS)
+    args = [
+        "S",
+        "k",
+        "u",
+        *numbers,
+        *probes,
+        *["inverse"] * erase,
+        "end",
+        *["rows"] * erase,
+        "starts",
+    ]
+    text.launch(
+        "scan", "scan", [*args, "T", "H", *_strides("k", "u", *probes)], "k.dtype", "X * H", True
+    )
+    text('''\
+    return out
+
+
+@NAME_forward.register_fake
+def NAME_shapes(S, k, u, *_):
+    """What the operator returns, but for its values."""
+    (X, H, T, dk), dv = k.shape, u.shape[-1]
+    C = chunk_of(dk, dv, T)
+    starts = k.new_empty(X, H, -(-T // C), dv, dk)
+    return torch.empty_like(S), starts  #? !erase
+    rows, inverse = k.new_empty(X, H, T, dv), k.new_empty(X, H, starts.shape[2], C, C)  #? erase
+    return torch.empty_like(S), rows, starts, inverse  #? erase
+
+''')
+
+
+def _scan_backward(
+    text: Text,
+    f: KernelForm,
+    given: list[str],
+    numbers: list[str],
+    probes: list[str],
+    made: list[str],
+) -> None:
+    erase = f.erase
+    kept = ["k", "u", *numbers, *probes, *made[1:]]
+    grads = ["d_end", "d_rows", "d_starts"] if erase else ["d_end", "d_starts"]
+    slopes = [f"d_{n}" for n in given]
+    text('@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())')
+    text.call("def NAME_backward(", _tensors([*kept, *grads]), f") -> {_returns(len(slopes))}:", 0)
+    call = f"{', '.join(slopes)} = out = NAME_slopes("
+    text('''\
+    """The slopes by all that goes in, from those of all that comes out."""
+    (X, H, T, dk), dv, dtype = k.shape, u.shape[-1], wider(k.dtype)''')
+    text.call(call, [*kept, *grads], ")")
+    text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
+    args = ["k", *[x for x in numbers if x != "w"], *probes, *["inverse"] * erase, *grads]
+    args += ["ends", "d_u", "d_S", "T", "H", *_strides("k", *probes)]
+    text.launch("scan_back", "scan_back", args, "dtype", "X * H", True)
+    written = "rows" if erase else "u"
+    args = ["k", *["u"] * f.rate, *numbers, *probes, written, "starts", "ends", "d_u"]
+    args += ["d_k", *(f"d_{n}" for n in (*numbers, *probes)), "T", "H"]
+    args += _strides("k", written, *["u"] * f.rate, *probes)
+    text.launch("scan_grads", "grads", args, "dtype", CHUNKS)
+    text("""\
+    return out
+
+
+@NAME_backward.register_fake""")
+    rest = [*numbers, *probes]
+    text.call("def NAME_slopes(", [*kept, *grads], "):", 0)
+    text('''\
+    """The shapes of the slopes."""
+    d_k, d_u = k.new_empty(k.shape), u.new_empty(u.shape, dtype=wider(k.dtype))''')
+    if rest:
+        text(f"    rest = [x.new_empty(x.shape) for x in {_given(rest)}]")
+    text(f"    return torch.empty_like(d_end), d_k, d_u{', *rest' * bool(rest)}")
+    text(f"""
+
+def NAME_setup(ctx, inputs, output):
+    S, *flows = inputs
+    ctx.save_for_backward(*flows, *output[1:])
+
+
+def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
+    grads = ({", ".join(f"{g}.contiguous()" for g in grads)})
+    d_S, d_k, d_u, *rest = NAME_backward(*ctx.saved_tensors, *grads)
+    return d_S, d_k, d_u.to(d_k.dtype), *rest
+
+""")
+    text.whole("NAME_forward.register_autograd(", "NAME_slope, setup_context=NAME_setup", ")")
+
+
+def read(name: str, decay: bool) -> str:
+    """The operator of a read, forward and backward."""
+    before = name.endswith("_before")
+    text = Text(name, dict(decay=decay, before=before))
+    given = ["q", "k", "rows", "starts"] + ["log_a"] * decay
+    what = "S_{t-1} q_t" if before else "S_t q_t"
+    text.call("def NAME(", _tensors(given), ") -> Tensor:", 0)
+    text(f'''\
+    """{what}: from q and k [..., T, dk], rows [..., T, dv], and S before each chunk."""
+    dtype = supported(k)''')
+    fronts = [*(f"{x}.shape[:-2]" for x in given[:3]), "starts.shape[:-3]"]
+    text.call("lead = torch.broadcast_shapes(", [*fronts, *["log_a.shape[:-1]"] * decay], ")")
+    text.call("q, k, rows = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *given[:3]], "))")
+    text("""\
+    starts = in_a_row(*fitted(lead, 3, starts))
+    log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay""")
+    text.call("out = NAME_forward(", given, ")")
+    text("    return out.reshape(*lead, *out.shape[2:])")
+    text.call("\n\ndef NAME_meaning(", _tensors(given), ") -> tuple[Tensor, ...]:", 0)
+    text('''\
+    """Token by token."""
+    C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
+    for t in range(k.shape[-2]):
+        if t % C == 0:
+            S = starts[..., t // C, :, :]
+        out.append((S @ q[..., t, :, None]).squeeze(-1))  #? before
+        S = <decay:log_a[..., t, None, None].exp() * >S + rows[..., t, :, None] * k[..., t, None, :]
+        out.append((S @ q[..., t, :, None]).squeeze(-1))  #? !before
+    return (torch.stack(out, -2),)
+
+
+@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())''')
+    text.call("def NAME_forward(", _tensors(given), ") -> Tensor:", 0)
+    text('''\
+    """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
+    (X, H, T, dk), dv = q.shape, rows.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T)
+    out = NAME_shapes(q, k, rows)''')
+    strides = [*_strides("q", "k", "rows"), "*starts.stride()[2:]"]
+    text.launch(
+        "out",
+        "out",
+        [*given, "out", "T", "H", *strides, "*out.stride()[:3]"],
+        "k.dtype",
+        CHUNKS,
+        True,
+    )
+    text('''\
+    return out
+
+
+@NAME_forward.register_fake
+def NAME_shapes(q, k, rows, *_):
+    """What the operator returns, but for its values."""
+    X, H, T, _ = q.shape
+    return q.new_empty(X, T, H, rows.shape[-1]).transpose(1, 2)
+
+
+@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())''')
+    slopes = [f"d_{n}" for n in given]
+    text.call("def NAME_backward(", _tensors([*given, "grad"]), f") -> {_returns(len(slopes))}:", 0)
+    text('''\
+    """The slopes by all that goes in."""
+    (X, H, T, dk), dv = q.shape, rows.shape[-1]''')
+    text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*given, "grad"], ")")
+    args = [*given, "grad", *slopes, "T", "H", *strides, "*grad.stride()[:3]"]
+    text.launch("back", "out_back", args, "wider(k.dtype)", CHUNKS)
+    text("""\
+    return out
+
+
+@NAME_backward.register_fake""")
+    text.call("def NAME_slopes(", [*given, "grad"], "):", 0)
+    text('''\
+    """The shapes of the slopes."""
+    d_q, d_k, dtype = q.new_empty(q.shape), k.new_empty(k.shape), wider(k.dtype)
+    d_rows, d_starts = (x.new_empty(x.shape, dtype=dtype) for x in (rows, starts))
+    return d_q, d_k, d_rows, d_starts<decay:, torch.empty_like(log_a)>
+
+
+def NAME_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def NAME_slope(ctx, grad):
+    q, k, rows, starts, *rest = ctx.saved_tensors
+    grad = rows_of(wider(k.dtype), grad)
+    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(q, k, rows, starts, *rest, grad)
+    return d_q, d_k, d_rows.to(rows.dtype), d_starts.to(starts.dtype), *rest
+
+''')
+    text.whole("NAME_forward.register_autograd(", "NAME_slope, setup_context=NAME_setup", ")")
+    return text.text()

@@ -1,0 +1,206 @@
+"""What every operator of a generated Triton file uses: sizes, launches, shapes, the check of a first launch."""
+
+from __future__ import annotations
+
+SHARED: dict[str, str] = {
+    "CONFIG": """
+# Of each kind of kernel: channels of dv that a program holds, warps, stages.
+CONFIG = {
+    "solve": (16, 4, 1),
+    "scan": (32, 4, 2),
+    "out": (128, 4, 1),
+    "scan_back": (32, 4, 2),
+    "out_back": (64, 8, 2),
+    "grads": (64, 8, 2),
+    "step": (32, 4, 1),
+}
+""",
+    "OPERATORS": """
+OPERATORS = re.sub(r"\\W", "_", f"nlc_{__name__}")  # where torch finds those of this file
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+""",
+    "chunk_of": '''
+def chunk_of(dk: int, dv: int, tokens: int = CHUNK) -> int:
+    """Tokens of a chunk: fewer where rows are too long to stay in registers, or there are few."""
+    most = CHUNK if max(dk, dv) <= 128 else min(CHUNK, 32)
+    return 16 if tokens <= 16 else most
+''',
+    "width": '''
+def width(channels: int, most: int) -> int:
+    """Channels of a block: a power of two."""
+    return min(max(16, triton.next_power_of_2(channels)), most)
+''',
+    "kernel_cache": '''
+def kernel_cache() -> Path:
+    """Where verdicts and tuned configurations are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("NLC_CACHE_DIR") or f"{base}/nlc") / "kernels"
+''',
+    "tuned": '''
+@functools.cache
+def tuned() -> dict[tuple[str, int, int], tuple[int, int, int]]:
+    """By kind, dk and dv like CONFIG: what ``nlc tune`` found with this Triton on this GPU."""
+    path, found = kernel_cache() / "tuned.json", {}
+    try:
+        by_gpu = json.loads(path.read_text()).get(triton.__version__, {})
+        for key, (held, warps, stages) in by_gpu.get(torch.cuda.get_device_name(), {}).items():
+            kind, dk, dv = key.split()
+            found[kind, int(dk), int(dv)] = int(held), int(warps), int(stages)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        warnings.warn(f"{path} is not used, since it cannot be read: {error}", stacklevel=2)
+        return {}
+    return found
+''',
+    "configured": '''
+def configured(kind: str, dk: int, dv: int) -> tuple[int, int, int]:
+    """Channels of dv that a program holds, warps and stages: as tuned, else as in CONFIG."""
+    held, warps, stages = CONFIG[kind]
+    usual = held if max(dk, dv) <= 128 else held // 2, warps, stages
+    return usual if INTERPRETED else tuned().get((kind, dk, dv), usual)
+''',
+    "sizes_of": '''
+def sizes_of(kind: str, dk: int, dv: int, tokens: int) -> dict[str, int]:
+    """How a kernel of a kind runs at a size."""
+    held, warps, stages = configured(kind, dk, dv)
+    C, BK, BV = chunk_of(dk, dv, tokens), width(dk, 256), width(dv, held)
+    return dict(DK=dk, DV=dv, BK=BK, BV=BV, C=C, num_warps=warps, num_stages=stages)
+''',
+    "launch": '''
+def launch(kernel, grid: tuple[int, ...], args: list, dtype: torch.dtype, **sizes) -> None:
+    """Runs a kernel over operands of a dtype; float32 is multiplied as torch does."""
+    exact = torch.get_float32_matmul_precision() == "highest"
+    dot = tl.float32 if INTERPRETED else getattr(tl, str(dtype).removeprefix("torch."))
+    sizes |= dict(DOT=dot, PRECISION="tf32x3" if exact else "tf32")
+    known = {n: x for n, x in sizes.items() if n in kernel.arg_names or n.startswith("num_")}
+    with torch.cuda.device_of(args[0]):
+        kernel[grid](*args, **known)
+''',
+    "fitted": '''
+def fitted(lead: torch.Size, behind: int, *flows: Tensor) -> list[Tensor]:
+    """Flows with what is in front of their last axes as two axes, sequences and heads."""
+    lead = (1,) * (2 - len(lead)) + tuple(lead)
+    flows = [x.expand(*lead, *x.shape[x.ndim - behind :]) for x in flows]
+    return [x.reshape(-1, *x.shape[len(lead) - 1 :]) for x in flows]
+''',
+    "rows_of": '''
+def rows_of(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """Rows [X, H, T, n] in a dtype, the channels of each side by side."""
+    x = x.to(dtype)
+    return x if x.stride(-1) == 1 else x.contiguous()
+''',
+    "wider": '''
+def wider(dtype: torch.dtype) -> torch.dtype:
+    """What slopes are kept in: the range of float16 is too small for them."""
+    return torch.bfloat16 if dtype == torch.float16 else dtype
+''',
+    "in_a_row": '''
+def in_a_row(starts: Tensor) -> Tensor:
+    """States [X, H, chunks, ...] that lie one behind the other."""
+    _, H, chunks, m, n = starts.shape
+    regular = starts.stride()[:3] == (H * chunks * m * n, chunks * m * n, m * n)
+    return starts if regular else starts.contiguous()
+''',
+    "supported": '''
+def supported(x: Tensor) -> torch.dtype:
+    """The dtype of products with keys x; an error for what the kernels do not take."""
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"the kernels take float32, bfloat16 and float16, not {x.dtype}")
+    if not (x.is_cuda or INTERPRETED):
+        raise TypeError(f"the kernels need a GPU, not {x.device}; the backend `torch` does not")
+    if x.shape[-1] > 256:
+        raise ValueError(f"the kernels take keys of 256 channels at most, not {x.shape[-1]}")
+    return x.dtype
+''',
+    "VERDICTS": """
+VERDICTS: dict[str, str] = {}  # of the operators that were checked: "" if right, else what is wrong
+""",
+    "cached": '''
+def cached(key: str, verdict: str | None = None) -> str | None:
+    """What was found of an operator in another process, None if nothing; or keeps a verdict."""
+    path = kernel_cache() / hashlib.sha256(key.encode()).hexdigest()
+    if verdict is None:
+        return path.read_text() if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(f".{os.getpid()}")
+    written.write_text(verdict)
+    written.replace(path)
+    return verdict
+''',
+    "checked": '''
+def checked(operator, meaning, k: Tensor, dv: int, tokens: int, **axes: str) -> None:
+    """Before an operator first runs with this Triton, on this GPU, at these sizes: is it right?
+
+    It and its slopes are compared with ``meaning``, token by token in float64. RuntimeError where
+    they differ: some versions of Triton compile right kernels to wrong code. What was tuned for
+    these sizes is dropped if it is wrong, or does not run.
+    """
+    if INTERPRETED:
+        return
+    dk, C = k.shape[-1], 1 if tokens == 1 else chunk_of(k.shape[-1], dv, tokens)
+    gpu, configs = torch.cuda.get_device_name(k.device), {n: configured(n, dk, dv) for n in CONFIG}
+    key = f"{operator} {triton.__version__} {gpu} {k.dtype} {dk} {dv} {C} {configs}"
+    mine = [x for x in tuned() if x[1:] == (dk, dv)]
+    if key not in VERDICTS:
+        VERDICTS[key] = ""  # the trial runs the operator, too
+        if (found := cached(key)) is None:
+            with ThreadPoolExecutor(1) as thread:  # inside an operator autograd is off
+                trial = thread.submit(differs, operator, meaning, k, dv, C, **axes)
+                error = trial.exception()
+            if error is None:
+                found = cached(key, trial.result())
+            elif mine:
+                found = f"the kernels of {operator} do not run: {error}"
+            else:
+                del VERDICTS[key]
+                raise error
+        VERDICTS[key] = found
+    if VERDICTS[key] and mine:
+        said = f"what was tuned for dk = {dk} and dv = {dv} is not used: {VERDICTS[key]}"
+        warnings.warn(said, stacklevel=2)
+        for x in mine:
+            tuned().pop(x, None)
+        checked(operator, meaning, k, dv, tokens, **axes)
+    elif VERDICTS[key]:
+        raise RuntimeError(
+            f"{VERDICTS[key]} with Triton {triton.__version__} on {gpu}; take another version, "
+            "or compile with the backend `torch`"
+        )
+
+
+def differs(operator, meaning, k: Tensor, dv: int, C: int, **axes: str) -> str:
+    """What is wrong with an operator or its slopes at random inputs; "" if nothing is."""
+    dtype, device, dk = k.dtype, k.device, k.shape[-1]
+    noise = torch.Generator(device).manual_seed(0)
+    size = {"dk": dk, "dv": dv, "T": C if C <= 16 else 2 * C + 16, "chunks": 1 if C <= 16 else 3}
+    names = dict(S="dv dk", k="T dk", p="T dk", q="T dk", u="T dv", rows="T dv", b="T", log_a="T")
+    names |= dict(w="T", starts="chunks dv dk", v="T dv") | axes
+    inputs = []
+    for name in inspect.signature(meaning).parameters:
+        shape = [1, 16, *(size[axis] for axis in names[name].split())]
+        x = torch.randn(shape, generator=noise, device=device)
+        if name in ("k", "p", "q"):
+            x = F.normalize(x, dim=-1)
+        elif name in ("b", "w"):
+            x = x.sigmoid()
+        elif name == "log_a":
+            x = F.logsigmoid(x + 3)
+        exact = name in ("S", "b", "log_a", "w")
+        inputs.append((x if exact else x.to(dtype)).requires_grad_())
+    with torch.enable_grad():
+        found, wide = operator(*inputs), [x.detach().double().requires_grad_() for x in inputs]
+        expected = meaning(*wide)
+        found = (found,) if isinstance(found, Tensor) else found[: len(expected)]
+        worth = [torch.randn(x.shape, generator=noise, device=device) for x in expected]
+        given = [w.to(x.dtype) for w, x in zip(worth, found, strict=True)]
+        slopes = torch.autograd.grad(found, inputs, given)
+        worth = [w.double() for w in worth]
+        exact = torch.autograd.grad(expected, wide, worth, materialize_grads=True)
+    most = 3e-3 if dtype == torch.float32 else 3e-2
+    for x, y in zip((*found, *slopes), (*expected, *exact), strict=True):
+        if not (x.double() - y).norm() <= most * y.norm():
+            return f"the kernels of {operator} are wrong"
+    return ""
+''',
+}

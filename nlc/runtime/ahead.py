@@ -1,0 +1,229 @@
+"""Kernels compiled ahead of time, without a GPU: the registers, shared memory and spills of each on an architecture.
+
+The generated module runs on CPU tensors with launches that are recorded instead of done, so that every kernel is
+compiled for the arguments that it would get. What is computed on the way is noise and is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nlc.runtime.verify.draws import draw
+from nlc.tools.sizes import BadHyper, settled
+
+if TYPE_CHECKING:
+    from nlc.pipeline import Spec
+
+# Bytes of shared memory that one program can have.
+LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448}
+_POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+
+
+class NotAhead(RuntimeError):
+    """Kernels cannot be compiled here."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What one kernel takes at a size of keys and values (0 where it has none).
+
+    Registers and bytes of spills of a thread, bytes of shared memory of a program.
+    """
+
+    name: str
+    dk: int
+    dv: int
+    arch: str
+    warps: int
+    stages: int
+    registers: int
+    spills: int
+    shared: int
+
+    @property
+    def fits(self) -> bool:
+        return self.shared <= LIMITS[self.arch]
+
+    def asdict(self) -> dict[str, Any]:
+        return asdict(self) | {"limit": LIMITS[self.arch], "fits": self.fits}
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """What a kernel is compiled for."""
+
+    name: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    aligned: tuple[int, ...]
+    options: tuple[tuple[str, int], ...]
+
+
+def ahead(
+    spec: Spec,
+    archs: Iterable[str] = ("sm_90",),
+    *,
+    hypers: Mapping[str, Any] | None = None,
+    dtype: str = "bfloat16",
+    tokens: int = 256,
+) -> list[Kernel]:
+    """Every kernel of a token system, forward, backward and of one token, for each of ``archs``.
+
+    Raises SpecError for a spec with mistakes, BadHyper for a hyper that it cannot have, NotAhead where Triton is
+    missing or interprets.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise NotAhead("TRITON_INTERPRET=1 interprets kernels, so that nothing is compiled")
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        raise NotAhead("Triton is not installed: `pip install triton`") from None
+    made = spec.compile("triton")
+    module = sys.modules[made.__module__]
+    if not hasattr(module, "launch"):
+        return []
+    launches = _recorded(spec, made, module, dict(hypers or {}), getattr(torch, dtype), tokens)
+    return [_compiled(module, x, arch) for arch in archs for x in launches]
+
+
+def _recorded(
+    spec: Spec, made: type, module: Any, hypers: dict, dtype: torch.dtype, tokens: int
+) -> list[_Launch]:
+    """The launches of a call with gradients and of one token, each kind once."""
+    import triton.language as tl
+
+    found: dict[_Launch, None] = {}
+
+    def launch(kernel: Any, grid: tuple, args: list, of: torch.dtype, **sizes: int) -> None:
+        sizes |= {"DOT": getattr(tl, str(of).removeprefix("torch.")), "PRECISION": "tf32"}
+        found[_launch(kernel, args, sizes)] = None
+
+    try:
+        net = made(**hypers).to(dtype)
+    except ValueError as error:
+        raise BadHyper(str(error)) from None
+    values = settled(spec.system, hypers)
+    kept = module.launch, module.INTERPRETED
+    module.launch, module.INTERPRETED = launch, True
+    try:
+        flows = draw(spec.system, values, 1, tokens).items()
+        given = {n: x.detach().to(dtype).requires_grad_() for n, x in flows}
+        outputs, state = net(**given)
+        outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
+        every = [*outputs, *state.values()]
+        sum(x.float().sum() for x in every if x.requires_grad).backward()
+        with torch.no_grad():
+            start = net.initial_state(next(iter(given.values())))
+            net.step(**{n: x[:, 0] for n, x in given.items()}, state=start)
+    finally:
+        module.launch, module.INTERPRETED = kept
+    return list(found)
+
+
+def _launch(kernel: Any, args: list, sizes: Mapping[str, Any]) -> _Launch:
+    signature, constants, aligned = [], [], []
+    for i, (name, value) in enumerate(zip(kernel.arg_names, args)):
+        if isinstance(value, Tensor):
+            signature.append((name, _POINTERS[value.dtype]))
+            aligned.append(i)
+        elif value == 1:  # as the compiler takes it at a launch
+            signature.append((name, "constexpr"))
+            constants.append((name, 1))
+        else:
+            signature.append((name, "i32" if value < 2**31 else "i64"))
+            aligned += [i] if value % 16 == 0 else []
+    known = [(n, x) for n, x in sizes.items() if n in kernel.arg_names]
+    options = tuple((n, x) for n, x in sizes.items() if n.startswith("num_"))
+    signature += [(n, "constexpr") for n, _ in known]
+    return _Launch(
+        kernel.fn.__name__, tuple(signature), (*constants, *known), tuple(aligned), options
+    )
+
+
+def _compiled(module: Any, x: _Launch, arch: str) -> Kernel:
+    """One kernel for one architecture, and what its assembler says of it."""
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # or Triton warns
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
+    attributes = {(i,): [["tt.divisibility", 16]] for i in x.aligned}
+    source = ASTSource(getattr(module, x.name), dict(x.signature), dict(x.constants), attributes)
+    made = triton.compile(source, target=target, options=dict(x.options))
+    said = _assembled(made.asm["ptx"], target)
+    registers = re.search(r"Used (\d+) registers", said)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    if registers is None:
+        raise NotAhead(f"the assembler says nothing of registers: {said[:200]}")
+    options = dict(x.options)
+    return Kernel(
+        x.name,
+        dict(x.constants).get("DK", 0),
+        dict(x.constants).get("DV", 0),
+        arch,
+        options["num_warps"],
+        options["num_stages"],
+        int(registers[1]),
+        sum(map(int, spills.groups())) if spills else 0,
+        made.metadata.shared,
+    )
+
+
+def _assembled(text: str, target: Any) -> str:
+    """What the assembler says of PTX."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    named = re.search(r"\.target (\w+)", text)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(text)
+        command = [get_ptxas(target.arch).path, "-v", "--gpu-name", named[1] if named else ""]
+        done = subprocess.run(
+            [*command, str(path), "-o", os.devnull], capture_output=True, text=True, check=True
+        )
+    return done.stderr
+
+
+def table(kernels: list[Kernel]) -> str:
+    """One line a kernel; what spills or does not fit is marked."""
+    if not kernels:
+        return "no kernels: no state of this system is a matrix that is scanned"
+    head = (
+        "kernel",
+        "dk",
+        "dv",
+        "arch",
+        "warps",
+        "stages",
+        "registers",
+        "spills",
+        "shared memory",
+        "",
+    )
+    rows = [head]
+    for k in kernels:
+        limit = LIMITS[k.arch]
+        marks = ["spills"] * (k.spills > 0) + ["does not fit"] * (not k.fits)
+        shared = f"{k.shared:,} of {limit:,}"
+        numbers = (str(x) for x in (k.warps, k.stages, k.registers, k.spills))
+        sizes = (str(x) if x else "" for x in (k.dk, k.dv))
+        rows.append((k.name, *sizes, k.arch, *numbers, shared, ", ".join(marks)))
+    wide = [max(len(r[i]) for r in rows) for i in range(len(head))]
+    left = (0, 3, 9)
+    lines = [
+        "  ".join(x.ljust(w) if i in left else x.rjust(w) for i, (x, w) in enumerate(zip(r, wide)))
+        for r in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)

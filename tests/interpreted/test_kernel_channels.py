@@ -1,0 +1,100 @@
+"""Decay by channel, with and without erasing, against the recurrence in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from recurrences import Tensors, error, module, slopes
+from torch import Tensor
+
+MOST = 3e-5  # of float32 against float64
+READS = ("read", "read_before", "turned_read", "turned_read_before")
+STRENGTHS = {"none": 0.0, "mild": -1.0, "strong": -30.0}
+
+
+def inputs(erase: bool, T: int, dk: int, dv: int, strength: float = -1.0) -> Tensors:
+    torch.manual_seed(0)
+    draw = lambda *shape: torch.randn(1, 2, *shape, dtype=torch.float64)  # noqa: E731
+    given = {"S": draw(dv, dk), "k": F.normalize(draw(T, dk), dim=-1), "u": draw(T, dv)}
+    given |= {"b": draw(T).sigmoid()} if erase else {}
+    given["log_a"] = strength * torch.rand(1, 2, T, dk, dtype=torch.float64)
+    given |= {"p": F.normalize(draw(T, dk), dim=-1)} if erase else {}
+    return given | {"q": draw(T, dk), "v": draw(T, dv)}
+
+
+def expected(x: Tensors) -> Tensors:
+    """S after the last token, and every read, token by token."""
+    S, out = x["S"], {n: [] for n in READS}
+    q, v = (x[n][..., None] for n in ("q", "v"))
+    for t in range(x["k"].shape[-2]):
+        before = S
+        row = x["u"][..., t, :]
+        if "b" in x:
+            row = row - x["b"][..., t, None] * (S @ x["p"][..., t, :, None]).squeeze(-1)
+        S = x["log_a"][..., t, None, :].exp() * S + row[..., None] * x["k"][..., t, None, :]
+        for name in READS:
+            X = before if name.endswith("before") else S
+            read = X.mT @ v[..., t, :, :] if name.startswith("turned") else X @ q[..., t, :, :]
+            out[name].append(read.squeeze(-1))
+    return {"end": S} | {n: torch.stack(each, -2) for n, each in out.items()}
+
+
+def found(folder: Path, x: Tensors) -> Tensors:
+    scan = "channel_delta_scan" if "b" in x else "channel_scan"
+    kernels = module(folder, [scan, *(f"channel_{n}" for n in READS)])
+    args = [x[n] for n in ("S", "k", "u", "b", "log_a", "p") if n in x]
+    end, rows, starts = getattr(kernels, scan)(*args)
+
+    def read(name: str) -> Tensor:
+        first = x["v"] if name.startswith("turned") else x["q"]
+        return getattr(kernels, f"channel_{name}")(first, x["k"], rows, starts, x["log_a"])
+
+    return {"end": end} | {n: read(n) for n in READS}
+
+
+def check(x: Tensors, folder: Path, dtype: torch.dtype = torch.float32, most: float = MOST) -> None:
+    """Values and slopes, none of them missing."""
+    exact = {n: y.detach().requires_grad_() for n, y in x.items()}
+    wide = ("S", "b", "log_a")
+    given = {
+        n: y.detach().to(torch.float32 if n in wide else dtype).requires_grad_()
+        for n, y in x.items()
+    }
+    right, got = expected(exact), found(folder, given)
+    for n in right:
+        assert got[n].shape == right[n].shape and error(got[n], right[n]) < most, n
+    wanted, slope = slopes(right, exact), slopes(got, given)
+    for n in wanted:
+        assert error(slope[n], wanted[n]) < most * 5, f"slope by {n}"
+
+
+@pytest.mark.parametrize("erase", (False, True))
+@pytest.mark.parametrize("T", (1, 65, pytest.param(100, marks=pytest.mark.long)))
+def test_of_any_length(T: int, erase: bool, tmp_path: Path) -> None:
+    check(inputs(erase, T, 20, 9), tmp_path)
+
+
+@pytest.mark.parametrize("erase", (False, True))
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_of_any_strength(strength: str, erase: bool, tmp_path: Path) -> None:
+    """Logs are summed between two tokens, so that strong decays stay exact."""
+    check(inputs(erase, 70, 16, 16, STRENGTHS[strength]), tmp_path)
+
+
+@pytest.mark.parametrize("erase", (False, True))
+def test_rows_too_long_for_whole_chunks(erase: bool, tmp_path: Path) -> None:
+    check(inputs(erase, 40, 130, 16), tmp_path)
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    x = {n: y.bfloat16().double() for n, y in inputs(True, 40, 16, 16).items()}
+    check(x, tmp_path, torch.bfloat16, 0.03)
+
+
+def test_what_is_the_same_for_all_is_given_once(tmp_path: Path) -> None:
+    x = inputs(True, 40, 16, 8)
+    x["S"], x["log_a"] = x["S"][:, :1], x["log_a"][:, :1]
+    check(x, tmp_path)

@@ -1,0 +1,182 @@
+"""Modules with kernels against the backend `torch` in float64: all shipped token specs, streams, compilation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from recurrences import error, inputs, module, names
+from torch import Tensor, nn
+
+import nlc
+from nlc.backends.triton.texts import forms
+from nlc.pipeline import Spec, shipped
+from nlc.runtime.verify.draws import draw
+from nlc.tools.sizes import settled, small
+
+TOKENS = [n for n in shipped() if nlc.load(n).system.context == "tokens"]
+SHORT = {
+    "chunk": 8,
+    "memory_chunk": 4,
+    "periods": [4, 8, 16],
+}  # several boundaries in LENGTH tokens
+LENGTH = 21
+MOST = 1e-4  # of float32 against float64
+
+
+def pair(spec: Spec) -> tuple[nn.Module, nn.Module, dict[str, Tensor]]:
+    """The module in float64, its twin with kernels in float32, and inputs."""
+    sizes = small(spec.system, {}, 16)
+    sizes |= {n: x for n, x in SHORT.items() if n in spec.system.hypers}
+    torch.manual_seed(0)
+    exact, kernels = (spec.compile(b)(**sizes) for b in ("torch", "triton"))
+    exact = exact.double()
+    kernels.load_state_dict(exact.state_dict())
+    given = draw(spec.system, settled(spec.system, sizes), 2, LENGTH)
+    return exact, kernels, {n: x.detach().double() for n, x in given.items()}
+
+
+def run(net: nn.Module, given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Outputs, the state, and slopes by inputs and weights."""
+    given = {n: x.to(dtype).requires_grad_() for n, x in given.items()}
+    outputs, state = net(**given)
+    outputs = outputs if isinstance(outputs, dict) else {"y": outputs}
+    out = outputs | {n: x for n, x in state.items() if x.is_floating_point()}
+    leaves = given | dict(net.named_parameters())
+    loss = sum(x.square().sum() for x in out.values())
+    slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    found = {f"slope by {n}": s for n, s in zip(leaves, slopes, strict=True) if s is not None}
+    return {n: x.detach() for n, x in (out | found).items()}
+
+
+def same(found: dict[str, Tensor], wanted: dict[str, Tensor], most: float = MOST) -> None:
+    assert found.keys() == wanted.keys()
+    for n in wanted:
+        assert error(found[n], wanted[n]) < most, n
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_a_spec_with_kernels_is_the_spec(name: str) -> None:
+    exact, kernels, given = pair(nlc.load(name))
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+
+
+@pytest.mark.parametrize("name", ("gated_delta_net", "retnet", "linear_attention", "mamba2"))
+def test_an_operator_with_kernels_is_the_operator(name: str) -> None:
+    exact, kernels, given = pair(nlc.load(name, operator=True))
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+
+
+def test_pieces_and_steps_are_the_whole() -> None:
+    _, net, given = pair(nlc.load("gated_delta_net"))
+    x = given["x"].float()
+    whole, end = net(x)
+    first, state = net(x[:, :9])
+    rest, state = net(x[:, 9:17], state=state)
+    parts = [first, rest]
+    for t in range(17, LENGTH):
+        y, state = net.step(x[:, t], state)
+        parts.append(y.unsqueeze(1))
+    assert error(torch.cat(parts, 1), whole.double()) < MOST
+    assert all(error(state[n], end[n].double()) < MOST for n in end)
+
+
+def test_packed_sequences_are_streams_of_their_own() -> None:
+    _, net, given = pair(nlc.load("delta_net"))
+    x = given["x"][:1].float()
+    y, states = net(x, cu_seqlens=torch.tensor([0, 5, 5, LENGTH]))
+    alone, end = net(x[:, 5:])
+    assert error(y[:, 5:], alone.double()) < MOST
+    assert error(states[2]["S"], end["S"].double()) < MOST
+
+
+def test_half_precision_stays_half_on_the_way_to_the_kernels() -> None:
+    spec = nlc.load("gated_delta_net", operator=True)
+    exact, net, given = pair(spec)
+    y, state = net(**{n: x.bfloat16() for n, x in given.items()})
+    assert (y.dtype, state["S"].dtype) == (torch.bfloat16, torch.float32)
+    wanted, _ = exact(**{n: x.bfloat16().double() for n, x in given.items()})
+    assert error(y, wanted) < 0.02
+    assert ".to(dtype)" not in next(
+        line for line in inspect.getsource(type(net)).split("\n") if " k = k" in line
+    )
+
+
+def test_a_gate_without_a_logarithm_shows() -> None:
+    _, net, given = pair(nlc.load("gated_delta_net", operator=True))
+    given = {n: x.float() for n, x in given.items()}
+    given["alpha"][0, 3, 0] = -0.1
+    y, _ = net(**given)
+    assert y[0, 3:, 0].isnan().all() and not y[:, :, 1].isnan().any()
+
+
+def test_it_compiles_without_a_break() -> None:
+    _, net, given = pair(nlc.load("gated_delta_net"))
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    same(run(compiled, given, torch.float32), named(run(net, given, torch.float32)))
+
+
+def named(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names that a compiled module gives its weights."""
+    old = [n for n in found if n.startswith("slope by ") and n != "slope by x"]
+    return {n.replace("by ", "by _orig_mod.") if n in old else n: x for n, x in found.items()}
+
+
+@pytest.mark.parametrize("form", forms(), ids=lambda f: f.scan)
+def test_torch_knows_the_operators(form, tmp_path: Path) -> None:
+    """Fakes, schemas and autograd as ``torch.library.opcheck`` wants them."""
+    kernels, x = module(tmp_path, names(form)), inputs(form, 20, 16, 16)
+    order = [n for n in ("S", "k", "u", "b", "log_a", "w", "p") if n in x]
+    given = [x[n].float().requires_grad_() for n in order]
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(getattr(kernels, f"{form.scan}_forward"), given, test_utils=checks)
+
+
+def checks(folder: Path, broken: Iterable[str] = ()) -> str:
+    """What the check of a first launch finds, with some kernels of a scan made to do nothing."""
+    form = next(f for f in forms() if f.scan == "gated_delta_rated")
+    kernels = module(folder, names(form))
+    for kernel in broken:
+        setattr(kernels, kernel, kernels.chunk_of)  # not to be launched
+    whole = kernels.launch
+    kernels.launch = lambda kernel, *rest, **kw: (
+        kernel is kernels.chunk_of or whole(kernel, *rest, **kw)
+    )
+    operator, k = kernels.gated_delta_rated_forward, torch.zeros(1, 2, 20, 16)
+    return kernels.differs(operator, kernels.gated_delta_rated_meaning, k, 16, 16)
+
+
+def test_a_first_launch_finds_right_kernels_right(tmp_path: Path) -> None:
+    assert checks(tmp_path) == ""
+
+
+@pytest.mark.parametrize("kernel", ("scan", "scan_back", "scan_grads"))
+def test_a_first_launch_finds_a_wrong_kernel(kernel: str, tmp_path: Path) -> None:
+    assert "gated_delta_rated" in checks(tmp_path, [f"gated_delta_rated_{kernel}"])
+
+
+def test_a_verdict_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found once, it is an error in every process after, with a way out."""
+    form = next(f for f in forms() if f.scan == "delta")
+    kernels = module(tmp_path, names(form))
+    monkeypatch.setenv("NLC_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "some GPU")
+    kernels.INTERPRETED, trials = False, []
+    kernels.differs = lambda *_: trials.append(1) or "the kernels of delta are wrong"
+    given = kernels.delta_forward, kernels.delta_meaning, torch.zeros(1, 2, 20, 16), 16, 20
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"wrong with Triton .* on some GPU; .*`torch`"):
+            kernels.checked(*given)
+        kernels.VERDICTS.clear()  # as another process
+    assert len(trials) == 1
+
+
+@pytest.mark.parametrize("operator", ("scan", "delta_scan", "read", "turned_read_before"))
+def test_a_first_launch_checks_decay_by_channel(operator: str, tmp_path: Path) -> None:
+    name = f"channel_{operator}"
+    kernels, k = module(tmp_path, [name]), torch.zeros(1, 2, 20, 16)
+    forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
+    assert kernels.differs(forward, meaning, k, 16, 16, log_a="T dk") == ""

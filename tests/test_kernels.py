@@ -1,0 +1,118 @@
+"""The Triton backend without a GPU: kernels compiled ahead of time, and what it refuses.
+
+What the kernels compute is tested in `tests/interpreted`, in processes that interpret them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import nlc
+from nlc.cli import main
+
+LIMIT = 300  # seconds of a process that compiles
+SPECS = ("gated_delta_net", "gla", "titans")  # scalar decay and erasing, by channel, coupled
+SERIAL = ("_scan", "_step", "_back", "_chunks")  # ends of names: scans over chunks, and decoding
+
+
+def compiled(spec: str, *options: str) -> list[dict[str, Any]]:
+    """What `nlc kernels` says, in a process of its own: a compiler can hang, and must not interpret."""
+    free = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "nlc", "kernels", spec, "--format", "json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=free)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    return json.loads(done.stdout)
+
+
+def serial(kernel: dict[str, Any]) -> bool:
+    """Whether it goes from chunk to chunk, or is a step."""
+    name = kernel["name"]
+    reads = "read" in name or name.endswith("_grads")
+    return name.endswith(SERIAL) and not reads
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_kernels_compile_for_hopper_and_fit(spec: str) -> None:
+    found = compiled(spec, "--operator", "--set", "d=256", "--set", "heads=4")
+    assert found and all(k["fits"] for k in found)
+    assert [k["name"] for k in found if serial(k)]
+    assert [k for k in found if serial(k) and k["spills"]] == []
+
+
+@pytest.mark.parametrize("arch", ("sm_80", "sm_100"))
+def test_kernels_compile_for_other_gpus(arch: str) -> None:
+    found = compiled("gated_delta_net", "--operator", "--arch", arch, "--set", "d=512")
+    assert {k["arch"] for k in found} == {arch} and all(k["fits"] for k in found)
+    assert [k for k in found if serial(k) and k["spills"]] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("d", (512, 1024))
+@pytest.mark.parametrize("dtype", ("bfloat16", "float16", "float32"))
+@pytest.mark.parametrize("spec", (*SPECS, "linear_attention", "retnet", "delta_net", "mamba2"))
+def test_all_kernels_compile_for_all_gpus(spec: str, dtype: str, d: int) -> None:
+    archs = [x for arch in ("sm_80", "sm_90", "sm_100") for x in ("--arch", arch)]
+    sizes = ["--set", f"d={d}", "--set", "heads=4"]
+    found = compiled(spec, "--operator", "--dtype", dtype, *sizes, *archs)
+    assert all(k["fits"] for k in found)
+    if dtype != "float32":
+        assert [k for k in found if serial(k) and k["spills"]] == []
+
+
+def kernels(text: str) -> dict[str, str]:
+    """The kernels of a generated file, and what they call, by name."""
+    found = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.decorator_list]
+    jit = [n for n in found if ast.unparse(n.decorator_list[0]) == "triton.jit"]
+    return {n.name: ast.unparse(n) for n in jit}
+
+
+def test_an_mlp_memory_uses_the_kernels_of_a_matrix_for_each_weight() -> None:
+    text = nlc.load("hope").source_text("triton")
+    assert [n for n in kernels(text) if n.endswith("_scan")] == ["gated_delta_scan"]
+    calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
+    assert [ast.unparse(n.func) for n in calls].count("gated_delta") == 6  # of stacked memories
+
+
+def test_an_optimizer_has_no_kernels() -> None:
+    with pytest.raises(nlc.SpecError, match="NLC702"):
+        nlc.load("adamw").source_text("triton")
+    result = CliRunner().invoke(main, ["compile", "adamw", "--backend", "triton"])
+    assert result.exit_code == 1 and "compile it with `reference`" in result.stderr
+
+
+@pytest.mark.parametrize("tile", (8, 48, 128))
+def test_a_tile_that_kernels_cannot_have_is_refused(tile: int) -> None:
+    command = ["compile", "delta_net", "--backend", "triton", "--plan", f"S=chunked({tile})"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2 and "has tiles of 16, 32, 64 tokens" in result.stderr
+
+
+def test_a_tile_that_they_can_have_is_the_chunk() -> None:
+    text = nlc.load("delta_net").source_text("triton", {"S": "chunked(32)"})
+    assert "\nCHUNK = 32  # tokens of a chunk\n" in text
+
+
+def test_what_a_rule_does_not_need_is_not_in_its_kernels() -> None:
+    specs = ("linear_attention", "retnet", "delta_net", "gated_delta_net")
+    texts = [
+        "\n".join(kernels(nlc.load(n, operator=True).source_text("triton")).values()) for n in specs
+    ]
+    assert ["exp2" in x for x in texts] == [False, True, False, True]
+    assert ["inverse" in x for x in texts] == [False, False, True, True]
+
+
+def test_a_table_marks_what_spills() -> None:
+    from nlc.runtime.ahead import Kernel, table
+
+    lines = table([Kernel("scan", 64, 64, "sm_90", 4, 2, 255, 8, 300000)]).splitlines()
+    assert lines[1].endswith("300,000 of 232,448  spills, does not fit")
+    assert table([]).startswith("no kernels")
