@@ -1,4 +1,4 @@
-"""What the backend `torch` generates computes the same on a CUDA device. Skipped where there is none."""
+"""What the backends `torch` and `triton` generate, on a CUDA device. Skipped where there is none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from agreement import Both
 
 import nlc
 from nlc.pipeline import shipped
+from nlc.runtime.verify.draws import draw
+from nlc.tools.sizes import settled
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -41,3 +43,77 @@ def test_pieces_of_a_stream_stay_on_the_device() -> None:
     second, last = net(x[:, 24:], state=state)
     torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-3, atol=1e-4)
     assert all(s.device == x.device for s in last.values())
+
+
+KERNELS = {  # by fla's measure: RMS of the error over that of what is right
+    "linear_attention": 0.008,
+    "retnet": 0.008,
+    "mamba2": 0.02,
+    "gla": 0.02,
+    "delta_net": 0.008,
+    "gated_delta_net": 0.02,
+}
+
+
+def rms(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a.double() - b).square().mean().sqrt() / b.square().mean().sqrt()).item()
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32))
+@pytest.mark.parametrize(("length", "width"), ((300, 128), (130, 64), (1, 64)))
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_compute_what_float64_does(
+    name: str, length: int, width: int, dtype: torch.dtype
+) -> None:
+    """Outputs, states, and gradients by all inputs."""
+    spec = nlc.load(name, operator=True)
+    sizes = {"d": 2 * width, "heads": 2}
+    exact, kernels = (spec.compile(b)(**sizes) for b in ("torch", "triton"))
+    torch.manual_seed(0)
+    flows = draw(spec.system, settled(spec.system, sizes), 2, length)
+    given = {n: x.detach().cuda().to(dtype) for n, x in flows.items()}
+    given = {
+        n: torch.nn.functional.normalize(x, dim=-1) if n in ("k", "q") else x
+        for n, x in given.items()
+    }
+
+    def run(net: torch.nn.Module, of: torch.dtype) -> dict[str, torch.Tensor]:
+        leaves = {n: x.to(of).requires_grad_() for n, x in given.items()}
+        y, state = net(**leaves)
+        out = {"y": y, **{n: x for n, x in state.items() if x.is_floating_point()}}
+        noise = torch.Generator("cuda").manual_seed(1)
+        loss = sum(
+            (x.double() * torch.randn(x.shape, generator=noise, device="cuda")).sum()
+            for x in out.values()
+        )
+        slopes = torch.autograd.grad(loss, list(leaves.values()))
+        return out | dict(zip(leaves, slopes, strict=True))
+
+    wanted, found = run(exact, torch.float64), run(kernels, dtype)
+    most = KERNELS[name] if dtype == torch.bfloat16 else 1e-3
+    assert {n: e for n in wanted if not (e := rms(found[n], wanted[n])) < most} == {}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_modules_with_kernels_are_those_without(name: str) -> None:
+    sizes = {"d": 64, "heads": 2} | (
+        {"chunk": 16} if "chunk" in nlc.load(name).system.hypers else {}
+    )
+    torch.manual_seed(0)
+    exact, kernels = (nlc.load(name).compile(b)(**sizes).cuda() for b in ("torch", "triton"))
+    kernels.load_state_dict(exact.state_dict())
+    x = torch.randn(2, 70, 64, device="cuda")
+    wanted, found = ([], [])
+    for net, out in ((exact, wanted), (kernels, found)):
+        y, _ = net(x)
+        y.square().mean().backward()
+        out += [y.detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
+    assert len(wanted) == len(found)
+    assert all(rms(a, b.double()) < 1e-2 for a, b in zip(found, wanted, strict=True))
+
+
+def test_kernels_stand_in_a_compiled_graph() -> None:
+    net = nlc.load("gated_delta_net").compile("triton")(d=64, heads=2).cuda()
+    x = torch.randn(2, 70, 64, device="cuda")
+    compiled = torch.compile(net, fullgraph=True)
+    torch.testing.assert_close(compiled(x)[0], net(x)[0], rtol=1e-2, atol=1e-3)

@@ -249,3 +249,8 @@ def test_the_method_raises_what_the_verb_says() -> None:
         spec.explain(plan={"T": "chunked"})
     with pytest.raises(nlc.SpecError, match="NLC601"):
         spec.explain(plan={"S": "anchored"})
+
+
+def test_explain_says_what_runs_in_kernels() -> None:
+    assert "; in kernels" in str(nlc.load("gated_delta_net").explain("triton"))
+    assert "kernels" not in str(nlc.load("gated_delta_net").explain("torch"))

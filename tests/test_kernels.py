@@ -55,11 +55,18 @@ def test_kernels_compile_for_other_gpus(arch: str) -> None:
     assert [k for k in found if serial(k) and k["spills"]] == []
 
 
+WIDE = [
+    (spec, d, dtype)
+    for spec in ("linear_attention", "retnet", "delta_net", "mamba2", *SPECS[:2])
+    for d, dtype in ((512, "bfloat16"), (1024, "bfloat16"), (512, "float32"))
+]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("d", (512, 1024))
-@pytest.mark.parametrize("dtype", ("bfloat16", "float16", "float32"))
-@pytest.mark.parametrize("spec", (*SPECS, "linear_attention", "retnet", "delta_net", "mamba2"))
-def test_all_kernels_compile_for_all_gpus(spec: str, dtype: str, d: int) -> None:
+@pytest.mark.parametrize(
+    ("spec", "d", "dtype"), [*WIDE, ("titans", 256, "bfloat16"), ("titans", 256, "float32")]
+)
+def test_all_kernels_compile_for_all_gpus(spec: str, d: int, dtype: str) -> None:
     archs = [x for arch in ("sm_80", "sm_90", "sm_100") for x in ("--arch", arch)]
     sizes = ["--set", f"d={d}", "--set", "heads=4"]
     found = compiled(spec, "--operator", "--dtype", dtype, *sizes, *archs)

@@ -126,6 +126,8 @@ def _recorded(
         with torch.no_grad():
             start = net.initial_state(next(iter(given.values())))
             net.step(**{n: x[:, 0] for n, x in given.items()}, state=start)
+    except (TypeError, ValueError) as error:  # what the kernels do not take
+        raise BadHyper(str(error)) from None
     finally:
         module.launch, module.INTERPRETED = kept
     return list(found)

@@ -170,7 +170,9 @@ class _Trial:
     def configured(self, *target: Any) -> Config:
         return self.forced.get(target) or self.usual(*target)
 
-    def checked(self, operator: Any, meaning: Any, k: Tensor, dv: int, T: int, **axes: str) -> None:
+    def checked(
+        self, operator: Any, meaning: Any, k: Tensor, dv: int, T: int, /, **axes: str | int
+    ) -> None:
         """Instead of the file's own, whose verdicts end the run: which operators there are to check."""
         dk = k.shape[-1]
         C = 1 if T == 1 else self.module.chunk_of(dk, dv, T)

@@ -1,7 +1,6 @@
 """How kernels run fastest on this GPU: channels of dv, warps and stages of each kind at the sizes of a spec.
 
-What is found goes to a file that generated files read at their first launch, and check before they use it. Kernels of
-coupled states are not tuned: they have a table of their own.
+What is found goes to a file that generated files read at their first launch, and check before they use it.
 """
 
 from __future__ import annotations

@@ -61,11 +61,19 @@ def inputs(f: KernelForm, T: int, dk: int, dv: int, lead: tuple[int, ...] = (1, 
         given["w"] = draw(T)
     if f.probe:
         given["p"] = F.normalize(draw(T, dk), dim=-1)
-    return given | {"q": draw(T, dk), "v": draw(T, dv)}
+    if f.unit:  # of any length
+        given["k"] = 3 * draw(T, dk)
+    return given | {"q": draw(T, dk)} | ({} if f.unit else {"v": draw(T, dv)})
 
 
-def expected(x: Tensors) -> Tensors:
+EPS = 1e-6  # of lengths
+
+
+def expected(f: KernelForm, x: Tensors) -> Tensors:
     """S after the last token, and what is read after and before each write, as it is and transposed."""
+    if f.unit:
+        length = lambda y: (y.square().sum(-1, keepdim=True) + EPS).sqrt()  # noqa: E731
+        x = x | {n: x[n] / length(x[n]) for n in ("k", "q")}
     S, out = x["S"], {"after": [], "before": [], "turned": []}
     zero = torch.zeros_like(x["k"][..., 0])
     b, log_a, w = x.get("b", zero), x.get("log_a", zero), x.get("w", zero + 1)
@@ -76,22 +84,28 @@ def expected(x: Tensors) -> Tensors:
         row = w[..., t, None] * x["u"][..., t, :] - b[..., t, None] * answer
         S = log_a[..., t, None, None].exp() * S + row[..., None] * x["k"][..., t, None, :]
         out["after"].append((S @ x["q"][..., t, :, None]).squeeze(-1))
-        out["turned"].append((S.mT @ x["v"][..., t, :, None]).squeeze(-1))
+        if not f.unit:
+            out["turned"].append((S.mT @ x["v"][..., t, :, None]).squeeze(-1))
+    if f.unit:  # its kernels do not read transposes
+        del out["turned"]
     return {"end": S} | {n: torch.stack(each, -2) for n, each in out.items()}
 
 
 def found(kernels: ModuleType, f: KernelForm, x: Tensors) -> Tensors:
     """The same by kernels."""
     args = [x[n] for n in ("S", "k", "u", "b", "log_a", "w", "p") if n in x]
-    end, rows, starts = getattr(kernels, f.scan)(*args)
-    log, first = ([x["log_a"]], "gated_") if f.kind == "scalar" else ([], "")
-    after, before = (getattr(kernels, f"{first}read{w}") for w in ("", "_before"))
-    return {
+    length = [EPS] if f.unit else []
+    end, rows, starts = getattr(kernels, f.scan)(*args, *length)
+    more = [*([x["log_a"]] if f.kind == "scalar" else []), *length]
+    after, before = (getattr(kernels, f.read(when)) for when in ("after", "before"))
+    out = {
         "end": end,
-        "after": after(x["q"], x["k"], rows, starts, *log),
-        "before": before(x["q"], x["k"], rows, starts, *log),
-        "turned": after(x["v"], rows, x["k"], starts.mT, *log),
+        "after": after(x["q"], x["k"], rows, starts, *more),
+        "before": before(x["q"], x["k"], rows, starts, *more),
     }
+    if not f.unit:
+        out["turned"] = after(x["v"], rows, x["k"], starts.mT, *more)
+    return out
 
 
 def slopes(out: Tensors, given: Tensors) -> Tensors:
@@ -111,5 +125,4 @@ def error(a: Tensor, b: Tensor) -> float:
 @cache
 def names(f: KernelForm) -> frozenset[str]:
     """What is called for a form."""
-    first = "gated_" if f.kind == "scalar" else ""
-    return frozenset({f.scan, f"{first}read", f"{first}read_before"})
+    return frozenset({f.scan, f.read("after"), f.read("before")})

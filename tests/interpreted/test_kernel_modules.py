@@ -130,7 +130,7 @@ def test_torch_knows_the_operators(form, tmp_path: Path) -> None:
     """Fakes, schemas and autograd as ``torch.library.opcheck`` wants them."""
     kernels, x = module(tmp_path, names(form)), inputs(form, 20, 16, 16)
     order = [n for n in ("S", "k", "u", "b", "log_a", "w", "p") if n in x]
-    given = [x[n].float().requires_grad_() for n in order]
+    given = [x[n].float().requires_grad_() for n in order] + [1e-6] * form.unit
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(getattr(kernels, f"{form.scan}_forward"), given, test_utils=checks)
 
@@ -180,3 +180,48 @@ def test_a_first_launch_checks_decay_by_channel(operator: str, tmp_path: Path) -
     kernels, k = module(tmp_path, [name]), torch.zeros(1, 2, 20, 16)
     forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
     assert kernels.differs(forward, meaning, k, 16, 16, log_a="T dk") == ""
+
+
+def checks_coupled(operator: str, tokens: int, folder: Path, broken: str = "") -> str:
+    """What is found by the check that an operator asks for, with a kernel made to do nothing."""
+    scan = operator if operator.endswith("scan") else "scan"
+    kernels = module(folder, [f"coupled_{scan}", f"coupled_{operator}"])
+    whole, idle = kernels.launch, getattr(kernels, f"coupled_{operator}_{broken}", None)
+    kernels.launch = lambda kernel, *rest, **kw: kernel is idle or whole(kernel, *rest, **kw)
+    asked: list[tuple] = []
+    kernels.checked = lambda *given, **axes: asked.append((given, axes))
+    draw = lambda *shape: torch.randn(1, 2, *shape)  # noqa: E731
+    x = [draw(2, 9, 20), draw(tokens, 2, 2), draw(tokens, 20), draw(tokens, 2, 9)]
+    x += [draw(tokens, 2), draw(tokens, 20), 1] if scan == "delta_scan" else []
+    _, seen = getattr(kernels, f"coupled_{scan}")(*x)
+    if scan != operator:
+        flow = draw(tokens, 9 if operator.startswith("turned") else 20)
+        getattr(kernels, f"coupled_{operator}")(flow, 1, *seen)
+    (forward, meaning, k, dv, _), axes = asked[-1]
+    assert forward is getattr(kernels, f"coupled_{operator}_forward")
+    return kernels.differs(forward, meaning, k, dv, tokens, **axes)
+
+
+COUPLED = ("scan", "delta_scan", "read", "read_before", "turned_read", "turned_read_before")
+
+
+@pytest.mark.parametrize("operator", COUPLED)
+def test_a_first_launch_checks_coupled_states(operator: str, tmp_path: Path) -> None:
+    assert checks_coupled(operator, 20, tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel"),
+    (
+        ("scan", "scan_grads"),
+        ("delta_scan", "solve"),
+        ("delta_scan", "scan_back"),
+        ("delta_scan", "erase_grads"),
+        ("read_before", "out"),
+        ("turned_read", "back"),
+    ),
+)
+def test_a_first_launch_finds_a_wrong_kernel_of_coupled_states(
+    operator: str, kernel: str, tmp_path: Path
+) -> None:
+    assert f"coupled_{operator}" in checks_coupled(operator, 16, tmp_path, kernel)

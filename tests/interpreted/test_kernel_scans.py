@@ -106,7 +106,7 @@ def check(
         n: y.detach().to(dtype if n in narrow else torch.float32).requires_grad_()
         for n, y in x.items()
     }
-    right, got = expected(exact), found(module(folder, names(f), chunk), f, given)
+    right, got = expected(f, exact), found(module(folder, names(f), chunk), f, given)
     assert {n: y.shape for n, y in got.items()} == {n: y.shape for n, y in right.items()}
     for n in right:
         assert error(got[n], right[n]) < most, n

@@ -148,6 +148,26 @@ def test_every_kind_of_a_spec_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(b >= 16 and 1 <= w <= 8 for b, w, _ in scans)
 
 
+def test_kernels_of_coupled_states_are_tuned_as_all_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under kinds of their own, each candidate checked with the states that the operator has."""
+    monkeypatch.setenv("NLC_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(trials, "RUNS", 1)
+    monkeypatch.setattr(tuning, "candidates", lambda *_: [FAST])
+    target, spec = ("coupled_scan", 16, 16), nlc.load("titans", operator=True)
+    monkeypatch.setattr(tuning, "_targets", lambda *_: {target: ("forward+backward", True)})
+    kernels = sys.modules[spec.compile("triton").__module__]
+    spoiled(kernels, "end", "coupled_scan_scan", monkeypatch)
+    sizes = SIZES | dict(hypers=dict(d=16, heads=1, expand=1))
+    (row,) = tune(spec, **sizes, clock=told, spawn=False)
+    assert (row.after, row.discarded) == (FAST, ())
+    monkeypatch.setattr(tuning, "candidates", lambda *_: [WRONG])
+    (row,) = tune(spec, **sizes, clock=told, spawn=False)
+    assert "16/1/2: the kernels of " in row.discarded[0]
+    assert kept(tmp_path)[triton.__version__]["cpu"] == {"coupled_scan 16 16": [16, 2, 2]}
+
+
 @pytest.fixture
 def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Kernels of a scan that take this machine for one with a GPU."""

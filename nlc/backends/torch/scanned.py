@@ -47,6 +47,10 @@ class Scans:
         """Factors of the writes that are an argument of their own."""
         return []
 
+    def _last(self, r: Record) -> list[str]:
+        """What scans and reads are told at the end."""
+        return []
+
     def _scan(self, s: Scan) -> None:
         r, p = s.record, self.row
         head = self._headed(s)
@@ -72,12 +76,14 @@ class Scans:
         args += [at(r.log)] if r.log is not None else []
         args += self._rated(r, f, args, at)
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
+        args += self._last(r)
         new = self.parts(f"{s.name}_end", r.parts[0]) if self._shifted(s, 0) else states[0]
         rows, starts = (self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("rows", "starts"))
         call = f"{p.use(f.scan)}{f.call.removeprefix(f.scan)}"
         self._call([new, rows, starts] if s.read else [f"{new}, *_"], call, args, s)
         self._ended(s, 0, states[0], new)
         seen = [args[1], rows, starts] + ([at(r.log)] if r.log is not None else [])
+        seen += self._last(r)
         self.scans[s.name] = _Scanned(f, r, tuple(seen), head=head)
 
     def _end(self, s: Scan, state: str, at: Callable[..., str], f: Form) -> None:

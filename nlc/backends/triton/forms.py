@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from nlc.backends.torch.scans import Form, select
@@ -10,32 +11,40 @@ from nlc.backends.writer import WIDTH, filled
 
 @dataclass(frozen=True, order=True)
 class KernelForm(Form):
-    """``rate``: each write has a factor of its own, so that no product of the two is stored."""
+    """``rate``: each write has a factor of its own, so that no product of the two is stored. ``unit``: keys and queries
+    are brought to length one in the kernels."""
 
     rate: bool = False
+    unit: bool = False
 
     @property
     def scan(self) -> str:
         first = "gated_" if self.kind == "scalar" else ""
         if not self.erase:
-            return f"{first or 'additive_'}memory"
-        return f"{first}delta{'_at' * self.probe}{'_rated' * self.rate}"
+            return f"{first or 'additive_'}memory{'_unit' * self.unit}"
+        return f"{first}delta{'_at' * self.probe}{'_rated' * self.rate}{'_unit' * self.unit}"
 
     @property
     def call(self) -> str:
         return self.scan
 
+    def read(self, when: str, turned: bool = False) -> str:
+        return super().read(when, turned) + "_unit" * self.unit
+
 
 def text(source: str, name: str, f: KernelForm) -> str:
     """The text of a scan's kernels under its name."""
     decay, probe = f.kind == "scalar", "p" if f.probe else "k"
-    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe, state=decay or f.erase)
+    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe, unit=f.unit)
+    flags |= dict(state=decay or f.erase, keyed=decay or f.erase or f.unit)
     return select(source, **flags).replace("NAME", name).replace("PROBE", probe)
 
 
-def chosen(source: str, *, decay: bool, before: bool) -> str:
+def chosen(source: str, *, decay: bool, before: bool, unit: bool) -> str:
     """The text of a read's kernels."""
-    return select(source, decay=decay, before=before).replace("ORDER", ">" if before else ">=")
+    return select(source, decay=decay, before=before, unit=unit).replace(
+        "ORDER", ">" if before else ">="
+    )
 
 
 def packed(start: str, args: list[str], end: str, depth: int = 0) -> str:
@@ -62,3 +71,34 @@ def signature(text: str) -> str:
             line = packed(line, params, "):")
         out.append(line)
     return "\n".join(out)
+
+
+def laid(text: str) -> str:
+    """Calls, lists and signatures that the text has over lines, on as few as they need."""
+    out, lines = [], iter(text.split("\n"))
+    for line in lines:
+        bare = line.lstrip()
+        depth = (len(line) - len(bare)) // 4
+        if bare.endswith(("(", "[")) and not bare.startswith(("#", '"')):
+            inner, pad = [], "    " * depth
+            while not (end := next(lines)).startswith((f"{pad})", f"{pad}]")):
+                inner.append(end.strip())
+            args = [x.strip() for x in " ".join(inner).split(",") if x.strip()]
+            line = packed(bare, args, end.strip(), depth)
+        elif len(line) > WIDTH and (call := re.fullmatch(r"(\w[\w., =]*\()(.*)\)", bare)):
+            start, inner = call.groups()
+            if 4 * depth + 4 + len(inner) > WIDTH:
+                line = packed(start, inner.split(", "), ")", depth)
+            else:
+                pad = "    " * depth
+                line = f"{pad}{start}\n{pad}    {inner}\n{pad})"
+        out.append(line)
+    return "\n".join(out)
+
+
+def worded(source: str, words: dict[str, str], **flags: bool) -> str:
+    """A text as its flags select it, with words for what it leaves open."""
+    text = select(source, **flags)
+    for word, meant in words.items():
+        text = text.replace(word, meant)
+    return laid(text)

@@ -11,10 +11,10 @@ from nlc.backends.triton.forms import KernelForm, chosen, signature, text
 
 _READ_BACK = '''
 @triton.jit
-def <decay:gated_>read<before:_before>_back(
+def <decay:gated_>read<before:_before><unit:_unit>_back(
     q, k, rows, starts, <decay:log_a, >grad, dq, dk, d_rows, d_starts, <decay:da, >T, H,
     q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d, g_x, g_h, g_t,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's reads are worth to all that they are made of."""
@@ -25,6 +25,8 @@ def <decay:gated_>read<before:_before>_back(
     Q = tl.load(at_q, mask=keyed, other=0.0).to(DOT)
     at_k, keyed = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)
     K = tl.load(at_k, mask=keyed, other=0.0).to(DOT)
+    Q, scale_q = unit(Q, EPS, DOT)  #? unit
+    K, scale_k = unit(K, EPS, DOT)  #? unit
     a, c = logs(log_a + n * T, t, T)  #? decay
     read = <!before:c><before:c - a>  #? decay
     seen = i[:, None] ORDER i[None, :]
@@ -58,13 +60,15 @@ def <decay:gated_>read<before:_before>_back(
     dQ *= tl.exp2(read)[:, None]  #? decay
     dQ += tl.dot((dA * G).to(DOT), K, input_precision=PRECISION)
     dK = tl.dot((dA_t * G_t).to(DOT), Q, input_precision=PRECISION)
+    d_read = tl.sum(Q.to(tl.float32) * dQ, 1)  #? decay
+    dc = d_read - tl.sum(K.to(tl.float32) * dK, 1)  #? decay
+    tl.store(da + n * T + t, tl.cumsum(dc, 0, reverse=True)<before: - d_read>, mask=t < T)  #? decay
+    dQ = scale_q[:, None] * (dQ - Q * tl.sum(dQ * Q, 1)[:, None])  #? unit
+    dK = scale_k[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
     at_q, keyed = flow(dq + n * T * DK, t, d, DK, T, DK)
     tl.store(at_q, dQ.to(dq.dtype.element_ty), mask=keyed)
     at_k, keyed = flow(dk + n * T * DK, t, d, DK, T, DK)
     tl.store(at_k, dK.to(dk.dtype.element_ty), mask=keyed)
-    d_read = tl.sum(Q.to(tl.float32) * dQ, 1)  #? decay
-    dc = d_read - tl.sum(K.to(tl.float32) * dK, 1)  #? decay
-    tl.store(da + n * T + t, tl.cumsum(dc, 0, reverse=True)<before: - d_read>, mask=t < T)  #? decay
 '''
 
 _SCAN_BACK = '''
@@ -72,7 +76,7 @@ _SCAN_BACK = '''
 def NAME_scan_back(
     k, <erase:b, ><decay:log_a, ><probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, T, H,
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """From the last chunk back, for a block of dv: what S behind each is worth, and its rows."""
@@ -90,6 +94,7 @@ def NAME_scan_back(
         tl.store(at, worth.to(ends.dtype.element_ty), mask=held)
         at, there = flow(k, t, d, k_t, T, DK)
         K = tl.load(at, mask=there, other=0.0).to(DOT)
+        K, _ = unit(K, EPS, DOT)  #? unit
         Y = tl.dot(worth.to(DOT), tl.trans(K), input_precision=PRECISION)
         a, c = logs(log_a + n * T, t, T)  #? decay
         total = tl.sum(a, 0)  #? decay
@@ -116,9 +121,9 @@ _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
     k, <rate:u, ><erase:b, ><decay:log_a, ><rate:w, ><probe:p, >rows, starts, ends, du,
-    dk, <erase:db, ><decay:da, ><rate:dw, ><probe:dp, >T, H,
+    <rate:d_u, >dk, <erase:db, ><decay:da, ><rate:dw, ><probe:dp, >T, H,
     k_x, k_h, k_t, r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """The slopes by what a chunk is made of, from its rows, their worth, and S at both ends."""
@@ -150,9 +155,11 @@ def NAME_scan_grads(
         given, written = flow(u + x * u_x + head * u_h, t, v, u_t, T, DV)  #? rate
         U = tl.load(given, mask=written, other=0.0).to(tl.float32)  #? rate
         dW += tl.sum(Y.to(tl.float32) * U, 1)  #? rate
-        tl.store(at, (Y * W[:, None]).to(du.dtype.element_ty), mask=there)  #? rate
-    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)  #? state
-    K = tl.load(at, mask=there, other=0.0).to(DOT)  #? state
+        at, there = flow(d_u + n * T * DV, t, v, DV, T, DV)  #? rate
+        tl.store(at, (Y * W[:, None]).to(d_u.dtype.element_ty), mask=there)  #? rate
+    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)  #? keyed
+    K = tl.load(at, mask=there, other=0.0).to(DOT)  #? keyed
+    K, scale = unit(K, EPS, DOT)  #? unit
     a, c = logs(log_a + n * T, t, T)  #? decay
     total = tl.sum(a, 0)  #? decay
     E *= tl.exp2(total - c)[:, None]  #? decay
@@ -179,6 +186,7 @@ def NAME_scan_grads(
     at, there = flow(dp + n * T * DK, t, d, DK, T, DK)  #? probe
     tl.store(at, (dP * erase[:, None]).to(dp.dtype.element_ty), mask=there)  #? probe
     tl.store(dw + n * T + t, dW, mask=t < T)  #? rate
+    dK = scale[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
     at, there = flow(dk + n * T * DK, t, d, DK, T, DK)
     tl.store(at, dK.to(dk.dtype.element_ty), mask=there)
 '''
@@ -189,6 +197,6 @@ def texts(name: str, f: KernelForm) -> str:
     return signature(text(_SCAN_BACK + "\n" + _SCAN_GRADS, name, f))
 
 
-def read_text(decay: bool, before: bool) -> str:
+def read_text(decay: bool, before: bool, unit: bool) -> str:
     """The kernel behind a read's gradient."""
-    return signature(chosen(_READ_BACK, decay=decay, before=before))
+    return signature(chosen(_READ_BACK, decay=decay, before=before, unit=unit))

@@ -17,7 +17,7 @@ _FLOW = '''
 def flow(x, token, channel, at, T, size: tl.constexpr):
     """Where tokens and channels are, and which of them are there."""
     there = (token < T)[:, None] & (channel < size)[None, :]
-    return x + token[:, None] * at + channel[None, :], there
+    return x + token.to(tl.int64)[:, None] * at + channel[None, :], there
 '''
 
 _BLOCK = '''
@@ -33,6 +33,15 @@ def logs(log_a, t, T):
     """log2 of the decays of a chunk, and their sums."""
     a = tl.load(log_a + t, mask=t < T, other=0.0) * 1.4426950408889634
     return a, tl.cumsum(a, 0)
+'''
+
+_UNIT = '''
+@triton.jit
+def unit(x, EPS: tl.constexpr, DOT: tl.constexpr):
+    """Rows of length one, and what they were multiplied with."""
+    x = x.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, 1) + EPS)
+    return (x * scale[:, None]).to(DOT), scale
 '''
 
 _INVERSE = '''
@@ -62,13 +71,14 @@ _SOLVE = '''
 @triton.jit
 def NAME_solve(
     k, b, <decay:log_a, ><probe:p, >inverse, T, H, k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,> DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L_ti = b_t <decay:a_{t-1} ... a_{i+1} >PROBE_t . k_i for i < t."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
     at, there = flow(k + n // H * k_x + n % H * k_h, t, d, k_t, T, DK)
     K = tl.load(at, mask=there, other=0.0).to(DOT)
+    K, _ = unit(K, EPS, DOT)  #? unit
     at, there = flow(p + n // H * p_x + n % H * p_h, t, d, p_t, T, DK)  #? probe
     P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
     L = tl.dot(<probe:P><!probe:K>, tl.trans(K), input_precision=PRECISION)
@@ -87,7 +97,7 @@ _SCAN = '''
 def NAME_scan(
     S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, T, H,
     k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last."""
@@ -104,6 +114,7 @@ def NAME_scan(
         tl.store(at, h.to(starts.dtype.element_ty), mask=held)
         at, there = flow(k, t, d, k_t, T, DK)
         K = tl.load(at, mask=there, other=0.0).to(DOT)
+        K, _ = unit(K, EPS, DOT)  #? unit
         at, there = flow(u, t, v, u_t, T, DV)
         R = tl.load(at, mask=there, other=0.0)<!rate:.to(tl.float32)>
         R = R * tl.load(w + n * T + t, mask=t < T, other=0.0)[:, None]  #? rate
@@ -129,7 +140,7 @@ _STEP = '''
 def NAME_step(
     S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, >end, <erase:rows, >starts, <erase:inverse, >H,
     k_x, k_h, u_x, u_h, <probe:p_x, p_h, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
 ):
     """One token, for a block of dv."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
@@ -138,6 +149,7 @@ def NAME_step(
     h = tl.load(S + at, mask=held, other=0.0)
     tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)
     key = tl.load(k + n // H * k_x + n % H * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    key *= tl.rsqrt(tl.sum(key * key, 0) + EPS)  #? unit
     row = tl.load(u + n // H * u_x + n % H * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
     row *= tl.load(w + n)  #? rate
     probe = tl.load(p + n // H * p_x + n % H * p_h + d, mask=d < DK, other=0.0)  #? probe
@@ -152,10 +164,10 @@ def NAME_step(
 
 _READ = '''
 @triton.jit
-def <decay:gated_>read<before:_before>_out(
+def <decay:gated_>read<before:_before><unit:_unit>_out(
     q, k, rows, starts, <decay:log_a, >out, T, H, q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """<!before:S_t q_t><before:S_{t-1} q_t> in a chunk for a block of dv: of what it began with, and what was written."""
@@ -167,6 +179,8 @@ def <decay:gated_>read<before:_before>_out(
     Q = tl.load(at, mask=there, other=0.0).to(DOT)
     at, there = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)
     K = tl.load(at, mask=there, other=0.0).to(DOT)
+    Q, _ = unit(Q, EPS, DOT)  #? unit
+    K, _ = unit(K, EPS, DOT)  #? unit
     at, there = block(starts + m * s_n, d, v, s_v, s_d, DK, DV)
     h = tl.load(at, mask=there, other=0.0).to(DOT)
     at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, T, DV)
@@ -183,7 +197,7 @@ def <decay:gated_>read<before:_before>_out(
     tl.store(at, value.to(out.dtype.element_ty), mask=there)
 '''
 
-SHARED = {"flow": _FLOW, "block": _BLOCK, "logs": _LOGS, "inverse_of": _INVERSE}
+SHARED = {"flow": _FLOW, "block": _BLOCK, "logs": _LOGS, "unit": _UNIT, "inverse_of": _INVERSE}
 
 
 def texts(name: str, f: KernelForm) -> str:
@@ -191,6 +205,6 @@ def texts(name: str, f: KernelForm) -> str:
     return signature(text("\n".join([*[_SOLVE] * f.erase, _SCAN, _STEP]), name, f))
 
 
-def read_text(decay: bool, before: bool) -> str:
+def read_text(decay: bool, before: bool, unit: bool) -> str:
     """The kernel of a read."""
-    return signature(chosen(_READ, decay=decay, before=before))
+    return signature(chosen(_READ, decay=decay, before=before, unit=unit))

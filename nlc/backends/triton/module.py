@@ -32,7 +32,9 @@ def emit_module(program: Program, header: Header) -> str:
     """The whole file."""
     file, body = Writer(), Writer()
     open_file(file, program.system, header, program.about)
+    program, lengths = _lengths(program)
     emitter = TritonModule(program, header, body)
+    emitter.lengths = lengths
     emitter.write()
     tile = program.tile or program.channel_tile
     texts = defined(emitter.printer.helpers, tile, None, TEXTS)
@@ -40,13 +42,23 @@ def emit_module(program: Program, header: Header) -> str:
 
 
 class TritonModule(TorchModule):
-    """Scans of matrices call kernels. Where nothing else multiplies, flows stay in the dtype that they come in."""
+    """Scans of matrices call kernels. Where nothing else multiplies, flows stay in the dtype that they come in.
+
+    ``lengths``: the scans whose kernels bring keys and queries to length one, by their states, and with which eps.
+    """
+
+    lengths: dict[str, Expr]
 
     def form(self, r: Record, read: bool) -> Form:
         f = super().form(r, True)
         if f.kind not in ("none", "scalar"):
             return f
-        return KernelForm(f.kind, f.erase, f.probe, rate=_rate(r) is not None)
+        unit = r.states[0] in self.lengths
+        return KernelForm(f.kind, f.erase, f.probe, rate=_rate(r) is not None, unit=unit)
+
+    def _last(self, r: Record) -> list[str]:
+        eps = self.lengths.get(r.states[0])
+        return [self.row(eps)] if eps is not None else []
 
     def _rated(self, r: Record, f: Form, args: list[str], at: Callable[..., str]) -> list[str]:
         found = _rate(r)
@@ -94,6 +106,63 @@ class TritonModule(TorchModule):
             text += "" if ranks.get(inner) and inner not in gates else ".to(dtype)"
             if text != inner:
                 self.w(f"{inner} = {text}")
+
+
+def _lengths(program: Program) -> tuple[Program, dict[str, Expr]]:
+    """The program with what its kernels bring to length one as it is before, and the scans that do, by their states.
+
+    The keys of a scan and the queries of all its reads must be of length one for nothing else, with the same eps.
+    """
+    at = next((i for i, x in enumerate(program.body) if isinstance(x, Parallel)), None)
+    if at is None:
+        return program, {}
+    parallel: Parallel = program.body[at]  # type: ignore[assignment]
+    if not all(_narrow(x) for x in parallel.body):
+        return program, {}
+    norms = {
+        x.names[0]: x.expr
+        for x in program.body[:at]
+        if isinstance(x, Let) and x.expr.op == "l2norm" and x.expr.args[1].op == "num"
+    }
+    outside = Counter(str(n.attr) for x in program.lets() for n in walk(x.expr) if n.op == "var")
+    inner = {i: norms[o] for o, i in parallel.slices.items() if o in norms}
+    uses = Counter(str(n.attr) for x in parallel.body for n in all_nodes(x) if n.op == "var")
+    eps: dict[str, Expr] = {}
+    gone: set[str] = set()
+    for x in parallel.body:
+        if isinstance(x, Scan) and (found := _brought(x, parallel, inner, uses)):
+            eps[x.record.states[0]] = found[0]
+            gone |= {o for o, i in parallel.slices.items() if i in found[1]}
+    if any(outside[o] > uses[parallel.slices[o]] for o in gone):
+        return program, {}
+    body = [
+        replace(x, expr=x.expr.args[0]) if isinstance(x, Let) and x.names[0] in gone else x
+        for x in program.body
+    ]
+    return replace(program, body=tuple(body)), eps
+
+
+def _brought(
+    scan: Scan, parallel: Parallel, inner: dict[str, Expr], uses: Counter[str]
+) -> tuple[Expr, set[str]] | None:
+    """The eps and the variables that the kernels of a scan can bring to length one, if all can be."""
+    r = scan.record
+    reads = [n for x in parallel.body for n in all_nodes(x) if n.op == "read"]
+    mine = [n for n in reads if n.attr.scan == scan.name]
+    vectors = [r.key, *(n.args[0] if n.args else None for n in mine)]
+    if (
+        r.kind not in ("none", "scalar")
+        or r.probe is not None
+        or any(n.attr.transposed for n in mine)
+    ):
+        return None
+    if any(e is None or e.op != "var" or e.attr not in inner for e in vectors):
+        return None
+    names = Counter(str(e.attr) for e in vectors if e is not None)
+    eps = {inner[n].args[1] for n in names}
+    if len(eps) != 1 or any(uses[n] != count for n, count in names.items()):
+        return None
+    return eps.pop(), set(names)
 
 
 def _rate(r: Record) -> tuple[Expr, Expr] | None:

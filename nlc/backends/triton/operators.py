@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from nlc.backends.torch.scans import select
 from nlc.backends.triton.forms import KernelForm, packed
-from nlc.backends.writer import WIDTH
+from nlc.backends.writer import WIDTH, wrap
 
 
 @dataclass
@@ -47,7 +47,8 @@ class Text:
         blocks = ' * triton.cdiv(dv, sizes["BV"])' if parted else ""
         self(f"{pad}grid = ({units}{blocks},)")
         self.call("args = [", args, "]", depth)
-        self(f"{pad}launch(NAME_{kernel}, grid, args, {dtype}, **sizes)")
+        length = ", EPS=eps" if self.flags["unit"] else ""
+        self(f"{pad}launch(NAME_{kernel}, grid, args, {dtype}, **sizes{length})")
 
     def text(self) -> str:
         return "\n".join(self.parts) + "\n"
@@ -57,7 +58,7 @@ CHUNKS = "X * H * starts.shape[2]"
 
 
 def _tensors(names: list[str]) -> list[str]:
-    return [f"{n}: Tensor" for n in names]
+    return [f"{n}: float" if n == "eps" else f"{n}: Tensor" for n in names]
 
 
 def _returns(count: int) -> str:
@@ -75,10 +76,10 @@ def _given(names: list[str]) -> str:
 def scan(f: KernelForm) -> str:
     """The operator of a scan, forward and backward."""
     erase, decay, rate, probe = f.erase, f.kind == "scalar", f.rate, f.probe
-    text = Text(f.scan, dict(decay=decay, erase=erase, rate=rate, probe=probe))
+    text = Text(f.scan, dict(decay=decay, erase=erase, rate=rate, probe=probe, unit=f.unit))
     numbers = ["b"] * erase + ["log_a"] * decay + ["w"] * rate
     probes = ["p"] * probe
-    given = ["S", "k", "u", *numbers, *probes]
+    given = ["S", "k", "u", *numbers, *probes, *["eps"] * f.unit]
     made = ["end", "rows", "starts", "inverse"] if erase else ["end", "starts"]
     _scan_called(text, f, given, numbers, probes)
     _scan_meaning(text, given)
@@ -94,12 +95,17 @@ def _scan_called(
     text.call("def NAME(", _tensors(given), f") -> {_returns(3)}:", 0)
     each = f", {' and '.join(numbers)} [..., T]" if numbers else ""
     at = "p" if f.probe else "k"
+    keys = "k and p" if f.probe else "k"
     text(f'''\
-    """S_t = <decay:a_t >S_{{t-1}} + <erase:(><rate:w_t >u_t<erase: - b_t S_{{t-1}} {at}_t)> k_tᵀ, S [..., dv, dk], k<probe: and p> [..., T, dk].
-
-    u is [..., T, dv]{each}. Returns S after the last token, the rows that
-    were written, and S before each chunk. Products are in the dtype of k, sums and S in float32.
-    TypeError for a dtype or a device that the kernels do not take.
+    """S_t = <decay:a_t >S_{{t-1}} + <erase:(><rate:w_t >u_t<erase: - b_t S_{{t-1}} {at}_t)> k_tᵀ.
+''')
+    said = f"S is [..., dv, dk], {keys} [..., T, dk], u [..., T, dv]{each}."
+    said += " The rows of k are brought to length one." * f.unit
+    said += " Returns S after the last token, the rows that were written, and S before each chunk."
+    said += " Products are in the dtype of k, sums and S in float32."
+    said += " TypeError or ValueError for what the kernels do not take."
+    text("\n".join(f"    {line}" for line in wrap(said, WIDTH - 4)))
+    text('''\
     """
     dtype = supported(k)''')
     fronts = [f"{x}.shape[:-2]" for x in ("S", "k", "u", *probes)]
@@ -130,6 +136,7 @@ def _scan_meaning(text: Text, given: list[str]) -> None:
     at = "p" if text.flags["probe"] else "k"
     text(f'''\
     """Token by token."""
+    k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + eps)  #? unit
     C, <erase:rows, >starts = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]), <erase:[], >[]
     for t in range(k.shape[-2]):
         starts += [S] if t % C == 0 else []
@@ -210,21 +217,26 @@ def _scan_backward(
     erase = f.erase
     kept = ["k", "u", *numbers, *probes, *made[1:]]
     grads = ["d_end", "d_rows", "d_starts"] if erase else ["d_end", "d_starts"]
-    slopes = [f"d_{n}" for n in given]
+    slopes = [f"d_{n}" for n in given if n != "eps"]
+    eps = ["eps"] * f.unit
     text('@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())')
-    text.call("def NAME_backward(", _tensors([*kept, *grads]), f") -> {_returns(len(slopes))}:", 0)
+    text.call(
+        "def NAME_backward(", _tensors([*kept, *grads, *eps]), f") -> {_returns(len(slopes))}:", 0
+    )
     call = f"{', '.join(slopes)} = out = NAME_slopes("
     text('''\
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dk), dv, dtype = k.shape, u.shape[-1], wider(k.dtype)''')
     text.call(call, [*kept, *grads], ")")
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
+    text("    worth = torch.empty_like(d_u)  # of rows  #? rate")
+    worth = "worth" if f.rate else "d_u"
     args = ["k", *[x for x in numbers if x != "w"], *probes, *["inverse"] * erase, *grads]
-    args += ["ends", "d_u", "d_S", "T", "H", *_strides("k", *probes)]
+    args += ["ends", worth, "d_S", "T", "H", *_strides("k", *probes)]
     text.launch("scan_back", "scan_back", args, "dtype", "X * H", True)
     written = "rows" if erase else "u"
-    args = ["k", *["u"] * f.rate, *numbers, *probes, written, "starts", "ends", "d_u"]
-    args += ["d_k", *(f"d_{n}" for n in (*numbers, *probes)), "T", "H"]
+    args = ["k", *["u"] * f.rate, *numbers, *probes, written, "starts", "ends", worth]
+    args += [*["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes)), "T", "H"]
     args += _strides("k", written, *["u"] * f.rate, *probes)
     text.launch("scan_grads", "grads", args, "dtype", CHUNKS)
     text("""\
@@ -233,7 +245,7 @@ def _scan_backward(
 
 @NAME_backward.register_fake""")
     rest = [*numbers, *probes]
-    text.call("def NAME_slopes(", [*kept, *grads], "):", 0)
+    text.call("def NAME_slopes(", [*kept, *grads, *(f"{e}=0.0" for e in eps)], "):", 0)
     text('''\
     """The shapes of the slopes."""
     d_k, d_u = k.new_empty(k.shape), u.new_empty(u.shape, dtype=wider(k.dtype))''')
@@ -243,28 +255,30 @@ def _scan_backward(
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
-    S, *flows = inputs
+    S, *flows{", ctx.eps" * f.unit} = inputs
     ctx.save_for_backward(*flows, *output[1:])
 
 
 def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
     grads = ({", ".join(f"{g}.contiguous()" for g in grads)})
-    d_S, d_k, d_u, *rest = NAME_backward(*ctx.saved_tensors, *grads)
-    return d_S, d_k, d_u.to(d_k.dtype), *rest
+    d_S, d_k, d_u, *rest = NAME_backward(*ctx.saved_tensors, *grads{", ctx.eps" * f.unit})
+    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}
 
 """)
     text.whole("NAME_forward.register_autograd(", "NAME_slope, setup_context=NAME_setup", ")")
 
 
-def read(name: str, decay: bool) -> str:
+def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     """The operator of a read, forward and backward."""
-    before = name.endswith("_before")
-    text = Text(name, dict(decay=decay, before=before))
-    given = ["q", "k", "rows", "starts"] + ["log_a"] * decay
+    text = Text(name, dict(decay=decay, before=before, unit=unit))
+    tensors = ["q", "k", "rows", "starts"] + ["log_a"] * decay
+    eps = ["eps"] * unit
+    given = [*tensors, *eps]
     what = "S_{t-1} q_t" if before else "S_t q_t"
+    what += " with q and k of length one" * unit
     text.call("def NAME(", _tensors(given), ") -> Tensor:", 0)
     text(f'''\
-    """{what}: from q and k [..., T, dk], rows [..., T, dv], and S before each chunk."""
+    """{what}: of q and k [..., T, dk] and what a scan returns."""
     dtype = supported(k)''')
     fronts = [*(f"{x}.shape[:-2]" for x in given[:3]), "starts.shape[:-3]"]
     text.call("lead = torch.broadcast_shapes(", [*fronts, *["log_a.shape[:-1]"] * decay], ")")
@@ -277,6 +291,7 @@ def read(name: str, decay: bool) -> str:
     text.call("\n\ndef NAME_meaning(", _tensors(given), ") -> tuple[Tensor, ...]:", 0)
     text('''\
     """Token by token."""
+    q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps) for x in (q, k))  #? unit
     C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
     for t in range(k.shape[-2]):
         if t % C == 0:
@@ -298,7 +313,7 @@ def read(name: str, decay: bool) -> str:
     text.launch(
         "out",
         "out",
-        [*given, "out", "T", "H", *strides, "*out.stride()[:3]"],
+        [*tensors, "out", "T", "H", *strides, "*out.stride()[:3]"],
         "k.dtype",
         CHUNKS,
         True,
@@ -315,20 +330,25 @@ def NAME_shapes(q, k, rows, *_):
 
 
 @torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())''')
-    slopes = [f"d_{n}" for n in given]
-    text.call("def NAME_backward(", _tensors([*given, "grad"]), f") -> {_returns(len(slopes))}:", 0)
+    slopes = [f"d_{n}" for n in tensors]
+    text.call(
+        "def NAME_backward(",
+        _tensors([*tensors, "grad", *eps]),
+        f") -> {_returns(len(slopes))}:",
+        0,
+    )
     text('''\
     """The slopes by all that goes in."""
     (X, H, T, dk), dv = q.shape, rows.shape[-1]''')
-    text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*given, "grad"], ")")
-    args = [*given, "grad", *slopes, "T", "H", *strides, "*grad.stride()[:3]"]
+    text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*tensors, "grad"], ")")
+    args = [*tensors, "grad", *slopes, "T", "H", *strides, "*grad.stride()[:3]"]
     text.launch("back", "out_back", args, "wider(k.dtype)", CHUNKS)
     text("""\
     return out
 
 
 @NAME_backward.register_fake""")
-    text.call("def NAME_slopes(", [*given, "grad"], "):", 0)
+    text.call("def NAME_slopes(", [*tensors, "grad", *(f"{e}=0.0" for e in eps)], "):", 0)
     text('''\
     """The shapes of the slopes."""
     d_q, d_k, dtype = q.new_empty(q.shape), k.new_empty(k.shape), wider(k.dtype)
@@ -337,14 +357,15 @@ def NAME_shapes(q, k, rows, *_):
 
 
 def NAME_setup(ctx, inputs, output):
+    <unit:*inputs, ctx.eps = inputs>  #? unit
     ctx.save_for_backward(*inputs)
 
 
 def NAME_slope(ctx, grad):
-    q, k, rows, starts, *rest = ctx.saved_tensors
+    _, k, rows, starts, *_ = given = ctx.saved_tensors
     grad = rows_of(wider(k.dtype), grad)
-    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(q, k, rows, starts, *rest, grad)
-    return d_q, d_k, d_rows.to(rows.dtype), d_starts.to(starts.dtype), *rest
+    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad<unit:, ctx.eps>)
+    return d_q, d_k, d_rows.to(rows.dtype), d_starts.to(starts.dtype), *rest<unit:, None>
 
 ''')
     text.whole("NAME_forward.register_autograd(", "NAME_slope, setup_context=NAME_setup", ")")

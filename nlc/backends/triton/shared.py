@@ -129,18 +129,18 @@ def cached(key: str, verdict: str | None = None) -> str | None:
     return verdict
 ''',
     "checked": '''
-def checked(operator, meaning, k: Tensor, dv: int, tokens: int, **axes: str) -> None:
+def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str | int) -> None:
     """Before an operator first runs with this Triton, on this GPU, at these sizes: is it right?
 
-    It and its slopes are compared with ``meaning``, token by token in float64. RuntimeError where
-    they differ: some versions of Triton compile right kernels to wrong code. What was tuned for
-    these sizes is dropped if it is wrong, or does not run.
+    It and its slopes are compared with ``meaning``, in float64. RuntimeError where they differ:
+    some versions of Triton compile right kernels to wrong code. What was tuned for these sizes is
+    dropped if it is wrong, or does not run. ``axes`` are those of inputs, or how long an axis is.
     """
     if INTERPRETED:
         return
     dk, C = k.shape[-1], 1 if tokens == 1 else chunk_of(k.shape[-1], dv, tokens)
     gpu, configs = torch.cuda.get_device_name(k.device), {n: configured(n, dk, dv) for n in CONFIG}
-    key = f"{operator} {triton.__version__} {gpu} {k.dtype} {dk} {dv} {C} {configs}"
+    key = f"{operator} {triton.__version__} {gpu} {k.dtype} {dk} {dv} {C} {axes} {configs}"
     mine = [x for x in tuned() if x[1:] == (dk, dv)]
     if key not in VERDICTS:
         VERDICTS[key] = ""  # the trial runs the operator, too
@@ -169,16 +169,22 @@ def checked(operator, meaning, k: Tensor, dv: int, tokens: int, **axes: str) -> 
         )
 
 
-def differs(operator, meaning, k: Tensor, dv: int, C: int, **axes: str) -> str:
+def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | int) -> str:
     """What is wrong with an operator or its slopes at random inputs; "" if nothing is."""
     dtype, device, dk = k.dtype, k.device, k.shape[-1]
     noise = torch.Generator(device).manual_seed(0)
-    size = {"dk": dk, "dv": dv, "T": C if C <= 16 else 2 * C + 16, "chunks": 1 if C <= 16 else 3}
+    C = axes.get("C", chunk)
+    T, chunks = (C, 1) if C <= 16 else (2 * C + 16, 3)
+    size = {"dk": dk, "dv": dv, "T": T, "chunks": chunks, "all": 16 * chunks} | axes
     names = dict(S="dv dk", k="T dk", p="T dk", q="T dk", u="T dv", rows="T dv", b="T", log_a="T")
     names |= dict(w="T", starts="chunks dv dk", v="T dv") | axes
     inputs = []
     for name in inspect.signature(meaning).parameters:
-        shape = [1, 16, *(size[axis] for axis in names[name].split())]
+        if name not in names:  # which of the states
+            inputs.append(0)
+            continue
+        shape = [size[axis] for axis in names[name].split()]
+        shape = shape if "all" in names[name] else [1, 16, *shape]
         x = torch.randn(shape, generator=noise, device=device)
         if name in ("k", "p", "q"):
             x = F.normalize(x, dim=-1)
@@ -186,15 +192,18 @@ def differs(operator, meaning, k: Tensor, dv: int, C: int, **axes: str) -> str:
             x = x.sigmoid()
         elif name == "log_a":
             x = F.logsigmoid(x + 3)
-        exact = name in ("S", "b", "log_a", "w")
+        elif name == "kept":
+            x = (x / 2).tril()
+        exact = name in ("S", "X", "b", "log_a", "w", "kept", "begun")
         inputs.append((x if exact else x.to(dtype)).requires_grad_())
     with torch.enable_grad():
-        found, wide = operator(*inputs), [x.detach().double().requires_grad_() for x in inputs]
-        expected = meaning(*wide)
+        found, given = operator(*inputs), [x for x in inputs if isinstance(x, Tensor)]
+        wide = [x.detach().double().requires_grad_() for x in given]
+        expected = meaning(*wide, *inputs[len(given) :])
         found = (found,) if isinstance(found, Tensor) else found[: len(expected)]
         worth = [torch.randn(x.shape, generator=noise, device=device) for x in expected]
-        given = [w.to(x.dtype) for w, x in zip(worth, found, strict=True)]
-        slopes = torch.autograd.grad(found, inputs, given)
+        narrow = [w.to(x.dtype) for w, x in zip(worth, found, strict=True)]
+        slopes = torch.autograd.grad(found, given, narrow)
         worth = [w.double() for w in worth]
         exact = torch.autograd.grad(expected, wide, worth, materialize_grads=True)
     most = 3e-3 if dtype == torch.float32 else 3e-2

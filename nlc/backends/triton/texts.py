@@ -6,7 +6,18 @@ from collections.abc import Iterable
 from itertools import product
 
 from nlc.backends.torch.helpers import TEXTS as ALGEBRA
-from nlc.backends.triton import channel, coupled, gradients, kernels, operators
+from nlc.backends.triton import (
+    access,
+    channel,
+    channel_reads,
+    channel_scans,
+    coupled,
+    coupled_reads,
+    coupled_scans,
+    gradients,
+    kernels,
+    operators,
+)
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.shared import SHARED
 
@@ -17,10 +28,11 @@ CHUNK = 64  # tokens of a chunk
 
 def forms() -> list[KernelForm]:
     """Those that there are kernels for."""
-    out = [KernelForm(kind) for kind in ("none", "scalar")]
-    for kind, probe, rate in product(("none", "scalar"), (False, True), (False, True)):
-        out.append(KernelForm(kind, True, probe, rate=rate))
-    return out
+    both, kinds = (False, True), ("none", "scalar")
+    out = [KernelForm(kind, unit=unit) for kind, unit in product(kinds, both)]
+    for kind, rate, unit in product(kinds, both, both):
+        out.append(KernelForm(kind, True, rate=rate, unit=unit))
+    return out + [KernelForm(kind, True, True, rate=rate) for kind, rate in product(kinds, both)]
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -33,11 +45,17 @@ def _texts() -> dict[str, str]:
     for f in forms():
         parts = kernels.texts(f.scan, f), gradients.texts(f.scan, f), operators.scan(f)
         made[f.scan] = _joined(parts)
-    for decay, before in product((False, True), (False, True)):
-        name = f"{'gated_' * decay}read{'_before' * before}"
-        parts = kernels.read_text(decay, before), gradients.read_text(decay, before)
-        made[name] = _joined((*parts, operators.read(name, decay)))
-    made |= channel.TEXTS | coupled.TEXTS
+    for decay, before, unit in product((False, True), repeat=3):
+        f = KernelForm("scalar" if decay else "none", unit=unit)
+        name, how = (
+            f.read("before" if before else "after"),
+            dict(decay=decay, before=before, unit=unit),
+        )
+        parts = kernels.read_text(**how), gradients.read_text(**how), operators.read(name, **how)
+        made[name] = _joined(parts)
+    made |= access.TEXTS
+    made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS
+    made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}
     return {**(rest | {"CHUNK": _CHUNK}), **first, **made, **SHARED}
 

@@ -111,13 +111,19 @@ class _Explainer:
             key = place.text if place is not None and place.text in level.keys else None
             quote = _placed(level, key)[1] if key else place.quote() if place is not None else ""
         else:
-            kind, why = choice.kind, _linear(choice)
+            kind, why = choice.kind, _linear(choice) + self._kernels(choice)
             key = _boundary(level) if choice.plan == "anchored" else None
             place, quote = _placed(level, key)
             quicker = tuple(faster.chunked(choice, [self._number(p) for p in choice.periods]))
         return Fact(
             level.name, clock, kind, choice.plan, why, place, quote, solve, periods, cost, quicker
         )
+
+    def _kernels(self, choice: Choice) -> str:
+        """Where there are kernels, whether it runs in them."""
+        if self.backend != "triton" or choice.record is None:
+            return ""
+        return "; in kernels" if choice.record.rank == 2 else "; in PyTorch, as it is no matrix"
 
     def _number(self, dim: Dim) -> int:
         return int(dim.evaluate(self.sizes))

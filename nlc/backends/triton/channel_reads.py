@@ -1,0 +1,288 @@
+"""Reads where every channel of the keys decays at a rate of its own, as Triton kernels and their operators.
+
+They are linear in q and v alike, v_tᵀ S_t q_t: one gradient serves the reads of S and of its transpose.
+"""
+
+from __future__ import annotations
+
+from nlc.backends.triton.channel import SPREAD, entry
+
+_READ = '''
+@triton.jit
+def NAME_out(
+    q, rows, starts, log_a, scores, out, T, H, q_x, q_h, q_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
+    o_x, o_h, o_t,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """SAID for a block of dv: what a chunk began with, and what was written since."""
+    m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    x, head = n // H, n % H
+    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, T, DK)
+    Q = taken(q + x * q_x + head * q_h, t, d, q_t, T, DK).to(tl.float32)
+    Q = (Q * tl.exp2(<!before:c><before:c - a>)).to(DOT)
+    h = taken_block(starts + m * s_n, d, v, s_v, s_d, DK, DV).to(DOT)
+    value = tl.dot(Q, h, input_precision=PRECISION)
+    at = scores + m * C * C + i[:, None] * C + i[None, :]
+    A = tl.load(at, mask=i[:, None] ORDER i[None, :], other=0.0).to(DOT)
+    R = taken(rows + x * r_x + head * r_h, t, v, r_t, T, DV).to(DOT)
+    value += tl.dot(A, R, input_precision=PRECISION)
+    put(out + x * o_x + head * o_h, value, t, v, o_t, T, DV)
+'''
+
+_MEANING = '''
+def NAME_meaning(
+    QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
+) -> tuple[Tensor, ...]:
+    """Token by token."""
+    C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
+    for t in range(k.shape[-2]):
+        if t % C == 0:
+            S = starts[..., t // C, :, :]
+        out.append((S<turned:.mT> @ QUERY[..., t, :, None]).squeeze(-1))  #? before
+        S = log_a[..., t, None, :].exp() * S + rows[..., t, :, None] * k[..., t, None, :]
+        out.append((S<turned:.mT> @ QUERY[..., t, :, None]).squeeze(-1))  #? !before
+    return (torch.stack(out, -2),)
+'''
+
+_READ_FORWARD = '''
+@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+def NAME_forward(
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Over [X, H, ...], tokens before heads in memory, where modules want them; and scores."""
+    out, scores = NAME_shapes(q, k, rows, starts, log_a)
+    (X, H, T, dk), dv = q.shape, rows.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
+    channel_paired<before:_before>(q, k, log_a, scores, dv)
+    sizes = sizes_of("out", dk, dv, T)
+    args = [
+        q, rows, starts, log_a, scores, out, T, H, *q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
+        *starts.stride()[2:], *out.stride()[:3],
+    ]
+    grid = (X * H * starts.shape[2] * triton.cdiv(dv, sizes["BV"]),)
+    launch(NAME_out, grid, args, q.dtype, **sizes)
+    return out, scores
+
+
+@NAME_forward.register_fake
+def NAME_shapes(q, k, rows, starts, log_a):
+    """What the operator returns, but for its values."""
+    (X, H, T, dk), dv = q.shape, rows.shape[-1]
+    C = chunk_of(dk, dv, T)
+    return q.new_empty(X, T, H, dv).transpose(1, 2), q.new_empty(X, H, starts.shape[2], C, C)
+'''
+
+_READ_BACK = '''
+@triton.jit
+def NAME_grads(
+    q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, T, H,
+    q_x, q_h, q_t, v_x, v_h, v_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """What reads of a chunk are worth to rows, start and scores, and to q through the start."""
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    x, head = n // H, n % H
+    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, T, DK)
+    read = tl.exp2(<!before:c><before:c - a>)
+    Q = (taken(q + x * q_x + head * q_h, t, d, q_t, T, DK).to(tl.float32) * read).to(DOT)
+    at = scores + m * C * C + i[None, :] * C + i[:, None]
+    A_t = tl.load(at, mask=i[None, :] ORDER i[:, None], other=0.0).to(DOT)
+    D = tl.zeros([C, C], tl.float32)
+    dQ = tl.zeros([C, BK], tl.float32)
+    for first in range(0, DV, BV):
+        w = first + tl.arange(0, BV)
+        V = taken(v + x * v_x + head * v_h, t, w, v_t, T, DV).to(DOT)
+        R = taken(rows + x * r_x + head * r_h, t, w, r_t, T, DV).to(DOT)
+        D += tl.dot(V, tl.trans(R), input_precision=PRECISION)
+        h = taken_block(starts + m * s_n, d, w, s_v, s_d, DK, DV).to(DOT)
+        dQ += tl.dot(V, tl.trans(h), input_precision=PRECISION)
+        dR = tl.dot(A_t, V, input_precision=PRECISION)
+        put(d_rows + n * T * DV, dR, t, w, DV, T, DV)
+        dh = tl.dot(tl.trans(Q), V, input_precision=PRECISION)
+        put_block(d_starts + m * DK * DV, dh, d, w, DK, 1, DK, DV)
+    tl.store(pairs + m * C * C + i[:, None] * C + i[None, :], D.to(pairs.dtype.element_ty))
+    put(dq + n * T * DK, dQ * read, t, d, DK, T, DK)
+'''
+
+_READ_BACKWARD = '''
+@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())
+def NAME_backward(
+    q: Tensor, v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, scores: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The slopes of v_tᵀ <!before:S_t><before:S_{t-1}> q_t by all but v."""
+    out = NAME_slopes(q, v, k, rows, starts, log_a, scores)
+    dq, dk_, d_rows, d_starts, da = out
+    (X, H, T, dk), dv, dtype = q.shape, rows.shape[-1], wider(k.dtype)
+    pairs, grid = torch.empty_like(scores, dtype=dtype), (X * H * starts.shape[2],)
+    args = [
+        q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, T, H,
+        *q.stride()[:3], *v.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3], *starts.stride()[2:],
+    ]
+    launch(NAME_grads, grid, args, dtype, **sizes_of("out_back", dk, dv, T))
+    args = [
+        q, k, log_a, pairs, dq, dk_, da, T, H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
+    ]
+    launch(NAME_spread, grid, args, dtype, **sizes_of("out", dk, dv, T))
+    return out
+
+
+@NAME_backward.register_fake
+def NAME_slopes(q, v, k, rows, starts, log_a, scores):
+    """The shapes of the slopes."""
+    dq, dk, da = (x.new_empty(x.shape) for x in (q, k, log_a))
+    d_rows, d_starts = (x.new_empty(x.shape, dtype=wider(k.dtype)) for x in (rows, starts))
+    return dq, dk, d_rows, d_starts, da
+'''
+
+_READ_OPERATOR = '''
+def NAME(
+    QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
+) -> Tensor:
+    """SAID, where every channel of the keys decays at a rate of its own.
+
+    From <!turned:q, >k and log_a [..., T, dk], <turned:v and >rows [..., T, dv], and S before each chunk.
+    """
+    dtype = supported(k)
+    lead = torch.broadcast_shapes(
+        QUERY.shape[:-2], k.shape[:-2], rows.shape[:-2], starts.shape[:-3], log_a.shape[:-2],
+    )
+    QUERY, k, rows = (rows_of(dtype, x) for x in fitted(lead, 2, QUERY, k, rows))
+    starts = in_a_row(*fitted(lead, 3, starts))
+    log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
+    out<!turned:, _> = NAME_forward(QUERY, k, rows, starts, log_a)
+    return out.reshape(*lead, *out.shape[2:])
+
+
+'''
+
+_READ_SLOPE = """
+def NAME_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def NAME_slope(ctx, grad, _):
+    q, k, rows, starts, log_a, scores = ctx.saved_tensors
+    v = rows_of(wider(k.dtype), grad)
+    dq, dk, d_rows, d_starts, da = NAME_backward(q, v, k, rows, starts, log_a, scores)
+    return dq, dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da
+
+
+NAME_forward.register_autograd(NAME_slope, setup_context=NAME_setup)
+"""
+
+_TURNED = '''
+@triton.jit
+def NAME_out(
+    v, k, rows, starts, log_a, out, T, H, v_x, v_h, v_t, k_x, k_h, k_t, r_x, r_h, r_t, a_x, a_h, a_t,
+    s_n, s_v, s_d, o_x, o_h, o_t,
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """SAID for 16 tokens: what the chunk began with, and what was written since."""
+    m, own = tl.program_id(0).to(tl.int64) // (C // 16), tl.program_id(0) % (C // 16)
+    n, i, d = m // tl.cdiv(T, C), tl.arange(0, 16), tl.arange(0, BK)
+    first = m % tl.cdiv(T, C) * C + own * 16
+    x, head = n // H, n % H
+    v += x * v_x + head * v_h
+    k += x * k_x + head * k_h
+    rows += x * r_x + head * r_h
+    log_a += x * a_x + head * a_h
+    value = tl.zeros([16, BK], tl.float32)
+    past = tl.zeros([BK], tl.float32)
+    for back in range(own):
+        t = first - (back + 1) * 16 + i
+        A = tl.zeros([16, 16], tl.float32)
+        for begin in range(0, DV, BV):
+            w = begin + tl.arange(0, BV)
+            V = taken(v, first + i, w, v_t, T, DV).to(DOT)
+            R = taken(rows, t, w, r_t, T, DV).to(DOT)
+            A += tl.dot(V, tl.trans(R), input_precision=PRECISION)
+        K = taken(k, t, d, k_t, T, DK).to(tl.float32)
+        a, _, left = rates(log_a, t, d, a_t, T, DK)
+        K = (K * tl.exp2(left + past[None, :])).to(DOT)
+        value += tl.dot(A.to(DOT), K, input_precision=PRECISION)
+        past += tl.sum(a, 0)
+    A = tl.zeros([16, 16], tl.float32)
+    begun = tl.zeros([16, BK], tl.float32)
+    for begin in range(0, DV, BV):
+        w = begin + tl.arange(0, BV)
+        V = taken(v, first + i, w, v_t, T, DV).to(DOT)
+        R = taken(rows, first + i, w, r_t, T, DV).to(DOT)
+        A += tl.dot(V, tl.trans(R), input_precision=PRECISION)
+        h = taken_block(starts + m * s_n, d, w, s_v, s_d, DK, DV).to(DOT)
+        begun += tl.dot(V, tl.trans(h), input_precision=PRECISION)
+    a, c, _ = rates(log_a, first + i, d, a_t, T, DK)
+    value = (value + begun * tl.exp2(past)[None, :]) * tl.exp2(<!before:c><before:c - a>)
+    kept = tl.zeros([16, BK], tl.float32)
+    for back in range(16):
+        j = 15 - back
+        seen = i ORDER j
+        score = tl.sum(tl.where(seen[:, None] & (i == j)[None, :], A, 0.0), 1)
+        K_j = one_token(k, first + j, d, k_t, T, DK)
+        value += score[:, None] * K_j[None, :] * tl.exp2(kept)
+        a_j = one_token(log_a, first + j, d, a_t, T, DK) * 1.4426950408889634
+        kept += tl.where(seen[:, None], a_j[None, :], 0.0)
+    put(out + x * o_x + head * o_h, value, first + i, d, o_t, T, DK)
+'''
+
+_TURNED_OPERATOR = '''
+@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+def NAME_forward(
+    v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
+) -> Tensor:
+    """Over [X, H, ...], tokens before heads in memory, where modules want them."""
+    out = NAME_shapes(v, k)
+    (X, H, T, dk), dv = k.shape, rows.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
+    sizes = sizes_of("out", dk, dv, T)
+    args = [
+        v, k, rows, starts, log_a, out, T, H, *v.stride()[:3], *k.stride()[:3], *rows.stride()[:3],
+        *log_a.stride()[:3], *starts.stride()[2:], *out.stride()[:3],
+    ]
+    grid = (X * H * starts.shape[2] * (sizes["C"] // 16),)
+    launch(NAME_out, grid, args, k.dtype, **sizes)
+    return out
+
+
+@NAME_forward.register_fake
+def NAME_shapes(v, k, *_):
+    """What the operator returns, but for its values."""
+    X, H, T, dk = k.shape
+    return v.new_empty(X, T, H, dk).transpose(1, 2)
+
+
+def NAME_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def NAME_slope(ctx, grad):
+    v, k, rows, starts, log_a = ctx.saved_tensors
+    q = rows_of(wider(k.dtype), grad)
+    dv, scores = PLAIN_forward(q, k, rows, starts, log_a)
+    _, dk, d_rows, d_starts, da = PLAIN_backward(q, v, k, rows, starts, log_a, scores)
+    return dv.to(v.dtype), dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da
+
+
+NAME_forward.register_autograd(NAME_slope, setup_context=NAME_setup)
+'''
+
+
+def _texts() -> dict[str, str]:
+    out: dict[str, str] = {}
+    for before in (False, True):
+        name, turned = (f"channel_{x}read{'_before' * before}" for x in ("", "turned_"))
+        forward, backward = (_READ, _MEANING, _READ_FORWARD), (_READ_BACK, SPREAD, _READ_BACKWARD)
+        out[f"{name}_forward"] = entry(name, *forward, before=before)
+        out[f"{name}_backward"] = entry(name, *backward, before=before)
+        out[name] = entry(name, _READ_OPERATOR, _READ_SLOPE, before=before)
+        operator = _TURNED, _READ_OPERATOR, _MEANING, _TURNED_OPERATOR
+        out[turned] = entry(turned, *operator, before=before, turned=True)
+    return out
+
+
+TEXTS: dict[str, str] = _texts()

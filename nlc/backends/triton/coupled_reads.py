@@ -1,0 +1,263 @@
+"""Reads of coupled states as Triton kernels and their operators.
+
+A read of the transpose of a state is one with the rows of its writes as keys: several flows of keys, one of rows.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+from nlc.backends.triton.forms import worded
+
+_READ = '''
+@triton.jit
+def NAME_out(
+    q, k, rows, starts, kept, begun, out, T, H, q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
+    r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n, o_x, o_h, o_t, <before:STATE: tl.constexpr, >
+    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """VALUE in a chunk: what it began with, and what was written since."""
+    m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    x, head = n // H, n % H
+    Q = taken(q + x * q_x + head * q_h, t, d, q_t, T, DK).to(DOT)
+    seen = i[:, None] ORDER i[None, :]
+    at_kept = kept + m * w_n + ROW[:, None] * C + i[None, :]
+    Y = tl.zeros([C, BV], tl.float32)
+    A = tl.zeros([C, C], tl.float32)  #? turned
+    K = taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(DOT)  #? !turned
+    A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
+    for s in tl.static_range(STATES):
+        h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
+        left = begun + m * b_n + s * C
+        left = tl.load(left + i)  #? !before
+        left = token_before(left, i, 1.0 if s == STATE else 0.0)  #? before
+        Y += left[:, None] * tl.dot(Q, h, input_precision=PRECISION)
+        S = tl.load(at_kept + s * C * C, mask=seen, other=0.0)
+        at = rows + x * r_x + head * r_h + s * r_j  #? !turned
+        R = taken(at, t, v, r_t, T, DV).to(DOT)  #? !turned
+        Y += tl.dot((A * S).to(DOT), R, input_precision=PRECISION)  #? !turned
+        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, T, DK).to(DOT)  #? turned
+        A += S * tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
+    R = taken(rows + x * r_x + head * r_h, t, v, r_t, T, DV).to(DOT)  #? turned
+    Y += tl.dot(A.to(DOT), R, input_precision=PRECISION)  #? turned
+    put(out + x * o_x + head * o_h, Y, t, v, o_t, T, DV)
+'''
+
+_READ_BACK = '''
+@triton.jit
+def NAME_back(
+    q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, T, H,
+    q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n,
+    g_x, g_h, g_t, <before:STATE: tl.constexpr, >
+    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """What a chunk's reads are worth to all that they are made of."""
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    x, head = n // H, n % H
+    Q = taken(q + x * q_x + head * q_h, t, d, q_t, T, DK).to(DOT)
+    seen, seen_t = i[:, None] ORDER i[None, :], i[None, :] ORDER i[:, None]
+    at_kept = kept + m * w_n + ROW[:, None] * C + i[None, :]
+    at_kept_t = kept + m * w_n + ROW[None, :] * C + i[:, None]
+    K = taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(DOT)  #? !turned
+    A_t = tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? !turned
+    A_t = tl.zeros([C, C], tl.float32)  #? turned
+    dA = tl.zeros([C, C], tl.float32)  #? turned
+    dA_t = tl.zeros([C, C], tl.float32)  #? turned
+    D, D_t = (), ()  #? !turned
+    lefts, F = (), ()
+    for s in tl.static_range(STATES):
+        left = begun + m * b_n + s * C
+        left = tl.load(left + i)  #? !before
+        left = token_before(left, i, 1.0 if s == STATE else 0.0)  #? before
+        lefts += (left,)
+        F += (tl.zeros([C, BK], tl.float32),)
+        D += (tl.zeros([C, C], tl.float32),)  #? !turned
+        D_t += (tl.zeros([C, C], tl.float32),)  #? !turned
+        S_t = tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)  #? turned
+        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, T, DK).to(DOT)  #? turned
+        A_t += S_t * tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? turned
+    for first in range(0, DV, BV):
+        v = first + tl.arange(0, BV)
+        dO = taken(grad + x * g_x + head * g_h, t, v, g_t, T, DV).to(DOT)
+        R = taken(rows + x * r_x + head * r_h, t, v, r_t, T, DV).to(DOT)  #? turned
+        dA += tl.dot(dO, tl.trans(R), input_precision=PRECISION)  #? turned
+        dA_t += tl.dot(R, tl.trans(dO), input_precision=PRECISION)  #? turned
+        dR = tl.dot(A_t.to(DOT), dO, input_precision=PRECISION)  #? turned
+        put(d_rows + n * T * DV, dR, t, v, DV, T, DV)  #? turned
+        E, E_t = (), ()  #? !turned
+        reads = ()
+        for s in tl.static_range(STATES):
+            h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
+            reads += (F[s] + tl.dot(dO, tl.trans(h), input_precision=PRECISION),)
+            dh = (lefts[s][:, None] * dO.to(tl.float32)).to(DOT)
+            dh = tl.dot(tl.trans(Q), dh, input_precision=PRECISION)
+            put_block(d_starts + (m * STATES + s) * DK * DV, dh, d, v, DK, 1, DK, DV)
+            at = rows + x * r_x + head * r_h + s * r_j  #? !turned
+            R = taken(at, t, v, r_t, T, DV).to(DOT)  #? !turned
+            E += (D[s] + tl.dot(dO, tl.trans(R), input_precision=PRECISION),)  #? !turned
+            E_t += (D_t[s] + tl.dot(R, tl.trans(dO), input_precision=PRECISION),)  #? !turned
+            S_t = A_t * tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)  #? !turned
+            dR = tl.dot(S_t.to(DOT), dO, input_precision=PRECISION)  #? !turned
+            at = d_rows + (n * T * STATES + s) * DV  #? !turned
+            put(at, dR, t, v, STATES * DV, T, DV)  #? !turned
+        F = reads
+        D, D_t = E, E_t  #? !turned
+    dQ = tl.zeros([C, BK], tl.float32)
+    dA, dA_t = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)  #? !turned
+    A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
+    row = (i + C - 1) % C  # the last token is before none  #? before
+    at_slope = d_kept + m * STATES * C * C + <before:row><!before:i>[:, None] * C + i[None, :]
+    for s in tl.static_range(STATES):
+        dQ += lefts[s][:, None] * F[s]
+        d_left = tl.sum(Q.to(tl.float32) * F[s], 1)
+        d_left = tl.where(i > 0, d_left, 0.0)  #? before
+        tl.store(d_begun + (m * STATES + s) * C + <before:row><!before:i>, d_left)
+        S = tl.load(at_kept + s * C * C, mask=seen, other=0.0)
+        S_t = tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)
+        dA += D[s] * S  #? !turned
+        dA_t += D_t[s] * S_t  #? !turned
+        tl.store(at_slope + s * C * C, tl.where(seen, D[s] * A, 0.0))  #? !turned
+        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, T, DK).to(DOT)  #? turned
+        A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
+        tl.store(at_slope + s * C * C, tl.where(seen, dA * A, 0.0))  #? turned
+        dQ += tl.dot((dA * S).to(DOT), K, input_precision=PRECISION)  #? turned
+        dK = tl.dot((dA_t * S_t).to(DOT), Q, input_precision=PRECISION)  #? turned
+        put(dk + (n * T * STATES + s) * DK, dK, t, d, STATES * DK, T, DK)  #? turned
+    dQ += tl.dot(dA.to(DOT), K, input_precision=PRECISION)  #? !turned
+    dK = tl.dot(dA_t.to(DOT), Q, input_precision=PRECISION)  #? !turned
+    put(dk + n * T * DK, dK, t, d, DK, T, DK)  #? !turned
+    put(dq + n * T * DK, dQ, t, d, DK, T, DK)
+'''
+
+_READ_OPERATOR = '''
+def NAME(
+    q: Tensor, state: int, k: Tensor, rows: Tensor, starts: Tensor, *parts: Tensor
+) -> Tensor:
+    """VALUE for one of several states, from what their scan returns."""
+    dtype = supported(k)
+    kept, begun = parts[state], parts[starts.shape[-3] + state]
+    lead = torch.broadcast_shapes(
+        q.shape[:-2], k.shape[:-2], rows.shape[:-3], starts.shape[:-4], begun.shape[:-3],
+    )
+    q, k = (rows_of(dtype, x) for x in fitted(lead, 2, q, k))
+    rows = rows_of(dtype, fitted(lead, 3, rows)[0])
+    starts = fitted(lead, 4, starts)[0].flatten(0, 2)
+    kept, begun = (fitted(lead, n, x)[0].flatten(0, 2) for n, x in ((4, kept), (3, begun)))
+    out = NAME_forward(q, <!turned:k, rows, starts><turned:rows, k, starts.mT>, kept, begun<before:, state>)
+    return out.reshape(*lead, *out.shape[2:])
+
+
+def NAME_meaning(
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, <before:state: int, >
+) -> tuple[Tensor, ...]:
+    """Chunk by chunk."""
+    C, out = kept.shape[-1], []
+    kept, begun = <before:one_earlier(kept, begun, state)><!before:kept.tril(), begun>
+    parts = [x.unflatten(0, (*q.shape[:2], -1)).unbind(2) for x in (starts, kept, begun)]
+    flows = q.split(C, -2), k.split(C, <turned:-3><!turned:-2>), rows.split(C, <turned:-2><!turned:-3>)
+    for Q, K, R, X, seen, left in zip(*flows, *parts, strict=True):
+        T = Q.shape[-2]
+        A = torch.einsum("...td,...i<turned:j>d->...<turned:j>ti", Q, K)<!turned:.unsqueeze(-3)> * seen[..., :T, :T]
+        Y = torch.einsum("...jti,...i<!turned:j>v->...tv", A, R)
+        out.append(Y + torch.einsum("...lvd,...td,...lt->...tv", X, Q, left[..., :T]))
+    return (torch.cat(out, -2),)
+
+
+@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+def NAME_forward(
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, <before:state: int, >
+) -> Tensor:
+    """Over tensors [X, H, ...] and chunks [X * H * chunks, ...]<turned:, rows as keys and keys as rows>."""
+    out = NAME_shapes(q, k, rows)
+    (_, H, T, dk), dv, (chunks, states, C) = q.shape, rows.shape[-1], begun.shape
+    checked(
+        NAME_forward, NAME_meaning, k, dv, C, <turned:k="T states dk", ><!turned:rows="T states dv", >
+        starts="all states dv dk", kept="all states C C", begun="all states C", states=states, C=C,
+    )
+    args = [
+        q, k, rows, starts, kept, begun, out, T, H, *q.stride()[:3],
+        <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
+        *starts.stride(), kept.stride(0), begun.stride(0), *out.stride()[:3],
+    ]
+    sizes = coupled_sizes("out", states, dk, dv, C)
+    grid = (chunks * triton.cdiv(dv, sizes["BV"]),)
+    launch(NAME_out, grid, args, k.dtype, <before:STATE=state, >**sizes)
+    return out
+
+
+@NAME_forward.register_fake
+def NAME_shapes(q, k, rows, *_):
+    """What the operator returns, but for its values."""
+    N, H, T, _ = q.shape
+    return q.new_empty(N, T, H, rows.shape[-1]).transpose(1, 2)
+
+
+@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())
+def NAME_backward(
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, grad: Tensor, <before:state: int, >
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The slopes by all that goes in."""
+    out = NAME_slopes(q, k, rows, starts, kept, begun)
+    (_, H, T, dk), dv, (chunks, states, C) = q.shape, rows.shape[-1], begun.shape
+    args = [
+        q, k, rows, starts, kept, begun, grad, *out, T, H, *q.stride()[:3],
+        <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
+        *starts.stride(), kept.stride(0), begun.stride(0), *grad.stride()[:3],
+    ]
+    sizes = coupled_sizes("out_back", states, dk, dv, C)
+    launch(NAME_back, (chunks,), args, wider(k.dtype), <before:STATE=state, >**sizes)
+    return out
+
+
+@NAME_backward.register_fake
+def NAME_slopes(q, k, rows, starts, kept, begun, *_):
+    """The shapes of the slopes."""
+    dtype = wider(k.dtype)
+    return (
+        q.new_empty(q.shape), k.new_empty(k.shape<turned:, dtype=dtype>),
+        rows.new_empty(rows.shape<!turned:, dtype=dtype>), starts.new_empty(starts.shape, dtype=dtype),
+        kept.new_empty(kept.shape), begun.new_empty(begun.shape),
+    )
+
+
+def NAME_setup(ctx, inputs, output):
+    *tensors, ctx.state = inputs  #? before
+    ctx.save_for_backward(<before:*tensors><!before:*inputs>)
+
+
+def NAME_slope(ctx, grad):
+    q, k, rows, starts, kept, begun = ctx.saved_tensors
+    grad = rows_of(wider(k.dtype), grad)
+    d_q, d_k, d_rows, d_starts, d_kept, d_begun = NAME_backward(
+        q, k, rows, starts, kept, begun, grad, <before:ctx.state, >
+    )
+    d_starts = d_starts.to(starts.dtype)
+    return d_q, d_k.to(k.dtype), d_rows.to(rows.dtype), d_starts, d_kept, d_begun<before:, None>
+
+
+NAME_forward.register_autograd(
+    NAME_slope, setup_context=NAME_setup
+)
+'''
+
+
+def _read(turned: bool, before: bool) -> tuple[str, str]:
+    name = f"coupled_{'turned_' * turned}read{'_before' * before}"
+    words = {
+        "VALUE": f"X_{'(t-1)' if before else 't'}[state]{'ᵀ' * turned} q_t",
+        "ROW": "(i - 1)" if before else "i",
+        "ORDER": ">" if before else ">=",
+        "NAME": name,
+    }
+    source = "\n".join([_READ, _READ_BACK, _READ_OPERATOR])
+    return name, worded(source, words, turned=turned, before=before)
+
+
+TEXTS: dict[str, str] = dict(
+    _read(turned, before) for turned, before in product((False, True), (False, True))
+)

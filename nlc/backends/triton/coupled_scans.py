@@ -1,0 +1,264 @@
+"""Scans of coupled states as Triton kernels and their operators.
+
+The rows r^j = u^j − b^j z that are written make z = Σ_j seen_j r^j + what the chunk began with, seen_j[t, i] =
+p_t·k_i kept[source, j, t−1, i], so that with one inverse of I + Σ_j seen_j Diag(b^j) a chunk is done.
+"""
+
+from __future__ import annotations
+
+from nlc.backends.triton.coupled_gradients import ERASE_GRADS, SCAN_BACK, SCAN_GRADS
+from nlc.backends.triton.forms import worded
+
+_SOLVE = '''
+@triton.jit
+def NAME_solve(
+    k, u, b, p, kept, inverse, given, T, H, k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
+    SOURCE: tl.constexpr, STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
+    BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """(I + L)^-1 of a chunk, L = Σ_j seen_j Diag(b_j), and z if the chunk began with zeros."""
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    x, head = n // H, n % H
+    K = taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(DOT)
+    P = taken(p + x * p_x + head * p_h, t, d, p_t, T, DK).to(DOT)
+    A = tl.dot(P, tl.trans(K), input_precision=PRECISION)
+    below = i[:, None] > i[None, :]
+    kept += (m * STATES + SOURCE) * STATES * C * C + (i[:, None] - 1) * C + i[None, :]
+    L = tl.zeros([C, C], tl.float32)
+    S = ()
+    for j in tl.static_range(STATES):
+        seen = A * tl.load(kept + j * C * C, mask=below, other=0.0)
+        L += seen * tl.load(b + (n * T + t) * STATES + j, mask=t < T, other=0.0)[None, :]
+        S += (seen.to(DOT),)
+    X = inverse_of(L, C, PRECISION)
+    at = inverse + m * C * C + i[:, None] * C + i[None, :]
+    tl.store(at, X.to(inverse.dtype.element_ty))
+    for first in range(0, DV, BV):
+        v = first + tl.arange(0, BV)
+        Z = tl.zeros([C, BV], tl.float32)
+        for j in tl.static_range(STATES):
+            R = taken(u + x * u_x + head * u_h + j * u_j, t, v, u_t, T, DV).to(DOT)
+            Z += tl.dot(S[j], R, input_precision=PRECISION)
+        Z = tl.dot(X.to(DOT), Z.to(DOT), input_precision=PRECISION)
+        put(given + n * T * DV, Z, t, v, DV, T, DV)
+'''
+
+_SCAN = '''
+@triton.jit
+def NAME_scan(
+    X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >T, H,
+    k_x, k_h, k_t, u_x, u_h, u_t, u_j, <erase:p_x, p_h, p_t, SOURCE: tl.constexpr, >
+    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """For a block of dv, chunk by chunk: states before it, <erase:what is written, >those at the end."""
+    n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    h = ()
+    for s in tl.static_range(STATES):
+        h += (taken_block(X + (n * STATES + s) * DK * DV, d, v, DK, 1, DK, DV),)
+    k += n // H * k_x + n % H * k_h
+    u += n // H * u_x + n % H * u_h
+    p += n // H * p_x + n % H * p_h  #? erase
+    for chunk in range(tl.cdiv(T, C)):
+        m, t = n * tl.cdiv(T, C) + chunk, chunk * C + i
+        left, since = begun + m * STATES * STATES * C, kept + m * STATES * STATES * C * C
+        for s in tl.static_range(STATES):
+            put_block(starts + (m * STATES + s) * DK * DV, h[s], d, v, DK, 1, DK, DV)
+        P = taken(p, t, d, p_t, T, DK).to(DOT)  #? erase
+        Z = tl.zeros([C, BV], tl.float32)  #? erase
+        for s in tl.static_range(STATES):  #? erase
+            alone = 1.0 if s == SOURCE else 0.0  #? erase
+            seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
+            Z += seen * tl.dot(P, h[s].to(DOT), input_precision=PRECISION)  #? erase
+        inv = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
+        Z = tl.dot(inv, Z.to(DOT), input_precision=PRECISION)  #? erase
+        Z += taken(given + n * T * DV, t, v, DV, T, DV)  #? erase
+        put(z + n * T * DV, Z, t, v, DV, T, DV)  #? erase
+        R = ()
+        for j in tl.static_range(STATES):
+            row = taken(u + j * u_j, t, v, u_t, T, DV).to(tl.float32)
+            row -= tl.load(b + (n * T + t) * STATES + j, mask=t < T, other=0.0)[:, None] * Z  #? erase
+            put(rows + (n * T * STATES + j) * DV, row, t, v, STATES * DV, T, DV)  #? erase
+            R += (row,)
+        K = taken(k, t, d, k_t, T, DK).to(DOT)
+        new = ()
+        for s in tl.static_range(STATES):
+            W = tl.zeros([C, BV], tl.float32)
+            H_s = tl.zeros([BK, BV], tl.float32)
+            for j in tl.static_range(STATES):
+                W += tl.load(since + ((s * STATES + j) * C + C - 1) * C + i)[:, None] * R[j]
+                H_s += tl.load(left + (s * STATES + j) * C + C - 1) * h[j]
+            H_s += tl.dot(tl.trans(K), W.to(DOT), input_precision=PRECISION)
+            new += (H_s,)
+        h = new
+    for s in tl.static_range(STATES):
+        put_block(end + (n * STATES + s) * DK * DV, h[s], d, v, DK, 1, DK, DV)
+'''
+
+_SCAN_OPERATOR = '''
+def NAME(
+    X: Tensor, A: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, source: int, >
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """X_t = A_t X_(t-1) + <!erase:u_t><erase:(u_t - b_t z_t)> k_tᵀ<erase:, z_t = X_(t-1)[source] p_t>.
+
+    X [..., states, dv, dk], A [..., T, states, states], k<erase: and p> [..., T, dk],
+    u [..., T, states, dv]<erase:, b [..., T, states]>. Returns X after the last token, and what reads need.
+    Products are computed in the dtype of k and summed in float32, which X and A are in. TypeError
+    for another dtype or device.
+    """
+    dtype = supported(k)
+    kept, begun = products(A)
+    lead = torch.broadcast_shapes(
+        X.shape[:-3], A.shape[:-3], k.shape[:-2], u.shape[:-3], <erase:b.shape[:-2], p.shape[:-2], >
+    )
+    X = fitted(lead, 3, X.float())[0].contiguous()
+    key = rows_of(dtype, fitted(lead, 2, k)[0])  #? !erase
+    key, p = (rows_of(dtype, x) for x in fitted(lead, 2, k, p))  #? erase
+    write = rows_of(dtype, fitted(lead, 3, u)[0])
+    b = fitted(lead, 2, b.float())[0].contiguous()  #? erase
+    left = fitted(lead, 4, begun)[0].contiguous()
+    since = fitted(lead, 5, kept)[0].contiguous()
+    X, <erase:rows, >starts<erase:, *_> = NAME_forward(
+        X, key, write, <erase:b, p, >since, left, <erase:source, >
+    )
+    X, <erase:rows, >starts = (x.reshape(*lead, *x.shape[2:]) for x in (X, <erase:rows, >starts))
+    return X, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))
+
+
+def NAME_meaning(
+    X: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
+) -> tuple[Tensor, ...]:
+    """Chunk by chunk."""
+    C, <erase:rows, >starts = kept.shape[-1], <erase:[], >[]
+    before = one_earlier(kept[..., source, :, :, :], begun[..., source, :, :], source)  #? erase
+    flows = k.split(C, -2), u.split(C, -3)<erase:, b.split(C, -2), p.split(C, -2)>
+    for m, (K, R<erase:, B, P>) in enumerate(zip(*flows, strict=True)):
+        starts.append(X)
+        T = K.shape[-2]
+        seen, left = before[0][..., m, :, :T, :T], before[1][..., m, :, :T]  #? erase
+        A = (P @ K.mT).unsqueeze(-3) * seen  #? erase
+        z = torch.einsum("...lvd,...td,...lt->...tv", X, P, left)  #? erase
+        z = z + torch.einsum("...jti,...ijv->...tv", A, R)  #? erase
+        L = torch.einsum("...jti,...ij->...ti", A, B)  #? erase
+        z = torch.linalg.solve_triangular(L, z, upper=False, unitriangular=True)  #? erase
+        R = R - B[..., None] * z[..., None, :]  #? erase
+        rows.append(R)  #? erase
+        last = kept[..., m, :, :, -1, :T]
+        X = torch.einsum("...sl,...lvd->...svd", begun[..., m, :, :, -1], X)
+        X = X + torch.einsum("...sji,...ijv,...id->...svd", last, R, K)
+    return X, <erase:torch.cat(rows, -3), >torch.stack(starts, -4)
+
+
+@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+def NAME_forward(
+    X: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
+) -> tuple[<erase:Tensor, Tensor, Tensor, >Tensor, Tensor]:
+    """States after the last token, <erase:rows, >states before each chunk<erase:, inverses, z>: as [X, H, ...]."""
+    end, starts = out = NAME_shapes(X, k, u, kept)  #? !erase
+    end, rows, starts, inverse, z = out = NAME_shapes(X, k, u, b, p, kept)  #? erase
+    (N, H, T, dk), (states, dv), C = k.shape, u.shape[-2:], kept.shape[-1]
+    checked(
+        NAME_forward, NAME_meaning, k, dv, C, X="states dv dk", u="T states dv", <erase:b="T states", >
+        kept="chunks states states C C", begun="chunks states states C", states=states, C=C,
+    )
+    given = torch.empty_like(z)  #? erase
+    args = [  #? erase
+        k, u, b, p, kept, inverse, given, T, H, *k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
+    ]  #? erase
+    sizes = coupled_sizes("solve", states, dk, dv, C)  #? erase
+    grid = (N * H * kept.shape[2],)  #? erase
+    launch(NAME_solve, grid, args, k.dtype, SOURCE=source, **sizes)  #? erase
+    args = [
+        X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >T, H,
+        *k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
+    ]
+    sizes = coupled_sizes("scan", states, dk, dv, C)
+    grid = (N * H * triton.cdiv(dv, sizes["BV"]),)
+    launch(NAME_scan, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
+    return out
+
+
+@NAME_forward.register_fake
+def NAME_shapes(X, k, u, <erase:b, p, >kept, *_):
+    """What the operator returns, but for its values."""
+    N, H, chunks, C = *kept.shape[:3], kept.shape[-1]  #? erase
+    end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[2:])
+    return end, starts  #? !erase
+    inverse, z = k.new_empty(N, H, chunks, C, C), k.new_empty(*k.shape[:3], u.shape[-1])  #? erase
+    return end, k.new_empty(u.shape), starts, inverse, z  #? erase
+
+
+@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())
+def NAME_backward(
+    k: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, rows: Tensor, starts: Tensor,
+    <erase:inverse: Tensor, z: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <erase:source: int, >
+) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The slopes by all that goes in, from those of all that comes out."""
+    out = NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >d_end)
+    d_X, d_k, d_u, <erase:d_b, d_p, >d_kept, d_begun = out
+    (N, H, T, dk), (states, dv), C = k.shape, rows.shape[-2:], kept.shape[-1]
+    dtype = wider(k.dtype)
+    ends = starts.new_empty(starts.shape, dtype=dtype)
+    d_z = z.new_empty(z.shape, dtype=dtype)  #? erase
+    k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
+    args = [
+        <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, T,
+        <erase:H, *k.stride()[:3], *p.stride()[:3], >
+    ]
+    sizes = coupled_sizes("scan_back", states, dk, dv, C)
+    grid = (N * H * triton.cdiv(dv, sizes["BV"]),)
+    launch(NAME_scan_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
+    args = [
+        k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, T, H,
+        *k.stride()[:3], *rows.stride()[:4],
+    ]
+    sizes = coupled_sizes("grads", states, dk, dv, C)
+    grid = (N * H * kept.shape[2],)
+    launch(NAME_scan_grads, grid, args, dtype, **sizes)
+    args = [  #? erase
+        k, b, p, kept, begun, rows, starts, z, d_z, k_end, u_end, d_k, d_u, d_b, d_p, d_kept, d_begun, T, H,  #? erase
+        *k.stride()[:3], *p.stride()[:3],  #? erase
+    ]  #? erase
+    sizes = coupled_sizes("erase_grads", states, dk, dv, C)  #? erase
+    launch(NAME_erase_grads, grid, args, dtype, SOURCE=source, **sizes)  #? erase
+    return out
+
+
+@NAME_backward.register_fake
+def NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >d_end, *_):
+    """The shapes of the slopes; those of products that no token has are zero."""
+    d_X, d_k = torch.empty_like(d_end), k.new_empty(k.shape)
+    d_u = rows.new_empty(rows.shape, dtype=wider(k.dtype))
+    d_kept, d_begun = torch.zeros_like(kept), torch.zeros_like(begun)
+    return d_X, d_k, d_u, <erase:torch.empty_like(b), p.new_empty(p.shape), >d_kept, d_begun
+
+
+def NAME_setup(ctx, inputs, output):
+    <!erase:_, k, u, kept, begun><erase:_, k, _, b, p, kept, begun, ctx.source> = inputs
+    _, <!erase:starts><erase:rows, starts, inverse, z> = output
+    ctx.save_for_backward(k, <erase:b, p, >kept, begun, <erase:rows, ><!erase:u, >starts<erase:, inverse, z>)
+
+
+def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, *_>):
+    grads = (x.contiguous() for x in (d_end, <erase:d_rows, >d_starts))
+    out = NAME_backward(*ctx.saved_tensors, *grads<erase:, ctx.source>)
+    d_X, d_k, d_u, *rest = out
+    return d_X, d_k, d_u.to(d_k.dtype), *rest<erase:, None>
+
+
+NAME_forward.register_autograd(
+    NAME_slope, setup_context=NAME_setup
+)
+'''
+
+
+def _scan(erase: bool) -> tuple[str, str]:
+    name = f"coupled_{'delta_' * erase}scan"
+    kernels = [_SOLVE] * erase + [_SCAN, SCAN_BACK, SCAN_GRADS] + [ERASE_GRADS] * erase
+    source = "\n".join([*kernels, _SCAN_OPERATOR])
+    return name, worded(source, {"NAME": name}, erase=erase)
+
+
+TEXTS: dict[str, str] = dict(map(_scan, (False, True)))
