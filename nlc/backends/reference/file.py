@@ -171,7 +171,7 @@ _NAMES = (
 
 def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], name: str) -> str:
     """Imports that the file turned out to need, the functions that it defines for itself, then the body."""
-    text = body.text() + "".join(texts)
+    text = re.sub(r'""".*?"""', "", body.text() + "".join(texts), flags=re.DOTALL)  # without prose
     w("from __future__ import annotations")
     w()
     standard = [f"import {x}" for x in _MODULES if re.search(rf"(?<![\w.]){x}\.\w", text)]
