@@ -59,20 +59,6 @@ def packed(start: str, args: list[str], end: str, depth: int = 0) -> str:
     )
 
 
-def signature(text: str) -> str:
-    """A kernel's text with the parameters of each function on as few lines as they need."""
-    out, lines = [], iter(text.split("\n"))
-    for line in lines:
-        if line.startswith("def ") and line.endswith("("):
-            inner = []
-            while (part := next(lines)) != "):":
-                inner.append(part.strip())
-            params = [x.strip() for x in " ".join(inner).split(",") if x.strip()]
-            line = packed(line, params, "):")
-        out.append(line)
-    return "\n".join(out)
-
-
 def laid(text: str) -> str:
     """Calls, lists and signatures that the text has over lines, on as few as they need."""
     out, lines = [], iter(text.split("\n"))

@@ -7,7 +7,7 @@ transpose of a product as an operand is what some versions of Triton compile wro
 
 from __future__ import annotations
 
-from nlc.backends.triton.forms import KernelForm, chosen, signature, text
+from nlc.backends.triton.forms import KernelForm, chosen, laid, text
 
 _READ_BACK = '''
 @triton.jit
@@ -194,9 +194,9 @@ def NAME_scan_grads(
 
 def texts(name: str, f: KernelForm) -> str:
     """The kernels behind a scan's gradient."""
-    return signature(text(_SCAN_BACK + "\n" + _SCAN_GRADS, name, f))
+    return laid(text(_SCAN_BACK + "\n" + _SCAN_GRADS, name, f))
 
 
 def read_text(decay: bool, before: bool, unit: bool) -> str:
     """The kernel behind a read's gradient."""
-    return signature(chosen(_READ_BACK, decay=decay, before=before, unit=unit))
+    return laid(chosen(_READ_BACK, decay=decay, before=before, unit=unit))

@@ -10,7 +10,7 @@ where keys are alike; a series for all 64 tokens would not (kernels.md §0.7).
 
 from __future__ import annotations
 
-from nlc.backends.triton.forms import KernelForm, chosen, signature, text
+from nlc.backends.triton.forms import KernelForm, chosen, laid, text
 
 _FLOW = '''
 @triton.jit
@@ -202,9 +202,9 @@ SHARED = {"flow": _FLOW, "block": _BLOCK, "logs": _LOGS, "unit": _UNIT, "inverse
 
 def texts(name: str, f: KernelForm) -> str:
     """The kernels of a scan."""
-    return signature(text("\n".join([*[_SOLVE] * f.erase, _SCAN, _STEP]), name, f))
+    return laid(text("\n".join([*[_SOLVE] * f.erase, _SCAN, _STEP]), name, f))
 
 
 def read_text(decay: bool, before: bool, unit: bool) -> str:
     """The kernel of a read."""
-    return signature(chosen(_READ, decay=decay, before=before, unit=unit))
+    return laid(chosen(_READ, decay=decay, before=before, unit=unit))
