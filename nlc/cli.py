@@ -216,7 +216,7 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
     help="Who prints the program; auto: the fastest that can.",
 )
 @options.PLAN
-@click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
+@options.OPERATOR
 @_verb
 def compile(
     spec: str, output: Path | None, backend: str, plans: tuple[str, ...], operator: bool
@@ -238,7 +238,7 @@ def compile(
 
 @main.command()
 @click.argument("spec")
-@click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs.")
+@options.OPERATOR
 @click.option(
     "--set",
     "settings",

@@ -32,12 +32,38 @@ def plan(text: str) -> tuple[str, str]:
     return level.strip(), plan.strip()
 
 
+def _with(options: tuple[Callable, ...], verb: Callable) -> Callable:
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
 PLAN = click.option(
     "--plan",
     "plans",
     metavar="LEVEL=PLAN",
     multiple=True,
     help="How a level runs: sequential, chunked or anchored; chunked(32) has 32 tokens a solve.",
+)
+OPERATOR = click.option(
+    "--operator", is_flag=True, help="The recurrent core alone, its flows as inputs."
+)
+_SET = click.option(
+    "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
+)
+_DTYPE = click.option(  # of kernels
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="bfloat16",
+    show_default=True,
+    help="Of inputs and weights.",
+)
+_FORMAT = click.option(
+    "--format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How it is written.",
 )
 _EXPLAINED = (
     click.option(
@@ -48,9 +74,7 @@ _EXPLAINED = (
         help="Who prints the program; auto: the fastest that can.",
     ),
     PLAN,
-    click.option(
-        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
-    ),
+    _SET,
     click.option(
         "--tokens",
         type=click.IntRange(1),
@@ -58,21 +82,13 @@ _EXPLAINED = (
         show_default=True,
         help="How long the stream is that costs are for.",
     ),
-    click.option(
-        "--format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="How it is written.",
-    ),
+    _FORMAT,
 )
 
 
 def explained(verb: Callable) -> Callable:
     """What `nlc explain` takes beside the spec."""
-    for option in reversed(_EXPLAINED):
-        verb = option(verb)
-    return verb
+    return _with(_EXPLAINED, verb)
 
 
 def _lengths(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
@@ -84,7 +100,7 @@ def _lengths(context: click.Context, option: click.Parameter, text: str) -> tupl
 
 
 _AHEAD = (
-    click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs."),
+    OPERATOR,
     click.option(
         "--arch",
         "archs",
@@ -94,45 +110,21 @@ _AHEAD = (
         show_default=True,
         help="A GPU architecture, repeatable.",
     ),
-    click.option(
-        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        default="bfloat16",
-        show_default=True,
-        help="Of inputs and weights.",
-    ),
-    click.option(
-        "--format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="How it is written.",
-    ),
+    _SET,
+    _DTYPE,
+    _FORMAT,
 )
 
 
 def ahead(verb: Callable) -> Callable:
     """What `nlc kernels` takes beside the spec."""
-    for option in reversed(_AHEAD):
-        verb = option(verb)
-    return verb
+    return _with(_AHEAD, verb)
 
 
 _TUNED = (
-    click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs."),
-    click.option(
-        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        default="bfloat16",
-        show_default=True,
-        help="Of inputs and weights.",
-    ),
+    OPERATOR,
+    _SET,
+    _DTYPE,
     click.option(
         "--tokens",
         type=click.IntRange(1),
@@ -143,21 +135,13 @@ _TUNED = (
     click.option(
         "--batch", type=click.IntRange(1), default=8, show_default=True, help="Sequences at once."
     ),
-    click.option(
-        "--format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="How it is written.",
-    ),
+    _FORMAT,
 )
 
 
 def tuned(verb: Callable) -> Callable:
     """What `nlc tune` takes beside the spec."""
-    for option in reversed(_TUNED):
-        verb = option(verb)
-    return verb
+    return _with(_TUNED, verb)
 
 
 _MEASURED = (
@@ -168,7 +152,7 @@ _MEASURED = (
         multiple=True,
         help="One to measure, repeatable; without it all that can compile the spec.",
     ),
-    click.option("--operator", is_flag=True, help="The recurrent core alone, its flows as inputs."),
+    OPERATOR,
     click.option(
         "--tokens",
         default="256,1024,4096",
@@ -179,9 +163,7 @@ _MEASURED = (
     click.option(
         "--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once."
     ),
-    click.option(
-        "--set", "settings", metavar="HYPER=VALUE", multiple=True, help="A hyper to change."
-    ),
+    _SET,
     click.option(
         "--dtype",
         type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
@@ -225,6 +207,4 @@ _MEASURED = (
 
 def measured(verb: Callable) -> Callable:
     """What `nlc bench` measures, and how the numbers are written."""
-    for option in reversed(_MEASURED):
-        verb = option(verb)
-    return verb
+    return _with(_MEASURED, verb)
