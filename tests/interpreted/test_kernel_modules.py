@@ -225,3 +225,13 @@ def test_a_first_launch_finds_a_wrong_kernel_of_coupled_states(
     operator: str, kernel: str, tmp_path: Path
 ) -> None:
     assert f"coupled_{operator}" in checks_coupled(operator, 16, tmp_path, kernel)
+
+
+def test_where_verdicts_cannot_be_kept_they_are_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = module(tmp_path, ["delta"])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NLC_CACHE_DIR", str(tmp_path / "file"))  # which is no folder
+    with pytest.warns(UserWarning, match="verdicts on kernels are not kept"):
+        assert kernels.cached("key", "wrong") == "wrong"

@@ -122,10 +122,13 @@ def cached(key: str, verdict: str | None = None) -> str | None:
     path = kernel_cache() / hashlib.sha256(key.encode()).hexdigest()
     if verdict is None:
         return path.read_text() if path.exists() else None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(f".{os.getpid()}")
-    written.write_text(verdict)
-    written.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_suffix(f".{os.getpid()}")
+        written.write_text(verdict)
+        written.replace(path)
+    except OSError as error:  # then the next process finds out again
+        warnings.warn(f"verdicts on kernels are not kept: {error}", stacklevel=2)
     return verdict
 ''',
     "checked": '''
