@@ -113,3 +113,12 @@ def check(
     wanted, slope = slopes(right, exact), slopes(got, given)
     for n in wanted:
         assert error(slope[n], wanted[n]) < most * 5, f"slope by {n}"
+
+
+@pytest.mark.parametrize("size", ((9, 16), (16, 9), (8, 16)))
+def test_a_state_of_another_size_is_refused(size: tuple[int, int], tmp_path: Path) -> None:
+    """A kernel would read and write beside it."""
+    kernels, x = module(tmp_path, names(FORMS["delta"])), inputs(FORMS["delta"], 4, 16, 16)
+    given = [x[n].float() for n in ("k", "u", "b")]
+    with pytest.raises(ValueError, match=r"the state must be \[\.\.\., 16, 16\], not"):
+        kernels.delta(torch.zeros(1, 2, *size), *given)

@@ -166,7 +166,7 @@ def NAME(
     lead = torch.broadcast_shapes(
         S.shape[:-2], k.shape[:-2], u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2],>
     )
-    S = fitted(lead, 2, S.float())[0].contiguous()
+    S = fitted(lead, 2, state_of(S, u.shape[-1], k.shape[-1]))[0].contiguous()
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
     k, u<erase:, p> = (rows_of(dtype, x) for x in fitted(lead, 2, k, u<erase:, p>))

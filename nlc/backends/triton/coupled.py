@@ -9,7 +9,7 @@ is in state s at token t, begun[s, l, t] what of state l before the chunk.
 from __future__ import annotations
 
 _CHUNK = """
-COUPLED_CHUNK = 32  # tokens of a chunk of coupled states
+COUPLED_CHUNK = min(CHUNK, 32)  # tokens of a chunk of coupled states
 """
 
 _PRODUCTS = '''

@@ -157,7 +157,8 @@ def NAME_meaning(
 ) -> tuple[Tensor, ...]:
     """Chunk by chunk."""
     C, out = kept.shape[-1], []
-    kept, begun = <before:one_earlier(kept, begun, state)><!before:kept.tril(), begun>
+    kept, begun = one_earlier(kept, begun, state)  #? before
+    kept = kept.tril()  #? !before
     parts = [x.unflatten(0, (*q.shape[:2], -1)).unbind(2) for x in (starts, kept, begun)]
     flows = q.split(C, -2), k.split(C, <turned:-3><!turned:-2>), rows.split(C, <turned:-2><!turned:-3>)
     for Q, K, R, X, seen, left in zip(*flows, *parts, strict=True):

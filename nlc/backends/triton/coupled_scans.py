@@ -113,7 +113,8 @@ def NAME(
     lead = torch.broadcast_shapes(
         X.shape[:-3], A.shape[:-3], k.shape[:-2], u.shape[:-3], <erase:b.shape[:-2], p.shape[:-2], >
     )
-    X = fitted(lead, 3, X.float())[0].contiguous()
+    X = state_of(X, *u.shape[-2:], k.shape[-1])
+    X = fitted(lead, 3, X)[0].contiguous()
     key = rows_of(dtype, fitted(lead, 2, k)[0])  #? !erase
     key, p = (rows_of(dtype, x) for x in fitted(lead, 2, k, p))  #? erase
     write = rows_of(dtype, fitted(lead, 3, u)[0])

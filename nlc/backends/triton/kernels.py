@@ -13,6 +13,10 @@ from __future__ import annotations
 from nlc.backends.triton.forms import KernelForm, chosen, laid, text
 
 _FLOW = '''
+# In kernels: n counts the heads of all sequences, m the chunks of all of them; x and head are those
+# of n, t the tokens and i their places in a chunk, d and v channels of keys and values. Of a scan:
+# u is written, times w if there is w, and b erases at p, else at k; R are the rows that come of it,
+# X inverses, h a block of the state transposed. What is behind a name with _x, _h, _t is a stride.
 @triton.jit
 def flow(x, token, channel, at, T, size: tl.constexpr):
     """Where tokens and channels are, and which of them are there."""

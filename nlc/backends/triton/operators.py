@@ -112,7 +112,8 @@ def _scan_called(
     text.call(
         "lead = torch.broadcast_shapes(", [*fronts, *(f"{x}.shape[:-1]" for x in numbers)], ")"
     )
-    text("    S = fitted(lead, 2, S.float())[0].contiguous()")
+    text("    S = state_of(S, u.shape[-1], k.shape[-1])")
+    text("    S = fitted(lead, 2, S)[0].contiguous()")
     flows = ["k", "u", *probes]
     text.call(
         f"{', '.join(flows)} = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *flows], "))"

@@ -90,6 +90,14 @@ def rows_of(dtype: torch.dtype, x: Tensor) -> Tensor:
     x = x.to(dtype)
     return x if x.stride(-1) == 1 else x.contiguous()
 ''',
+    "state_of": '''
+def state_of(x: Tensor, *size: int) -> Tensor:
+    """A state [..., *size] in float32; ValueError where it is another size: kernels do not look."""
+    if x.shape[-len(size) :] != size:
+        wanted = ", ".join(map(str, size))
+        raise ValueError(f"the state must be [..., {wanted}], not {list(x.shape)}")
+    return x.float()
+''',
     "wider": '''
 def wider(dtype: torch.dtype) -> torch.dtype:
     """What slopes are kept in: the range of float16 is too small for them."""
@@ -114,15 +122,15 @@ def supported(x: Tensor) -> torch.dtype:
     return x.dtype
 ''',
     "VERDICTS": """
-VERDICTS: dict[str, str] = {}  # of the operators that were checked: "" if right, else what is wrong
+VERDICTS: dict[tuple, str] = {}  # of what was checked: "" if right, else what is wrong
 """,
     "cached": '''
 def cached(key: str, verdict: str | None = None) -> str | None:
     """What was found of an operator in another process, None if nothing; or keeps a verdict."""
     path = kernel_cache() / hashlib.sha256(key.encode()).hexdigest()
-    if verdict is None:
-        return path.read_text() if path.exists() else None
     try:
+        if verdict is None:
+            return path.read_text() if path.exists() else None
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_suffix(f".{os.getpid()}")
         written.write_text(verdict)
@@ -142,11 +150,16 @@ def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str |
     if INTERPRETED:
         return
     dk, C = k.shape[-1], 1 if tokens == 1 else chunk_of(k.shape[-1], dv, tokens)
+    precision = torch.get_float32_matmul_precision()
+    case = meaning, k.dtype, k.device, dk, dv, C, precision, *axes.values()
+    if VERDICTS.get(case) == "":
+        return
     gpu, configs = torch.cuda.get_device_name(k.device), {n: configured(n, dk, dv) for n in CONFIG}
-    key = f"{operator} {triton.__version__} {gpu} {k.dtype} {dk} {dv} {C} {axes} {configs}"
+    file = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    key = f"{file} {operator} {triton.__version__} {gpu} {case[1:]} {configs}"
     mine = [x for x in tuned() if x[1:] == (dk, dv)]
-    if key not in VERDICTS:
-        VERDICTS[key] = ""  # the trial runs the operator, too
+    if case not in VERDICTS:
+        VERDICTS[case] = ""  # the trial runs the operator, too
         if (found := cached(key)) is None:
             with ThreadPoolExecutor(1) as thread:  # inside an operator autograd is off
                 trial = thread.submit(differs, operator, meaning, k, dv, C, **axes)
@@ -156,18 +169,19 @@ def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str |
             elif mine:
                 found = f"the kernels of {operator} do not run: {error}"
             else:
-                del VERDICTS[key]
+                del VERDICTS[case]
                 raise error
-        VERDICTS[key] = found
-    if VERDICTS[key] and mine:
-        said = f"what was tuned for dk = {dk} and dv = {dv} is not used: {VERDICTS[key]}"
+        VERDICTS[case] = found
+    if VERDICTS[case] and mine:
+        said = f"what was tuned for dk = {dk} and dv = {dv} is not used: {VERDICTS[case]}"
         warnings.warn(said, stacklevel=2)
         for x in mine:
             tuned().pop(x, None)
+        del VERDICTS[case]
         checked(operator, meaning, k, dv, tokens, **axes)
-    elif VERDICTS[key]:
+    elif VERDICTS[case]:
         raise RuntimeError(
-            f"{VERDICTS[key]} with Triton {triton.__version__} on {gpu}; take another version, "
+            f"{VERDICTS[case]} with Triton {triton.__version__} on {gpu}; take another version, "
             "or compile with the backend `torch`"
         )
 
