@@ -326,3 +326,11 @@ def test_the_backends_are_those_of_the_pipeline() -> None:
     option = next(p for p in cli.main.commands["bench"].params if p.name == "backends")
     assert set(option.type.choices) == set(pipeline.BACKENDS)
     assert options.setting("periods=2,4") == ("periods", [2, 4])
+
+
+def test_kernels_without_a_gpu_are_failed_cells_with_the_reason() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    result = nlc.load("delta_net").bench(backends=["triton"], tokens=[3], hypers=SMALL, seconds=0.1)
+    assert {c.status for c in result.cells} == {"failed"}
+    assert all("the kernels need a GPU, not cpu" in c.note for c in result.cells)

@@ -70,6 +70,47 @@ def test_an_operator_with_kernels_is_the_operator(name: str) -> None:
     same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
 
 
+SEEN = """
+nlc: 1
+system: seen
+context: tokens
+hyper: {d: 16, n: d / heads}
+heads: 2
+inputs: {x: [d]}
+outputs: {y: [d], seen: [d]}
+let:
+  q: l2norm(split(linear(x, d)))
+levels:
+  S:
+    frequency: every token
+    memory: matrix(n, n)
+    key: l2norm(split(linear(x, d)))
+    value: split(linear(x, d))
+    objective: 0.5 * sqnorm(S(key) - value)
+    rule: gd(lr=0.5)
+output:
+  y: merge(S(q))
+  seen: SEEN
+"""
+
+
+@pytest.mark.parametrize(
+    ("seen", "fused"),
+    (
+        ("x", True),
+        ("merge(q)", False),
+        ("linear(merge(q))", False),
+        ("merge(S.key)", False),
+        ("merge(prev(q))", False),
+    ),
+)
+def test_what_is_read_elsewhere_has_its_length_of_one(seen: str, fused: bool) -> None:
+    spec = nlc.loads(SEEN.replace("SEEN", seen), "seen.yaml")
+    exact, kernels, given = pair(spec)
+    assert ("delta_unit(" in spec.source_text("triton")) == fused
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+
+
 def test_pieces_and_steps_are_the_whole() -> None:
     _, net, given = pair(nlc.load("gated_delta_net"))
     x = given["x"].float()

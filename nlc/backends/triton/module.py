@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from nlc.backends.reference.file import class_name, close_file, open_file
@@ -124,8 +124,10 @@ def _lengths(program: Program) -> tuple[Program, dict[str, Expr]]:
         for x in program.body[:at]
         if isinstance(x, Let) and x.expr.op == "l2norm" and x.expr.args[1].op == "num"
     }
-    outside = Counter(str(n.attr) for x in program.lets() for n in walk(x.expr) if n.op == "var")
-    inner = {i: norms[o] for o, i in parallel.slices.items() if o in norms}
+    elsewhere = _read((*program.body[:at], *parallel.first, *program.body[at + 1 :]))
+    norms = {n: e for n, e in norms.items() if n not in elsewhere}
+    kept = {*parallel.collects.values()}
+    inner = {i: norms[o] for o, i in parallel.slices.items() if o in norms and i not in kept}
     uses = Counter(str(n.attr) for x in parallel.body for n in all_nodes(x) if n.op == "var")
     eps: dict[str, Expr] = {}
     gone: set[str] = set()
@@ -133,13 +135,27 @@ def _lengths(program: Program) -> tuple[Program, dict[str, Expr]]:
         if isinstance(x, Scan) and (found := _brought(x, parallel, inner, uses)):
             eps[x.record.states[0]] = found[0]
             gone |= {o for o, i in parallel.slices.items() if i in found[1]}
-    if any(outside[o] > uses[parallel.slices[o]] for o in gone):
-        return program, {}
     body = [
         replace(x, expr=x.expr.args[0]) if isinstance(x, Let) and x.names[0] in gone else x
         for x in program.body
     ]
     return replace(program, body=tuple(body)), eps
+
+
+def _read(statements: Iterable[object]) -> set[str]:
+    """The variables that statements read."""
+    found: set[str] = set()
+    for x in statements:
+        exprs = [x.expr] if isinstance(x, Let) else []
+        if isinstance(x, Return):
+            exprs = [*x.outputs.values()]
+            found |= {*x.slots.values()}
+        elif isinstance(x, Loop | Parallel):
+            found |= {*x.slices, *getattr(x, "carries", ())} | _read((*x.first, *x.body))
+        elif isinstance(x, Scan):
+            exprs = [*x.record.parts]
+        found |= {str(n.attr) for e in exprs for n in walk(e) if n.op == "var"}
+    return found
 
 
 def _brought(
@@ -187,14 +203,13 @@ def _factored(s: Parallel) -> Parallel:
 
 def _within(body: tuple[Let | Scan | Loop, ...], kept: set[str]) -> tuple[Let | Scan | Loop, ...]:
     uses = Counter(str(n.attr) for x in body for n in all_nodes(x) if n.op == "var")
-    found = {
-        x.names[0]: x
-        for x in body
-        if isinstance(x, Let) and x.expr.op == "mul" and x.when is None and uses[x.names[0]] == 1
-    }
+    found: dict[str, Let] = {}  # writes, as long as nothing that they read has another value
     out: list[Let | Scan | Loop] = []
     gone: set[str] = set()
     for x in body:
+        new = _assigned(x)
+        if isinstance(x, Let) and x.expr.op == "mul" and x.when is None and uses[x.names[0]] == 1:
+            found[x.names[0]] = x
         if isinstance(x, Loop):
             inner = {*x.collects.values(), *x.carries}
             x = replace(x, body=_within(x.body, inner))  # type: ignore[arg-type]
@@ -205,8 +220,16 @@ def _within(body: tuple[Let | Scan | Loop, ...], kept: set[str]) -> tuple[Let | 
                 whole = replace(x.record, write=(found[name].expr,))
                 if _rate(whole) is not None:
                     x, gone = replace(x, record=whole), gone | {name}
+        found = {n: let for n, let in found.items() if not new & _read([let])}
         out.append(x)
     return tuple(x for x in out if not (isinstance(x, Let) and x.names[0] in gone))
+
+
+def _assigned(x: Let | Scan | Loop) -> set[str]:
+    """The variables that have another value behind a statement."""
+    if isinstance(x, Loop):
+        return {*x.carries, *x.collects}
+    return {*x.names} if isinstance(x, Let) else {*x.record.states}
 
 
 def _narrow(x: Let | Scan | Loop) -> bool:

@@ -187,7 +187,8 @@ class _Run:
                     out[name] = Cell(name, mode, length, "skipped", note=why)
                 else:
                     ready[name] = self._begun(name, mode, length)
-            except (peak.Lost, RuntimeError) as error:  # torch says so where memory runs out, too
+            except (peak.Lost, RuntimeError, TypeError, ValueError) as error:
+                # memory that runs out is a RuntimeError of torch; the others say what kernels do not take
                 first = (str(error).splitlines() or [""])[0]
                 kind = "" if isinstance(error, peak.Lost) else f"{type(error).__name__}: "
                 out[name] = Cell(name, mode, length, "failed", note=f"{kind}{first}")
