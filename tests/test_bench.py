@@ -295,10 +295,12 @@ def test_a_spec_with_mistakes_is_told_as_everywhere() -> None:
 
 def test_a_picture_of_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    from nlc.runtime.bench import plot
+
     for cells in (CELLS, CELLS[2:3]):
         file = tmp_path / "deep" / f"{len(cells)}.svg"
-        bench.plot.ready(file)
-        bench.plot.plot(made(cells), file)
+        plot.ready(file)
+        plot.plot(made(cells), file)
         assert "<svg" in file.read_text(encoding="utf-8")
 
 
