@@ -20,7 +20,6 @@ import nlc
 from nlc import cli, pipeline
 from nlc.base.diagnostics import Report, SpecError
 from nlc.base.span import Span
-from nlc.runtime import bench
 from nlc.runtime.bench import Benchmark, Cell, peak
 from nlc.runtime.bench.cases import MODES, STEPS, Ask, Case
 from nlc.tools import options
