@@ -56,7 +56,13 @@ KERNELS = {  # by fla's measure: RMS of the error over that of what is right
 
 
 def rms(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a.double() - b).square().mean().sqrt() / b.square().mean().sqrt()).item()
+    """Of the error, relative to what is right; nothing is relative to rounding."""
+    return ((a.double() - b).square().mean().sqrt() / b.square().mean().sqrt().add(1e-6)).item()
+
+
+def sized(name: str, **sizes: int) -> dict[str, int]:
+    """Those of the sizes that a system has."""
+    return {n: x for n, x in sizes.items() if n in nlc.load(name).system.hypers}
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32))
@@ -67,7 +73,7 @@ def test_kernels_compute_what_float64_does(
 ) -> None:
     """Outputs, states, and gradients by all inputs."""
     spec = nlc.load(name, operator=True)
-    sizes = {"d": 2 * width, "heads": 2}
+    sizes = sized(name, d=2 * width, heads=2, expand=1, p=width, n=width)
     exact, kernels = (spec.compile(b)(**sizes) for b in ("torch", "triton"))
     torch.manual_seed(0)
     flows = draw(spec.system, settled(spec.system, sizes), 2, length)
@@ -91,14 +97,13 @@ def test_kernels_compute_what_float64_does(
 
     wanted, found = run(exact, torch.float64), run(kernels, dtype)
     most = KERNELS[name] if dtype == torch.bfloat16 else 1e-3
+    most *= 1 if length > 1 else 3  # a few numbers, sums that may cancel: no average
     assert {n: e for n in wanted if not (e := rms(found[n], wanted[n])) < most} == {}
 
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_modules_with_kernels_are_those_without(name: str) -> None:
-    sizes = {"d": 64, "heads": 2} | (
-        {"chunk": 16} if "chunk" in nlc.load(name).system.hypers else {}
-    )
+    sizes = sized(name, d=64, heads=2, chunk=16)
     torch.manual_seed(0)
     exact, kernels = (nlc.load(name).compile(b)(**sizes).cuda() for b in ("torch", "triton"))
     kernels.load_state_dict(exact.state_dict())

@@ -176,9 +176,9 @@ def test_torch_knows_the_operators(form, tmp_path: Path) -> None:
     torch.library.opcheck(getattr(kernels, f"{form.scan}_forward"), given, test_utils=checks)
 
 
-def checks(folder: Path, broken: Iterable[str] = ()) -> str:
+def checks(folder: Path, broken: Iterable[str] = (), scan: str = "gated_delta_rated") -> str:
     """What the check of a first launch finds, with some kernels of a scan made to do nothing."""
-    form = next(f for f in forms() if f.scan == "gated_delta_rated")
+    form = next(f for f in forms() if f.scan == scan)
     kernels = module(folder, names(form))
     for kernel in broken:
         setattr(kernels, kernel, kernels.chunk_of)  # not to be launched
@@ -186,12 +186,13 @@ def checks(folder: Path, broken: Iterable[str] = ()) -> str:
     kernels.launch = lambda kernel, *rest, **kw: (
         kernel is kernels.chunk_of or whole(kernel, *rest, **kw)
     )
-    operator, k = kernels.gated_delta_rated_forward, torch.zeros(1, 2, 20, 16)
-    return kernels.differs(operator, kernels.gated_delta_rated_meaning, k, 16, 16)
+    operator, meaning = (getattr(kernels, f"{scan}_{x}") for x in ("forward", "meaning"))
+    return kernels.differs(operator, meaning, torch.zeros(1, 2, 20, 16), 16, 32)
 
 
-def test_a_first_launch_finds_right_kernels_right(tmp_path: Path) -> None:
-    assert checks(tmp_path) == ""
+@pytest.mark.parametrize("scan", [f.scan for f in forms()])
+def test_a_first_launch_finds_right_kernels_right(scan: str, tmp_path: Path) -> None:
+    assert checks(tmp_path, scan=scan) == ""
 
 
 @pytest.mark.parametrize("kernel", ("scan", "scan_back", "scan_grads"))

@@ -42,9 +42,10 @@ def logs(log_a, t, T):
 _UNIT = '''
 @triton.jit
 def unit(x, EPS: tl.constexpr, DOT: tl.constexpr):
-    """Rows of length one, and what they were multiplied with."""
+    """Rows of length one, and what they were multiplied with; behind the last token there is 0."""
     x = x.to(tl.float32)
-    scale = tl.rsqrt(tl.sum(x * x, 1) + EPS)
+    length = tl.sum(x * x, 1) + EPS
+    scale = tl.where(length > 0, tl.rsqrt(length), 0.0)
     return (x * scale[:, None]).to(DOT), scale
 '''
 

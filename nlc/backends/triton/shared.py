@@ -197,8 +197,8 @@ def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | 
     names |= dict(w="T", starts="chunks dv dk", v="T dv") | axes
     inputs = []
     for name in inspect.signature(meaning).parameters:
-        if name not in names:  # which of the states
-            inputs.append(0)
+        if name not in names:
+            inputs.append(1e-6 if name == "eps" else 0)  # 0: which of the states
             continue
         shape = [size[axis] for axis in names[name].split()]
         shape = shape if "all" in names[name] else [1, 16, *shape]
