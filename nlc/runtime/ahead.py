@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nlc.runtime.trials import patched
 from nlc.runtime.verify.draws import draw
 from nlc.tools.sizes import BadHyper, settled
 
@@ -101,12 +102,11 @@ def _recorded(
     spec: Spec, made: type, module: Any, hypers: dict, dtype: torch.dtype, tokens: int
 ) -> list[_Launch]:
     """The launches of a call with gradients and of one token, each kind once."""
-    import triton.language as tl
-
     found: dict[_Launch, None] = {}
 
     def launch(kernel: Any, grid: tuple, args: list, of: torch.dtype, **sizes: int) -> None:
-        sizes |= {"DOT": getattr(tl, str(of).removeprefix("torch.")), "PRECISION": "tf32"}
+        with patched(module, INTERPRETED=False):
+            sizes |= module.arithmetic(of)
         found[_launch(kernel, args, sizes)] = None
 
     try:
@@ -114,22 +114,19 @@ def _recorded(
     except ValueError as error:
         raise BadHyper(str(error)) from None
     values = settled(spec.system, hypers)
-    kept = module.launch, module.INTERPRETED
-    module.launch, module.INTERPRETED = launch, True
     try:
-        flows = draw(spec.system, values, 1, tokens).items()
-        given = {n: x.detach().to(dtype).requires_grad_() for n, x in flows}
-        outputs, state = net(**given)
-        outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
-        every = [*outputs, *state.values()]
-        sum(x.float().sum() for x in every if x.requires_grad).backward()
-        with torch.no_grad():
-            start = net.initial_state(next(iter(given.values())))
-            net.step(**{n: x[:, 0] for n, x in given.items()}, state=start)
+        with patched(module, launch=launch, INTERPRETED=True):
+            flows = draw(spec.system, values, 1, tokens).items()
+            given = {n: x.detach().to(dtype).requires_grad_() for n, x in flows}
+            outputs, state = net(**given)
+            outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
+            every = [*outputs, *state.values()]
+            sum(x.float().sum() for x in every if x.requires_grad).backward()
+            with torch.no_grad():
+                start = net.initial_state(next(iter(given.values())))
+                net.step(**{n: x[:, 0] for n, x in given.items()}, state=start)
     except (TypeError, ValueError) as error:  # what the kernels do not take
         raise BadHyper(str(error)) from None
-    finally:
-        module.launch, module.INTERPRETED = kept
     return list(found)
 
 

@@ -210,7 +210,7 @@ def saying(module: ModuleType) -> Callable[..., dict[str, Any]]:
 
 def fitting(module: ModuleType, target: Target, config: Config) -> Config:
     """A configuration with the channels that there are."""
-    return module.width(target[2], config[0]), *config[1:]
+    return module.width(max(target[1:]), config[0]), *config[1:]
 
 
 @contextmanager

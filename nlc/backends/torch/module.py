@@ -34,12 +34,14 @@ def emit_module(program: Program, header: Header) -> str:
 class TorchModule(Scans, Components, ModuleWriter):
     """The reference's writer with scans, tiles and statements for all tokens at once."""
 
+    ROWS = RowPrinter
+
     def __init__(self, program: Program, header: Header, w: Writer):
         super().__init__(program, header, w)
         self.slots = {s.var: f'state["{s.key}"]' for s in program.slots}
         self.keys = {s.var: s.key for s in program.slots}
         self.plain, self.methods = self.printer, {}
-        self.row = RowPrinter(
+        self.row = self.ROWS(
             self.system, self._hyper, attribute_path, self.plain.helpers, self.first
         )
         self.row.numbers, self.row.reader = self.plain.numbers, self._read

@@ -13,6 +13,13 @@ from __future__ import annotations
 from nlc.backends.triton.forms import worded
 
 _RATES = '''
+CONFIG |= {
+    "paired": (16, 4, 1),
+    "spread": (16, 1, 1),  # channels of dk
+    "channel_grads": (64, 4, 2),  # of either
+}
+
+
 @triton.jit
 def rates(log_a, token, channel, at, T, size: tl.constexpr):
     """log2 of decays by channel, their sums up to each token, and from behind it to the last."""
@@ -56,7 +63,7 @@ def NAME_block(
         past += tl.sum(a, 0)
     A = tl.zeros([16, 16], tl.float32)
     kept = tl.zeros([16, BK], tl.float32)
-    for back in range(16):
+    for back in tl.range(16, loop_unroll_factor=4):
         j = 15 - back
         K_j = one_token(k, first + j, d, k_t, T, DK)
         score = tl.sum(Q * K_j[None, :] * tl.exp2(kept), 1)
@@ -74,7 +81,7 @@ def NAME(q: Tensor, k: Tensor, log_a: Tensor, out: Tensor, dv: int) -> None:
         q, k, log_a, out, T, H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
     grid = (out.shape[:4].numel() // 16,)
-    launch(NAME_block, grid, args, q.dtype, **sizes_of("out", dk, dv, T))
+    launch(NAME_block, grid, args, q.dtype, **sizes_of("paired", dk, dv, T))
 '''
 
 # The gradient of Σ_ti D_ti Σ_d q_td k_id 2^{c_td − c_id}; for a scan q is its probe, and D is still without b
@@ -82,22 +89,24 @@ SPREAD = '''
 @triton.jit
 def NAME_spread(
     q, k, log_a, <erase:b, >pairs, dq, dk, <erase:db, >da, T, H, q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
-    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """What the scores of a chunk are worth to what they are made of, the last 16 tokens first."""
-    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, 16), tl.arange(0, BK)
+    """What the scores of a chunk are worth to some channels of all, the last 16 tokens first."""
+    m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
+    i, d = tl.arange(0, 16), part * BD + tl.arange(0, BD)
     n, begin = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C
+    base = (n // H * T * H + n % H) * DK
     q += n // H * q_x + n % H * q_h
     k += n // H * k_x + n % H * k_h
     log_a += n // H * a_x + n % H * a_h
     b += n * T  #? erase
     pairs += m * C * C
-    later = tl.zeros([BK], tl.float32)
+    later = tl.zeros([BD], tl.float32)
     for step in range(C // 16):
         own = C // 16 - 1 - step
         first, row, column = begin + own * 16, pairs + (own * 16 + i) * C, pairs + own * 16 + i
-        dQ = tl.zeros([16, BK], tl.float32)
-        past = tl.zeros([BK], tl.float32)
+        dQ = tl.zeros([16, BD], tl.float32)
+        past = tl.zeros([BD], tl.float32)
         for back in range(own):
             t = first - (back + 1) * 16 + i
             K = taken(k, t, d, k_t, T, DK).to(tl.float32)
@@ -106,8 +115,8 @@ def NAME_spread(
             D = tl.load(row[:, None] + (own - 1 - back) * 16 + i[None, :]).to(DOT)
             dQ += tl.dot(D, K, input_precision=PRECISION)
             past += tl.sum(a, 0)
-        dK = tl.zeros([16, BK], tl.float32)
-        past = tl.zeros([BK], tl.float32)
+        dK = tl.zeros([16, BD], tl.float32)
+        past = tl.zeros([BD], tl.float32)
         for ahead in range(own + 1, C // 16):
             t = begin + ahead * 16 + i
             Q = taken(q, t, d, q_t, T, DK).to(tl.float32)
@@ -121,8 +130,8 @@ def NAME_spread(
         a, c, left = rates(log_a, t, d, a_t, T, DK)
         dQ *= tl.exp2(<!before:c><before:c - a>)
         dK *= tl.exp2(left)
-        kept = tl.zeros([16, BK], tl.float32)
-        for back in range(16):
+        kept = tl.zeros([16, BD], tl.float32)
+        for back in tl.range(16, loop_unroll_factor=4):
             j = 15 - back
             seen = i ORDER j
             D_j = tl.load(row + own * 16 + j, mask=seen, other=0.0).to(tl.float32)
@@ -130,8 +139,8 @@ def NAME_spread(
             dQ += D_j[:, None] * K_j[None, :] * tl.exp2(kept)
             a_j = one_token(log_a, first + j, d, a_t, T, DK) * 1.4426950408889634
             kept += tl.where(seen[:, None], a_j[None, :], 0.0)
-        kept = tl.zeros([16, BK], tl.float32)
-        for j in range(16):
+        kept = tl.zeros([16, BD], tl.float32)
+        for j in tl.range(16, loop_unroll_factor=4):
             a_j = one_token(log_a, first + j, d, a_t, T, DK) * 1.4426950408889634
             kept += tl.where((i < j)[:, None], a_j[None, :], 0.0)  #? !before
             D_j = tl.load(column + (own * 16 + j) * C, mask=j ORDER i, other=0.0).to(tl.float32)
@@ -141,18 +150,19 @@ def NAME_spread(
             kept += tl.where((i < j)[:, None], a_j[None, :], 0.0)  #? before
         Q = taken(q, t, d, q_t, T, DK).to(tl.float32)
         K = taken(k, t, d, k_t, T, DK).to(tl.float32)
-        dQ += taken(dq + n * T * DK, t, d, DK, T, DK).to(tl.float32)
-        tl.store(db + n * T + t, tl.sum(Q * dQ, 1), mask=t < T)  #? erase
+        dQ += taken(dq + base, t, d, H * DK, T, DK).to(tl.float32)
+        at = (n * T + t) * tl.cdiv(DK, BD) + part  #? erase
+        tl.store(db + at, tl.sum(Q * dQ, 1), mask=t < T)  #? erase
         dQ *= tl.load(b + t, mask=t < T, other=0.0)[:, None]  #? erase
-        put(dq + n * T * DK, dQ, t, d, DK, T, DK)
+        put(dq + base, dQ, t, d, H * DK, T, DK)
         read = Q * dQ
         dc = read - K * dK
         dA = tl.cumsum(dc, 0, reverse=True) + later[None, :]<before: - read>
         later += tl.sum(dc, 0)
-        dK += taken(dk + n * T * DK, t, d, DK, T, DK).to(tl.float32)  #? erase
-        put(dk + n * T * DK, dK, t, d, DK, T, DK)
-        dA += taken(da + n * T * DK, t, d, DK, T, DK)  #? erase
-        put(da + n * T * DK, dA, t, d, DK, T, DK)
+        dK += taken(dk + base, t, d, H * DK, T, DK).to(tl.float32)  #? erase
+        put(dk + base, dK, t, d, H * DK, T, DK)
+        dA += taken(da + base, t, d, H * DK, T, DK)  #? erase
+        put(da + base, dA, t, d, H * DK, T, DK)
 '''
 
 

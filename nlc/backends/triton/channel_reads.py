@@ -72,7 +72,7 @@ def NAME_shapes(q, k, rows, starts, log_a):
     """What the operator returns, but for its values."""
     (X, H, T, dk), dv = q.shape, rows.shape[-1]
     C = chunk_of(dk, dv, T)
-    return q.new_empty(X, T, H, dv).transpose(1, 2), q.new_empty(X, H, starts.shape[2], C, C)
+    return tokens_first(q, dv), q.new_empty(X, H, starts.shape[2], C, C)
 '''
 
 _READ_BACK = '''
@@ -106,7 +106,7 @@ def NAME_grads(
         dh = tl.dot(tl.trans(Q), V, input_precision=PRECISION)
         put_block(d_starts + m * DK * DV, dh, d, w, DK, 1, DK, DV)
     tl.store(pairs + m * C * C + i[:, None] * C + i[None, :], D.to(pairs.dtype.element_ty))
-    put(dq + n * T * DK, dQ * read, t, d, DK, T, DK)
+    put(dq + (x * T * H + head) * DK, dQ * read, t, d, H * DK, T, DK)
 '''
 
 _READ_BACKWARD = '''
@@ -118,23 +118,24 @@ def NAME_backward(
     out = NAME_slopes(q, v, k, rows, starts, log_a, scores)
     dq, dk_, d_rows, d_starts, da = out
     (X, H, T, dk), dv, dtype = q.shape, rows.shape[-1], wider(k.dtype)
-    pairs, grid = torch.empty_like(scores, dtype=dtype), (X * H * starts.shape[2],)
+    pairs, chunks = torch.empty_like(scores, dtype=dtype), X * H * starts.shape[2]
     args = [
         q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, T, H,
         *q.stride()[:3], *v.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3], *starts.stride()[2:],
     ]
-    launch(NAME_grads, grid, args, dtype, **sizes_of("out_back", dk, dv, T))
+    launch(NAME_grads, (chunks,), args, dtype, **sizes_of("out_back", dk, dv, T))
     args = [
         q, k, log_a, pairs, dq, dk_, da, T, H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
-    launch(NAME_spread, grid, args, dtype, **sizes_of("out", dk, dv, T))
+    sizes = sizes_of("spread", dk, dv, T)
+    launch(NAME_spread, (chunks * triton.cdiv(dk, sizes["BD"]),), args, dtype, **sizes)
     return out
 
 
 @NAME_backward.register_fake
 def NAME_slopes(q, v, k, rows, starts, log_a, scores):
     """The shapes of the slopes."""
-    dq, dk, da = (x.new_empty(x.shape) for x in (q, k, log_a))
+    dq, dk, da = (tokens_first(x) for x in (q, k, log_a))
     d_rows, d_starts = (x.new_empty(x.shape, dtype=wider(k.dtype)) for x in (rows, starts))
     return dq, dk, d_rows, d_starts, da
 '''
@@ -252,8 +253,7 @@ def NAME_forward(
 @NAME_forward.register_fake
 def NAME_shapes(v, k, *_):
     """What the operator returns, but for its values."""
-    X, H, T, dk = k.shape
-    return v.new_empty(X, T, H, dk).transpose(1, 2)
+    return tokens_first(v, k.shape[-1])
 
 
 def NAME_setup(ctx, inputs, output):

@@ -12,10 +12,11 @@ _FADE = '''
 @triton.jit
 def NAME_fade(
     k, <erase:p, >log_a, at_end, <erase:begun, >whole, T, H, k_x, k_h, k_t, <erase:p_x, p_h, p_t, >a_x, a_h, a_t,
-    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr,
 ):
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of all of it."""
-    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
+    i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
     x, head = n // H, n % H
     a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, T, DK)
@@ -30,7 +31,7 @@ def NAME_faded(
     k: Tensor, <erase:p: Tensor, >log_a: Tensor, dtype: torch.dtype, dv: int,
 ) -> tuple[<erase:Tensor, >Tensor, Tensor]:
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of chunks."""
-    (X, H, T, dk), sizes = k.shape, sizes_of("grads", k.shape[-1], dv, k.shape[2])
+    (X, H, T, dk), sizes = k.shape, sizes_of("channel_grads", k.shape[-1], dv, k.shape[2])
     at_end = k.new_empty(k.shape, dtype=dtype)
     begun = p.new_empty(p.shape, dtype=dtype)  #? erase
     whole = log_a.new_empty(X, H, -(-T // sizes["C"]), dk)
@@ -38,7 +39,8 @@ def NAME_faded(
         k, <erase:p, >log_a, at_end, <erase:begun, >whole, T, H,
         *k.stride()[:3], <erase:*p.stride()[:3], >*log_a.stride()[:3],
     ]
-    launch(NAME_fade, (whole.shape[:3].numel(),), args, dtype, **sizes)
+    grid = (whole.shape[:3].numel() * triton.cdiv(dk, sizes["BD"]),)
+    launch(NAME_fade, grid, args, dtype, **sizes)
     return at_end, <erase:begun, >whole
 '''
 
@@ -120,17 +122,18 @@ _SCAN_GRADS = '''
 def NAME_grads(
     k, log_a, rows, starts, ends, <erase:du, pairs, >dk, <erase:dp, >da, T, H,
     k_x, k_h, k_t, a_x, a_h, a_t, r_x, r_h, r_t,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """The slopes by what a chunk is made of, from rows and S at both ends<erase:, but for scores>."""
-    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    """The slopes by channels of what a chunk is made of, from rows and S at both ends<erase:, but for scores>."""
+    m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
+    i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
     x, head = n // H, n % H
-    dK = tl.zeros([C, BK], tl.float32)
-    dP = tl.zeros([C, BK], tl.float32)  #? erase
+    dK = tl.zeros([C, BD], tl.float32)
+    dP = tl.zeros([C, BD], tl.float32)  #? erase
     D = tl.zeros([C, C], tl.float32)  #? erase
-    last = tl.zeros([BK], tl.float32)
+    last = tl.zeros([BD], tl.float32)
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
         R = taken(rows + x * r_x + head * r_h, t, v, r_t, T, DV).to(DOT)
@@ -141,14 +144,15 @@ def NAME_grads(
         Y = taken(du + n * T * DV, t, v, DV, T, DV).to(DOT)  #? erase
         D -= tl.dot(Y, tl.trans(R), input_precision=PRECISION)  #? erase
         dP -= tl.dot(Y, tl.trans(h), input_precision=PRECISION)  #? erase
-    tl.store(pairs + m * C * C + i[:, None] * C + i[None, :], D.to(pairs.dtype.element_ty))  #? erase
+    if part == 0:  # the same for all channels  #? erase
+        tl.store(pairs + m * C * C + i[:, None] * C + i[None, :], D.to(pairs.dtype.element_ty))  #? erase
     a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, T, DK)
-    put(dp + n * T * DK, dP * tl.exp2(c - a), t, d, DK, T, DK)  #? erase
+    put(dp + (x * T * H + head) * DK, dP * tl.exp2(c - a), t, d, H * DK, T, DK)  #? erase
     dK *= tl.exp2(left)
-    put(dk + n * T * DK, dK, t, d, DK, T, DK)
+    put(dk + (x * T * H + head) * DK, dK, t, d, H * DK, T, DK)
     dK *= taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(tl.float32)
     last *= tl.exp2(tl.sum(a, 0))
-    put(da + n * T * DK, tl.cumsum(dK, 0) - dK + last[None, :], t, d, DK, T, DK)
+    put(da + (x * T * H + head) * DK, tl.cumsum(dK, 0) - dK + last[None, :], t, d, H * DK, T, DK)
 '''
 
 _SCAN_OPERATOR = '''
@@ -235,27 +239,28 @@ def NAME_backward(
         at_end, <erase:b, begun, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, T,
     ]
     launch(NAME_back, (X * H * triton.cdiv(dv, sizes["BV"]),), args, dtype, **sizes)
-    dk_, <erase:dp, >da = (x.new_empty(x.shape) for x in (k, <erase:p, >log_a))
-    db, pairs = torch.empty_like(b), torch.empty_like(inverse, dtype=dtype)  #? erase
+    dk_, <erase:dp, >da = (tokens_first(x) for x in (k, <erase:p, >log_a))
+    pairs, more = torch.empty_like(inverse, dtype=dtype), sizes_of("spread", dk, dv, T)  #? erase
+    db = b.new_empty(*b.shape, triton.cdiv(dk, more["BD"]))  # by parts of the channels  #? erase
     args = [
         k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, T, H,
         *k.stride()[:3], *log_a.stride()[:3], *ROWS.stride()[:3],
     ]
-    grid = (X * H * starts.shape[2],)
-    launch(NAME_grads, grid, args, dtype, **sizes_of("grads", dk, dv, T))
+    chunks, sizes = X * H * starts.shape[2], sizes_of("channel_grads", dk, dv, T)
+    launch(NAME_grads, (chunks * triton.cdiv(dk, sizes["BD"]),), args, dtype, **sizes)
     args = [  #? erase
         p, k, log_a, b, pairs, dp, dk_, db, da, T, H, *p.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],  #? erase
     ]  #? erase
-    launch(NAME_spread, grid, args, dtype, **sizes_of("out", dk, dv, T))  #? erase
-    return dS, dk_, du, <erase:db, >da<erase:, dp>
+    launch(NAME_spread, (chunks * db.shape[-1],), args, dtype, **more)  #? erase
+    return dS, dk_, du, <erase:db.sum(-1), >da<erase:, dp>
 
 
 @NAME_backward.register_fake
 def NAME_slopes(k, u, <erase:b, >log_a, <erase:p, >*rest):
     """The shapes of the slopes."""
     du = u.new_empty(u.shape, dtype=wider(k.dtype))
-    dk, <erase:db, >da<erase:, dp> = (x.new_empty(x.shape) for x in (k, <erase:b, >log_a<erase:, p>))
-    return torch.empty_like(rest[<erase:-3><!erase:-2>]), dk, du, <erase:db, >da<erase:, dp>
+    dk, da<erase:, dp> = (tokens_first(x) for x in (k, log_a<erase:, p>))
+    return torch.empty_like(rest[<erase:-3><!erase:-2>]), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
 
 
 def NAME_setup(ctx, inputs, output):

@@ -65,9 +65,9 @@ def <decay:gated_>read<before:_before><unit:_unit>_back(
     tl.store(da + n * T + t, tl.cumsum(dc, 0, reverse=True)<before: - d_read>, mask=t < T)  #? decay
     dQ = scale_q[:, None] * (dQ - Q * tl.sum(dQ * Q, 1)[:, None])  #? unit
     dK = scale_k[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
-    at_q, keyed = flow(dq + n * T * DK, t, d, DK, T, DK)
+    at_q, keyed = flow(dq + (x * T * H + head) * DK, t, d, H * DK, T, DK)
     tl.store(at_q, dQ.to(dq.dtype.element_ty), mask=keyed)
-    at_k, keyed = flow(dk + n * T * DK, t, d, DK, T, DK)
+    at_k, keyed = flow(dk + (x * T * H + head) * DK, t, d, H * DK, T, DK)
     tl.store(at_k, dK.to(dk.dtype.element_ty), mask=keyed)
 '''
 
@@ -103,7 +103,8 @@ def NAME_scan_back(
         Y += tl.trans(tl.load(at, mask=there, other=0.0))  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Y = tl.dot(Y.to(DOT), X, input_precision=PRECISION)  #? erase
-        at, there = flow(du + n * T * DV, t, v, DV, T, DV)
+        at, there = flow(du + n * T * DV, t, v, DV, T, DV)  #? erase
+        at, there = flow(du + (n // H * T * H + n % H) * DV, t, v, H * DV, T, DV)  #? !erase
         tl.store(at, tl.trans(Y).to(du.dtype.element_ty), mask=there)
         worth *= tl.exp2(total)  #? decay
         at, probed = flow(p, t, d, p_t, T, DK)  #? probe
@@ -155,7 +156,7 @@ def NAME_scan_grads(
         given, written = flow(u + x * u_x + head * u_h, t, v, u_t, T, DV)  #? rate
         U = tl.load(given, mask=written, other=0.0).to(tl.float32)  #? rate
         dW += tl.sum(Y.to(tl.float32) * U, 1)  #? rate
-        at, there = flow(d_u + n * T * DV, t, v, DV, T, DV)  #? rate
+        at, there = flow(d_u + (x * T * H + head) * DV, t, v, H * DV, T, DV)  #? rate
         tl.store(at, (Y * W[:, None]).to(d_u.dtype.element_ty), mask=there)  #? rate
     at, there = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)  #? keyed
     K = tl.load(at, mask=there, other=0.0).to(DOT)  #? keyed
@@ -183,11 +184,11 @@ def NAME_scan_grads(
     dA = tl.cumsum(dc, 0, reverse=True) + end<erase: - erase * dB>  #? decay
     tl.store(da + n * T + t, dA, mask=t < T)  #? decay
     dK += dP * erase[:, None]  #? erase !probe
-    at, there = flow(dp + n * T * DK, t, d, DK, T, DK)  #? probe
+    at, there = flow(dp + (x * T * H + head) * DK, t, d, H * DK, T, DK)  #? probe
     tl.store(at, (dP * erase[:, None]).to(dp.dtype.element_ty), mask=there)  #? probe
     tl.store(dw + n * T + t, dW, mask=t < T)  #? rate
     dK = scale[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
-    at, there = flow(dk + n * T * DK, t, d, DK, T, DK)
+    at, there = flow(dk + (x * T * H + head) * DK, t, d, H * DK, T, DK)
     tl.store(at, dK.to(dk.dtype.element_ty), mask=there)
 '''
 

@@ -11,6 +11,7 @@ from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
 from nlc.backends.torch.scanned import all_nodes
 from nlc.backends.torch.scans import Form
+from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.texts import TEXTS
 from nlc.backends.writer import Header, Writer
@@ -47,6 +48,7 @@ class TritonModule(TorchModule):
     ``lengths``: the scans whose kernels bring keys and queries to length one, by their states, and with which eps.
     """
 
+    ROWS = KernelPrinter
     lengths: dict[str, Expr]
 
     def form(self, r: Record, read: bool) -> Form:
@@ -81,9 +83,7 @@ class TritonModule(TorchModule):
         return names[1]
 
     def _nonnegative(self, name: str) -> None:
-        """To look at the values would wait for the device, so a wrong one shows in the result."""
-        given = self.arguments[name]
-        self.w(f"{given} = {given}.masked_fill({given} < 0, torch.nan)  # it has no logarithm")
+        """To look at the values would wait for the device; their logarithms are NaN, which shows."""
 
     def _parallel(self, s: Parallel) -> None:
         start = len(self.w.lines)

@@ -230,7 +230,7 @@ def _scan_backward(
     (X, H, T, dk), dv, dtype = k.shape, u.shape[-1], wider(k.dtype)''')
     text.call(call, [*kept, *grads], ")")
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
-    text("    worth = torch.empty_like(d_u)  # of rows  #? rate")
+    text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
     worth = "worth" if f.rate else "d_u"
     args = ["k", *[x for x in numbers if x != "w"], *probes, *["inverse"] * erase, *grads]
     args += ["ends", worth, "d_S", "T", "H", *_strides("k", *probes)]
@@ -245,14 +245,16 @@ def _scan_backward(
 
 
 @NAME_backward.register_fake""")
-    rest = [*numbers, *probes]
     text.call("def NAME_slopes(", [*kept, *grads, *(f"{e}=0.0" for e in eps)], "):", 0)
     text('''\
     """The shapes of the slopes."""
-    d_k, d_u = k.new_empty(k.shape), u.new_empty(u.shape, dtype=wider(k.dtype))''')
-    if rest:
-        text(f"    rest = [x.new_empty(x.shape) for x in {_given(rest)}]")
-    text(f"    return torch.empty_like(d_end), d_k, d_u{', *rest' * bool(rest)}")
+    d_k, dtype = tokens_first(k), wider(k.dtype)''')
+    text("    d_u = u.new_empty(u.shape, dtype=dtype)  # of rows, too  #? erase !rate")
+    text("    d_u = tokens_first(u, dtype=dtype)  #? " + ("rate" if f.rate else "!erase"))
+    if numbers:
+        text(f"    rest = [x.new_empty(x.shape) for x in {_given(numbers)}]")
+    rest = ["*rest"] * bool(numbers) + ["tokens_first(p)"] * f.probe
+    text(f"    return {', '.join(['torch.empty_like(d_end)', 'd_k', 'd_u', *rest])}")
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
@@ -326,8 +328,7 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
 @NAME_forward.register_fake
 def NAME_shapes(q, k, rows, *_):
     """What the operator returns, but for its values."""
-    X, H, T, _ = q.shape
-    return q.new_empty(X, T, H, rows.shape[-1]).transpose(1, 2)
+    return tokens_first(q, rows.shape[-1])
 
 
 @torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())''')
@@ -352,7 +353,7 @@ def NAME_shapes(q, k, rows, *_):
     text.call("def NAME_slopes(", [*tensors, "grad", *(f"{e}=0.0" for e in eps)], "):", 0)
     text('''\
     """The shapes of the slopes."""
-    d_q, d_k, dtype = q.new_empty(q.shape), k.new_empty(k.shape), wider(k.dtype)
+    d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)
     d_rows, d_starts = (x.new_empty(x.shape, dtype=dtype) for x in (rows, starts))
     return d_q, d_k, d_rows, d_starts<decay:, torch.empty_like(log_a)>
 

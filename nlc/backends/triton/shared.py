@@ -7,9 +7,9 @@ SHARED: dict[str, str] = {
 # Of each kind of kernel: channels of dv that a program holds, warps, stages.
 CONFIG = {
     "solve": (16, 4, 1),
-    "scan": (32, 4, 2),
+    "scan": (64, 4, 2),
     "out": (128, 4, 1),
-    "scan_back": (32, 4, 2),
+    "scan_back": (64, 4, 1),
     "out_back": (64, 8, 2),
     "grads": (64, 8, 2),
     "step": (32, 4, 1),
@@ -65,14 +65,20 @@ def sizes_of(kind: str, dk: int, dv: int, tokens: int) -> dict[str, int]:
     """How a kernel of a kind runs at a size."""
     held, warps, stages = configured(kind, dk, dv)
     C, BK, BV = chunk_of(dk, dv, tokens), width(dk, 256), width(dv, held)
-    return dict(DK=dk, DV=dv, BK=BK, BV=BV, C=C, num_warps=warps, num_stages=stages)
+    sizes = dict(DK=dk, DV=dv, BK=BK, BV=BV, BD=width(dk, held), C=C)
+    return sizes | dict(num_warps=warps, num_stages=stages)
+''',
+    "arithmetic": '''
+def arithmetic(dtype: torch.dtype) -> dict:
+    """How a kernel multiplies: float32 as torch does; beside bfloat16 float32 is tf32."""
+    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    dot = tl.float32 if INTERPRETED else getattr(tl, str(dtype).removeprefix("torch."))
+    return dict(DOT=dot, PRECISION="tf32x3" if exact else "tf32")
 ''',
     "launch": '''
 def launch(kernel, grid: tuple[int, ...], args: list, dtype: torch.dtype, **sizes) -> None:
-    """Runs a kernel over operands of a dtype; float32 is multiplied as torch does."""
-    exact = torch.get_float32_matmul_precision() == "highest"
-    dot = tl.float32 if INTERPRETED else getattr(tl, str(dtype).removeprefix("torch."))
-    sizes |= dict(DOT=dot, PRECISION="tf32x3" if exact else "tf32")
+    """Runs a kernel whose products are of operands of a dtype."""
+    sizes |= arithmetic(dtype)
     known = {n: x for n, x in sizes.items() if n in kernel.arg_names or n.startswith("num_")}
     with torch.cuda.device_of(args[0]):
         kernel[grid](*args, **known)
@@ -89,6 +95,12 @@ def rows_of(dtype: torch.dtype, x: Tensor) -> Tensor:
     """Rows [X, H, T, n] in a dtype, the channels of each side by side."""
     x = x.to(dtype)
     return x if x.stride(-1) == 1 else x.contiguous()
+''',
+    "tokens_first": '''
+def tokens_first(x: Tensor, n: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Room for rows [X, H, T, n] like x, tokens before heads in memory: as modules want them."""
+    X, H, T, channels = x.shape
+    return x.new_empty(X, T, H, n or channels, dtype=dtype).transpose(1, 2)
 ''',
     "state_of": '''
 def state_of(x: Tensor, *size: int) -> Tensor:

@@ -14,6 +14,7 @@ from nlc.backends.triton import (
     coupled,
     coupled_reads,
     coupled_scans,
+    decays,
     gradients,
     kernels,
     operators,
@@ -53,7 +54,7 @@ def _texts() -> dict[str, str]:
         )
         parts = kernels.read_text(**how), gradients.read_text(**how), operators.read(name, **how)
         made[name] = _joined(parts)
-    made |= access.TEXTS
+    made |= access.TEXTS | decays.TEXTS
     made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS
     made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}

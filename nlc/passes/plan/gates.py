@@ -22,7 +22,8 @@ def log_of(e: Expr, defined: Definitions, outside: Outside) -> Expr | None:
     if not positive(e, defined):
         return None
     log = _log(e, defined, outside)
-    return log if log.op == "var" else make("maximum", log, num(FLOOR))
+    floored = log.op == "var" or logged(log) is not None
+    return log if floored else make("maximum", log, num(FLOOR))
 
 
 def positive(e: Expr, defined: Definitions) -> bool:
@@ -116,6 +117,13 @@ def _log(e: Expr, defined: Definitions, outside: Outside) -> Expr:
 def log_at(e: Expr) -> Expr:
     """log e as it is computed where nothing better is known."""
     return make("log", make("maximum", e, num(math.exp(FLOOR))))
+
+
+def logged(e: Expr) -> Expr | None:
+    """What ``log_at`` takes the logarithm of, None for another expression."""
+    if e.op != "log" or e.args[0].op != "maximum":
+        return None
+    return next((x for x in e.args[0].args if e == log_at(x)), None)
 
 
 def _is_one(e: Expr) -> bool:
