@@ -48,7 +48,8 @@ DEVICE = "cuda" if CUDA else "cpu"
 PEAK = 790e12  # flop/s in bfloat16 of an H200, stated and not measured
 CHUNK = 64  # tokens, for the products of the floor
 AIMS = {"forward": 0.45, "backward": 1.5}  # ms, the gated delta rule at the first shape
-JOBS, LIMIT = 8, 150  # processes that compile; seconds of a side in a row
+LIMIT = 150  # seconds of a side in a row
+TUNING = dict(warmup=5, rep=20)  # ms of each configuration that fla tries
 NONE = "not measured: no CUDA device"
 SHIFT = {"alpha": 4, "decay": 4, "mu": 2, "beta": 0, "eta": -2}  # gates: sigmoids of normal numbers
 DECAYS = ("alpha", "decay", "mu")  # near 1, so in float32 for all sides
@@ -288,6 +289,9 @@ def drawn(row: Row, batch: int, length: int) -> Flows:
     return out
 
 
+_do_bench = triton.testing.do_bench
+
+
 @cache
 def _state(rule: str, batch: int, heads: int, n: int) -> Flows:
     """Float32, after some tokens."""
@@ -312,6 +316,7 @@ def made(kind: str, row: Row, batch: int, dtype: torch.dtype = torch.bfloat16) -
     if not CUDA:
         raise RuntimeError(NONE)
     start = "fused_recurrent" if step else "chunk"
+    triton.testing.do_bench = partial(_do_bench, **TUNING)
     # it would refuse, and says nothing of gradients that are right
     importlib.import_module("fla.ops.common.chunk_o").TRITON_ABOVE_3_7_1 = True  # type: ignore[attr-defined]
     kernel = getattr(importlib.import_module(f"fla.ops.{rule.fla}"), f"{start}_{rule.fla}")
@@ -479,9 +484,11 @@ def child(rows: list[Row], skip: dict[str, str], rounds: int) -> None:
 # ------------------------------------------------------------------------------------------------ the parent
 
 
-def results(rows: list[Row], words: list[str], limit: float = LIMIT) -> Iterator[Any]:
+def results(
+    rows: list[Row], words: list[str], limit: float = LIMIT, without: Iterable[str] = ()
+) -> Iterator[Any]:
     """Pairs of row and figures as they come; a new child goes on where one ends, without the side that ended it."""
-    skip: dict[str, dict[str, str]] = {row.name: {} for row in rows}
+    skip: dict[str, dict[str, str]] = {row.name: dict.fromkeys(without, "") for row in rows}
     left = list(rows)
     while left:
         asked = [w for x in left for w in ("--row", f"{x.name}:{','.join(skip[x.name])}")]
@@ -523,12 +530,15 @@ def _lines(process: subprocess.Popen[str], limit: float) -> Iterator[str]:
 
 
 def warmed(rows: list[Row], words: list[str]) -> None:
-    """Compiles what will be timed, several processes at once; what fails here fails again where it shows."""
-    kinds = {(x.rule, x.n, x.mode): x for x in reversed(rows) if x.mode != MODES[3]}
+    """Compiles what will be timed, a process a core; what fails here fails again where it shows."""
+    kinds = {(x.rule, x.n, x.mode): x for x in reversed(rows) if x.mode in (MODES[1], MODES[2])}
     first = sorted(kinds.values(), key=rows.index)
     groups = [list(g) for _, g in groupby(first, lambda x: (x.rule, x.n))]
-    with ThreadPoolExecutor(JOBS) as pool:
-        list(pool.map(lambda g: list(results(g, [*words, "--rounds", "0"], 2 * LIMIT)), groups))
+    jobs = [(g, ("triton", "torch")) for g in groups if RULES[g[0].rule].fla]
+    jobs += [(g, ("fla", "torch")) for g in groups]
+    quiet = [*words, "--rounds", "0"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda job: list(results(job[0], quiet, 2 * LIMIT, job[1])), jobs))
 
 
 def _cell(found: dict[str, Any] | str) -> str:
@@ -605,6 +615,8 @@ the quartiles; CUDA events around calls that are queued, caches emptied before e
 sequences that have a state; in a CUDA graph nothing is launched from Python. The floor is what inputs, outputs and \
 their gradients take at the speed of a copy measured beside (states too in a step); the products of chunks of {CHUNK} \
 at {PEAK / 1e12:.0f} TFLOP/s, a stated peak, are only noted.
+
+fla chooses the configurations of its kernels by itself, from {TUNING["rep"]} ms of each.
 
 Before it is timed, each side's outputs and gradients on 2 × 256 tokens are compared with `torch` in float32, by the \
 RMS of the error relative to that of the values, within fla's own tolerances. fla refuses gated gradients with \

@@ -3,7 +3,8 @@
     S_t = S_{t−1} Diag(a_t) + (u_t − b_t S_{t−1} p_t) k_tᵀ        with c = log₂ a by channel, summed up to t in a chunk
 
 A score Σ_d q_td k_id 2^{c_td − c_id} is no product of matrices. In blocks of 16 x 16 it is: left of the diagonal, rows
-decay from the end of the block before theirs, and columns up to there; on the diagonal it is a sum for each column.
+decay from the end of the block before theirs, and columns up to there. On the diagonal the same holds for fours of
+tokens, and what is left, three tokens back at most, is a sum for each distance.
 Exponents are sums of logs between two tokens, never differences of long sums, so they are ≤ 0 and exact where decays
 are strong.
 """
@@ -15,7 +16,8 @@ from nlc.backends.triton.forms import worded
 _RATES = '''
 CONFIG |= {
     "paired": (16, 4, 1),
-    "spread": (16, 1, 1),  # channels of dk
+    "spread": (32, 2, 1),  # of dk
+    "fade": (128, 8, 1),  # of dk
     "channel_grads": (64, 4, 2),  # of either
 }
 
@@ -25,6 +27,27 @@ def rates(log_a, token, channel, at, T, size: tl.constexpr):
     """log2 of decays by channel, their sums up to each token, and from behind it to the last."""
     a = taken(log_a, token, channel, at, T, size) * 1.4426950408889634
     return a, tl.cumsum(a, 0), tl.cumsum(a, 0, reverse=True) - a
+'''
+
+_FOURS = '''
+@triton.jit
+def to_end(log_a, first, channel, at, T, size: tl.constexpr, BD: tl.constexpr):
+    """log2 of what decays 16 tokens from behind each up to the end of its four."""
+    i = tl.arange(0, 16)
+    out = tl.zeros([16, BD], tl.float32)
+    for by in range(1, 4):
+        token = tl.where(i % 4 + by < 4, first + i + by, T)
+        out += taken(log_a, token, channel, at, T, size)
+    return out * 1.4426950408889634
+
+
+@triton.jit
+def one_four(log_a, first, four, channel, at, T, size: tl.constexpr):
+    """log2 of what a four of 16 tokens decays those before it."""
+    i = tl.arange(0, 16)
+    token = tl.where(i // 4 == four, first + i, T)
+    past = tl.sum(taken(log_a, token, channel, at, T, size), 0) * 1.4426950408889634
+    return tl.where((i // 4 < four)[:, None], past[None, :], 0.0)
 '''
 
 _TOKEN = '''
@@ -62,15 +85,19 @@ def NAME_block(
         tl.store(out + (own - 1 - back) * 16, A.to(out.dtype.element_ty))
         past += tl.sum(a, 0)
     A = tl.zeros([16, 16], tl.float32)
-    kept = tl.zeros([16, BK], tl.float32)
-    for back in tl.range(16, loop_unroll_factor=4):
-        j = 15 - back
-        K_j = one_token(k, first + j, d, k_t, T, DK)
-        score = tl.sum(Q * K_j[None, :] * tl.exp2(kept), 1)
-        seen = (i ORDER j)[:, None]
-        A = tl.where(seen & (i == j)[None, :], score[:, None], A)
-        a_j = one_token(log_a, first + j, d, a_t, T, DK) * 1.4426950408889634
-        kept += tl.where(seen, a_j[None, :], 0.0)
+    kept = tl.zeros([16, BK], tl.float32)  # from the start of its four
+    for by in range(<!before:0><before:1>, 4):
+        t = tl.where(i % 4 >= by, first + i - by, T)
+        score = tl.sum(Q * taken(k, t, d, k_t, T, DK).to(tl.float32) * tl.exp2(kept), 1)
+        A = tl.where((i[:, None] == i[None, :] + by), score[:, None], A)
+        kept += taken(log_a, t, d, a_t, T, DK) * 1.4426950408889634
+    begun = (Q * tl.exp2(kept)).to(DOT)
+    K = taken(k, first + i, d, k_t, T, DK).to(tl.float32)
+    ended = to_end(log_a, first, d, a_t, T, DK, BK)
+    for four in range(1, 4):
+        score = tl.dot(begun, tl.trans((K * tl.exp2(ended)).to(DOT)), input_precision=PRECISION)
+        A = tl.where((i // 4 == four)[:, None] & (i // 4 < four)[None, :], score, A)
+        ended += one_four(log_a, first, four, d, a_t, T, DK)
     tl.store(out + own * 16, A.to(out.dtype.element_ty))
 
 
@@ -115,6 +142,25 @@ def NAME_spread(
             D = tl.load(row[:, None] + (own - 1 - back) * 16 + i[None, :]).to(DOT)
             dQ += tl.dot(D, K, input_precision=PRECISION)
             past += tl.sum(a, 0)
+        a, c, _ = rates(log_a, first + i, d, a_t, T, DK)
+        dQ *= tl.exp2(<!before:c><before:c - a>)
+        inner, kept = tl.zeros([16, BD], tl.float32), tl.zeros([16, BD], tl.float32)
+        ended = to_end(log_a, first, d, a_t, T, DK, BD)
+        for four in range(1, 4):
+            K = taken(k, first + i, d, k_t, T, DK).to(tl.float32) * tl.exp2(ended)
+            D = tl.load(row[:, None] + own * 16 + i[None, :])
+            D = tl.where((i // 4 == four)[:, None] & (i // 4 < four)[None, :], D, 0.0).to(DOT)
+            inner += tl.dot(D, K.to(DOT), input_precision=PRECISION)
+            ended += one_four(log_a, first, four, d, a_t, T, DK)
+        for by in range(<!before:0><before:1>, 4):  # kept: from the start of its four
+            t = tl.where(i % 4 >= by, first + i - by, T)
+            D_by = tl.load(row + own * 16 - by + i, mask=i % 4 >= by, other=0.0).to(tl.float32)
+            dQ += D_by[:, None] * taken(k, t, d, k_t, T, DK).to(tl.float32) * tl.exp2(kept)
+            kept += taken(log_a, t, d, a_t, T, DK) * 1.4426950408889634
+        kept = tl.exp2(kept)
+        dQ += inner * kept
+        begun = taken(q, first + i, d, q_t, T, DK).to(tl.float32) * kept
+        begun *= tl.load(b + first + i, mask=first + i < T, other=0.0)[:, None]  #? erase
         dK = tl.zeros([16, BD], tl.float32)
         past = tl.zeros([BD], tl.float32)
         for ahead in range(own + 1, C // 16):
@@ -126,28 +172,25 @@ def NAME_spread(
             D_t = tl.load(column[:, None] + (ahead * 16 + i)[None, :] * C).to(DOT)
             dK += tl.dot(D_t, Q, input_precision=PRECISION)
             past += tl.sum(a, 0)
-        t = first + i
-        a, c, left = rates(log_a, t, d, a_t, T, DK)
-        dQ *= tl.exp2(<!before:c><before:c - a>)
+        _, _, left = rates(log_a, first + i, d, a_t, T, DK)
         dK *= tl.exp2(left)
+        ended = to_end(log_a, first, d, a_t, T, DK, BD)
+        for four in range(1, 4):
+            D_t = tl.load(column[:, None] + (own * 16 + i)[None, :] * C)
+            D_t = tl.where((i // 4 < four)[:, None] & (i // 4 == four)[None, :], D_t, 0.0).to(DOT)
+            dK += tl.exp2(ended) * tl.dot(D_t, begun.to(DOT), input_precision=PRECISION)
+            ended += one_four(log_a, first, four, d, a_t, T, DK)
         kept = tl.zeros([16, BD], tl.float32)
-        for back in tl.range(16, loop_unroll_factor=4):
-            j = 15 - back
-            seen = i ORDER j
-            D_j = tl.load(row + own * 16 + j, mask=seen, other=0.0).to(tl.float32)
-            K_j = one_token(k, first + j, d, k_t, T, DK)
-            dQ += D_j[:, None] * K_j[None, :] * tl.exp2(kept)
-            a_j = one_token(log_a, first + j, d, a_t, T, DK) * 1.4426950408889634
-            kept += tl.where(seen[:, None], a_j[None, :], 0.0)
-        kept = tl.zeros([16, BD], tl.float32)
-        for j in tl.range(16, loop_unroll_factor=4):
-            a_j = one_token(log_a, first + j, d, a_t, T, DK) * 1.4426950408889634
-            kept += tl.where((i < j)[:, None], a_j[None, :], 0.0)  #? !before
-            D_j = tl.load(column + (own * 16 + j) * C, mask=j ORDER i, other=0.0).to(tl.float32)
-            D_j *= tl.load(b + first + j, mask=first + j < T, other=0.0)  #? erase
-            Q_j = one_token(q, first + j, d, q_t, T, DK)
-            dK += D_j[:, None] * Q_j[None, :] * tl.exp2(kept)
-            kept += tl.where((i < j)[:, None], a_j[None, :], 0.0)  #? before
+        for by in range(<!before:0><before:1>, 4):
+            there = i % 4 + by < 4
+            t = tl.where(there, first + i + by, T)
+            a = taken(log_a, t, d, a_t, T, DK) * 1.4426950408889634
+            kept += tl.where(by > 0, a, 0.0)  #? !before
+            D_by = tl.load(column + (own * 16 + by + i) * C, mask=there, other=0.0).to(tl.float32)
+            D_by *= tl.load(b + t, mask=t < T, other=0.0)  #? erase
+            dK += D_by[:, None] * taken(q, t, d, q_t, T, DK).to(tl.float32) * tl.exp2(kept)
+            kept += a  #? before
+        t = first + i
         Q = taken(q, t, d, q_t, T, DK).to(tl.float32)
         K = taken(k, t, d, k_t, T, DK).to(tl.float32)
         dQ += taken(dq + base, t, d, H * DK, T, DK).to(tl.float32)
@@ -189,6 +232,7 @@ def entry(name: str, *sources: str, **flags: bool) -> str:
 
 TEXTS: dict[str, str] = {
     "rates": _RATES,
+    "to_end": _FOURS,
     "one_token": _TOKEN,
     "channel_paired": entry("channel_paired", _SCORES),
     "channel_paired_before": entry("channel_paired_before", _SCORES, before=True),

@@ -31,7 +31,7 @@ def NAME_faded(
     k: Tensor, <erase:p: Tensor, >log_a: Tensor, dtype: torch.dtype, dv: int,
 ) -> tuple[<erase:Tensor, >Tensor, Tensor]:
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of chunks."""
-    (X, H, T, dk), sizes = k.shape, sizes_of("channel_grads", k.shape[-1], dv, k.shape[2])
+    (X, H, T, dk), sizes = k.shape, sizes_of("fade", k.shape[-1], dv, k.shape[2])
     at_end = k.new_empty(k.shape, dtype=dtype)
     begun = p.new_empty(p.shape, dtype=dtype)  #? erase
     whole = log_a.new_empty(X, H, -(-T // sizes["C"]), dk)

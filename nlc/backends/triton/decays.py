@@ -50,7 +50,7 @@ def elementwise(kernel, *given: Tensor) -> Tensor:
         for x in given
     ]
     if out.numel():
-        sizes = dict(LEAST=LEAST, BLOCK=1024, num_warps=4)
+        sizes = dict(LEAST=LEAST, BLOCK=1024, num_warps=4, num_stages=1)
         grid = (triton.cdiv(out.numel(), 1024),)
         launch(kernel, grid, [*given, out, out.numel()], torch.float32, **sizes)
     return out

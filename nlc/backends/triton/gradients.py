@@ -94,10 +94,14 @@ def NAME_scan_back(
         tl.store(at, worth.to(ends.dtype.element_ty), mask=held)
         at, there = flow(k, t, d, k_t, T, DK)
         K = tl.load(at, mask=there, other=0.0).to(DOT)
-        K, _ = unit(K, EPS, DOT)  #? unit
-        Y = tl.dot(worth.to(DOT), tl.trans(K), input_precision=PRECISION)
+        scale = to_unit(K, EPS)  #? unit
         a, c = logs(log_a + n * T, t, T)  #? decay
         total = tl.sum(a, 0)  #? decay
+        erase = tl.load(b + n * T + t, mask=t < T, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
+        erase *= scale  #? unit erase
+        Y = tl.dot(worth.to(DOT), tl.trans(K), input_precision=PRECISION)
+        Y *= scale[None, :]  #? unit
+        worth *= tl.exp2(total)  #? decay
         Y *= tl.exp2(total - c)[None, :]  #? decay
         at, there = flow(d_rows + n * T * DV, t, v, DV, T, DV)  #? erase
         Y += tl.trans(tl.load(at, mask=there, other=0.0))  #? erase
@@ -106,10 +110,8 @@ def NAME_scan_back(
         at, there = flow(du + n * T * DV, t, v, DV, T, DV)  #? erase
         at, there = flow(du + (n // H * T * H + n % H) * DV, t, v, H * DV, T, DV)  #? !erase
         tl.store(at, tl.trans(Y).to(du.dtype.element_ty), mask=there)
-        worth *= tl.exp2(total)  #? decay
         at, probed = flow(p, t, d, p_t, T, DK)  #? probe
         P = tl.load(at, mask=probed, other=0.0).to(DOT)  #? probe
-        erase = tl.load(b + n * T + t, mask=t < T, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
         Y = (Y * erase[None, :]).to(DOT)  #? erase
         worth -= tl.dot(Y, <probe:P><!probe:K>, input_precision=PRECISION)  #? erase
         at, held = block(d_starts + m * DK * DV, v, d, 1, DK, DV, DK)

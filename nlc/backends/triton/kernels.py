@@ -41,12 +41,18 @@ def logs(log_a, t, T):
 
 _UNIT = '''
 @triton.jit
-def unit(x, EPS: tl.constexpr, DOT: tl.constexpr):
-    """Rows of length one, and what they were multiplied with; behind the last token there is 0."""
+def to_unit(x, EPS: tl.constexpr):
+    """What brings rows to length one; behind the last token, where they are 0, it is 0."""
     x = x.to(tl.float32)
     length = tl.sum(x * x, 1) + EPS
-    scale = tl.where(length > 0, tl.rsqrt(length), 0.0)
-    return (x * scale[:, None]).to(DOT), scale
+    return tl.where(length > 0, tl.rsqrt(length), 0.0)
+
+
+@triton.jit
+def unit(x, EPS: tl.constexpr, DOT: tl.constexpr):
+    """Rows of length one, and what they were multiplied with."""
+    scale = to_unit(x, EPS)
+    return (x.to(tl.float32) * scale[:, None]).to(DOT), scale
 '''
 
 _INVERSE = '''
@@ -119,7 +125,7 @@ def NAME_scan(
         tl.store(at, h.to(starts.dtype.element_ty), mask=held)
         at, there = flow(k, t, d, k_t, T, DK)
         K = tl.load(at, mask=there, other=0.0).to(DOT)
-        K, _ = unit(K, EPS, DOT)  #? unit
+        scale = to_unit(K, EPS)  #? unit
         at, there = flow(u, t, v, u_t, T, DV)
         R = tl.load(at, mask=there, other=0.0)<!rate:.to(tl.float32)>
         R = R * tl.load(w + n * T + t, mask=t < T, other=0.0)[:, None]  #? rate
@@ -128,11 +134,13 @@ def NAME_scan(
         at, there = flow(p, t, d, p_t, T, DK)  #? probe
         P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
         erase = tl.load(b + n * T + t, mask=t < T, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
+        erase *= scale  #? unit erase
         R -= erase[:, None] * tl.dot(<probe:P><!probe:K>, h.to(DOT), input_precision=PRECISION)  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         R = tl.dot(X, R.to(DOT), input_precision=PRECISION)  #? erase
         at, there = flow(rows + n * T * DV, t, v, DV, T, DV)  #? erase
         tl.store(at, R.to(rows.dtype.element_ty), mask=there)  #? erase
+        R *= scale[:, None]  #? unit
         R *= tl.exp2(total - c)[:, None]  #? decay
         h *= tl.exp2(total)  #? decay
         h += tl.dot(tl.trans(K), R.to(DOT), input_precision=PRECISION)
