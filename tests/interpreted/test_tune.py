@@ -143,8 +143,8 @@ def test_every_kind_of_a_spec_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     assert [job.mode for job in tried if job.work[0][0][0] == "step"] == ["step"]
     assert work["solve", 16, 64] == [(16, 4, 1), (16, 2, 1), (16, 8, 1), (16, 4, 1)]
     scans = set(work["scan", 16, 64])
-    assert {(64, 4, 2), (32, 4, 2), (64, 8, 2), (64, 4, 3), (64, 4, 1)} < scans
-    assert work["scan", 16, 64][0] == work["scan", 16, 64][-1] == (64, 4, 2)
+    assert {(32, 4, 2), (16, 4, 2), (64, 8, 2), (32, 4, 3), (32, 4, 1)} < scans
+    assert work["scan", 16, 64][0] == work["scan", 16, 64][-1] == (32, 4, 2)
     assert all(b >= 16 and 1 <= w <= 8 for b, w, _ in scans)
 
 
@@ -237,7 +237,7 @@ def test_what_was_tuned_elsewhere_is_not_used(
         write(tmp_path, json.dumps({version: {gpu: {"scan 16 16": [16, 2, 2]}}}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernels.configured(*SCAN) == (64, 4, 2)
+        assert kernels.configured(*SCAN) == (32, 4, 2)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_file_that_cannot_be_read_is_said_once_and_not_used(
     path = write(tmp_path, text)
     with pytest.warns(UserWarning, match="is not used") as said:
         for _ in range(2):
-            assert kernels.configured(*SCAN) == (64, 4, 2)
+            assert kernels.configured(*SCAN) == (32, 4, 2)
     assert len(said) == 1 and str(path) in str(said[0].message)
 
 

@@ -7,13 +7,14 @@ SHARED: dict[str, str] = {
 # Of each kind of kernel: channels of dv that a program holds, warps, stages.
 CONFIG = {
     "solve": (16, 4, 1),
-    "scan": (64, 4, 2),
+    "scan": (32, 4, 2),
     "out": (128, 4, 1),
-    "scan_back": (64, 4, 2),
+    "scan_back": (32, 4, 2),
     "out_back": (64, 8, 2),
     "grads": (64, 8, 2),
     "step": (32, 4, 1),
 }
+HOPPER = {"scan": (64, 4, 2), "scan_back": (64, 4, 2)}  # there, up to 128 channels
 """,
     "OPERATORS": """
 OPERATORS = re.sub(r"\\W", "_", f"nlc_{__name__}")  # where torch finds those of this file
@@ -53,11 +54,19 @@ def tuned() -> dict[tuple[str, int, int], tuple[int, int, int]]:
         return {}
     return found
 ''',
+    "generation": '''
+def generation() -> int:
+    """Of the GPU: 8 Ampere, 9 Hopper, 10 Blackwell; 0 without one."""
+    return torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
+''',
     "configured": '''
 def configured(kind: str, dk: int, dv: int) -> tuple[int, int, int]:
-    """Channels of dv that a program holds, warps and stages: as tuned, else as in CONFIG."""
-    held, warps, stages = CONFIG[kind]
-    usual = held if max(dk, dv) <= 128 else held // 2, warps, stages
+    """Channels of dv that a program holds, warps and stages: as tuned, else as in the tables."""
+    held, warps, stages = usual = CONFIG[kind]
+    if max(dk, dv) > 128:
+        usual = held // 2, warps, stages
+    elif generation() == 9:
+        usual = HOPPER.get(kind, usual)
     return usual if INTERPRETED else tuned().get((kind, dk, dv), usual)
 ''',
     "sizes_of": '''
