@@ -160,13 +160,13 @@ class Row:
         return f"B {self.batch}, H {self.heads}, T {self.length:,}, {size}"
 
 
-def rows_of(quick: bool, full: bool, only: Iterable[str] = ()) -> list[Row]:
+def rows_of(quick: bool, sweep: str, only: Iterable[str] = ()) -> list[Row]:
     """Every rule at the first shape, Hope, then other lengths and widths."""
     chosen = [r for r in (only or RULES) if RULES[r].operator]
     heads, length, n = (2, 80, 16) if quick else (16, 4096, 128)
     tokens = 2 * length if quick else 8 * length
     shapes = [(r, tokens // length, length, n) for r in chosen]
-    swept = chosen if full else [r for r in chosen if r == "gated_delta"]
+    swept = {"all": chosen, "one": [r for r in chosen if r == "gated_delta"], "none": []}[sweep]
     for rule in () if quick else swept:
         shapes += [(rule, max(1, tokens // t), t, n) for t in (2048, 8192, 16384, 65536)]
         shapes += [(rule, 8, length, wide) for wide in (64, 256)]
@@ -628,16 +628,22 @@ other lengths."""
 @click.command()
 @click.option("--rounds", type=int, default=7, show_default=True, help="0 only compiles.")
 @click.option("--only", type=click.Choice(list(RULES)), multiple=True, help="These rules alone.")
-@click.option("--full", is_flag=True, help="Lengths and widths of every rule, not of one.")
+@click.option(
+    "--sweep",
+    type=click.Choice(["none", "one", "all"]),
+    default="one",
+    show_default=True,
+    help="Rules with other lengths and widths.",
+)
 @click.option("--quick", is_flag=True, help="Tiny sizes, to try the script.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write it here.")
 @click.option("--row", "asked", multiple=True, help="NAME[:SIDE,…]: as JSON, without these sides.")
 def main(
-    rounds: int, only: tuple[str, ...], full: bool, quick: bool, out: Path | None, asked: tuple[str]
+    rounds: int, only: tuple[str, ...], sweep: str, quick: bool, out: Path | None, asked: tuple[str]
 ) -> None:
     """Generated kernels against fla's, `torch` and the floor."""
-    words = ["--rounds", str(rounds), *["--quick"] * quick, *["--full"] * full]
-    rows = rows_of(quick, full, only)
+    words = ["--rounds", str(rounds), *["--quick"] * quick, "--sweep", sweep]
+    rows = rows_of(quick, sweep, only)
     if asked:
         names = {x.partition(":")[0]: x.partition(":")[2] for x in asked}
         child([x for x in rows if x.name in names], names, rounds)

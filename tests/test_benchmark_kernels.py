@@ -46,7 +46,7 @@ def test_without_a_gpu_every_figure_is_missing(tmp_path: Path, kernels: Any) -> 
     assert made.returncode == 0, made.stderr
     assert file.read_text(encoding="utf-8").strip() == made.stdout.strip()
     rows = _rows(made.stdout)
-    assert len(rows) == len(kernels.rows_of(quick=False, full=False))
+    assert len(rows) == len(kernels.rows_of(quick=False, sweep="one"))
     for row in rows:
         assert row[3:9] == [kernels.NONE] * 4 + ["", ""]
     assert {"forward", "forward+backward", "step"} < {row[2] for row in rows}
@@ -77,7 +77,7 @@ def test_a_crash_costs_one_side_of_a_row(
     script = tmp_path / "crashes.py"
     script.write_text(CRASHES)
     monkeypatch.setattr(kernels, "__file__", str(script))
-    rows = kernels.rows_of(quick=True, full=False, only=["linear"])[:2]
+    rows = kernels.rows_of(quick=True, sweep="one", only=["linear"])[:2]
     found = dict(kernels.results(rows, []))
     lost = {"triton": "triton", "fla": "an illegal access", "torch": "torch"}
     assert found == {row: {"sides": lost} for row in rows}
