@@ -173,7 +173,26 @@ def test_torch_knows_the_operators(form, tmp_path: Path) -> None:
     order = [n for n in ("S", "k", "u", "b", "log_a", "w", "p") if n in x]
     given = [x[n].float().requires_grad_() for n in order] + [1e-6] * form.unit
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(getattr(kernels, f"{form.scan}_forward"), given, test_utils=checks)
+    torch.library.opcheck(getattr(kernels, f"{form.scan}_forward").known, given, test_utils=checks)
+
+
+@pytest.mark.parametrize("scan", ("additive_memory", "gated_delta_rated"))
+def test_a_compiler_sees_what_a_call_does(scan: str, tmp_path: Path) -> None:
+    """The operator and the function behind it, with their slopes; neither has a second one."""
+    form = next(f for f in forms() if f.scan == scan)
+    kernels, x = module(tmp_path, names(form)), inputs(form, 20, 16, 16)
+    given = [x[n].float() for n in ("S", "k", "u", "b", "log_a", "w", "p") if n in x]
+    call = getattr(kernels, f"{scan}_forward")
+    found = []
+    for run in (call, call.known):
+        leaves = [y.clone().requires_grad_() for y in given]
+        out = run(*leaves)
+        loss = sum(y.square().sum() for y in out[:-1])
+        found.append([*out[:-1], *torch.autograd.grad(loss, leaves, create_graph=True)])
+        with pytest.raises(RuntimeError):
+            found[-1][-1].sum().backward()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def checks(folder: Path, broken: Iterable[str] = (), scan: str = "gated_delta_rated") -> str:

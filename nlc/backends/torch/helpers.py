@@ -100,7 +100,7 @@ def with_needed(names: set[str], texts: dict[str, str] = TEXTS) -> list[str]:
 
 def _use(name: str) -> str:
     """How a text is used: a constant by its name, a function by a call."""
-    constant = name.isupper() or name == "Tile"
+    constant = name.isupper() or name in ("Tile", "Operator")
     return rf"\b{name}\b" if constant else rf"(?<![\w.]){name}(\(|\.apply)"
 
 

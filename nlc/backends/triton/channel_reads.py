@@ -48,7 +48,7 @@ def NAME_meaning(
 '''
 
 _READ_FORWARD = '''
-@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+@Operator
 def NAME_forward(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def NAME_forward(
         q, rows, starts, log_a, scores, out, T, H, *q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
         *starts.stride()[2:], *out.stride()[:3],
     ]
-    grid = (X * H * starts.shape[2] * triton.cdiv(dv, sizes["BV"]),)
+    grid = (X * H * starts.shape[2] * blocks_of(dv, sizes["BV"]),)
     launch(NAME_out, grid, args, q.dtype, **sizes)
     return out, scores
 
@@ -79,7 +79,7 @@ _READ_BACK = '''
 @triton.jit
 def NAME_grads(
     q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, T, H,
-    q_x, q_h, q_t, v_x, v_h, v_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
+    q_x, q_h, q_t, v_x, v_h, v_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d, w_x, w_h, w_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -102,7 +102,7 @@ def NAME_grads(
         h = taken_block(starts + m * s_n, d, w, s_v, s_d, DK, DV).to(DOT)
         dQ += tl.dot(V, tl.trans(h), input_precision=PRECISION)
         dR = tl.dot(A_t, V, input_precision=PRECISION)
-        put(d_rows + n * T * DV, dR, t, w, DV, T, DV)
+        put(d_rows + x * w_x + head * w_h, dR, t, w, w_t, T, DV)
         dh = tl.dot(tl.trans(Q), V, input_precision=PRECISION)
         put_block(d_starts + m * DK * DV, dh, d, w, DK, 1, DK, DV)
     tl.store(pairs + m * C * C + i[:, None] * C + i[None, :], D.to(pairs.dtype.element_ty))
@@ -110,7 +110,7 @@ def NAME_grads(
 '''
 
 _READ_BACKWARD = '''
-@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())
+@Operator
 def NAME_backward(
     q: Tensor, v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, scores: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -122,13 +122,14 @@ def NAME_backward(
     args = [
         q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, T, H,
         *q.stride()[:3], *v.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3], *starts.stride()[2:],
+        *d_rows.stride()[:3],
     ]
     launch(NAME_grads, (chunks,), args, dtype, **sizes_of("out_back", dk, dv, T))
     args = [
         q, k, log_a, pairs, dq, dk_, da, T, H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
     sizes = sizes_of("spread", dk, dv, T)
-    launch(NAME_spread, (chunks * triton.cdiv(dk, sizes["BD"]),), args, dtype, **sizes)
+    launch(NAME_spread, (chunks * blocks_of(dk, sizes["BD"]),), args, dtype, **sizes)
     return out
 
 
@@ -136,7 +137,8 @@ def NAME_backward(
 def NAME_slopes(q, v, k, rows, starts, log_a, scores):
     """The shapes of the slopes."""
     dq, dk, da = (tokens_first(x) for x in (q, k, log_a))
-    d_rows, d_starts = (x.new_empty(x.shape, dtype=wider(k.dtype)) for x in (rows, starts))
+    d_rows = rows_like(rows, wider(k.dtype))
+    d_starts = starts.new_empty(starts.shape, dtype=wider(k.dtype))
     return dq, dk, d_rows, d_starts, da
 '''
 
@@ -149,14 +151,14 @@ def NAME(
     From <!turned:q, >k and log_a [..., T, dk], <turned:v and >rows [..., T, dv], and S before each chunk.
     """
     dtype = supported(k)
-    lead = torch.broadcast_shapes(
+    lead = leading(
         QUERY.shape[:-2], k.shape[:-2], rows.shape[:-2], starts.shape[:-3], log_a.shape[:-2],
     )
     QUERY, k, rows = (rows_of(dtype, x) for x in fitted(lead, 2, QUERY, k, rows))
     starts = in_a_row(*fitted(lead, 3, starts))
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     out<!turned:, _> = NAME_forward(QUERY, k, rows, starts, log_a)
-    return out.reshape(*lead, *out.shape[2:])
+    return unfitted(lead, out)[0]
 
 
 '''
@@ -173,7 +175,7 @@ def NAME_slope(ctx, grad, _):
     return dq, dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da
 
 
-NAME_forward.register_autograd(NAME_slope, setup_context=NAME_setup)
+NAME_forward.register_autograd(NAME_slope, NAME_setup)
 """
 
 _TURNED = '''
@@ -232,7 +234,7 @@ def NAME_out(
 '''
 
 _TURNED_OPERATOR = '''
-@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+@Operator
 def NAME_forward(
     v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
 ) -> Tensor:
@@ -268,7 +270,7 @@ def NAME_slope(ctx, grad):
     return dv.to(v.dtype), dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da
 
 
-NAME_forward.register_autograd(NAME_slope, setup_context=NAME_setup)
+NAME_forward.register_autograd(NAME_slope, NAME_setup)
 '''
 
 

@@ -39,7 +39,7 @@ def NAME_faded(
         k, <erase:p, >log_a, at_end, <erase:begun, >whole, T, H,
         *k.stride()[:3], <erase:*p.stride()[:3], >*log_a.stride()[:3],
     ]
-    grid = (whole.shape[:3].numel() * triton.cdiv(dk, sizes["BD"]),)
+    grid = (whole.shape[:3].numel() * blocks_of(dk, sizes["BD"]),)
     launch(NAME_fade, grid, args, dtype, **sizes)
     return at_end, <erase:begun, >whole
 '''
@@ -90,7 +90,7 @@ def NAME_chunks(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_back(
-    k, <erase:b, p, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, T,
+    k, <erase:b, p, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, T, <!erase:H,>
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -108,7 +108,8 @@ def NAME_back(
         Y += taken(d_rows + n * T * DV, t, v, DV, T, DV)  #? erase
         X_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(X_t, Y.to(DOT), input_precision=PRECISION)  #? erase
-        put(du + n * T * DV, Y, t, v, DV, T, DV)
+        put(du + n * T * DV, Y, t, v, DV, T, DV)  #? erase
+        put(du + (n // H * T * H + n % H) * DV, Y, t, v, H * DV, T, DV)  #? !erase
         dh *= tl.load(whole + m * DK + d, mask=d < DK, other=0.0)[:, None]
         P = taken(p + n * T * DK, t, d, DK, T, DK).to(DOT)  #? erase
         Y = (Y * tl.load(b + n * T + t, mask=t < T, other=0.0)[:, None]).to(DOT)  #? erase
@@ -167,7 +168,7 @@ def NAME(
     for another dtype or device.
     """
     dtype = supported(k)
-    lead = torch.broadcast_shapes(
+    lead = leading(
         S.shape[:-2], k.shape[:-2], u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2],>
     )
     S = fitted(lead, 2, state_of(S, u.shape[-1], k.shape[-1]))[0].contiguous()
@@ -175,7 +176,7 @@ def NAME(
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
     k, u<erase:, p> = (rows_of(dtype, x) for x in fitted(lead, 2, k, u<erase:, p>))
     end, <erase:rows, >starts<erase:, _> = NAME_forward(S, k, u, <erase:b, >log_a<erase:, p>)
-    return tuple(x.reshape(*lead, *x.shape[2:]) for x in (end, <!erase:u><erase:rows>, starts))
+    return unfitted(lead, end, <!erase:u><erase:rows>, starts)
 
 
 def NAME_meaning(
@@ -192,7 +193,7 @@ def NAME_meaning(
     return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)
 
 
-@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+@Operator
 def NAME_forward(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor,>
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor]:
@@ -209,7 +210,7 @@ def NAME_forward(
     args = [
         S, at_end, u, <erase:b, begun, inverse, >whole, end, <erase:rows, >starts, T, H, *u.stride()[:3],
     ]
-    launch(NAME_chunks, (X * H * triton.cdiv(dv, sizes["BV"]),), args, k.dtype, **sizes)
+    launch(NAME_chunks, (X * H * blocks_of(dv, sizes["BV"]),), args, k.dtype, **sizes)
     return out
 
 
@@ -224,7 +225,7 @@ def NAME_shapes(S, k, u, *_):
     return end, k.new_empty(X, H, T, dv), starts, k.new_empty(X, H, chunks, C, C)  #? erase
 
 
-@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())
+@Operator
 def NAME_backward(
     k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, rows: Tensor, >starts: Tensor,
     <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor,
@@ -234,20 +235,21 @@ def NAME_backward(
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, dtype, dv)
     dS, sizes = torch.empty_like(d_end), sizes_of("scan_back", dk, dv, T)
     sizes["BV"] = width(dv, 16)  # of S, probes and keys, what registers hold  #? erase
-    du, ends = u.new_empty(u.shape, dtype=dtype), starts.new_empty(starts.shape, dtype=dtype)
+    du = <erase:u.new_empty(u.shape, dtype=dtype)><!erase:tokens_first(u, dtype=dtype)>
+    ends = starts.new_empty(starts.shape, dtype=dtype)
     args = [
-        at_end, <erase:b, begun, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, T,
+        at_end, <erase:b, begun, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, T, <!erase:H,>
     ]
-    launch(NAME_back, (X * H * triton.cdiv(dv, sizes["BV"]),), args, dtype, **sizes)
+    launch(NAME_back, (X * H * blocks_of(dv, sizes["BV"]),), args, dtype, **sizes)
     dk_, <erase:dp, >da = (tokens_first(x) for x in (k, <erase:p, >log_a))
     pairs, more = torch.empty_like(inverse, dtype=dtype), sizes_of("spread", dk, dv, T)  #? erase
-    db = b.new_empty(*b.shape, triton.cdiv(dk, more["BD"]))  # by parts of the channels  #? erase
+    db = b.new_empty(*b.shape, blocks_of(dk, more["BD"]))  # by parts of the channels  #? erase
     args = [
         k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, T, H,
         *k.stride()[:3], *log_a.stride()[:3], *ROWS.stride()[:3],
     ]
     chunks, sizes = X * H * starts.shape[2], sizes_of("channel_grads", dk, dv, T)
-    launch(NAME_grads, (chunks * triton.cdiv(dk, sizes["BD"]),), args, dtype, **sizes)
+    launch(NAME_grads, (chunks * blocks_of(dk, sizes["BD"]),), args, dtype, **sizes)
     args = [  #? erase
         p, k, log_a, b, pairs, dp, dk_, db, da, T, H, *p.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],  #? erase
     ]  #? erase
@@ -258,7 +260,7 @@ def NAME_backward(
 @NAME_backward.register_fake
 def NAME_slopes(k, u, <erase:b, >log_a, <erase:p, >*rest):
     """The shapes of the slopes."""
-    du = u.new_empty(u.shape, dtype=wider(k.dtype))
+    du = <erase:u.new_empty(u.shape, dtype=wider(k.dtype))><!erase:tokens_first(u, dtype=wider(k.dtype))>
     dk, da<erase:, dp> = (tokens_first(x) for x in (k, log_a<erase:, p>))
     return torch.empty_like(rest[<erase:-3><!erase:-2>]), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
 
@@ -275,7 +277,7 @@ def NAME_slope(ctx, *grads):
     return dS, dk, du.to(ctx.saved_tensors[1].dtype), <erase:db, >da<erase:, dp>
 
 
-NAME_forward.register_autograd(NAME_slope, setup_context=NAME_setup)
+NAME_forward.register_autograd(NAME_slope, NAME_setup)
 '''
 
 

@@ -20,7 +20,7 @@ def products(A: Tensor) -> tuple[Tensor, Tensor]:
     [..., chunks, s, j, t, i] and [..., chunks, s, l, t].
     """
     A, T, p = A.float(), A.shape[-3], A.shape[-1]
-    C = min(COUPLED_CHUNK, max(16, triton.next_power_of_2(T)))
+    C = min(COUPLED_CHUNK, max(16, power_of_2(T)))
     one = torch.eye(p, dtype=A.dtype, device=A.device)
     A = torch.cat([A, one.expand(*A.shape[:-3], -T % C, p, p)], -3)
     kept, first = propagation(A.unflatten(-3, (-1, C)))

@@ -141,7 +141,7 @@ def NAME(
     """VALUE for one of several states, from what their scan returns."""
     dtype = supported(k)
     kept, begun = parts[state], parts[starts.shape[-3] + state]
-    lead = torch.broadcast_shapes(
+    lead = leading(
         q.shape[:-2], k.shape[:-2], rows.shape[:-3], starts.shape[:-4], begun.shape[:-3],
     )
     q, k = (rows_of(dtype, x) for x in fitted(lead, 2, q, k))
@@ -149,7 +149,7 @@ def NAME(
     starts = fitted(lead, 4, starts)[0].flatten(0, 2)
     kept, begun = (fitted(lead, n, x)[0].flatten(0, 2) for n, x in ((4, kept), (3, begun)))
     out = NAME_forward(q, <!turned:k, rows, starts><turned:rows, k, starts.mT>, kept, begun<before:, state>)
-    return out.reshape(*lead, *out.shape[2:])
+    return unfitted(lead, out)[0]
 
 
 def NAME_meaning(
@@ -169,7 +169,7 @@ def NAME_meaning(
     return (torch.cat(out, -2),)
 
 
-@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+@Operator
 def NAME_forward(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, <before:state: int, >
 ) -> Tensor:
@@ -186,7 +186,7 @@ def NAME_forward(
         *starts.stride(), kept.stride(0), begun.stride(0), *out.stride()[:3],
     ]
     sizes = coupled_sizes("out", states, dk, dv, C)
-    grid = (chunks * triton.cdiv(dv, sizes["BV"]),)
+    grid = (chunks * blocks_of(dv, sizes["BV"]),)
     launch(NAME_out, grid, args, k.dtype, <before:STATE=state, >**sizes)
     return out
 
@@ -198,7 +198,7 @@ def NAME_shapes(q, k, rows, *_):
     return q.new_empty(N, T, H, rows.shape[-1]).transpose(1, 2)
 
 
-@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())
+@Operator
 def NAME_backward(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, grad: Tensor, <before:state: int, >
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -242,7 +242,7 @@ def NAME_slope(ctx, grad):
 
 
 NAME_forward.register_autograd(
-    NAME_slope, setup_context=NAME_setup
+    NAME_slope, NAME_setup
 )
 '''
 

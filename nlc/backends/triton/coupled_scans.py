@@ -110,7 +110,7 @@ def NAME(
     """
     dtype = supported(k)
     kept, begun = products(A)
-    lead = torch.broadcast_shapes(
+    lead = leading(
         X.shape[:-3], A.shape[:-3], k.shape[:-2], u.shape[:-3], <erase:b.shape[:-2], p.shape[:-2], >
     )
     X = state_of(X, *u.shape[-2:], k.shape[-1])
@@ -124,7 +124,7 @@ def NAME(
     X, <erase:rows, >starts<erase:, *_> = NAME_forward(
         X, key, write, <erase:b, p, >since, left, <erase:source, >
     )
-    X, <erase:rows, >starts = (x.reshape(*lead, *x.shape[2:]) for x in (X, <erase:rows, >starts))
+    X, <erase:rows, >starts = unfitted(lead, X, <erase:rows, >starts)
     return X, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))
 
 
@@ -152,7 +152,7 @@ def NAME_meaning(
     return X, <erase:torch.cat(rows, -3), >torch.stack(starts, -4)
 
 
-@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())
+@Operator
 def NAME_forward(
     X: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
 ) -> tuple[<erase:Tensor, Tensor, Tensor, >Tensor, Tensor]:
@@ -176,7 +176,7 @@ def NAME_forward(
         *k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
     ]
     sizes = coupled_sizes("scan", states, dk, dv, C)
-    grid = (N * H * triton.cdiv(dv, sizes["BV"]),)
+    grid = (N * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
     return out
 
@@ -191,7 +191,7 @@ def NAME_shapes(X, k, u, <erase:b, p, >kept, *_):
     return end, k.new_empty(u.shape), starts, inverse, z  #? erase
 
 
-@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())
+@Operator
 def NAME_backward(
     k: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, rows: Tensor, starts: Tensor,
     <erase:inverse: Tensor, z: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <erase:source: int, >
@@ -209,7 +209,7 @@ def NAME_backward(
         <erase:H, *k.stride()[:3], *p.stride()[:3], >
     ]
     sizes = coupled_sizes("scan_back", states, dk, dv, C)
-    grid = (N * H * triton.cdiv(dv, sizes["BV"]),)
+    grid = (N * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
     args = [
         k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, T, H,
@@ -250,7 +250,7 @@ def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, *_>):
 
 
 NAME_forward.register_autograd(
-    NAME_slope, setup_context=NAME_setup
+    NAME_slope, NAME_setup
 )
 '''
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from nlc.backends.precedence import ATOM
 from nlc.backends.torch.rows import RowPrinter
 from nlc.ir.expr import Expr
+from nlc.ir.logs import logged
 from nlc.ir.types import TOKEN
-from nlc.passes.plan.gates import logged
 
 
 class KernelPrinter(RowPrinter):
@@ -51,18 +51,18 @@ def elementwise(kernel, *given: Tensor) -> Tensor:
     ]
     if out.numel():
         sizes = dict(LEAST=LEAST, BLOCK=1024, num_warps=4, num_stages=1)
-        grid = (triton.cdiv(out.numel(), 1024),)
+        grid = (blocks_of(out.numel(), 1024),)
         launch(kernel, grid, [*given, out, out.numel()], torch.float32, **sizes)
     return out
 
 
-@torch.library.custom_op(f"{OPERATORS}::log_decay", mutates_args=())
+@Operator
 def log_decay(a: Tensor) -> Tensor:
     """log a of decays a, at least -30."""
     return elementwise(log_decay_values, a)
 
 
-@torch.library.custom_op(f"{OPERATORS}::log_decay_backward", mutates_args=())
+@Operator
 def log_decay_backward(a: Tensor, grad: Tensor) -> Tensor:
     """The slope by the decays."""
     return elementwise(log_decay_slopes, a, grad)
@@ -84,6 +84,6 @@ def log_decay_slope(ctx, grad):
     return log_decay_backward(a, grad).to(a.dtype)
 
 
-log_decay.register_autograd(log_decay_slope, setup_context=log_decay_setup)
+log_decay.register_autograd(log_decay_slope, log_decay_setup)
 ''',
 }

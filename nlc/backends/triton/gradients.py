@@ -13,7 +13,7 @@ _READ_BACK = '''
 @triton.jit
 def <decay:gated_>read<before:_before><unit:_unit>_back(
     q, k, rows, starts, <decay:log_a, >grad, dq, dk, d_rows, d_starts, <decay:da, >T, H,
-    q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d, g_x, g_h, g_t,
+    q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d, g_x, g_h, g_t, w_x, w_h, w_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -50,7 +50,7 @@ def <decay:gated_>read<before:_before><unit:_unit>_back(
         dA += tl.dot(dO, tl.trans(R), input_precision=PRECISION)
         dA_t += tl.dot(R, tl.trans(dO), input_precision=PRECISION)
         dQ += tl.dot(dO, tl.trans(h), input_precision=PRECISION)
-        at, there = flow(d_rows + n * T * DV, t, v, DV, T, DV)
+        at, there = flow(d_rows + x * w_x + head * w_h, t, v, w_t, T, DV)
         dR = tl.dot(A_t, dO, input_precision=PRECISION)
         tl.store(at, dR.to(d_rows.dtype.element_ty), mask=there)
         worth = <!decay:dO><decay:(dO * tl.exp2(read)[:, None]).to(DOT)>

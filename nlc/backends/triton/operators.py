@@ -44,7 +44,7 @@ class Text:
         """Sizes, grid and launch of a kernel."""
         pad = "    " * depth
         self(f'{pad}sizes = sizes_of("{kind}", dk, dv, T)')
-        blocks = ' * triton.cdiv(dv, sizes["BV"])' if parted else ""
+        blocks = ' * blocks_of(dv, sizes["BV"])' if parted else ""
         self(f"{pad}grid = ({units}{blocks},)")
         self.call("args = [", args, "]", depth)
         length = ", EPS=eps" if self.flags["unit"] else ""
@@ -109,9 +109,7 @@ def _scan_called(
     """
     dtype = supported(k)''')
     fronts = [f"{x}.shape[:-2]" for x in ("S", "k", "u", *probes)]
-    text.call(
-        "lead = torch.broadcast_shapes(", [*fronts, *(f"{x}.shape[:-1]" for x in numbers)], ")"
-    )
+    text.call("lead = leading(", [*fronts, *(f"{x}.shape[:-1]" for x in numbers)], ")")
     text("    S = state_of(S, u.shape[-1], k.shape[-1])")
     text("    S = fitted(lead, 2, S)[0].contiguous()")
     flows = ["k", "u", *probes]
@@ -126,7 +124,7 @@ def _scan_called(
     text.call(f"{found} = NAME_forward(", given, ")")
     text("""\
     rows = u  #? !erase
-    return tuple(x.reshape(*lead, *x.shape[2:]) for x in (end, rows, starts))
+    return unfitted(lead, end, rows, starts)
 """)
 
 
@@ -159,7 +157,7 @@ def _scan_forward(
     made: list[str],
 ) -> None:
     erase = f.erase
-    text('@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())')
+    text("@Operator")
     text.call("def NAME_forward(", _tensors(given), f") -> {_returns(len(made))}:", 0)
     said = "S after the last token, "
     said += "rows, S before each chunk, inverses" if erase else "S before each chunk"
@@ -220,7 +218,7 @@ def _scan_backward(
     grads = ["d_end", "d_rows", "d_starts"] if erase else ["d_end", "d_starts"]
     slopes = [f"d_{n}" for n in given if n != "eps"]
     eps = ["eps"] * f.unit
-    text('@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())')
+    text("@Operator")
     text.call(
         "def NAME_backward(", _tensors([*kept, *grads, *eps]), f") -> {_returns(len(slopes))}:", 0
     )
@@ -268,7 +266,7 @@ def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
     return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}
 
 """)
-    text.whole("NAME_forward.register_autograd(", "NAME_slope, setup_context=NAME_setup", ")")
+    text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
 
 
 def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
@@ -284,13 +282,13 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     """{what}: of q and k [..., T, dk] and what a scan returns."""
     dtype = supported(k)''')
     fronts = [*(f"{x}.shape[:-2]" for x in given[:3]), "starts.shape[:-3]"]
-    text.call("lead = torch.broadcast_shapes(", [*fronts, *["log_a.shape[:-1]"] * decay], ")")
+    text.call("lead = leading(", [*fronts, *["log_a.shape[:-1]"] * decay], ")")
     text.call("q, k, rows = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *given[:3]], "))")
     text("""\
     starts = in_a_row(*fitted(lead, 3, starts))
     log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay""")
     text.call("out = NAME_forward(", given, ")")
-    text("    return out.reshape(*lead, *out.shape[2:])")
+    text("    return unfitted(lead, out)[0]")
     text.call("\n\ndef NAME_meaning(", _tensors(given), ") -> tuple[Tensor, ...]:", 0)
     text('''\
     """Token by token."""
@@ -305,7 +303,7 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     return (torch.stack(out, -2),)
 
 
-@torch.library.custom_op(f"{OPERATORS}::NAME", mutates_args=())''')
+@Operator''')
     text.call("def NAME_forward(", _tensors(given), ") -> Tensor:", 0)
     text('''\
     """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
@@ -331,7 +329,7 @@ def NAME_shapes(q, k, rows, *_):
     return tokens_first(q, rows.shape[-1])
 
 
-@torch.library.custom_op(f"{OPERATORS}::NAME_backward", mutates_args=())''')
+@Operator''')
     slopes = [f"d_{n}" for n in tensors]
     text.call(
         "def NAME_backward(",
@@ -343,7 +341,7 @@ def NAME_shapes(q, k, rows, *_):
     """The slopes by all that goes in."""
     (X, H, T, dk), dv = q.shape, rows.shape[-1]''')
     text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*tensors, "grad"], ")")
-    args = [*tensors, "grad", *slopes, "T", "H", *strides, "*grad.stride()[:3]"]
+    args = [*tensors, "grad", *slopes, "T", "H", *strides, *_strides("grad", "d_rows")]
     text.launch("back", "out_back", args, "wider(k.dtype)", CHUNKS)
     text("""\
     return out
@@ -354,7 +352,7 @@ def NAME_shapes(q, k, rows, *_):
     text('''\
     """The shapes of the slopes."""
     d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)
-    d_rows, d_starts = (x.new_empty(x.shape, dtype=dtype) for x in (rows, starts))
+    d_rows, d_starts = rows_like(rows, dtype), starts.new_empty(starts.shape, dtype=dtype)
     return d_q, d_k, d_rows, d_starts<decay:, torch.empty_like(log_a)>
 
 
@@ -370,5 +368,5 @@ def NAME_slope(ctx, grad):
     return d_q, d_k, d_rows.to(rows.dtype), d_starts.to(starts.dtype), *rest<unit:, None>
 
 ''')
-    text.whole("NAME_forward.register_autograd(", "NAME_slope, setup_context=NAME_setup", ")")
+    text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
     return text.text()

@@ -20,16 +20,62 @@ HOPPER = {"scan": (64, 4, 2), "scan_back": (64, 4, 2)}  # there, up to 128 chann
 OPERATORS = re.sub(r"\\W", "_", f"nlc_{__name__}")  # where torch finds those of this file
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """,
+    "Operator": '''
+class Operator:
+    """What runs kernels: an operator of PyTorch where a compiler looks on, else as it is."""
+
+    def __init__(self, function):
+        name = f"{OPERATORS}::{function.__name__}"
+        self.function, self.slope = function, None
+        self.known = torch.library.custom_op(name, function, mutates_args=())
+        self.register_fake = self.known.register_fake
+
+    def register_autograd(self, slope, setup):
+        """``slope`` of what ``setup`` keeps; kernels have no second one."""
+        self.known.register_autograd(slope, setup_context=setup)
+
+        class Slope(torch.autograd.Function):
+            backward = staticmethod(torch.autograd.function.once_differentiable(slope))
+
+            @staticmethod
+            def forward(ctx, *inputs):  # faster than a context that PyTorch sets up
+                output = self.function(*inputs)
+                setup(ctx, inputs, output)
+                return output
+
+        self.slope = Slope
+
+    def __call__(self, *inputs):
+        plain = all(type(x) in (Tensor, nn.Parameter) for x in inputs if isinstance(x, Tensor))
+        if torch.compiler.is_compiling() or not plain:
+            return self.known(*inputs)
+        if self.slope is None or not torch.is_grad_enabled():
+            return self.function(*inputs)
+        return self.slope.apply(*inputs)
+
+    def __str__(self):
+        return self.function.__name__.removesuffix("_forward")
+''',
     "chunk_of": '''
 def chunk_of(dk: int, dv: int, tokens: int = CHUNK) -> int:
     """Tokens of a chunk: fewer where rows are too long to stay in registers, or there are few."""
     most = CHUNK if max(dk, dv) <= 128 else min(CHUNK, 32)
     return 16 if tokens <= 16 else most
 ''',
+    "blocks_of": '''
+def blocks_of(size: int, block: int) -> int:
+    """How many blocks a size has."""
+    return -(-size // block)
+''',
     "width": '''
 def width(channels: int, most: int) -> int:
     """Channels of a block: a power of two."""
-    return min(max(16, triton.next_power_of_2(channels)), most)
+    return min(max(16, power_of_2(channels)), most)
+''',
+    "power_of_2": '''
+def power_of_2(size: int) -> int:
+    """The next one, or the size itself."""
+    return 1 << (size - 1).bit_length()
 ''',
     "kernel_cache": '''
 def kernel_cache() -> Path:
@@ -55,6 +101,7 @@ def tuned() -> dict[tuple[str, int, int], tuple[int, int, int]]:
     return found
 ''',
     "generation": '''
+@functools.cache
 def generation() -> int:
     """Of the GPU: 8 Ampere, 9 Hopper, 10 Blackwell; 0 without one."""
     return torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
@@ -84,20 +131,44 @@ def arithmetic(dtype: torch.dtype) -> dict:
     dot = tl.float32 if INTERPRETED else getattr(tl, str(dtype).removeprefix("torch."))
     return dict(DOT=dot, PRECISION="tf32x3" if exact else "tf32")
 ''',
+    "options": '''
+@functools.cache
+def options(kernel) -> frozenset[str]:
+    """What a launch can say by name."""
+    return frozenset((*kernel.arg_names, "num_warps", "num_stages"))
+''',
     "launch": '''
 def launch(kernel, grid: tuple[int, ...], args: list, dtype: torch.dtype, **sizes) -> None:
     """Runs a kernel whose products are of operands of a dtype."""
     sizes |= arithmetic(dtype)
-    known = {n: x for n, x in sizes.items() if n in kernel.arg_names or n.startswith("num_")}
+    known = {n: x for n, x in sizes.items() if n in options(kernel)}
+    device = args[0].get_device()
+    if device < 0 or device == torch.cuda.current_device():
+        kernel[grid](*args, **known)
+        return
     with torch.cuda.device_of(args[0]):
         kernel[grid](*args, **known)
+''',
+    "leading": '''
+def leading(*shapes: torch.Size) -> torch.Size:
+    """What flows have in front in common."""
+    alike = all(x == shapes[0] for x in shapes)
+    return shapes[0] if alike else torch.broadcast_shapes(*shapes)
+''',
+    "unfitted": '''
+def unfitted(lead: torch.Size, *flows: Tensor) -> tuple[Tensor, ...]:
+    """What kernels return, with that in front again."""
+    return flows if len(lead) == 2 else tuple(x.reshape(*lead, *x.shape[2:]) for x in flows)
 ''',
     "fitted": '''
 def fitted(lead: torch.Size, behind: int, *flows: Tensor) -> list[Tensor]:
     """Flows with what is in front of their last axes as two axes, sequences and heads."""
     lead = (1,) * (2 - len(lead)) + tuple(lead)
-    flows = [x.expand(*lead, *x.shape[x.ndim - behind :]) for x in flows]
-    return [x.reshape(-1, *x.shape[len(lead) - 1 :]) for x in flows]
+    flows = [
+        x if x.shape[: x.ndim - behind] == lead else x.expand(*lead, *x.shape[x.ndim - behind :])
+        for x in flows
+    ]
+    return flows if len(lead) == 2 else [x.reshape(-1, *x.shape[len(lead) - 1 :]) for x in flows]
 ''',
     "rows_of": '''
 def rows_of(dtype: torch.dtype, x: Tensor) -> Tensor:
@@ -110,6 +181,11 @@ def tokens_first(x: Tensor, n: int | None = None, dtype: torch.dtype | None = No
     """Room for rows [X, H, T, n] like x, tokens before heads in memory: as modules want them."""
     X, H, T, channels = x.shape
     return x.new_empty(X, T, H, n or channels, dtype=dtype).transpose(1, 2)
+''',
+    "rows_like": '''
+def rows_like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for the slopes of rows, which are added to others that lie as the rows do."""
+    return x.new_empty(x.shape, dtype=dtype) if x.is_contiguous() else tokens_first(x, dtype=dtype)
 ''',
     "state_of": '''
 def state_of(x: Tensor, *size: int) -> Tensor:

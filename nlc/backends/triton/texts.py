@@ -41,7 +41,9 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def _texts() -> dict[str, str]:
-    first = {n: SHARED[n] for n in ("CONFIG", "OPERATORS")}  # read where operators are defined
+    first = {
+        n: SHARED[n] for n in ("CONFIG", "OPERATORS", "Operator")
+    }  # read where operators are defined
     made: dict[str, str] = dict(kernels.SHARED)
     for f in forms():
         parts = kernels.texts(f.scan, f), gradients.texts(f.scan, f), operators.scan(f)

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.logs import log_at
 from nlc.ir.ops import add, make
 from nlc.ir.program import Let
 from nlc.ir.scan import Read, Record, Scan
 from nlc.ir.types import TOKEN, Type
 from nlc.passes.naming import describe
 from nlc.passes.plan.body import Body, Node, inner_components
-from nlc.passes.plan.gates import log_at, log_of
+from nlc.passes.plan.gates import log_of
 from nlc.passes.plan.record import NotLinear, record
 from nlc.passes.plan.statements import SLOW
 

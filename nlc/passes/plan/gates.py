@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 from nlc.ir.expr import Expr
+from nlc.ir.logs import FLOOR, log_at, logged
 from nlc.ir.ops import add, make, mul, neg, num
 
-FLOOR = -30.0  # of log a: e^-30 beside what is written is less than float64 resolves
 Definitions = Mapping[str, Expr]
 Outside = Callable[[Expr], Expr | None]
 
@@ -112,18 +111,6 @@ def _log(e: Expr, defined: Definitions, outside: Outside) -> Expr:
             if inner.op in ("sigmoid", "exp", "pow", "var", "split", "sub"):
                 return outside(e) or _log(inner, defined, outside)
     return log_at(e)
-
-
-def log_at(e: Expr) -> Expr:
-    """log e as it is computed where nothing better is known."""
-    return make("log", make("maximum", e, num(math.exp(FLOOR))))
-
-
-def logged(e: Expr) -> Expr | None:
-    """What ``log_at`` takes the logarithm of, None for another expression."""
-    if e.op != "log" or e.args[0].op != "maximum":
-        return None
-    return next((x for x in e.args[0].args if e == log_at(x)), None)
 
 
 def _is_one(e: Expr) -> bool:
