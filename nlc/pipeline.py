@@ -365,12 +365,12 @@ class Spec:
         return steps, ways(self, level)
 
     def backend(self, name: str = "auto") -> str:
-        """Who prints the program. ``auto``: ``torch`` takes every token system; a gradient system has one form."""
+        """Who prints the program; ``auto`` is ``torch``, which takes every system."""
         if name != "auto":
             if self.system.context not in _backend(name).CONTEXTS:
                 self._without(name)
             return name
-        return "torch" if self.system.context == "tokens" else "reference"
+        return "torch"
 
     def _without(self, backend: str) -> None:
         """Raises SpecError: the backend has no form of such a system."""
@@ -435,10 +435,8 @@ class Spec:
         """
         from nlc.runtime.verify import verify
 
-        tokenwise = self.system.context == "tokens"
         with _deep():
-            own = EXACT if tokenwise else (self.backend(),)  # a gradient system has one file
-            return verify(self, own, seed=seed, tokens=tokens, hypers=hypers)
+            return verify(self, EXACT, seed=seed, tokens=tokens, hypers=hypers)
 
     def explain(
         self,

@@ -97,7 +97,7 @@ def test_an_optimizer_has_no_kernels() -> None:
     with pytest.raises(nlc.SpecError, match="NLC702"):
         nlc.load("adamw").source_text("triton")
     result = CliRunner().invoke(main, ["compile", "adamw", "--backend", "triton"])
-    assert result.exit_code == 1 and "compile it with `reference`" in result.stderr
+    assert result.exit_code == 1 and "compile it with `torch`" in result.stderr
 
 
 @pytest.mark.parametrize("tile", (8, 48, 128))

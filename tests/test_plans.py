@@ -93,8 +93,8 @@ def test_the_tile_of_a_decay_by_channel_is_its_own() -> None:
     assert re.findall(r"(?m)^(\w*CHUNK) = (\d+)", text)[-1] == ("CHANNEL_CHUNK", "8")
 
 
-def test_auto_takes_chunks_for_tokens_and_the_reference_for_gradients() -> None:
-    assert (nlc.load("delta_net").backend(), nlc.load("adamw").backend()) == ("torch", "reference")
+def test_auto_takes_chunks_for_tokens_and_passes_for_gradients() -> None:
+    assert (nlc.load("delta_net").backend(), nlc.load("adamw").backend()) == ("torch", "torch")
     assert nlc.load("delta_net").source_text() == nlc.load("delta_net").source_text("torch")
 
 

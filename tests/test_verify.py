@@ -665,12 +665,11 @@ def test_hypers_are_kept_as_given() -> None:
 
 
 def test_each_backend_is_verified() -> None:
-    """A second backend has checks of its own; what is derived is checked once, and so is a file that all share."""
-    for name, backends in (("delta_net", pipeline.EXACT), ("adamw", ("reference",))):
+    """A second backend has checks of its own; what is derived is checked once."""
+    for name in ("delta_net", "adamw"):
         whats = [c.what for c in nlc.load(name).verify(tokens=TOKENS).checks]
-        own = {b: [w for w in whats if w.startswith(f"{b}: ")] for b in pipeline.EXACT}
-        assert {b: len(own[b]) > 2 for b in own} == {b: b in backends for b in own}
-        assert len({len(own[b]) for b in backends}) == 1
+        own = [sum(w.startswith(f"{b}: ") for w in whats) for b in pipeline.EXACT]
+        assert own[0] == own[1] > 2
         assert len(set(whats)) == len(whats)
 
 

@@ -169,6 +169,36 @@ def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
     state["gradients"] = 0 if complete else count
     return total if complete else None
 ''',
+    "blocks": '''
+BLOCK = 65536  # elements: they and what is computed of them stay in a core's cache
+
+
+def blocks(tensors: tuple[Tensor, ...], rooms: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    """The elements of tensors of one shape, some after the others, and room for as many."""
+    W, g, *held = tensors
+    tensors = (W, g.contiguous(), *held)  # a gradient is only read
+    if all(x.is_contiguous() for x in tensors):
+        tensors = tuple(x.view(-1) for x in tensors)
+        beside = [torch.empty_like(tensors[0][:BLOCK]) for _ in range(rooms)]
+        for pieces in zip(*(x.split(BLOCK) for x in tensors), strict=True):
+            yield *pieces, *(x[: len(pieces[0])] for x in beside)
+    else:
+        yield *tensors, *(torch.empty_like(tensors[0]) for _ in range(rooms))
+''',
+    "one_pass": '''
+@functools.cache
+def compiled(advance: Callable) -> Callable:
+    """One for all shapes."""
+    return torch.compile(advance, dynamic=True, fullgraph=True)
+
+
+def one_pass(advance: Callable, tensors: tuple, numbers: tuple, *flags: bool) -> None:
+    """A compiled step of tensors of one shape."""
+    if all(x.is_contiguous() for x in tensors):
+        tensors = tuple(x.view(-1) for x in tensors)
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    compiled(advance)(*tensors, *torch.tensor(numbers, dtype=dtype).unbind(), *flags)
+''',
     "watched": '''
 def watched(x: Tensor) -> Tensor:
     """x as a point of its own to take gradients at, still a part of the graph it comes from."""

@@ -166,7 +166,8 @@ class TorchPrinter(MatrixFunctions):
         return f"{self.aligned(a, e.type, binds)}{glyph}{self.aligned(b, e.type, binds + 1)}", binds
 
     def op_neg(self, e: Expr) -> tuple[str, int]:
-        return f"-{self.at(e.args[0], UNARY)}", UNARY
+        (inner,) = e.args
+        return f"-{self.at(inner, ATOM if inner.op == 'pow' else UNARY)}", UNARY
 
     def op_pow(self, e: Expr) -> tuple[str, int]:
         a, b = e.args

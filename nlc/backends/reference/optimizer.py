@@ -18,25 +18,32 @@ _IMPORTS = [
 ]
 
 
-def emit_optimizer(program: Program, header: Header) -> str:
-    """The whole file."""
+def emit_optimizer(
+    program: Program, header: Header, writer: type[OptimizerWriter] | None = None
+) -> str:
+    """The whole file; ``writer`` writes the class."""
+    writer = writer or OptimizerWriter
     file, body = Writer(), Writer()
     open_file(file, program.system, header, program.about)
-    emitter = _Optimizer(program, header, body)
+    emitter = writer(program, header, body)
     emitter.write()
     return close_file(
         file, reference_helpers(emitter.printer), body, _IMPORTS, class_name(program.system)
     )
 
 
-class _Optimizer:
+class OptimizerWriter:
+    """Writes the class of an optimizer and, before it, those of its other rules."""
+
+    RULE = RuleWriter
+
     def __init__(self, program: Program, header: Header, w: Writer):
         self.program, self.w = program, w
         self.system, self.name = program.system, class_name(program.system)
-        self.rule = RuleWriter(program, header, w, self.name)
+        self.rule = self.RULE(program, header, w, self.name)
         self.printer: TorchPrinter = self.rule.printer
         self.routes = {
-            kind: RuleWriter(other, header, w, self.name + kind.capitalize())
+            kind: self.RULE(other, header, w, self.name + kind.capitalize())
             for kind, other in program.rules.items()
         }
 
@@ -81,7 +88,9 @@ class _Optimizer:
             w(f"    {'    ' if i else ''}{line}")
         for h in system.hypers.values():
             w(f"    {h.name}: {hypers.default_text(h)} by default.")
-        w("    maximize: climb the loss instead of descending it.")
+        for name, said in self.options().items():
+            for i, line in enumerate(wrap(f"{name}: {said}", WIDTH - 16)):
+                w(f"    {'    ' if i else ''}{line}")
         if system.routes:
             w()
             said = [
@@ -102,6 +111,10 @@ class _Optimizer:
             w(line)
         w('"""')
 
+    def options(self) -> dict[str, str]:
+        """Arguments that are no hypers, False by default, and what they say."""
+        return {"maximize": "climb the loss instead of descending it."}
+
     @property
     def _only_matrices(self) -> bool:
         return self.program.matrices and not self.system.routes
@@ -113,11 +126,12 @@ class _Optimizer:
 
     def _init(self) -> None:
         w, system = self.w, self.system
-        args = ["self", "params", *hypers.signature(system), "*", "maximize: bool = False"]
+        flags = [f"{n}: bool = False" for n in self.options()]
+        args = ["self", "params", *hypers.signature(system), "*", *flags]
         w.define("__init__", args, "None")
         w.depth += 1
         hypers.settle(w, system)
-        names = [f"{n}={n}" for n in (*system.hypers, "maximize")]
+        names = [f"{n}={n}" for n in (*system.hypers, *self.options())]
         w.call("defaults = dict(", [*names, "period=1", "rule=None"], ")")
         own = {kind: "type(self)" for kind, rule in system.routes if rule is None}
         own |= {kind: other.name for kind, other in self.routes.items()}
@@ -187,6 +201,11 @@ class _Optimizer:
                 found = f"takes {kinds}, found a parameter of shape {{list({W}.shape)}}"
                 w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
 
+    def call_rule(self) -> None:
+        """What is done with a gradient."""
+        W = self.rule.trained.var
+        self.w(f"rule.update({W}, g, state, **{{key: group[key] for key in rule.HYPERS}})")
+
     def _step(self) -> None:
         w, W = self.w, self.rule.trained.var
         w("@torch.no_grad()")
@@ -213,5 +232,5 @@ class _Optimizer:
                 with w.block('if group["period"] > 1:'):
                     w(f'g = {self.printer.use("gathered")}(g, state, group["period"])')
                 with w.block("if g is not None:"):
-                    w(f"rule.update({W}, g, state, **{{key: group[key] for key in rule.HYPERS}})")
+                    self.call_rule()
             w("return loss")

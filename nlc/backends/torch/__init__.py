@@ -1,7 +1,7 @@
 """Program -> one readable PyTorch file whose memories run in chunks of tokens, forward and backward.
 
 The program comes from ``passes/plan``: scans as chunk algebra, tiles between boundaries, and a loop over tokens only
-where a step is not linear in its state. A gradient system has no tokens; its file is the reference's.
+where a step is not linear in its state. An optimizer changes its tensors in place, in as few passes as there are.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from nlc.backends import reference
 from nlc.backends.torch.helpers import TEXTS
 from nlc.backends.torch.module import emit_module
+from nlc.backends.torch.optimizer import emit_optimizer
 from nlc.backends.writer import Header
 from nlc.ir.program import Program
 
@@ -21,11 +22,11 @@ RESERVED = (
     | frozenset(
         "CHUNK CHANNEL_CHUNK flows fixed partial start stop carried body Sequence propagation earlier".split()
     )
-    | frozenset("coupling channel_scores".split())
+    | frozenset("coupling channel_scores fused advance tensors numbers rooms given".split())
 )
 
 
 def emit(program: Program, header: Header) -> str:
     """The text of the file; the same program and header give the same bytes."""
     tokens = program.system.context == "tokens"
-    return emit_module(program, header) if tokens else reference.emit(program, header)
+    return emit_module(program, header) if tokens else emit_optimizer(program, header)

@@ -1,0 +1,221 @@
+"""A gradient system as an optimizer whose steps, where they are the same for every element, pass over memory few times.
+
+Eagerly a step is done in place, in blocks that stay in the cache; ``fused=True`` compiles it to one pass. What is not
+done element by element is the reference's text.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from string import ascii_lowercase
+
+from nlc.backends.reference import hypers
+from nlc.backends.reference.file import place, ticks_now, write_let
+from nlc.backends.reference.optimizer import OptimizerWriter
+from nlc.backends.reference.optimizer import emit_optimizer as reference
+from nlc.backends.reference.rule import RuleWriter
+from nlc.backends.torch.regions import InPlace, by_elements, steps, with_numbers
+from nlc.backends.writer import WIDTH, Header
+from nlc.ir.expr import Expr
+from nlc.ir.program import Let, Program
+
+
+def emit_optimizer(program: Program, header: Header) -> str:
+    """The whole file."""
+    return reference(program, header, TorchOptimizer)
+
+
+class ElementRule(RuleWriter):
+    """The members of a rule; ``fusible`` where all elements are treated alike."""
+
+    @property
+    def fusible(self) -> bool:
+        return by_elements(self.program)
+
+    def update(self) -> None:
+        if not self.fusible:
+            super().update()
+            return
+        kept = [s for s in self.kept if s.kind != "tick"]
+        tick = next((s for s in self.kept if s.kind == "tick"), None)
+        held = {self.trained.var, *(s.var for s in kept)}
+        if tick is not None:
+            self.printer.numbers.add(tick.var)
+        numeric = self.printer.is_number
+        lets = steps(self.program, held, numeric)
+        scalars = [x for x in lets if numeric(x.expr)]
+        for x in scalars:
+            self.printer.numbers.update(x.names)
+        lets = [x for x in lets if x not in scalars]
+        names = [self.trained.var, "g", *(s.var for s in kept)]
+        self._update(lets, scalars, names, tick.var if tick else "", tick.key if tick else "")
+        self.w()
+        self._advance(lets, names, tick.var if tick else "")
+
+    def _open(self, scalars: list[Let], tick: str, key: str) -> None:
+        w = self.w
+        for s in self.kept:
+            if s.kind != "tick":
+                w(f'{s.var} = state["{s.key}"]')
+        if tick:
+            w(f'{tick} = state["{key}"] = state["{key}"] + 1')
+        for x in scalars:
+            w(f"{x.names[0]} = {self.printer(x.expr)}")
+
+    def _note(self, x: Let) -> str:
+        where = place(self.header, x)
+        note = "; ".join(filter(None, [x.note, where if where != self.w.place else ""]))
+        self.w.place = where
+        return note
+
+    def _update(
+        self, lets: list[Let], scalars: list[Let], names: list[str], tick: str, key: str
+    ) -> None:
+        w = self.w
+        w("@staticmethod")
+        w.define("update", [*self._arguments(), "fused: bool = False"], "None")
+        w.depth += 1
+        w('"""One step of one tensor, in place; ``g`` is its gradient."""')
+        self._open(scalars, tick, key)
+        numbers, whens = self._numbers(lets), self._whens(lets, tick)
+        w(f"tensors = ({', '.join(names)})")
+        with w.block("if fused:"):
+            w.collection("numbers = (", list(numbers), ")")
+            run = self.printer.use("one_pass")
+            w.call(f"{run}(", [f"{self.name}.advance", "tensors", "numbers", *whens], ")")
+            w("return")
+        taken = {*self.parts.taken, *names}
+        rooms = InPlace(self.printer, (x for x in ascii_lowercase if x not in taken))
+        body: list[tuple[str, str, str]] = []
+        for x in lets:
+            lines = rooms.step(x, {*names})
+            guard = ticks_now(x.when, tick, self.printer) if x.when is not None else ""
+            note = self._note(x)
+            body += [(line, note if i == 0 else "", guard) for i, line in enumerate(lines)]
+        for x in lets:
+            self.printer.places.pop(x.names[0], None)
+        room = f", rooms={len(rooms.used)}" if rooms.used else ""
+        targets = ", ".join([*names, *rooms.used])
+        with w.block(f"for {targets} in {self.printer.use('blocks')}(tensors{room}):"):
+            for guard, group in groupby(body, key=lambda x: x[2]):
+                if guard:
+                    with w.block(f"if {guard}:"):
+                        self._lines(list(group))
+                else:
+                    self._lines(list(group))
+        w.depth -= 1
+
+    def _lines(self, body: list[tuple[str, str, str]]) -> None:
+        for line, note, _ in body:
+            if 4 * self.w.depth + len(line) <= WIDTH:
+                self.w(line, note)
+                continue
+            if note:
+                self.w.comment(note)
+            for part in _calls(line):
+                self.w(part)
+
+    def _arguments(self) -> list[str]:
+        args = [f"{self.trained.var}: Tensor", "g: Tensor", "state: dict", "*"]
+        return args + [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
+
+    def _numbers(self, lets: list[Let]) -> dict[str, str]:
+        """Texts of the numbers that a step needs, and what the compiled step calls them."""
+        found: dict[str, str] = {}
+        for x in lets:
+            with_numbers(x.expr, self.printer.is_number, lambda e: self._number(e, found))
+        return found
+
+    def _number(self, e: Expr, found: dict[str, str]) -> str:
+        return found.setdefault(self.printer(e), f"c{len(found) + 1}")
+
+    def _whens(self, lets: list[Let], tick: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for x in lets:
+            if x.when is not None:
+                found.setdefault(ticks_now(x.when, tick, self.printer), f"due{len(found) + 1}")
+        return found
+
+    def _advance(self, lets: list[Let], names: list[str], tick: str) -> None:
+        w = self.w
+        numbers, whens = self._numbers(lets), self._whens(lets, tick)
+        w("@staticmethod")
+        args = [f"{n}: Tensor" for n in (*names, *numbers.values())]
+        w.define("advance", [*args, *(f"{n}: bool" for n in whens.values())], "None")
+        w.depth += 1
+        w(
+            '"""The same in one pass, compiled; numbers come as tensors, lest new ones compile anew."""'
+        )
+        for guard, group in groupby(lets, key=lambda x: x.when):
+            if guard is not None:
+                w(f"if {whens[ticks_now(guard, tick, self.printer)]}:")
+                w.depth += 1
+            for x in group:
+                e = with_numbers(x.expr, self.printer.is_number, lambda e: self._number(e, numbers))
+                (name,) = x.names
+                text = (
+                    f"{name}.copy_({self.printer(e)})"
+                    if name in names
+                    else f"{name} = {self.printer(e)}"
+                )
+                if 4 * w.depth + len(text) <= WIDTH:
+                    w(text)
+                    continue
+                new = f"{name}_next" if name in names else name
+                write_let(w, Let((new,), e), self.printer, self.header, self.parts)
+                if name in names:
+                    w(f"{name}.copy_({new})")
+            if guard is not None:
+                w.depth -= 1
+        w.depth -= 1
+
+
+def _calls(line: str) -> list[str]:
+    """``x.f(…).g(…)`` as calls of their own."""
+    depth, cuts = 0, []
+    for i, char in enumerate(line):
+        depth += (char in "([{") - (char in ")]}")
+        if char == ")" and depth == 0:
+            cuts.append(i + 1)
+    pieces = [line[a:b] for a, b in zip([0, *cuts], cuts)]
+    start = pieces[0]
+    target = start.split("out=")[-1].rstrip(")") if "out=" in start else start.split(".")[0]
+    return [start, *(f"{target}{p}" for p in pieces[1:])]
+
+
+class TorchOptimizer(OptimizerWriter):
+    """The class and its rules."""
+
+    RULE = ElementRule
+
+    @property
+    def fusible(self) -> bool:
+        """Whether any of its rules is done element by element."""
+        rules = (self.rule, *self.routes.values())
+        return any(isinstance(x, ElementRule) and x.fusible for x in rules)
+
+    def options(self) -> dict[str, str]:
+        said = (
+            "compile what is done element by element to one pass over memory, which takes some seconds"
+            " at the first step."
+        )
+        return super().options() | ({"fused": said} if self.fusible else {})
+
+    def _getstate(self) -> None:
+        super()._getstate()
+        if self.fusible:
+            self.w()
+            with self.w.block("def __setstate__(self, state: dict) -> None:"):
+                self.w("super().__setstate__(state)")
+                with self.w.block("for group in self.param_groups:"):
+                    self.w('group.setdefault("fused", False)')
+
+    def call_rule(self) -> None:
+        if not self.fusible:
+            super().call_rule()
+            return
+        w, W = self.w, self.rule.trained.var
+        w("given = {key: group[key] for key in rule.HYPERS}")
+        with w.block('if group["fused"] and hasattr(rule, "advance"):'):
+            w('given["fused"] = True')
+        w(f"rule.update({W}, g, state, **given)")

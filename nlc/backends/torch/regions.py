@@ -1,0 +1,381 @@
+"""A rule that does the same to every element of a tensor, as steps of few passes over memory.
+
+A value that is read once is written where it is read; then each step is a sum of terms, a number times factors over
+divisors, which torch does in place: ``m.mul_(β).add_(g, alpha=1 - β)``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from nlc.backends.torch_printer import TorchPrinter
+from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.ops import add, div, elementwise, make, mul, neg, num, pointwise, sub
+from nlc.ir.program import Let, Program
+
+Numeric = Callable[[Expr], bool]
+_LINEAR = ("add", "sub", "neg", "mul", "div")
+_ONE, _MINUS_ONE = num(1), num(-1)
+
+
+def by_elements(program: Program) -> bool:
+    """Whether the rule treats every element alike, its memories as large as the trained tensor."""
+    lets = list(program.lets())
+    held = {s.var for s in program.slots}
+    own = {n for x in lets if x.when is not None for n in x.names} - held
+    if any(s.kind == "held" or not (s.type.like or s.kind == "tick") for s in program.slots):
+        return False
+    if any(_variables(x.expr) & own for x in lets if x.when is None):
+        return False
+    return all(len(x.names) == 1 and all(map(_alike, walk(x.expr))) for x in lets)
+
+
+def _alike(e: Expr) -> bool:
+    """Whether an operation takes elements of the trained tensor apart from each other."""
+    if not e.type.dims:
+        return not any(a.type.dims for a in e.args)
+    return not e.args or e.op == "neg" or pointwise(e.op) or elementwise(e.op)
+
+
+def _variables(e: Expr) -> set[str]:
+    return {str(n.attr) for n in walk(e) if n.op == "var"}
+
+
+def steps(program: Program, held: set[str], numeric: Numeric) -> list[Let]:
+    """What is assigned to the memories, and to the values that more than one of them reads."""
+    lets = list(program.lets())
+    uses = Counter(n for x in lets for n in _read(x.expr))
+    out: list[Let] = []
+    waiting: dict[str, Let] = {}
+
+    def within(e: Expr) -> Expr:
+        def put(n: Expr) -> Expr:
+            if n.op != "var" or n.attr not in waiting:
+                return n
+            return waiting[str(n.attr)].expr
+
+        found = rewrite(e, put)
+        for name in _variables(e) & {*waiting}:
+            uses[name] -= sum(n == name for n in _read(e))
+            if uses[name] <= 0:
+                del waiting[name]
+        return found
+
+    for x in lets:
+        (name,), expr = x.names, within(x.expr)
+        once = uses[name] == 1 or (len(terms(expr, numeric)) == 1 and _plain(expr, numeric))
+        if name not in held and not numeric(expr) and once:
+            waiting[name] = replace(x, expr=expr)
+            continue
+        for other in [n for n, y in waiting.items() if name in _variables(y.expr)]:
+            out.append(waiting.pop(other))  # it reads what is about to have another value
+        if name in held or uses[name]:
+            out.append(replace(x, expr=expr))
+    return out
+
+
+def _read(e: Expr) -> Iterator[str]:
+    """A variable as often as it is written."""
+    if e.op == "var":
+        yield str(e.attr)
+    for a in e.args:
+        yield from _read(a)
+
+
+def _plain(e: Expr, numeric: Numeric) -> bool:
+    """Whether a value is another one, times a number."""
+    (term,) = terms(e, numeric)
+    return len(term.up) == 1 and not term.down and not term.up[0].args
+
+
+@dataclass(frozen=True)
+class Term:
+    """A number, times factors, over divisors."""
+
+    number: Expr
+    up: tuple[Expr, ...] = ()
+    down: tuple[Expr, ...] = ()
+
+
+def terms(e: Expr, numeric: Numeric) -> list[Term]:
+    """The sum that a value is; what is no sum or product is a factor."""
+    if numeric(e):
+        return [Term(e)]
+    if e.op not in _LINEAR:
+        return [Term(_ONE, (e,))]
+    if e.op == "neg":
+        return [replace(t, number=negated(t.number)) for t in terms(e.args[0], numeric)]
+    a, b = (terms(x, numeric) for x in e.args)
+    if e.op in ("add", "sub"):
+        b = [replace(t, number=negated(t.number)) for t in b] if e.op == "sub" else b
+        return _collected([*a, *b])
+    left, right = e.args
+    if e.op == "mul" and numeric(left):
+        a, b, left, right = b, a, right, left
+    if len(a) > 1 and not numeric(right):
+        a = [Term(_ONE, (left,))]
+    (y,) = b if len(b) == 1 else [Term(_ONE, (right,))]
+    if e.op == "mul":
+        return [Term(times(x.number, y.number), x.up + y.up, x.down + y.down) for x in a]
+    return [Term(over(x.number, y.number), x.up + y.down, x.down + y.up) for x in a]
+
+
+def _collected(found: list[Term]) -> list[Term]:
+    """Terms of the same factors as one."""
+    out: dict[tuple, Term] = {}
+    for t in found:
+        key = t.up, t.down
+        out[key] = replace(t, number=plus(out[key].number, t.number)) if key in out else t
+    return [*out.values()]
+
+
+def negated(e: Expr) -> Expr:
+    match e.op:
+        case "num":
+            return num(-e.attr)
+        case "neg":
+            return e.args[0]
+        case "sub":
+            return make("sub", e.args[1], e.args[0])
+        case "mul" | "div":
+            return make(e.op, negated(e.args[0]), e.args[1])
+    return neg(e)
+
+
+def plus(a: Expr, b: Expr) -> Expr:
+    if a.op == "num" and b.op == "num":
+        return num(a.attr + b.attr)
+    first = b
+    while first.op in ("mul", "div"):
+        first = first.args[0]
+    return (
+        sub(a, negated(b))
+        if first.op == "neg" or (first.op == "num" and first.attr < 0)
+        else add(a, b)
+    )
+
+
+def times(a: Expr, b: Expr) -> Expr:
+    if a.op == "num" and b.op == "num":
+        return num(a.attr * b.attr)
+    for x, y in ((a, b), (b, a)):
+        if x == _ONE:
+            return y
+        if x == _MINUS_ONE:
+            return negated(y)
+        if x.op == "neg":
+            return negated(times(x.args[0], y))
+        if x.op == "div" and x.args[0] == _ONE:
+            return over(y, x.args[1])
+    return mul(a, b)
+
+
+def over(a: Expr, b: Expr) -> Expr:
+    return a if b == _ONE else div(a, b)
+
+
+# ------------------------------------------------------------------------------------------------ in place
+
+
+@dataclass
+class InPlace:
+    """Writes steps as calls that change tensors; ``rooms`` are the tensors beside, by name."""
+
+    printer: TorchPrinter
+    rooms: Iterator[str]
+    free: list[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def step(self, x: Let, held: set[str]) -> list[str]:
+        """The lines that a step is."""
+        self.lines = []
+        (name,) = x.names
+        if name in held:
+            self._assign(name, x.expr)
+        else:
+            room = self._value(x.expr)
+            self.printer.places[name] = room
+            if room in self.free:  # it is read later
+                self.free.remove(room)
+        return self.lines
+
+    def _numeric(self, e: Expr) -> bool:
+        return self.printer.is_number(e)
+
+    def _assign(self, name: str, e: Expr) -> None:
+        target = self.printer.place(name)
+        found = terms(e, self._numeric)
+        mine = [
+            t for t in found if not t.down and [(x.op, x.attr) for x in t.up] == [("var", name)]
+        ]
+        rest = [t for t in found if t not in mine]
+        if any(name in _variables(f) for t in rest for f in (*t.up, *t.down)):
+            room = self._value(e)
+            self._say(target, [f".copy_({room})"])
+            self._done([room])
+            return
+        parts = [self._parts(t) for t in rest]
+        if mine:
+            number = mine[0].number
+            start, calls = target, [] if number == _ONE else [f".mul_({self.printer(number)})"]
+            more = parts
+        else:
+            start, calls = self._begin(parts[0], target)
+            more = parts[1:]
+        for part in more:
+            calls += self._added(part)
+        self._say(start, calls)
+        for part in parts:
+            self._done([*part[1], *part[2]])
+
+    def _parts(self, t: Term) -> tuple[Expr, list[str], list[str]]:
+        """A term whose factors and divisors have names; two of each at most."""
+        up, down = [self._named(x) for x in t.up], [self._named(x) for x in t.down]
+        if (len(up) + len(down) <= 2 and up and len(down) < 2) or not (up or down):
+            return t.number, up, down
+        room = self._room()
+        if up:
+            start = f"torch.mul({up[0]}, {up[1]}, out={room})" if len(up) > 1 else ""
+            start = start or f"torch.div({up[0]}, {down[0]}, out={room})"
+            calls = [f".mul_({x})" for x in up[2:]]
+            calls += [f".div_({x})" for x in (down if len(up) > 1 else down[1:])]
+        else:
+            start, calls = (
+                f"torch.reciprocal({down[0]}, out={room})",
+                [f".div_({x})" for x in down[1:]],
+            )
+        self._say(start, calls)
+        self._done([*up, *down])
+        return t.number, [room], []
+
+    def _begin(self, part: tuple[Expr, list[str], list[str]], room: str) -> tuple[str, list[str]]:
+        """The first term of a sum."""
+        number, up, down = part
+        said = [] if number == _ONE else [f".mul_({self.printer(number)})"]
+        if not up:
+            return room, [f".fill_({self.printer(number)})"]
+        if down:
+            return f"torch.div({up[0]}, {down[0]}, out={room})", said
+        if len(up) == 2:
+            return f"torch.mul({up[0]}, {up[1]}, out={room})", said
+        if up[0] == room:
+            return room, said
+        if number == _ONE:
+            return room, [f".copy_({up[0]})"]
+        return f"torch.mul({up[0]}, {self.printer(number)}, out={room})", []
+
+    def _added(self, part: tuple[Expr, list[str], list[str]]) -> list[str]:
+        """A further one."""
+        number, up, down = part
+        if not up:
+            return [f".add_({self.printer(number)})"]
+        said = "" if number == _ONE else f"={self.printer(number)}"
+        if down or len(up) == 2:
+            how = "addcdiv_" if down else "addcmul_"
+            return [f".{how}({', '.join([*up, *down])}{said and f', value{said}'})"]
+        return [f".add_({up[0]}{said and f', alpha{said}'})"]
+
+    def _named(self, e: Expr) -> str:
+        return self.printer(e) if not e.args else self._value(e)
+
+    def _value(self, e: Expr) -> str:
+        """The room that a value is put into."""
+        if e.op in _LINEAR:
+            parts = [self._parts(t) for t in terms(e, self._numeric)]
+            parts.sort(key=lambda p: not (p[1] and self._own(p[1][0])))  # goes on where it is
+            parts.sort(key=lambda p: not p[1])
+            first = parts[0][1][:1] if parts[0][1] else []
+            again = first and self._own(first[0])
+            room = first[0] if again else self._room()
+            start, calls = self._begin(parts[0], room)
+            for part in parts[1:]:
+                calls += self._added(part)
+            self._say(start, calls)
+            self._done([x for p in parts for x in (*p[1], *p[2]) if x != room])
+            return room
+        if e.op == "pow" and e.args[1] == num(2):
+            x = self._named(e.args[0])
+            return self._into(f"torch.mul({x}, {x}, out=ROOM)", [x])
+        if e.op in _IN_PLACE:
+            x = self._named(e.args[0])
+            if self._own(x):
+                self._say(x, [f".{e.op}_()"])
+                return x
+            return self._into(f"torch.{e.op}({x}, out=ROOM)", [])
+        args = [a if self._numeric(a) or not a.args else self._var(a) for a in e.args]
+        again = replace(e, args=tuple(args))
+        return self._into(f"ROOM.copy_({self.printer(again)})", [self.printer(a) for a in args])
+
+    def _var(self, e: Expr) -> Expr:
+        room = self._value(e)
+        return Expr("var", (), room, e.type)
+
+    def _into(self, text: str, read: Iterable[str]) -> str:
+        self._done(read)
+        room = self._room()
+        self._say(text.replace("ROOM", room), [])
+        return room
+
+    def _room(self) -> str:
+        if not self.free:
+            self.used.append(next(self.rooms))
+            return self.used[-1]
+        return self.free.pop()
+
+    def _own(self, name: str) -> bool:
+        """Whether it is a room that nothing reads later."""
+        return name in self.used and name not in self.printer.places.values()
+
+    def _done(self, names: Iterable[str]) -> None:
+        self.free += [x for x in dict.fromkeys(names) if self._own(x) and x not in self.free]
+
+    def _say(self, start: str, calls: list[str]) -> None:
+        """Calls on a tensor, after those on it that came just before."""
+        if self.lines and start == _changed(self.lines[-1]):
+            self.lines[-1] += "".join(calls)
+        elif calls or "(" in start:
+            self.lines.append(start + "".join(calls))
+
+
+def _changed(line: str) -> str:
+    """What a line writes into."""
+    found = re.match(r"torch\.\w+\([^()]*(?:\([^()]*\)[^()]*)*, out=(\w+)\)", line)
+    return found[1] if found else line.split(".")[0]
+
+
+_IN_PLACE = ("sqrt", "exp", "expm1", "log", "abs", "sign", "tanh", "sigmoid", "erf")
+
+
+# ------------------------------------------------------------------------------------------------ as expressions
+
+
+def with_numbers(e: Expr, numeric: Numeric, name: Callable[[Expr], str]) -> Expr:
+    """A value as a sum of terms whose numbers are variables, where they are more than a literal."""
+
+    def number(x: Expr) -> Expr:
+        return x if x.op == "num" else Expr("var", (), name(x), x.type)
+
+    if numeric(e):
+        return number(e)
+    if e.op not in _LINEAR:
+        args = tuple(with_numbers(a, numeric, name) for a in e.args)
+        return replace(e, args=args) if args else e
+    total = None
+    for t in terms(e, numeric):
+        minus = t.number.op == "num" and t.number.attr < 0
+        size = negated(t.number) if minus else t.number
+        value = None if t.up and size == _ONE else number(size)
+        for x in (with_numbers(f, numeric, name) for f in t.up):
+            value = x if value is None else mul(value, x)
+        for x in (with_numbers(f, numeric, name) for f in t.down):
+            value = div(value, x)
+        if total is None:
+            total = neg(value) if minus else value
+        else:
+            total = sub(total, value) if minus else add(total, value)
+    assert total is not None
+    return total

@@ -1,0 +1,278 @@
+"""Optimizers of the backend `torch`: in place, in blocks, and compiled to one pass, beside the reference."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+import nlc
+from nlc.pipeline import shipped
+
+GRADIENTS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
+BY_ELEMENTS = ["adam", "adamw", "lookahead", "momentum", "sgd"]
+SHAPES = [(), (1,), (5,), (7, 3), (3, 4, 2), (300, 300)]  # the last in more than one block
+
+
+def params(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[nn.Parameter]:
+    noise = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(s, generator=noise, dtype=dtype)) for s in shapes]
+
+
+def trained(
+    made: type, shapes: list, steps: int = 9, dtype: torch.dtype = torch.float64, **options: object
+) -> tuple[list[Tensor], list[dict]]:
+    """Parameters and states after some steps at random gradients."""
+    ps = params(shapes, dtype)
+    opt = made(ps, **options)
+    noise = torch.Generator().manual_seed(1)
+    for i in range(steps):
+        for p in ps:
+            p.grad = torch.randn(p.shape, generator=noise, dtype=dtype)
+        for group in opt.param_groups:
+            group["lr"] = 0.01 / (1 + i)
+        opt.step()
+    return [p.detach() for p in ps], [opt.state[p] for p in ps]
+
+
+def same(found: tuple, expected: tuple, tolerance: float) -> None:
+    for x, y in zip(found[0], expected[0], strict=True):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
+    for a, b in zip(found[1], expected[1], strict=True):
+        assert a.keys() == b.keys()
+        for key, x in a.items():
+            if isinstance(x, Tensor):
+                torch.testing.assert_close(x, b[key], rtol=tolerance, atol=tolerance)
+            else:
+                assert x == b[key], key
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_the_reference_goes_the_same_way(name: str) -> None:
+    spec = nlc.load(name)
+    shapes = [(7, 3), (4, 6), (1, 5)] if name == "m3" else SHAPES
+    same(*(trained(spec.compile(b), shapes) for b in ("torch", "reference")), tolerance=1e-11)
+
+
+def test_which_optimizers_are_done_by_elements() -> None:
+    """Others have no `fused`, but routes to such rules do."""
+    flagged = [n for n in GRADIENTS if "fused: bool" in nlc.load(n).source_text("torch")]
+    assert flagged == sorted([*BY_ELEMENTS, "m3", "m3_ema", "muon"])
+    text = """
+    nlc: 1
+    system: orthogonal
+    context: gradients
+    levels:
+      W:
+        frequency: every step
+        objective: dot(W, newton_schulz(g, 5))
+        rule: gd(lr=0.1)
+    """
+    with pytest.raises(TypeError, match="fused"):
+        nlc.loads(text).compile("torch")(params([(2, 2)], torch.float32), fused=True)
+
+
+@pytest.fixture
+def eagerly(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], CompileCounter]:
+    """What is compiled runs as PyTorch, and is counted."""
+
+    def patch(made: type) -> CompileCounter:
+        counter = CompileCounter()
+        compiled: dict = {}
+        monkeypatch.setattr(
+            sys.modules[made.__module__],
+            "compiled",
+            lambda f: compiled.setdefault(
+                f, torch.compile(f, backend=counter, dynamic=True, fullgraph=True)
+            ),
+        )
+        torch._dynamo.reset()
+        return counter
+
+    return patch
+
+
+@pytest.mark.parametrize("name", [*BY_ELEMENTS, "muon"])
+def test_one_pass_is_the_same(name: str, eagerly: Callable) -> None:
+    """Under a schedule of the rate, and with one compilation for tensors of one element, one for others."""
+    made = nlc.load(name).compile("torch")
+    counter = eagerly(made)
+    found = trained(made, SHAPES, fused=True)
+    same(found, trained(nlc.load(name).compile("reference"), SHAPES), tolerance=1e-11)
+    assert 1 <= counter.frame_count <= (4 if name == "lookahead" else 2)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_one_pass_compiles() -> None:
+    made, shapes = nlc.load("adamw").compile("torch"), [(300, 300), (7, 3)]
+    found = trained(made, shapes, dtype=torch.float32, fused=True)
+    expected = trained(nlc.load("adamw").compile("reference"), shapes, dtype=torch.float32)
+    same(found, expected, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("fused", (False, True))
+def test_tensors_that_do_not_lie_in_a_row(fused: bool, eagerly: Callable) -> None:
+    """A transposed parameter, and a gradient of one number spread out."""
+    made = nlc.load("adamw").compile("torch")
+    eagerly(made)
+    results = []
+    for make, options in ((made, {"fused": fused}), (nlc.load("adamw").compile("reference"), {})):
+        W = nn.Parameter(torch.arange(12.0, dtype=torch.float64).reshape(3, 4).T)
+        V = nn.Parameter(torch.ones(3, 4, dtype=torch.float64))
+        opt = make([W, V], lr=0.1, **options)
+        for _ in range(3):
+            W.grad = torch.ones_like(W) * W.detach()
+            V.grad = torch.tensor(0.5, dtype=torch.float64).expand(3, 4)
+            opt.step()
+        assert not W.is_contiguous()
+        results.append([W.detach(), V.detach()])
+    for x, y in zip(*results, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+
+
+def test_states_go_from_one_backend_to_the_other() -> None:
+    """Also into groups that know nothing of `fused`."""
+    spec = nlc.load("adam")
+    ps = params([(4, 3)], torch.float64)
+    one = spec.compile("reference")(ps, lr=0.1)
+    ps[0].grad = torch.ones_like(ps[0])
+    one.step()
+    other = spec.compile("torch")(params([(4, 3)], torch.float64))
+    other.load_state_dict(one.state_dict())
+    assert other.param_groups[0]["fused"] is False and other.param_groups[0]["lr"] == 0.1
+    (p,) = other.param_groups[0]["params"]
+    p.data.copy_(ps[0].data)
+    p.grad = torch.ones_like(p)
+    for opt in (one, other):
+        opt.step()
+    torch.testing.assert_close(p, ps[0], rtol=1e-12, atol=1e-12)
+
+
+def test_rules_of_a_module_are_not_touched_by_fused() -> None:
+    """A rule that a module brings has no such form, and is called as it is."""
+
+    class Halved:
+        HYPERS = ("lr",)
+
+        @staticmethod
+        def initial_state(W: Tensor) -> dict:
+            return {"t": 0}
+
+        @staticmethod
+        def update(W: Tensor, g: Tensor, state: dict, *, lr: float) -> None:
+            W.mul_(0.5)
+
+    (p,) = params([(2,)], torch.float32)
+    before = p.detach().clone()
+    opt = nlc.load("sgd").compile("torch")([dict(params=[p], rule=Halved)], fused=True)
+    p.grad = torch.ones_like(p)
+    opt.step()
+    assert torch.equal(p.detach(), before / 2)
+
+
+def test_steps_read_as_if_written_by_hand() -> None:
+    text = nlc.load("adamw").source_text("torch")
+    lines = [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines()]
+    for line in (
+        "m.mul_(beta1).add_(g, alpha=1 - beta1)",
+        "v.mul_(beta2).addcmul_(g, g, value=1 - beta2)",
+        "torch.mul(v, 1 / (1 - beta2**t), out=a).sqrt_().add_(eps)",
+        "W.mul_(1 - lr * weight_decay).addcdiv_(m, a, value=-lr / (1 - beta1**t))",
+        "W.copy_(c5 * W + c6 * m / (torch.sqrt(c7 * v) + c8))",
+    ):
+        assert line in lines
+
+
+# ------------------------------------------------------------------------------------------------ random rules
+
+NUMBERS = ("0.5", "lr", "beta", "(1 - beta)", "2", "beta**t", "-0.3")
+UNARY = (
+    "sqrt(abs({}))",
+    "tanh({})",
+    "sign({})",
+    "-{}",
+    "abs({})",
+    "sigmoid({})",
+    "{}**2",
+    "exp(-abs({}))",
+)
+
+
+def expression(draw: random.Random, leaves: tuple[str, ...], depth: int) -> str:
+    """A value of the size of W."""
+    if depth == 0:
+        return draw.choice(leaves)
+    inner = lambda: expression(draw, leaves, depth - 1)  # noqa: E731
+    match draw.randrange(8):
+        case 0:
+            return f"({inner()} + {inner()})"
+        case 1:
+            return f"({inner()} - {draw.choice(NUMBERS)} * {inner()})"
+        case 2:
+            return f"({inner()} * {inner()})"
+        case 3:
+            return f"({inner()} / (1 + abs({inner()})))"
+        case 4:
+            return f"max({inner()}, {draw.choice((inner(), '0.1'))})"
+        case 5:
+            return f"({draw.choice(NUMBERS)} * ({inner()} + {draw.choice(NUMBERS)}))"
+        case 6:
+            return f"where({inner()} > 0, {inner()}, {inner()})"
+    return draw.choice(UNARY).format(inner())
+
+
+def rule(seed: int) -> str:
+    """Two memories and the trained tensor, with values that several of them read."""
+    draw = random.Random(seed)
+    lines = ["nlc: 1", "system: random", "context: gradients", "hyper: {lr: 0.01, beta: 0.9}"]
+    lines += ["let:", f"  u: {expression(draw, ('g', 'prev(W)', 'prev(m)'), 2)}", "levels:"]
+    every = "3 steps" if draw.random() < 0.3 else "step"
+    slow = ("last(m)", "v") if every != "step" else ("m", "v", "u")
+    for name, leaves, clock in (("m", ("g", "u", "m"), "step"), ("v", slow, every)):
+        lines += [f"  {name}:", f"    frequency: every {clock}", "    memory: like(W)"]
+        lines += [f"    update: tanh({expression(draw, leaves, 3)})"]
+    lines += ["  W:", "    frequency: every step"]
+    lines += [f"    update: W - lr * {expression(draw, ('m', 'v', 'u', 'W', 'g'), 3)}"]
+    return "\n".join(lines) + "\n"
+
+
+def seeds() -> Iterator:
+    yield from range(40)
+    yield from (pytest.param(s, marks=pytest.mark.long) for s in range(40, 300))
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_random_rules_go_the_way_of_the_reference(seed: int, eagerly: Callable) -> None:
+    spec = nlc.loads(rule(seed))
+    assert not spec.check().has_errors, str(nlc.SpecError(spec.report)) + rule(seed)
+    shapes = [(), (4, 3), (300, 300)]
+    expected = trained(spec.compile("reference"), shapes, steps=5)
+    same(trained(spec.compile("torch"), shapes, steps=5), expected, tolerance=1e-9)
+    if seed % 8 == 0:
+        eagerly(spec.compile("torch"))
+        found = trained(spec.compile("torch"), shapes, steps=5, fused=True)
+        same(found, expected, tolerance=1e-9)
+
+
+def test_generated_files_are_formatted(tmp_path: Path) -> None:
+    """Long sums and long numbers, too."""
+    import subprocess
+
+    for i in range(12):
+        (tmp_path / f"r{i}.py").write_text(nlc.loads(rule(i)).source_text("torch"))
+    ruff = [sys.executable, "-m", "ruff"]
+    for command in (["format", "--check"], ["check", "--select", "E,F,W"]):
+        done = subprocess.run(
+            [*ruff, *command, "--line-length", "100", "--isolated", str(tmp_path)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
