@@ -18,7 +18,7 @@ import nlc
 from nlc.pipeline import shipped
 
 GRADIENTS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
-BY_ELEMENTS = ["adam", "adamw", "lookahead", "momentum", "sgd"]
+BY_ELEMENTS = ["adam", "adamw", "amsgrad", "lion", "lookahead", "momentum", "sgd"]
 SHAPES = [(), (1,), (5,), (7, 3), (3, 4, 2), (300, 300)]  # the last in more than one block
 
 
@@ -197,7 +197,7 @@ NUMBERS = ("0.5", "lr", "beta", "(1 - beta)", "2", "beta**t", "-0.3")
 UNARY = (
     "sqrt(abs({}))",
     "tanh({})",
-    "sign({})",
+    "sign({1}) * {0}",
     "-{}",
     "abs({})",
     "sigmoid({})",
@@ -207,10 +207,11 @@ UNARY = (
 
 
 def expression(draw: random.Random, leaves: tuple[str, ...], depth: int) -> str:
-    """A value of the size of W."""
+    """A value of the size of W, that rounding cannot make jump."""
     if depth == 0:
         return draw.choice(leaves)
     inner = lambda: expression(draw, leaves, depth - 1)  # noqa: E731
+    sure = "last(g)" if "last(m)" in leaves else "g"
     match draw.randrange(8):
         case 0:
             return f"({inner()} + {inner()})"
@@ -225,8 +226,8 @@ def expression(draw: random.Random, leaves: tuple[str, ...], depth: int) -> str:
         case 5:
             return f"({draw.choice(NUMBERS)} * ({inner()} + {draw.choice(NUMBERS)}))"
         case 6:
-            return f"where({inner()} > 0, {inner()}, {inner()})"
-    return draw.choice(UNARY).format(inner())
+            return f"where({sure} > 0, {inner()}, {inner()})"
+    return draw.choice(UNARY).replace("{}", "{0}").format(inner(), sure)
 
 
 def rule(seed: int) -> str:
@@ -256,7 +257,7 @@ def test_random_rules_go_the_way_of_the_reference(seed: int, eagerly: Callable) 
     shapes = [(), (4, 3), (300, 300)]
     expected = trained(spec.compile("reference"), shapes, steps=5)
     same(trained(spec.compile("torch"), shapes, steps=5), expected, tolerance=1e-9)
-    if seed % 8 == 0:
+    if seed % 8 == 0 and "advance" in vars(spec.compile("torch")):
         eagerly(spec.compile("torch"))
         found = trained(spec.compile("torch"), shapes, steps=5, fused=True)
         same(found, expected, tolerance=1e-9)

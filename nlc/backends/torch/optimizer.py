@@ -87,8 +87,8 @@ class ElementRule(RuleWriter):
         taken = {*self.parts.taken, *names}
         rooms = InPlace(self.printer, (x for x in ascii_lowercase if x not in taken))
         body: list[tuple[str, str, str]] = []
-        for x in lets:
-            lines = rooms.step(x, {*names})
+        for n, x in enumerate(lets):
+            lines = rooms.step(x, {*names}, lets[n + 1 :])
             guard = ticks_now(x.when, tick, self.printer) if x.when is not None else ""
             note = self._note(x)
             body += [(line, note if i == 0 else "", guard) for i, line in enumerate(lines)]

@@ -187,20 +187,27 @@ class InPlace:
     printer: TorchPrinter
     rooms: Iterator[str]
     free: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)  # rooms of values that are read later
+    ending: set[str] = field(default_factory=set)  # those that a step reads for the last time
     used: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
-    def step(self, x: Let, held: set[str]) -> list[str]:
-        """The lines that a step is."""
+    def step(self, x: Let, held: set[str], later: Iterable[Let]) -> list[str]:
+        """The lines that a step is, before others."""
         self.lines = []
         (name,) = x.names
+        read, wanted = Counter(_read(x.expr)), {n for y in later for n in _variables(y.expr)}
+        self.ending = {n for n in {*self.kept} - wanted if read[n] == 1}
         if name in held:
             self._assign(name, x.expr)
         else:
             room = self._value(x.expr)
-            self.printer.places[name] = room
+            self.kept[name] = self.printer.places[name] = room
             if room in self.free:  # it is read later
                 self.free.remove(room)
+        for n in {*self.kept} - wanted - {name}:
+            room = self.kept.pop(n)
+            self._done([room])
         return self.lines
 
     def _numeric(self, e: Expr) -> bool:
@@ -208,6 +215,9 @@ class InPlace:
 
     def _assign(self, name: str, e: Expr) -> None:
         target = self.printer.place(name)
+        if e.op not in _LINEAR and e.args and not self._numeric(e):
+            self._call(e, target)
+            return
         found = terms(e, self._numeric)
         mine = [
             t for t in found if not t.down and [(x.op, x.attr) for x in t.up] == [("var", name)]
@@ -297,26 +307,30 @@ class InPlace:
             self._say(start, calls)
             self._done([x for p in parts for x in (*p[1], *p[2]) if x != room])
             return room
-        if e.op == "pow" and e.args[1] == num(2):
-            x = self._named(e.args[0])
-            return self._into(f"torch.mul({x}, {x}, out=ROOM)", [x])
-        if e.op in _IN_PLACE:
-            x = self._named(e.args[0])
-            if self._own(x):
-                self._say(x, [f".{e.op}_()"])
-                return x
-            return self._into(f"torch.{e.op}({x}, out=ROOM)", [])
+        return self._call(e)
+
+    def _call(self, e: Expr, target: str = "") -> str:
+        """A function of values, into a tensor or a room."""
         args = [a if self._numeric(a) or not a.args else self._var(a) for a in e.args]
-        again = replace(e, args=tuple(args))
-        return self._into(f"ROOM.copy_({self.printer(again)})", [self.printer(a) for a in args])
+        names = [self.printer(a) for a in args]
+        if e.op in _IN_PLACE and not target and self._own(names[0]):
+            self._say(names[0], [f".{e.op}_()"])
+            return names[0]
+        if e.op == "pow" and e.args[1] == num(2):
+            return self._into(f"torch.mul({names[0]}, {names[0]}, out=ROOM)", names, target)
+        both = e.op in ("maximum", "minimum") and not any(map(self._numeric, args))
+        if e.op in _IN_PLACE or both:
+            return self._into(f"torch.{e.op}({', '.join(names)}, out=ROOM)", names, target)
+        text = self.printer(replace(e, args=tuple(args)))
+        return self._into(f"ROOM.copy_({text})", names, target)
 
     def _var(self, e: Expr) -> Expr:
         room = self._value(e)
         return Expr("var", (), room, e.type)
 
-    def _into(self, text: str, read: Iterable[str]) -> str:
+    def _into(self, text: str, read: Iterable[str], target: str) -> str:
         self._done(read)
-        room = self._room()
+        room = target or self._room()
         self._say(text.replace("ROOM", room), [])
         return room
 
@@ -328,7 +342,8 @@ class InPlace:
 
     def _own(self, name: str) -> bool:
         """Whether it is a room that nothing reads later."""
-        return name in self.used and name not in self.printer.places.values()
+        kept = {room for n, room in self.kept.items() if n not in self.ending}
+        return name in self.used and name not in kept
 
     def _done(self, names: Iterable[str]) -> None:
         self.free += [x for x in dict.fromkeys(names) if self._own(x) and x not in self.free]
