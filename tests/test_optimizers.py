@@ -1,4 +1,4 @@
-"""The generated sgd, momentum, adam and adamw do what torch.optim's do, and what users expect of an optimizer."""
+"""Generated optimizers do what torch.optim's do, or what is printed in the paper, and what users expect of one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,45 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import nlc
 
-THEIRS = {
+
+class Lion(Optimizer):
+    """Program 1 of Chen et al. 2023, line by line."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-4,
+        betas: tuple = (0.9, 0.99),
+        weight_decay: float = 0,
+        maximize: bool = False,
+    ):
+        given = dict(lr=lr, betas=betas, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(params, given)
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            (one, two), lr, decay = group["betas"], group["lr"], group["weight_decay"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                g = -p.grad if group["maximize"] else p.grad
+                m = self.state[p].setdefault("m", torch.zeros_like(p))
+                update = (one * m + (1 - one) * g).sign()
+                m.copy_(two * m + (1 - two) * g)
+                p.copy_(p - lr * (update + decay * p))
+        return loss
+
+
+THEIRS: dict[str, Callable] = {
     "sgd": torch.optim.SGD,
     "momentum": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "amsgrad": partial(torch.optim.Adam, amsgrad=True),
+    "lion": Lion,
 }
 SHAPES = [(), (5,), (4, 3), (2, 3, 4)]
 every = pytest.mark.parametrize("name", THEIRS)
@@ -37,8 +72,9 @@ def _hypers(name: str, lr: float, decay: float, beta: float = 0.8) -> tuple[dict
     if name == "momentum":
         return {**both, "beta": beta}, {**both, "momentum": beta}
     second = 1 - (1 - beta) / 10
-    mine = {**both, "beta1": beta, "beta2": second, "eps": 1e-7}
-    return mine, {**both, "betas": (beta, second), "eps": 1e-7}
+    eps = {} if name == "lion" else {"eps": 1e-7}
+    mine = {**both, "beta1": beta, "beta2": second, **eps}
+    return mine, {**both, "betas": (beta, second), **eps}
 
 
 def _tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
