@@ -176,28 +176,34 @@ BLOCK = 65536  # elements: they and what is computed of them stay in a core's ca
 def blocks(tensors: tuple[Tensor, ...], rooms: int = 0) -> Iterator[tuple[Tensor, ...]]:
     """The elements of tensors of one shape, some after the others, and room for as many."""
     W, g, *held = tensors
+    if W.numel() <= BLOCK or not all(x.is_contiguous() for x in (W, *held)):
+        yield *tensors, *(torch.empty_like(W) for _ in range(rooms))
+        return
     tensors = (W, g.contiguous(), *held)  # a gradient is only read
-    if all(x.is_contiguous() for x in tensors):
-        tensors = tuple(x.view(-1) for x in tensors)
-        beside = [torch.empty_like(tensors[0][:BLOCK]) for _ in range(rooms)]
-        for pieces in zip(*(x.split(BLOCK) for x in tensors), strict=True):
-            yield *pieces, *(x[: len(pieces[0])] for x in beside)
-    else:
-        yield *tensors, *(torch.empty_like(tensors[0]) for _ in range(rooms))
+    beside = [W.new_empty(BLOCK) for _ in range(rooms)]
+    for pieces in zip(*(x.view(-1).split(BLOCK) for x in tensors), strict=True):
+        yield *pieces, *(x[: len(pieces[0])] for x in beside)
 ''',
     "one_pass": '''
 @functools.cache
 def compiled(advance: Callable) -> Callable:
-    """One for all shapes."""
-    return torch.compile(advance, dynamic=True, fullgraph=True)
+    """One for all shapes, and for any number of threads."""
+    options = {"cpp.dynamic_threads": True}
+    return torch.compile(advance, dynamic=True, fullgraph=True, options=options)
+
+
+@functools.lru_cache(16)
+def as_tensors(numbers: tuple, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Numbers of a step, which many tensors share."""
+    return tuple(torch.tensor(x, dtype=dtype) for x in numbers)
 
 
 def one_pass(advance: Callable, tensors: tuple, numbers: tuple, *flags: bool) -> None:
     """A compiled step of tensors of one shape."""
     if all(x.is_contiguous() for x in tensors):
-        tensors = tuple(x.view(-1) for x in tensors)
+        tensors = tuple(x.view(-1).data for x in tensors)  # the shape behind a view would count
     dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-    compiled(advance)(*tensors, *torch.tensor(numbers, dtype=dtype).unbind(), *flags)
+    compiled(advance)(*tensors, *as_tensors(numbers, dtype), *flags)
 ''',
     "watched": '''
 def watched(x: Tensor) -> Tensor:

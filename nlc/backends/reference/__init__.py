@@ -25,7 +25,7 @@ RESERVED = frozenset(
     add_param_group load_state_dict check_group rule_of HYPERS
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
     list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
-    functools blocks one_pass compiled BLOCK
+    functools blocks one_pass as_tensors compiled BLOCK
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     """.split()
 )

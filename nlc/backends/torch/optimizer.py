@@ -79,7 +79,7 @@ class ElementRule(RuleWriter):
         self._open(scalars, tick, key)
         numbers, whens = self._numbers(lets), self._whens(lets, tick)
         w(f"tensors = ({', '.join(names)})")
-        with w.block("if fused:"):
+        with w.block(f"if fused and {self.trained.var}.numel() >= BLOCK:"):
             w.collection("numbers = (", list(numbers), ")")
             run = self.printer.use("one_pass")
             w.call(f"{run}(", [f"{self.name}.advance", "tensors", "numbers", *whens], ")")
@@ -196,8 +196,8 @@ class TorchOptimizer(OptimizerWriter):
 
     def options(self) -> dict[str, str]:
         said = (
-            "compile what is done element by element to one pass over memory, which takes some seconds"
-            " at the first step."
+            "compile what is done element by element to one pass over memory, but for small tensors;"
+            " takes some seconds at the first step."
         )
         return super().options() | ({"fused": said} if self.fusible else {})
 
