@@ -111,6 +111,44 @@ def test_one_pass_is_the_same(name: str, eagerly: Callable) -> None:
     assert counter.frame_count == (2 if name == "lookahead" else 1)
 
 
+@pytest.mark.parametrize("fused", (False, True))
+def test_a_rate_may_be_a_tensor_that_a_schedule_changes(fused: bool, eagerly: Callable) -> None:
+    made = nlc.load("momentum").compile("torch")
+    counter = eagerly(made)
+    weights = []
+    for number in (torch.tensor, float):
+        (p,) = params([(300, 300)], torch.float32)
+        opt = made([p], lr=number(0.1), beta=number(0.5), fused=fused)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(opt, 0.5)
+        for _ in range(4):
+            p.grad = torch.ones_like(p)
+            opt.step()
+            schedule.step()
+        weights.append(p.detach())
+    torch.testing.assert_close(*weights)
+    assert counter.frame_count == fused
+
+
+@pytest.mark.parametrize("name", BY_ELEMENTS)
+def test_a_grad_scaler_goes_with_it(name: str) -> None:
+    """Steps with gradients that were scaled and are scaled back; one that is not finite is left out."""
+    (p,), (q,) = params([(4, 3)], torch.float32), params([(4, 3)], torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaled, plain = (nlc.load(name).compile("torch")([x], lr=0.1) for x in (p, q))
+    for i in range(4):
+        for x, opt, scale in ((p, scaled, scaler), (q, plain, None)):
+            opt.zero_grad()
+            loss = (x * (torch.inf if i == 2 else 1)).square().sum()
+            if scale is not None:
+                scale.scale(loss).backward()
+                scale.step(opt)
+                scale.update()
+            elif i != 2:
+                loss.backward()
+                opt.step()
+    torch.testing.assert_close(p, q)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_one_pass_compiles() -> None:
     made, shapes = nlc.load("adamw").compile("torch"), [(300, 300), (7, 3)]

@@ -193,7 +193,7 @@ def compiled(advance: Callable) -> Callable:
 
 
 @functools.lru_cache(16)
-def as_tensors(numbers: tuple, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def as_tensors(numbers: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Numbers of a step, which many tensors share."""
     return tuple(torch.tensor(x, dtype=dtype) for x in numbers)
 
@@ -203,7 +203,8 @@ def one_pass(advance: Callable, tensors: tuple, numbers: tuple, *flags: bool) ->
     if all(x.is_contiguous() for x in tensors):
         tensors = tuple(x.view(-1).data for x in tensors)  # the shape behind a view would count
     dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-    compiled(advance)(*tensors, *as_tensors(numbers, dtype), *flags)
+    numbers = as_tensors(tuple(map(float, numbers)), dtype)  # a rate may be a tensor that changes
+    compiled(advance)(*tensors, *numbers, *flags)
 ''',
     "watched": '''
 def watched(x: Tensor) -> Tensor:
