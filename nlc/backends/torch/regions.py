@@ -148,6 +148,8 @@ def negated(e: Expr) -> Expr:
 def plus(a: Expr, b: Expr) -> Expr:
     if a.op == "num" and b.op == "num":
         return num(a.attr + b.attr)
+    if b.op == "sub" and b.args[1] == a:
+        return b.args[0]
     first = b
     while first.op in ("mul", "div"):
         first = first.args[0]
@@ -318,8 +320,14 @@ class InPlace:
             return names[0]
         if e.op == "pow" and e.args[1] == num(2):
             return self._into(f"torch.mul({names[0]}, {names[0]}, out=ROOM)", names, target)
-        both = e.op in ("maximum", "minimum") and not any(map(self._numeric, args))
-        if e.op in _IN_PLACE or both:
+        limit = {"maximum": "min", "minimum": "max"}.get(e.op)
+        if limit and any(map(self._numeric, args)):
+            x, bound = names if self._numeric(args[1]) else names[::-1]
+            if not target and self._own(x):
+                self._say(x, [f".clamp_({limit}={bound})"])
+                return x
+            return self._into(f"torch.clamp({x}, {limit}={bound}, out=ROOM)", [x], target)
+        if e.op in _IN_PLACE or limit:
             return self._into(f"torch.{e.op}({', '.join(names)}, out=ROOM)", names, target)
         text = self.printer(replace(e, args=tuple(args)))
         return self._into(f"ROOM.copy_({text})", names, target)
