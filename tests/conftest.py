@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -77,6 +77,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
     return check
 
 
-# `make test` draws the same examples every time; `make test-long` draws new ones.
-settings.register_profile("fixed", derandomize=True, database=None)
+# `make test` draws the same examples every time, however slowly; `make test-long` draws new ones.
+settings.register_profile(
+    "fixed", derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

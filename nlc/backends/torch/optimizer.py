@@ -14,7 +14,8 @@ from nlc.backends.reference.file import place, ticks_now, write_let
 from nlc.backends.reference.optimizer import OptimizerWriter
 from nlc.backends.reference.optimizer import emit_optimizer as reference
 from nlc.backends.reference.rule import RuleWriter
-from nlc.backends.torch.regions import InPlace, by_elements, steps, with_numbers
+from nlc.backends.torch.regions import InPlace, by_elements, steps
+from nlc.backends.torch.terms import with_numbers
 from nlc.backends.writer import WIDTH, Header
 from nlc.ir.expr import Expr
 from nlc.ir.program import Let, Program

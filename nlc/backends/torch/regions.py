@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from nlc.backends.torch.terms import LINEAR, ONE, Numeric, Term, terms
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.ir.expr import Expr, rewrite, walk
-from nlc.ir.ops import add, div, elementwise, make, mul, neg, num, pointwise, sub
+from nlc.ir.ops import elementwise, num, pointwise
 from nlc.ir.program import Let, Program
-
-Numeric = Callable[[Expr], bool]
-_LINEAR = ("add", "sub", "neg", "mul", "div")
-_ONE, _MINUS_ONE = num(1), num(-1)
 
 
 def by_elements(program: Program) -> bool:
@@ -91,94 +88,6 @@ def _plain(e: Expr, numeric: Numeric) -> bool:
     return len(term.up) == 1 and not term.down and not term.up[0].args
 
 
-@dataclass(frozen=True)
-class Term:
-    """A number, times factors, over divisors."""
-
-    number: Expr
-    up: tuple[Expr, ...] = ()
-    down: tuple[Expr, ...] = ()
-
-
-def terms(e: Expr, numeric: Numeric) -> list[Term]:
-    """The sum that a value is; what is no sum or product is a factor."""
-    if numeric(e):
-        return [Term(e)]
-    if e.op not in _LINEAR:
-        return [Term(_ONE, (e,))]
-    if e.op == "neg":
-        return [replace(t, number=negated(t.number)) for t in terms(e.args[0], numeric)]
-    a, b = (terms(x, numeric) for x in e.args)
-    if e.op in ("add", "sub"):
-        b = [replace(t, number=negated(t.number)) for t in b] if e.op == "sub" else b
-        return _collected([*a, *b])
-    left, right = e.args
-    if e.op == "mul" and numeric(left):
-        a, b, left, right = b, a, right, left
-    if len(a) > 1 and not numeric(right):
-        a = [Term(_ONE, (left,))]
-    (y,) = b if len(b) == 1 else [Term(_ONE, (right,))]
-    if e.op == "mul":
-        return [Term(times(x.number, y.number), x.up + y.up, x.down + y.down) for x in a]
-    return [Term(over(x.number, y.number), x.up + y.down, x.down + y.up) for x in a]
-
-
-def _collected(found: list[Term]) -> list[Term]:
-    """Terms of the same factors as one."""
-    out: dict[tuple, Term] = {}
-    for t in found:
-        key = t.up, t.down
-        out[key] = replace(t, number=plus(out[key].number, t.number)) if key in out else t
-    return [*out.values()]
-
-
-def negated(e: Expr) -> Expr:
-    match e.op:
-        case "num":
-            return num(-e.attr)
-        case "neg":
-            return e.args[0]
-        case "sub":
-            return make("sub", e.args[1], e.args[0])
-        case "mul" | "div":
-            return make(e.op, negated(e.args[0]), e.args[1])
-    return neg(e)
-
-
-def plus(a: Expr, b: Expr) -> Expr:
-    if a.op == "num" and b.op == "num":
-        return num(a.attr + b.attr)
-    if b.op == "sub" and b.args[1] == a:
-        return b.args[0]
-    first = b
-    while first.op in ("mul", "div"):
-        first = first.args[0]
-    return (
-        sub(a, negated(b))
-        if first.op == "neg" or (first.op == "num" and first.attr < 0)
-        else add(a, b)
-    )
-
-
-def times(a: Expr, b: Expr) -> Expr:
-    if a.op == "num" and b.op == "num":
-        return num(a.attr * b.attr)
-    for x, y in ((a, b), (b, a)):
-        if x == _ONE:
-            return y
-        if x == _MINUS_ONE:
-            return negated(y)
-        if x.op == "neg":
-            return negated(times(x.args[0], y))
-        if x.op == "div" and x.args[0] == _ONE:
-            return over(y, x.args[1])
-    return mul(a, b)
-
-
-def over(a: Expr, b: Expr) -> Expr:
-    return a if b == _ONE else div(a, b)
-
-
 # ------------------------------------------------------------------------------------------------ in place
 
 
@@ -217,7 +126,7 @@ class InPlace:
 
     def _assign(self, name: str, e: Expr) -> None:
         target = self.printer.place(name)
-        if e.op not in _LINEAR and e.args and not self._numeric(e):
+        if e.op not in LINEAR and e.args and not self._numeric(e):
             self._call(e, target)
             return
         found = terms(e, self._numeric)
@@ -233,7 +142,7 @@ class InPlace:
         parts = [self._parts(t) for t in rest]
         if mine:
             number = mine[0].number
-            start, calls = target, [] if number == _ONE else [f".mul_({self.printer(number)})"]
+            start, calls = target, [] if number == ONE else [f".mul_({self.printer(number)})"]
             more = parts
         else:
             start, calls = self._begin(parts[0], target)
@@ -267,7 +176,7 @@ class InPlace:
     def _begin(self, part: tuple[Expr, list[str], list[str]], room: str) -> tuple[str, list[str]]:
         """The first term of a sum."""
         number, up, down = part
-        said = [] if number == _ONE else [f".mul_({self.printer(number)})"]
+        said = [] if number == ONE else [f".mul_({self.printer(number)})"]
         if not up:
             return room, [f".fill_({self.printer(number)})"]
         if down:
@@ -276,7 +185,7 @@ class InPlace:
             return f"torch.mul({up[0]}, {up[1]}, out={room})", said
         if up[0] == room:
             return room, said
-        if number == _ONE:
+        if number == ONE:
             return room, [f".copy_({up[0]})"]
         return f"torch.mul({up[0]}, {self.printer(number)}, out={room})", []
 
@@ -285,7 +194,7 @@ class InPlace:
         number, up, down = part
         if not up:
             return [f".add_({self.printer(number)})"]
-        said = "" if number == _ONE else f"={self.printer(number)}"
+        said = "" if number == ONE else f"={self.printer(number)}"
         if down or len(up) == 2:
             how = "addcdiv_" if down else "addcmul_"
             return [f".{how}({', '.join([*up, *down])}{said and f', value{said}'})"]
@@ -296,7 +205,7 @@ class InPlace:
 
     def _value(self, e: Expr) -> str:
         """The room that a value is put into."""
-        if e.op in _LINEAR:
+        if e.op in LINEAR:
             parts = [self._parts(t) for t in terms(e, self._numeric)]
             parts.sort(key=lambda p: not (p[1] and self._own(p[1][0])))  # goes on where it is
             parts.sort(key=lambda p: not p[1])
@@ -371,34 +280,3 @@ def _changed(line: str) -> str:
 
 
 _IN_PLACE = ("sqrt", "exp", "expm1", "log", "abs", "sign", "tanh", "sigmoid", "erf")
-
-
-# ------------------------------------------------------------------------------------------------ as expressions
-
-
-def with_numbers(e: Expr, numeric: Numeric, name: Callable[[Expr], str]) -> Expr:
-    """A value as a sum of terms whose numbers are variables, where they are more than a literal."""
-
-    def number(x: Expr) -> Expr:
-        return x if x.op == "num" else Expr("var", (), name(x), x.type)
-
-    if numeric(e):
-        return number(e)
-    if e.op not in _LINEAR:
-        args = tuple(with_numbers(a, numeric, name) for a in e.args)
-        return replace(e, args=args) if args else e
-    total = None
-    for t in terms(e, numeric):
-        minus = t.number.op == "num" and t.number.attr < 0
-        size = negated(t.number) if minus else t.number
-        value = None if t.up and size == _ONE else number(size)
-        for x in (with_numbers(f, numeric, name) for f in t.up):
-            value = x if value is None else mul(value, x)
-        for x in (with_numbers(f, numeric, name) for f in t.down):
-            value = div(value, x)
-        if total is None:
-            total = neg(value) if minus else value
-        else:
-            total = sub(total, value) if minus else add(total, value)
-    assert total is not None
-    return total
