@@ -15,8 +15,7 @@ from typing import Any
 import click
 
 from nlc.base.codes import CODES
-from nlc.base.diagnostics import SpecError, nearest
-from nlc.passes.plan.asked import BadPlan
+from nlc.base.diagnostics import BadPlan, SpecError, nearest
 from nlc.pipeline import BACKENDS
 from nlc.tools import options
 from nlc.tools.sizes import BadHyper

@@ -1,8 +1,9 @@
 """The page to read first: text -> tree -> system -> types -> graph -> updates -> program -> source.
 
-``STAGES`` lists the arrows in order; each is one function from one printable value to the next. A stage
-adds what is wrong to the report and goes on; ``Spec`` runs them on demand and raises one ``SpecError``
-with everything that was found.
+``STAGES`` lists the arrows in order; each is one function from one printable value to the next, and bears the name of
+its file in ``passes/`` (the first and the last stand in ``syntax/`` and ``backends/``). A stage adds what is wrong to
+the report and goes on; ``Spec`` runs them on demand and raises one ``SpecError`` with everything that was found. Those
+behind ``soundness`` are imported when they are asked for, since a check is run at every save of a file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlc.base.diagnostics import InternalError, Report, SpecError, nearest
+from nlc.base.diagnostics import BadPlan, InternalError, Report, SpecError, nearest
 from nlc.base.span import Source, Span
 from nlc.ir.expr import walk
 from nlc.ir.notation import Notation
@@ -28,16 +29,12 @@ from nlc.ir.system import System
 from nlc.ir.update import Update
 from nlc.lib.rules import SYSTEM
 from nlc.passes.clocks import clocks
+from nlc.passes.cycles import cycles
 from nlc.passes.derive import derive
 from nlc.passes.expand import expand
 from nlc.passes.infer import infer
 from nlc.passes.inline import inline
-from nlc.passes.link import combine, link
-from nlc.passes.lower import lower
-from nlc.passes.operator import operator
 from nlc.passes.outer import outer
-from nlc.passes.plan import Choice, plan
-from nlc.passes.plan.asked import BadPlan, requested
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
@@ -50,30 +47,28 @@ from nlc.version import __version__
 if TYPE_CHECKING:
     import networkx as nx
 
+    from nlc.passes.plan import Choice
     from nlc.runtime.bench import Benchmark
     from nlc.runtime.verify import Verification
     from nlc.tools.explain import Explanation
 
-STAGES = (
-    (
-        "parse",
-        parse,
-        "text -> SpecTree: YAML and mathematics, every key and expression with its place",
-    ),
-    ("expand", expand, "SpecTree -> SpecTree: families written out"),
-    ("resolve", resolve, "SpecTree -> System: names, reads of states with their time, calls"),
-    ("use", use, "System -> System: used systems written out"),
-    ("outer", outer, "System -> System: levels on the outer loss become slow weights"),
-    ("inline", inline, "System -> System: rules that are systems become levels"),
-    ("clocks", clocks, "System -> System: what slow levels gather over their periods"),
-    ("infer", infer, "System -> typed System: shapes, widths, heads, clocks, ranges"),
-    ("link", link, "typed System -> level graph: who reads whom, cycles, the order of levels"),
-    ("derive", derive, "System -> Updates: gradients and steps"),
-    ("soundness", soundness, "System, Updates -> warnings: steps that can grow without bound"),
-    ("lower", lower, "System, Updates -> Program: statements and loops"),
-    ("plan", plan, "Program -> Program, Choices: loops over tokens taken apart into scans"),
-    ("emit", None, "Program -> source text, by a backend"),
-)
+STAGES = {
+    "parse": "text -> SpecTree: YAML and mathematics, every key and expression with its place",
+    "expand": "SpecTree -> SpecTree: families written out",
+    "resolve": "SpecTree -> System: names, reads of states with their time, calls",
+    "use": "System -> System: used systems written out",
+    "outer": "System -> System: levels on the outer loss become slow weights",
+    "inline": "System -> System: rules that are systems become levels",
+    "clocks": "System -> System: what slow levels gather over their periods",
+    "infer": "System -> typed System: shapes, widths, heads, clocks, ranges",
+    "cycles": "typed System: nothing waits for itself within a tick",
+    "derive": "typed System -> Updates: gradients and steps",
+    "soundness": "System, Updates -> warnings: steps that can grow without bound",
+    "link": "System -> level graph: who reads whom, the order of levels",
+    "lower": "System, Updates -> Program: statements and loops",
+    "plan": "Program -> Program, Choices: loops over tokens taken apart into scans",
+    "emit": "Program -> source text, by a backend",
+}
 BACKENDS = ("reference", "torch", "triton")
 EXACT = BACKENDS[:2]  # those that have float64 and need no device of their own
 Plans = Mapping[str, str]  # by level: "sequential", "chunked", "anchored", "chunked(32)"
@@ -207,9 +202,7 @@ class Spec:
     source: Source
     as_operator: bool = False
     report: Report = field(default_factory=Report)
-    _rules: dict[str, tuple[System, nx.DiGraph, dict[str, Update]]] = field(
-        default_factory=dict, init=False
-    )
+    _rules: dict[str, tuple[System, dict[str, Update]]] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         return f"<nlc.Spec {self.source.name}{' as an operator' if self.as_operator else ''}>"
@@ -231,34 +224,37 @@ class Spec:
         return resolve(self.tree, self.report, Library(self._folder, (here,)))
 
     @cached_property
-    def _checked(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
+    def _checked(self) -> tuple[System, dict[str, Update]]:
         """Through derivation; later stages pass over what earlier ones found wrong."""
         with _deep():
             return self._check()
 
-    def _check(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
+    def _check(self) -> tuple[System, dict[str, Update]]:
         system = self._resolved
         self._free_names(system)
-        system, graph, updates = self._analysed(system)
+        system, updates = self._analysed(system)
         soundness(system, updates, self.report)
         if self.as_operator:
+            from nlc.passes.operator import operator
+
             system = operator(system, updates, self.report)
             self.report.raise_if_errors()
-            graph, updates = link(system, self.report), derive(system, self.report)
+            cycles(system, self.report)
+            updates = derive(system, self.report)
         for name, rule in rules(system).items():
             self._rules[name] = self._analysed(rule)
-        return system, graph, updates
+        return system, updates
 
-    def _analysed(self, system: System) -> tuple[System, nx.DiGraph, dict[str, Update]]:
+    def _analysed(self, system: System) -> tuple[System, dict[str, Update]]:
         """From names to updates, for the system and for those beside it."""
         self._shallow(system)
         system = outer(use(system))
         system = infer(clocks(inline(system, self.report), self.report), self.report)
         self.report.raise_if_errors()
-        graph = link(system, self.report)
+        cycles(system, self.report)
         updates = derive(system, self.report)
         self.report.raise_if_errors()
-        return system, graph, updates
+        return system, updates
 
     def _shallow(self, system: System) -> None:
         """What lets within lets come to is bounded, as the depth of one expression is."""
@@ -278,7 +274,7 @@ class Spec:
 
     def _free_names(self, system: System) -> None:
         """Hypers are arguments of the generated constructor, under their own names."""
-        from nlc.backends.reference import GROUP, RESERVED
+        from nlc.backends.words import GROUP, RESERVED
 
         taken = RESERVED | GROUP if system.context == "gradients" else RESERVED
         for hyper in system.hypers.values():
@@ -308,27 +304,30 @@ class Spec:
         """The typed system."""
         return self._checked[0]
 
-    @property
+    @cached_property
     def graph(self) -> nx.DiGraph:
         """The level graph; ``tools/draw`` documents its attributes."""
-        return self._checked[1]
+        from nlc.passes.link import link
+
+        return link(self.system)
 
     @property
     def updates(self) -> dict[str, Update]:
         """The derived update of every level."""
-        return self._checked[2]
+        return self._checked[1]
 
     @property
     def rules(self) -> dict[str, tuple[System, dict[str, Update]]]:
         """The gradient systems beside it, by kind of tensor or by the rule of levels on the outer loss."""
         _ = self._checked
-        return {name: (system, updates) for name, (system, _, updates) in self._rules.items()}
+        return dict(self._rules)
 
     def program(self, backend: str = "auto", plan: Plans | None = None) -> Program:
         """The statements that a backend prints."""
+        from nlc.passes.lower import lower
         from nlc.tools.about import about
 
-        system, graph, updates = self._checked
+        system, updates = self._checked
         name = self.backend(backend)
         reserved = _backend(name).RESERVED
         if name == "reference" and not plan:
@@ -337,8 +336,8 @@ class Spec:
             program, _ = self._planned(name, plan)
         return replace(
             program,
-            about=about(system, graph, updates),
-            rules={n: lower(s, u, reserved) for n, (s, _, u) in self._rules.items()},
+            about=about(system, self.graph, updates),
+            rules={n: lower(s, u, reserved) for n, (s, u) in self._rules.items()},
             groups=groups(system),
         )
 
@@ -347,7 +346,10 @@ class Spec:
         return self._planned(self.backend(backend), plan)[1]
 
     def _planned(self, name: str, plans: Plans | None) -> tuple[Program, tuple[Choice, ...]]:
-        system, _, updates = self._checked
+        from nlc.passes.lower import lower
+        from nlc.passes.plan.asked import requested
+
+        system, updates = self._checked
         reserved = _backend(name).RESERVED
         with _deep():
             lowered = lower(system, updates, reserved)
@@ -360,7 +362,7 @@ class Spec:
         from nlc.tools.derivation import update_lines
         from nlc.tools.explain.faster import ways
 
-        system, _, updates = self._checked
+        system, updates = self._checked
         steps = update_lines(system, updates[level]) if level in updates else []
         return steps, ways(self, level)
 
@@ -497,6 +499,8 @@ class Spec:
 
     def combined(self, optimizer: Spec) -> nx.DiGraph:
         """The level graph of this system trained by a gradient system."""
+        from nlc.passes.link import combine
+
         return combine(self.graph, optimizer.graph)
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import nlc
 from nlc import cli
-from nlc.passes.plan.asked import BadPlan
+from nlc.base.diagnostics import BadPlan
 
 D = 6
 

@@ -61,6 +61,10 @@ class SpecError(Exception):
         return "\n" + render_report(self.report)
 
 
+class BadPlan(ValueError):
+    """A level that there is not, or a word that is no plan."""
+
+
 class InternalError(Exception):
     """A bug of ours, never a mistake of the user's."""
 

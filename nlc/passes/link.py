@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, Rule, System
 from nlc.ir.types import STEP, TOKEN, Clock, Dim, Dims, Like
+from nlc.passes.cycles import level_of, within
 from nlc.passes.simplify import simplify
 
 SLOW = "weights"
@@ -41,12 +41,9 @@ class Reads:
         self.gradient |= other.gradient
 
 
-def link(system: System, report: Report) -> nx.DiGraph:
-    """The level graph; same-tick cycles are reported and the graph is then partial."""
-    _cycles(system, report)
+def link(system: System) -> nx.DiGraph:
+    """The level graph of a system without cycles."""
     graph = nx.DiGraph(system=system.name, context=system.context, levels=[])
-    if report.has_errors:
-        return graph
     reads = {name: level_reads(system, level) for name, level in system.levels.items()}
     for name, level in system.levels.items():
         graph.add_node(name, **_component(system, level))
@@ -155,7 +152,7 @@ def level_reads(system: System, level: Level) -> Reads:
         if state.init is not None and not state.learned:
             for node in walk(state.init):
                 if node.op == "state":
-                    owner = _owner(system, node.attr[0])
+                    owner = level_of(system, node.attr[0])
                     held = system.levels[owner].clock.held_for(level.clock)
                     total.note(owner, "held" if held else "previous-tick")
     return total
@@ -178,7 +175,7 @@ def _reads(system: System, e: Expr, clock: Clock, seen: Seen) -> Reads:
     while stack:
         node, clock, delayed = stack.pop()
         if node.op == "state" and node.attr[1] not in ("var", "base"):
-            owner = _owner(system, node.attr[0])
+            owner = level_of(system, node.attr[0])
             when = "same-tick" if node.attr[1] == "now" and not delayed else "previous-tick"
             out.note(owner, "held" if system.levels[owner].clock.held_for(clock) else when)
         elif node.op == "attend":
@@ -196,18 +193,9 @@ def _reads(system: System, e: Expr, clock: Clock, seen: Seen) -> Reads:
             out.note(system.gradients[node.attr].level, "previous-tick")
         elif node.op == "g":
             out.gradient = True
-        inside = _within(node, clock)
+        inside = within(node, clock)
         stack.extend((a, inside, delayed or node.op == "delay") for a in node.args)
     return out
-
-
-def _within(node: Expr, clock: Clock) -> Clock:
-    """The clock at which the operands of a node are read by a reader of ``clock``."""
-    return node.args[0].type.clock if node.op == "total" else clock
-
-
-def _owner(system: System, state: str) -> str:
-    return system.states[state].level
 
 
 def _edge(graph: nx.DiGraph, system: System, source: str, reader: str, whens: set[str]) -> None:
@@ -219,93 +207,6 @@ def _edge(graph: nx.DiGraph, system: System, source: str, reader: str, whens: se
         makes = any(source in _flow_reads(system, name, base, {}).levels for name in data)
         transfer = "generation" if makes else "conditioning"
     graph.add_edge(source, reader, reads=reads, transfer=(transfer,))
-
-
-# ---------------------------------------------------------------------------------------------------- cycles
-
-
-def _cycles(system: System, report: Report) -> None:
-    """Flows and levels that need each other's new value in one tick."""
-    needs = nx.DiGraph()
-    places: dict[tuple[str, str], object] = {}
-
-    def note(reader: str, e: Expr, clock: Clock) -> None:
-        stack = [(e, clock)]
-        while stack:
-            node, clock = stack.pop()
-            if node.op == "delay":
-                stack.append((node.args[1], clock))
-                continue
-            source = None
-            if node.op == "flow":
-                source = f"flow {node.attr}"
-            elif node.op == "state" and node.attr[1] == "now":
-                source = f"level {_owner(system, node.attr[0])}"
-            if source and not _slower(system, source, clock):
-                needs.add_edge(source, reader)
-                places.setdefault((source, reader), node.span)
-            stack.extend((a, _within(node, clock)) for a in node.args)
-
-    base = TOKEN if system.context == "tokens" else STEP
-    asked = {c.marks for c in system.declared.values()}  # in every tick
-    for name, flow in system.flows.items():
-        note(f"flow {name}", flow.expr, base if name in asked else flow.expr.type.clock)
-    for name, level in system.levels.items():
-        for e in level.expressions:
-            note(f"level {name}", e, level.clock)
-        if level.clock.name:
-            marks = Expr("flow", (), level.clock.marks, None, level.keys["frequency"])
-            note(f"level {name}", marks, base)
-    for component in nx.strongly_connected_components(needs):
-        some = next(iter(component))
-        if len(component) == 1 and not needs.has_edge(some, some):
-            continue
-        ring = nx.DiGraph(sorted(needs.subgraph(component).edges))  # the same cycle in every run
-        cycle = [a for a, _ in nx.find_cycle(ring)]
-        _report_cycle(system, cycle, places, report)
-
-
-def _slower(system: System, source: str, clock: Clock) -> bool:
-    """Whether a reader of this clock sees what a level held before the tick."""
-    kind, name = source.split(" ", 1)
-    return kind == "level" and system.levels[name].clock.held_for(clock)
-
-
-def _report_cycle(system: System, cycle: list[str], places: dict, report: Report) -> None:
-    names = [c.split(" ", 1)[1] for c in cycle]
-    levels = [c.split(" ", 1)[1] for c in cycle if c.startswith("level ")]
-    edges = [
-        (places[pair], *(p.split(" ", 1)[1] for p in pair))
-        for pair in zip(cycle, [*cycle[1:], cycle[0]], strict=True)
-        if places.get(pair) is not None
-    ]
-    if not edges:
-        return
-    edges.sort(key=lambda edge: (edge[1] in levels, edge[0].start))
-    span, source, reader = (
-        edges.pop()
-    )  # a read of a state, where there is one: it has a previous value
-    shown = levels or names
-    who = " and ".join(f"`{n}`" for n in shown[:3])
-    kind = "level" if levels else "flow"
-    subject = f"{kind}s {who} need each other" if len(shown) > 1 else f"{kind} {who} needs itself"
-    unit = "step" if system.context != "tokens" else "token"
-    past = f"prev({source})"
-    if span.text.startswith(f"{source}("):
-        past += span.text[len(source) :]
-    report.add(
-        "NLC403",
-        f"{subject} in the same {unit}",
-        span,
-        f"`{reader}` reads `{source}`",
-        related=[Label(s, f"`{b}` reads `{a}`") for s, a, b in reversed(edges)],
-        notes=[f"cycle: {' -> '.join([*names, names[0]])}"] if len(names) > 1 else [],
-        helps=[
-            f"break the cycle by reading the value before this {unit}: `{past}`"
-            if len(past) <= 48
-            else f"break the cycle by reading the value before this {unit}, with `prev`"
-        ],
-    )
 
 
 # ---------------------------------------------------------------------------------------------------- nodes

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from nlc.base.diagnostics import Report, nearest
+from nlc.base.diagnostics import BadPlan, Report, nearest
 from nlc.base.span import Span
 from nlc.ir.program import Program
 from nlc.ir.system import Level, System
@@ -20,10 +20,6 @@ from nlc.passes.plan.causes import cause
 PLANS = ("sequential", "chunked", "anchored")
 _FORM = re.compile(r"\s*(\w+)\s*(?:\(\s*(-?\d+)\s*\)\s*)?")
 LONGEST = 4096  # tokens of one triangular solve, whose matrix has that many rows
-
-
-class BadPlan(ValueError):
-    """A level that there is not, or a word that is no plan."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import networkx as nx
-
 from nlc.base.diagnostics import Label
 from nlc.base.span import Span
 from nlc.ir.expr import walk
 from nlc.ir.system import Flow, Level, Memory, System
+from nlc.passes.circles import circles
 from nlc.passes.resolve.rule import is_loss
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED, Scope
 from nlc.passes.resolve.sizes import clock
@@ -245,17 +244,13 @@ def check_whole(scope: Scope) -> None:
 
 def check_starts(levels: dict[str, Level], scope: Scope) -> None:
     """No level starts where another does that starts where it does."""
-    reads = nx.DiGraph()
+    leads: dict[str, list[str]] = {}
     for level in levels.values():
         for s in level.states:
             nodes = walk(s.init) if s.init is not None and not s.learned else ()
             starts = {n.attr[0].partition(".")[0] for n in nodes if n.op == "state"}
-            reads.add_edges_from((level.name, other) for other in sorted(starts))
-    for component in nx.strongly_connected_components(reads):
-        if len(component) == 1:
-            continue
-        ring = nx.DiGraph(e for e in reads.edges if {*e} <= component)
-        circle = [a for a, _ in nx.find_cycle(ring, next(n for n in levels if n in component))]
+            leads.setdefault(level.name, []).extend(sorted(starts - {level.name}))
+    for circle in circles(leads):
         following = dict(zip(circle, [*circle[1:], circle[0]], strict=True))
         spans = [levels[n].keys.get("init", levels[n].span) for n in circle]
         scope.report.add(

@@ -1,0 +1,21 @@
+"""The words of generated files that a spec's own names must keep clear of."""
+
+from __future__ import annotations
+
+# Identifiers that the generated text uses itself; programs get their variables around them.
+RESERVED = frozenset(
+    """
+    torch nn F math Tensor Iterator Callable Optimizer self state batch device dtype factory size
+    ticks flows positions zip range len cls super matvec outer l2norm rmsnorm layernorm rotary causal_conv
+    shifted push recent watched slopes graph causal_attention newton_schulz inv_root solve conjugate_gradients
+    silu_slope gelu_slope closure loss group groups params hypers kind step update forward
+    add_param_group load_state_dict check_group rule_of HYPERS
+    initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
+    list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
+    functools blocks one_pass as_tensors compiled BLOCK
+    abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
+    """.split()
+)
+
+# What a parameter group holds beside the hypers of its optimizer.
+GROUP = frozenset({"params", "period", "rule", "maximize", "fused"})
