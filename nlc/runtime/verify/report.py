@@ -13,7 +13,7 @@ from nlc.ir.expr import walk
 from nlc.ir.system import System
 
 EXACT = 1e-10  # float64 against float64, in another order of operations
-SAME = 1e-12  # the same operations, in pieces
+SAME = 1e-12  # the same operations in the same order
 ROUNDED = 1e3  # times the rounding of a format that a function asks for: its iteration enlarges it
 
 
