@@ -49,10 +49,13 @@ _TABLE = [
                {"": "rows(W)"}, context="gradients"),
     MemoryKind("cols", {"W": REQUIRED}, "one number for each column of the trained matrix",
                {"": "cols(W)"}, context="gradients"),
+    MemoryKind("gram", {"W": REQUIRED, "side": REQUIRED},
+               "a square matrix for the rows (`left`) or the columns (`right`) of the trained matrix",
+               {"": "gram(W, side)"}, context="gradients"),
     MemoryKind("cache", {"window": None, "scale": None},
                "every key and value, read by softmax attention", context="tokens"),
 ]  # fmt: skip
 
-LATER = frozenset({"gram"})  # memories of the language that this version has not
+LATER: frozenset[str] = frozenset()  # memories of the language that this version has not
 
 MEMORIES: dict[str, MemoryKind] = {m.name: m for m in _TABLE}

@@ -43,10 +43,11 @@ class ElementRule(RuleWriter):
         if tick is not None:
             self.printer.numbers.add(tick.var)
         numeric = self.printer.is_number
+        for x in self.program.lets():  # in order, since numbers are made of numbers
+            if numeric(x.expr):
+                self.printer.numbers.update({*x.names} - held)
         lets = steps(self.program, held, numeric)
         scalars = [x for x in lets if numeric(x.expr)]
-        for x in scalars:
-            self.printer.numbers.update(x.names)
         lets = [x for x in lets if x not in scalars]
         names = [self.trained.var, "g", *(s.var for s in kept)]
         self._update(lets, scalars, names, tick.var if tick else "", tick.key if tick else "")

@@ -20,6 +20,9 @@ from nlc.syntax.math import parse_text
 from nlc.syntax.tree import LevelTree, MemoryTree
 
 
+SIDES = {"left": "rows", "right": "cols"}  # of a matrix, from where a square one is multiplied
+
+
 def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
     """None after a mistake. Init expressions are not resolved here: they may read other levels."""
     scope, tree = terms.scope, level.memory
@@ -172,7 +175,16 @@ def _shape(shape: Expr, bound: Bound, terms: Terms, call: Expr) -> Dims | None:
         return None
     if function == "like":
         return (Like(TRAINED),)
-    return (Dim.of(f"{function}({TRAINED})"),)
+    if function != "gram":
+        return (Dim.of(f"{function}({TRAINED})"),)
+    side = bound["side"]
+    axis = SIDES.get(side.attr) if side.op == "name" else None
+    if axis is None:
+        close = nearest(str(side.attr), SIDES) if side.op == "name" else None
+        label = f"did you mean `{close}`?" if close else "not one of them"
+        terms.say("NLC204", f"`side` is {' or '.join(f'`{s}`' for s in SIDES)}", side, label)
+        return None
+    return (Dim.of(f"{axis}({TRAINED})"),) * 2
 
 
 def dims_of(terms: Terms, items: tuple[Expr, ...]) -> Dims | None:
