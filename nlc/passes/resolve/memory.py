@@ -19,7 +19,6 @@ from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.math import parse_text
 from nlc.syntax.tree import LevelTree, MemoryTree
 
-
 SIDES = {"left": "rows", "right": "cols"}  # of a matrix, from where a square one is multiplied
 
 
