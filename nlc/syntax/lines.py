@@ -11,7 +11,7 @@ from nlc.base.span import Source
 from nlc.syntax.pieces import Piece
 
 COMMENT = re.compile(r"#[^\n]*")
-_APART = 2  # spaces before a comment, at least
+APART = 2  # spaces before a comment, at least
 
 
 @dataclass
@@ -68,11 +68,11 @@ def aligned(lines: list[Line]) -> list[str]:
     columns: dict[int, int] = {}
     for line in lines:
         if line.comment:
-            right = max(line.column, line.width + _APART)
+            right = max(line.column, line.width + APART)
             columns[line.column] = max(columns.get(line.column, 0), right)
     out = []
     for line in lines:
-        text = " " * line.indent + line.text
+        text = " " * line.indent + line.text if line.text else ""
         if line.comment:
             text = text.ljust(columns[line.column]) + line.comment
         out.append(text)

@@ -12,7 +12,7 @@ from nlc.syntax.pieces import Piece
 from nlc.syntax.yamlerrors import quoted
 from nlc.syntax.yamltree import Scalar
 
-STEP = 2  # spaces of an indentation
+_INDENT = 2  # spaces of an indentation
 _READERS = {
     "expression": pieces.expression,
     "clock": pieces.clock,
@@ -21,7 +21,8 @@ _READERS = {
 }
 _RESOLVER = yaml.resolver.Resolver()
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_TRAILING = re.compile(r"(?<!\\)[ \t]+$")
+_BLANK = re.compile(r"[ \t]+$")
+_TRAILING = re.compile(r"(?<!\\)[ \t]+$")  # an escaped blank is part of the text
 _HEADER = re.compile(r"(?P<style>[|>])(?P<marks>[-+0-9]*)[^#\n]*(?P<comment>#[^\n]*)?")
 
 
@@ -49,12 +50,11 @@ def words(scalar: Scalar, kind: str, flow: bool) -> list[Piece]:
 
 
 def prose(scalar: Scalar) -> list[str]:
-    """The lines of a text behind a key: those that it has, without their indentation."""
+    """The lines of a text behind a key that is no block: those that it has, without their indentation."""
     written, text = scalar.span.text, scalar.text.strip()
-    if scalar.style in ("|", ">"):
-        return [header(scalar)[0], *content(scalar)]
     if "\n" in written:
-        return [_TRAILING.sub("", line.lstrip(" \t")) for line in written.split("\n")]
+        trailing = _TRAILING if scalar.style == '"' else _BLANK
+        return [trailing.sub("", line.lstrip(" \t")) for line in written.split("\n")]
     if not scalar.style or not text.isprintable():
         return [written]
     if _texts(f"k: {text}") == ["k", text] and _is_text(text):
@@ -66,7 +66,7 @@ def header(scalar: Scalar) -> tuple[str, str]:
     """``|-`` or the like of a block of text, and the comment behind it."""
     found = _HEADER.match(scalar.span.text)
     assert found is not None
-    indented = "" if not _first(scalar.text).startswith(" ") else str(STEP)
+    indented = "" if not _first(scalar.text).startswith(" ") else str(_INDENT)
     chomp = re.sub(r"\d", "", found["marks"])
     return found["style"] + indented + chomp, (found["comment"] or "").rstrip()
 
@@ -98,8 +98,10 @@ def _texts(document: str) -> list[str] | None:
     out = []
     try:
         for event in yaml.parse(document, Loader=_LOADER):
-            if isinstance(event, yaml.ScalarEvent) and event.style in (None, "") and not (
-                event.anchor or event.tag
+            if (
+                isinstance(event, yaml.ScalarEvent)
+                and event.style in (None, "")
+                and not (event.anchor or event.tag)
             ):
                 out.append(event.value)
             elif isinstance(event, yaml.AliasEvent | yaml.ScalarEvent | yaml.SequenceStartEvent):

@@ -38,9 +38,7 @@ Expression = Annotated[str, WithJsonSchema(_EXPRESSION), _EXPRESSIONS]
 ListOrExpression = Annotated[
     str | list[Any], WithJsonSchema({"anyOf": [_EXPRESSION, {"type": "array"}]}), _EXPRESSIONS
 ]
-Dims = Annotated[
-    list[Any] | str, WithJsonSchema({"anyOf": [_DIMS, _EXPRESSION]}), _EXPRESSIONS
-]
+Dims = Annotated[list[Any] | str, WithJsonSchema({"anyOf": [_DIMS, _EXPRESSION]}), _EXPRESSIONS]
 Clock = Annotated[
     str,
     WithJsonSchema(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from nlc.base.span import Source
 from nlc.syntax import scalars
-from nlc.syntax.lines import COMMENT, Line, aligned, between, column, laid
+from nlc.syntax.lines import APART, COMMENT, Line, aligned, between, column, laid
 from nlc.syntax.pieces import AFTER, Piece
 from nlc.syntax.schema import Spec, Takes, keys_of, takes
 from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
@@ -68,7 +68,7 @@ class _Writer:
         for item in node.items:
             self._between(item.span.start)
             self._line("-", item.span.start)
-            self._inline(item, frame.column, _EXPRESSION)
+            self._value(item, frame.column, _EXPRESSION)
         self.frames.pop()
 
     def _value(self, node: Node, start: int, kind: Takes) -> None:
@@ -95,6 +95,7 @@ class _Writer:
         """A block of text; an expression has one only if it needs it for its lines."""
         indent = self.frames[-1].indent + STEP
         mark, comment = scalars.header(node)
+        kept = "+" in mark  # the blank lines behind it are part of the text
         if kind.text == "prose":
             lines = [Line(indent, mark), *(Line(indent, text) for text in scalars.content(node))]
         else:
@@ -102,13 +103,14 @@ class _Writer:
             start = column(self.source, pieces[0].start)
             lines = laid(self.source, pieces, indent, start, indent)
             if len(lines) > 1:
-                lines = [Line(indent, mark), *laid(self.source, _bare(pieces), indent, start, indent)]
+                bare = pieces[1:-1] if pieces[0].text == '"' else pieces
+                lines = [Line(indent, "|"), *laid(self.source, bare, indent, start, indent)]
         if comment:
             lines[0].comment = comment
             lines[0].column = column(self.source, self.source.text.index("#", node.span.start))
         self._put(node, lines)
         text = node.span.text
-        self.at -= len(text) - len(text.rstrip()) if "+" not in mark else text.endswith("\n")
+        self.at -= text.endswith("\n") if kept else len(text) - len(text.rstrip())
 
     def _put(self, node: Node, lines: list[Line]) -> None:
         """Lines of a value: from behind its key on, or below it if they were and are long."""
@@ -128,8 +130,9 @@ class _Writer:
         end = node.span.end
         behind = self.source.text[end:].partition("\n")[0].strip()
         if node.flow and "\n" not in node.span.text and behind.startswith("#"):
-            self._comment_behind(behind, at := self.source.text.index("#", end))
-            self.hoisted.add(at)
+            key = self.lines[-1]
+            key.comment, key.column = behind, key.width + APART
+            self.hoisted.add(self.source.text.index("#", end))
 
     def _line(self, text: str, end: int) -> None:
         self.lines.append(Line(self.frames[-1].indent, text))
@@ -214,8 +217,3 @@ def _bracketed(node: Mapping | Sequence, brackets: str, items: list[list[Piece]]
             item = [replace(item[0], space=AFTER), *item[1:]]
         out += item
     return [*out, Piece(brackets[1], end - node.flow, end)]
-
-
-def _bare(pieces: list[Piece]) -> list[Piece]:
-    """Without the quotes, which a block of text does not need."""
-    return pieces[1:-1] if pieces[0].text == '"' else pieces
