@@ -32,6 +32,8 @@ def _tell(error: SpecError, format: str, beside: bool = False) -> None:
     """Mistakes on stdout if they are data and there is no product ``beside`` them, else on stderr."""
     from nlc.base import render
 
+    if not error.report.diagnostics:
+        return
     if format == "json":
         click.echo(render.render_json(error.report), err=beside)
     elif format == "github":
@@ -80,9 +82,8 @@ def _verb(f: Callable) -> Callable:
 
 def _warn(spec: Any) -> None:
     """Warnings do not stop a verb; they are said on stderr."""
-    if spec.report.diagnostics:
-        format = click.get_current_context().params.get("format", "text")
-        _tell(SpecError(spec.report), format, beside=True)
+    format = click.get_current_context().params.get("format", "text")
+    _tell(SpecError(spec.report), format, beside=True)
 
 
 def _load(name: str, **kwargs: Any) -> Any:
@@ -143,33 +144,26 @@ def check(specs: tuple[str, ...], format: str) -> None:
 @_verb
 def fmt(files: tuple[str, ...], check: bool, diff: bool, format: str) -> None:
     """Write specs in canonical form: comments stay, and what they mean. - goes to standard output."""
-    from nlc.tools.formatting import NotAFile, format_file
+    from nlc.tools.formatting import NotAFile, format_files
 
     failed = False
-    for name in files:
-        try:
-            made = format_file(name)
-        except NotAFile as error:
-            raise click.UsageError(str(error)) from None
-        except SpecError as error:
-            _tell(error, format)
-            failed = True
-            continue
-        if diff:
-            click.echo(made.diff, nl=False)
-        if check and made.changed:
-            failed = True
-            if format != "text":
-                _tell(SpecError(made.report), format)
-            elif not diff:
+    try:
+        for made in format_files(files):
+            if isinstance(made, SpecError):
+                _tell(made, format)
+            elif diff:
+                click.echo(made.diff, nl=False)
+            elif check and made.changed and format == "text":
                 click.echo(f"{made.source.name} would change")
-        if check or diff:
-            continue
-        if made.path is None:
-            click.echo(made.text.encode(), nl=False)
-        elif made.changed:
-            made.write()
-            click.echo(f"formatted {made.path}", err=True)
+            elif check:
+                _tell(SpecError(made.report), format)
+            elif made.path is None:
+                click.echo(made.text.encode(), nl=False)
+            elif made.write():
+                click.echo(f"formatted {made.path}", err=True)
+            failed |= isinstance(made, SpecError) or (check and made.changed)
+    except NotAFile as error:
+        raise click.UsageError(str(error)) from None
     if failed:
         sys.exit(1)
 

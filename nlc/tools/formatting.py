@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlc.base.diagnostics import Fix, Report
+from nlc.base.diagnostics import Fix, Report, SpecError
 from nlc.base.span import Source, Span
 from nlc.pipeline import find
 from nlc.runtime.loader import write_atomically
@@ -68,10 +69,12 @@ class Formatted:
             for line in lines
         )
 
-    def write(self) -> None:
-        """Raises OSError, and then the file is what it was."""
+    def write(self) -> bool:
+        """Whether there was something to write. Raises OSError, and then the file is what it was."""
         assert self.path is not None
-        write_atomically(self.path, self.text)
+        if self.changed:
+            write_atomically(self.path, self.text)
+        return self.changed
 
 
 def _lines(text: str) -> list[str]:
@@ -88,11 +91,19 @@ class NotAFile(Exception):
     """A name of a shipped spec, which is not the user's to change."""
 
 
-def format_file(name: str) -> Formatted:
-    """The file of that path, or of standard input for ``-``, formatted.
+def format_files(names: Iterable[str]) -> Iterator[Formatted | SpecError]:
+    """Each file (``-``: standard input) formatted, or the mistakes for which it is none.
 
-    Raises SpecError if it cannot be read as a spec, NotAFile for the name of a shipped one.
+    Raises NotAFile for the name of a shipped spec, OSError for a file that cannot be read.
     """
+    for name in names:
+        try:
+            yield _formatted(name)
+        except SpecError as error:
+            yield error
+
+
+def _formatted(name: str) -> Formatted:
     path = None if name == "-" else find(name)
     if path is not None and path != Path(name):
         raise NotAFile(f"`{name}` is a shipped spec, and fmt changes files: give a path")
