@@ -478,7 +478,7 @@ def list_(what: str, format: str) -> None:
 @_verb
 def new(path: Path, like: str | None, format: str) -> None:
     """Start a spec of your own from a copy of another."""
-    from nlc.tools.scaffold import scaffold, simplest
+    from nlc.tools.scaffold import put_schema, scaffold, simplest
 
     if path.suffix not in (".yaml", ".yml"):
         path = path.with_name(path.name + ".yaml")
@@ -487,6 +487,7 @@ def new(path: Path, like: str | None, format: str) -> None:
     text = scaffold(_load(like or simplest()).source.text, path.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+    put_schema(path.parent)
     click.echo(f"wrote {path}; next: nlc check {path}")
 
 
@@ -497,9 +498,9 @@ def new(path: Path, like: str | None, format: str) -> None:
 @_verb
 def schema(output: Path | None) -> None:
     """Print the JSON Schema of a spec, for editors."""
-    from nlc.syntax.schema import json_schema
+    from nlc.syntax.schema import schema_text
 
-    _put(json.dumps(json_schema(), ensure_ascii=False, indent=2), output)
+    _put(schema_text(), output)
 
 
 def _put(text: str, output: Path | None) -> None:

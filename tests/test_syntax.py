@@ -1082,14 +1082,14 @@ def test_json_schema() -> None:
     assert schema["additionalProperties"] is False
     assert schema["properties"]["nlc"]["enum"] == [1, "1"]
     assert schema["properties"]["heads"]["type"] == ["string", "number", "boolean"]
-    level = schema["$defs"]["Level"]
+    level = schema["definitions"]["Level"]
     assert level["properties"]["phase"]["enum"] == ["start", "end"]
-    for block in (schema, *schema["$defs"].values()):
+    for block in (schema, *schema["definitions"].values()):
         for key, value in block.get("properties", {}).items():
             assert value.get("description"), key
             assert "default" not in value, key
     for model in (Level, Weight, Reset, Family):
-        assert list(schema["$defs"][model.__name__]["properties"]) == list(keys_of(model))
+        assert list(schema["definitions"][model.__name__]["properties"]) == list(keys_of(model))
 
 
 def test_parsing_needs_no_torch() -> None:

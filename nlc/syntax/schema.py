@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -220,14 +221,34 @@ def _takes(annotation: Any) -> Takes:
     return Takes(block=annotation, small=annotation.small)
 
 
+# Written into the schema, so that a copy of it is known as one.
+MARK = "The keys of an nlc spec; `nlc schema` prints this file, and `nlc new` puts it beside specs."
+FILE = "schema.json"
+
+
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a spec, for editors."""
-    schema = Spec.model_json_schema(by_alias=True)
-    for block in (schema, *schema["$defs"].values()):
+    """The JSON Schema of a spec, for editors; ``schema.json`` beside this file is its text.
+
+    Draft 7: language servers for YAML read it, and not all of them read later ones.
+    """
+    schema = Spec.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
+    definitions = schema.pop("$defs")
+    for block in (schema, *definitions.values()):
         for name, prop in block.get("properties", {}).items():
             block["properties"][name] = _without_null(prop)
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$comment": MARK,
+        **schema,
+        "definitions": definitions,
+    }
     _accept_unquoted(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return schema
+
+
+def schema_text() -> str:
+    """The text of the schema that is installed with nlc."""
+    return files("nlc.syntax").joinpath(FILE).read_text(encoding="utf-8")
 
 
 def _without_null(prop: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +257,9 @@ def _without_null(prop: dict[str, Any]) -> dict[str, Any]:
     rest = {k: v for k, v in prop.items() if k not in ("anyOf", "default", "title")}
     if not kept:
         return rest
-    return {**kept[0], **rest} if len(kept) == 1 else {"anyOf": kept, **rest}
+    if len(kept) == 1 and "$ref" not in kept[0]:  # what stands beside a `$ref` is not read
+        return {**kept[0], **rest}
+    return {"anyOf": kept, **rest}
 
 
 def _accept_unquoted(schema: dict[str, Any]) -> None:
@@ -245,6 +268,6 @@ def _accept_unquoted(schema: dict[str, Any]) -> None:
         "enum": [1, "1"],
         "description": schema["properties"]["nlc"]["description"],
     }
-    rule = schema["$defs"]["Reset"]["properties"]["rule"]
+    rule = schema["definitions"]["Reset"]["properties"]["rule"]
     rule["enum"] = [True, False, *rule["enum"]]
     rule.pop("type", None)
