@@ -13,6 +13,7 @@ from nlc.syntax.yamltree import Scalar
 _LONGEST = 200  # characters of a clock
 _UNITS = {"token": "token", "tokens": "token", "step": "step", "steps": "step"}
 _FIRST_WORDS = ("every", "infinite", "never")
+WORDS = (*_FIRST_WORDS, "per", *_UNITS)  # that mean something in a clock
 _NAME = r"[A-Za-z][A-Za-z0-9_]*"
 _EVERY = re.compile(rf"\s*every\b\s*(?P<count>.*?)\s*\b(?P<unit>{_NAME})\s*", re.DOTALL)
 _PERIOD = re.compile(rf"\s*(?P<count>.*?)\s*\b(?P<unit>{_NAME})\s*", re.DOTALL)
