@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from nlc.runtime.bench import Benchmark
     from nlc.runtime.verify import Verification
     from nlc.tools.explain import Explanation
+    from nlc.tools.notebook import Derivation, LevelGraph
 
 STAGES = (
     (
@@ -214,6 +215,12 @@ class Spec:
     def __repr__(self) -> str:
         return f"<nlc.Spec {self.source.name}{' as an operator' if self.as_operator else ''}>"
 
+    def _repr_html_(self) -> str:
+        from nlc.tools.notebook import spec_html
+
+        with _deep():
+            return spec_html(self)
+
     # -------------------------------------------------------------------------------------------- stages
 
     @cached_property
@@ -231,12 +238,14 @@ class Spec:
         return resolve(self.tree, self.report, Library(self._folder, (here,)))
 
     @cached_property
-    def _checked(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
+    def _checked(self) -> tuple[System, LevelGraph, dict[str, Update]]:
         """Through derivation; later stages pass over what earlier ones found wrong."""
         with _deep():
             return self._check()
 
-    def _check(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
+    def _check(self) -> tuple[System, LevelGraph, dict[str, Update]]:
+        from nlc.tools.notebook import LevelGraph
+
         system = self._resolved
         self._free_names(system)
         system, graph, updates = self._analysed(system)
@@ -247,7 +256,7 @@ class Spec:
             graph, updates = link(system, self.report), derive(system, self.report)
         for name, rule in rules(system).items():
             self._rules[name] = self._analysed(rule)
-        return system, graph, updates
+        return system, LevelGraph(graph), updates
 
     def _analysed(self, system: System) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         """From names to updates, for the system and for those beside it."""
@@ -309,8 +318,8 @@ class Spec:
         return self._checked[0]
 
     @property
-    def graph(self) -> nx.DiGraph:
-        """The level graph; ``tools/draw`` documents its attributes."""
+    def graph(self) -> LevelGraph:
+        """The level graph, a ``networkx.DiGraph``; ``tools/draw`` documents its attributes."""
         return self._checked[1]
 
     @property
@@ -392,12 +401,14 @@ class Spec:
             _ = self._checked
         return self.report
 
-    def derive(self, level: str | None = None, format: str = "text") -> str:
-        """The derivation, from objective to update; ``format`` is ``text`` or ``latex``."""
+    def derive(self, level: str | None = None, format: str = "text") -> Derivation:
+        """The derivation, from objective to update, as a ``str``; ``format`` is ``text`` or ``latex``."""
         from nlc.tools.derivation import derivation
+        from nlc.tools.notebook import Derivation
 
         with _deep():
-            return derivation(self.system, self.updates, level, format)
+            text = derivation(self.system, self.updates, level, format)
+            return Derivation(text, derivation(self.system, self.updates, level, "latex"))
 
     def source_text(self, backend: str = "auto", plan: Plans | None = None) -> str:
         """The generated file."""
@@ -495,9 +506,11 @@ class Spec:
                 progress=progress,
             )
 
-    def combined(self, optimizer: Spec) -> nx.DiGraph:
+    def combined(self, optimizer: Spec) -> LevelGraph:
         """The level graph of this system trained by a gradient system."""
-        return combine(self.graph, optimizer.graph)
+        from nlc.tools.notebook import LevelGraph
+
+        return LevelGraph(combine(self.graph, optimizer.graph))
 
     @property
     def _folder(self) -> Path | None:
