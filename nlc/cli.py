@@ -487,8 +487,9 @@ def new(path: Path, like: str | None, format: str) -> None:
     text = scaffold(_load(like or simplest()).source.text, path.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    put_schema(path.parent)
-    click.echo(f"wrote {path}; next: nlc check {path}")
+    beside = put_schema(path.parent)
+    wrote = f"{path}, and {beside} beside it for editors" if beside else f"{path}"
+    click.echo(f"wrote {wrote}; next: nlc check {path}")
 
 
 @main.command()

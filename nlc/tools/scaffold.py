@@ -37,14 +37,19 @@ def scaffold(text: str, name: str) -> str:
     return f"# yaml-language-server: $schema={SCHEMA}\n{_LINE.sub('', text)}"
 
 
-def put_schema(folder: Path) -> None:
-    """The schema that new specs name, in their folder; an older copy is renewed, another file kept."""
+def put_schema(folder: Path) -> str:
+    """The schema that new specs name, in their folder; an older copy is renewed, another file kept.
+
+    Its name if it was written, otherwise nothing.
+    """
     path, text = folder / SCHEMA, schema_text()
     known = ""
     with suppress(FileNotFoundError):
         known = path.read_text(encoding="utf-8")
     if known != text and (not known or MARK in known):
         write_atomically(path, text)
+        return SCHEMA
+    return ""
 
 
 def _field(key: str) -> str:
