@@ -248,6 +248,10 @@ LAYOUTS = {
     ),
     "prose that starts with spaces": ("doc: |4\n     x\n    y\n", "doc: |2\n   x\n  y\n"),
     "blank lines that are text": ("doc: |+\n    x\n\n\nheads: 1\n", "doc: |+\n  x\n\n\nheads: 1\n"),
+    "a no-break space is text": (
+        "doc: >-\n     \u00a0 \n\n\n\nheads: 1\n",
+        "doc: >-\n  \u00a0\n\nheads: 1\n",
+    ),
     "escapes": ('doc: "a\\tb"\n', 'doc: "a\\tb"\n'),
     "a comment between a key and its value": (
         "heads:  # a\n  # b\n  1 # c\n",
@@ -264,6 +268,10 @@ LAYOUTS = {
     "lists of YAML": (
         "hyper:\n  p:\n  - 1 # a\n  -\n     - f( x )\n",
         "hyper:\n  p:\n    - 1  # a\n    -\n      - f(x)\n",
+    ),
+    "a list in the column of its key": (
+        "hyper:\n  p:\n  - 1\n  # p\n # hyper\n# spec\nheads: 1\n",
+        "hyper:\n  p:\n    - 1\n    # p\n# hyper\n# spec\nheads: 1\n",
     ),
     "comments go with the block that they are in": (
         "let:\n    a: 1\n    # of let\n\n  # of the spec\n\n\n\n# too\nheads: 1\n# end\n\n\n",

@@ -1053,6 +1053,19 @@ def test_any_spec_gives_codes_and_never_a_traceback(system: str, seed: int) -> N
     render_report(report)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "let:\n  b: # c[\n|\n  x\n",  # a comment where a value was due, with an open bracket
+        'heads: "2\n  A: { init: "log(u(1,16))" }\n  *n"\n',  # a value left out within quotes
+    ],
+)
+def test_mistakes_of_yaml_next_to_one_another(text: str) -> None:
+    _, report = read("nlc: 1\nsystem: a\ncontext: tokens\n" + text)
+    assert {"NLC003", "NLC005"} & {d.code for d in report.diagnostics}
+    render_report(report)
+
+
 # ------------------------------------------------------------------------------------------- schema
 
 

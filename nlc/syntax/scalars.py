@@ -12,6 +12,7 @@ from nlc.syntax.pieces import Piece
 from nlc.syntax.yamlerrors import quoted
 from nlc.syntax.yamltree import Scalar
 
+_BLANKS = " \t"  # of YAML; a no-break space is text
 _INDENT = 2  # spaces of an indentation
 _READERS = {
     "expression": pieces.expression,
@@ -76,8 +77,10 @@ def content(scalar: Scalar) -> list[str]:
     lines = scalar.span.text.removesuffix("\n").split("\n")[1:]
     base = _depth(_first(*lines)) - _depth(_first(scalar.text))
     out = [line[base:] for line in lines]
-    if scalar.style == "|" or all(line.strip() or not line for line in out):
-        out = [line.rstrip() for line in out]  # a folded line of blanks says where not to fold
+    if scalar.style == "|" or all(line.strip(_BLANKS) or not line for line in out):
+        out = [
+            line.rstrip(_BLANKS) for line in out
+        ]  # a folded line of blanks says where not to fold
     while out and not out[-1] and "+" not in header(scalar)[0]:
         out.pop()
     return out
@@ -86,7 +89,7 @@ def content(scalar: Scalar) -> list[str]:
 def _first(*texts: str) -> str:
     """The first line that is not blank."""
     lines = (line for text in texts for line in text.split("\n"))
-    return next((line for line in lines if line.strip()), "")
+    return next((line for line in lines if line.strip(_BLANKS)), "")
 
 
 def _depth(line: str) -> int:

@@ -78,7 +78,7 @@ class _Writer:
             self._hoist(node)
             self._entries(node, below, kind)
         elif isinstance(node, Sequence) and not node.flow:
-            self._items(node, replace(below, column=below.column - STEP))
+            self._items(node, below)
         elif isinstance(node, Scalar) and node.style in ("|", ">"):
             self._block(node, kind)
         elif isinstance(node, Scalar) and kind.text == "prose":
@@ -110,7 +110,7 @@ class _Writer:
             lines[0].column = column(self.source, self.source.text.index("#", node.span.start))
         self._put(node, lines)
         text = node.span.text
-        self.at -= text.endswith("\n") if kept else len(text) - len(text.rstrip())
+        self.at -= text.endswith("\n") if kept else len(text) - len(text.rstrip(" \t\n"))
 
     def _put(self, node: Node, lines: list[Line]) -> None:
         """Lines of a value: from behind its key on, or below it if they were and are long."""
