@@ -295,6 +295,29 @@ def test_layout(what: str) -> None:
     assert body(text) == expected
 
 
+_ODD = "{ } [ ] | ' \" - ? # , : ½ ² ᵀ ‖ \u00a0".split(" ") + [
+    " # c\n",
+    "\n# c\n",
+    "\n\n\n",
+    "\n   ",
+]
+
+
+def test_layouts_together_with_something_odd_in_them() -> None:
+    rng, made = random.Random(12), 0
+    for _ in range(300):
+        parts = {text.split(":")[0]: text for text, _ in rng.sample(list(LAYOUTS.values()), 3)}
+        text = HEAD + "".join(parts.values())
+        for _ in range(rng.choice([0, 1, 2])):
+            at = rng.randrange(len(text))
+            text = text[:at] + rng.choice(_ODD) + text[at + rng.choice([0, 1, 2]) :]
+        report = Report()
+        found = fmt.formatted(Source("spec.yaml", text), report)
+        assert (found is None) == report.has_errors
+        made += found is not None
+    assert made > 100
+
+
 def test_the_first_line_stays_for_editors_and_markers_of_a_document_go() -> None:
     line = "# yaml-language-server: $schema=nlc.schema.json\n"
     assert form(f"%YAML 1.1\n---\n{HEAD}...\n") == HEAD
