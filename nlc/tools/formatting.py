@@ -88,13 +88,13 @@ def _alike(some: list[str], others: list[str]) -> int:
 
 
 class NotAFile(Exception):
-    """A name of a shipped spec, which is not the user's to change."""
+    """The name of a spec in the library, shipped or in NLC_PATH, where a file is due."""
 
 
 def format_files(names: Iterable[str]) -> Iterator[Formatted | SpecError]:
     """Each file (``-``: standard input) formatted, or the mistakes for which it is none.
 
-    Raises NotAFile for the name of a shipped spec, OSError for a file that cannot be read.
+    Raises NotAFile for the name of a spec in place of a path, OSError for a file that cannot be read.
     """
     for name in names:
         try:
@@ -106,7 +106,7 @@ def format_files(names: Iterable[str]) -> Iterator[Formatted | SpecError]:
 def _formatted(name: str) -> Formatted:
     path = None if name == "-" else find(name)
     if path is not None and path != Path(name):
-        raise NotAFile(f"`{name}` is a shipped spec, and fmt changes files: give a path")
+        raise NotAFile(f"`{name}` is the name of a spec; fmt changes files, so give a path")
     data = sys.stdin.buffer.read() if path is None else path.read_bytes()
     report = Report()
     source = decoded(data, "<stdin>" if path is None else name, report)

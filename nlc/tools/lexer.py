@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import ClassVar
 
 from pygments.lexer import RegexLexer, include
+from pygments.style import Style
 from pygments.token import (
     Comment,
     Error,
@@ -63,6 +65,27 @@ _NAMES: dict[str, _TokenType] = {
     "for": Keyword,
     "inf": Number,
 }
+
+
+class NlcStyle(Style):
+    """Colours that can be read on white and on black."""
+
+    styles: ClassVar = {
+        Name.Tag: "bold #2f7dc0",
+        Name.Variable: "#0f8f82",
+        Name.Builtin: "#8a63d2",
+        Name.Builtin.Pseudo: "#c2578c",
+        Name.Class: "#b3721d",
+        Name.Function: "#b3721d",
+        Name.Attribute: "italic",
+        Keyword: "#c2578c",
+        Number: "#a8791a",
+        String: "#4f8f3a",
+        Comment: "italic #808890",
+        Error: "underline #d04040",
+    }
+
+
 _KINDS = {
     "NUMBER": Number, "FRACTION": Number, "INFINITY": Number, "SUPERSCRIPT": Number,
     **dict.fromkeys("COMMA LPAR RPAR LSQB RSQB LANGLE RANGLE".split(), Punctuation),
@@ -130,13 +153,11 @@ class NlcLexer(RegexLexer):
     """A spec of nlc, or a part of one."""
 
     name = "nlc"
-    aliases = ["nlc"]  # noqa: RUF012
-    filenames: list[str] = []  # noqa: RUF012  specs are .yaml, and not all YAML are specs
-    mimetypes: list[str] = []  # noqa: RUF012
-    url = ""
+    aliases: ClassVar = ["nlc"]
+    filenames: ClassVar = []  # specs are .yaml, and not all YAML are specs
     flags = re.MULTILINE
 
-    tokens = {  # noqa: RUF012
+    tokens: ClassVar = {
         "root": [
             (rf"^([ ]*)({_of('prose')})(:)([ \t]*)(.*(?:\n(?:\1[ ]+.*|[ \t]*(?=\n)))*)", _prose),
             (rf"\b({_of('choice')})(:)([ \t]+[\"']?)([\w.]+)", _choice),

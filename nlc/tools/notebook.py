@@ -65,9 +65,9 @@ def highlighted(text: str) -> str:
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
 
-    from nlc.tools.lexer import NlcLexer
+    from nlc.tools.lexer import NlcLexer, NlcStyle
 
-    formatter = HtmlFormatter(noclasses=True, nobackground=True)
+    formatter = HtmlFormatter(style=NlcStyle, noclasses=True, nobackground=True)
     return highlight(text, NlcLexer(stripnl=False), formatter)
 
 
