@@ -22,15 +22,21 @@ from nlc.tools.sizes import BadHyper
 from nlc.version import __version__
 
 FORMATS = click.Choice(["text", "json", "github"])
+_MISTAKES = click.option(
+    "--format", type=FORMATS, default="text", show_default=True, help="How mistakes are said."
+)
 
 
-def _tell(error: SpecError, format: str) -> None:
+def _tell(error: SpecError, format: str, beside: bool = False) -> None:
+    """Mistakes on stdout if they are data and there is no product ``beside`` them, else on stderr."""
     from nlc.base import render
 
+    if not error.report.diagnostics:
+        return
     if format == "json":
-        click.echo(render.render_json(error.report))
+        click.echo(render.render_json(error.report), err=beside)
     elif format == "github":
-        click.echo(render.render_github(error.report))
+        click.echo(render.render_github(error.report), err=beside)
     else:
         click.echo(render.render_report(error.report, color=_color(sys.stderr)), err=True)
 
@@ -49,12 +55,7 @@ def _verb(f: Callable) -> Callable:
         try:
             f(*args, **kwargs)
         except SpecError as error:
-            _tell(
-                error,
-                kwargs.get("format", "text")
-                if kwargs.get("format") in ("json", "github")
-                else "text",
-            )
+            _tell(error, kwargs.get("format", "text"))
             sys.exit(1)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
@@ -80,10 +81,8 @@ def _verb(f: Callable) -> Callable:
 
 def _warn(spec: Any) -> None:
     """Warnings do not stop a verb; they are said on stderr."""
-    if spec.report.diagnostics:
-        from nlc.base.render import render_report
-
-        click.echo(render_report(spec.report, color=_color(sys.stderr)), err=True)
+    format = click.get_current_context().params.get("format", "text")
+    _tell(SpecError(spec.report), format, beside=True)
 
 
 def _load(name: str, **kwargs: Any) -> Any:
@@ -137,13 +136,45 @@ def check(specs: tuple[str, ...], format: str) -> None:
 
 
 @main.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a file would change.")
+@click.option("--diff", is_flag=True, help="Write nothing; show what would change.")
+@_MISTAKES
+@_verb
+def fmt(files: tuple[str, ...], check: bool, diff: bool, format: str) -> None:
+    """Write specs in canonical form: comments stay, and what they mean. - goes to standard output."""
+    from nlc.tools.formatting import NotAFile, format_files
+
+    failed = False
+    try:
+        for made in format_files(files):
+            if isinstance(made, SpecError):
+                _tell(made, format)
+            elif diff:
+                click.echo(made.diff, nl=False)
+            elif check and made.changed and format == "text":
+                click.echo(f"{made.source.name} would change")
+            elif check:
+                _tell(SpecError(made.report), format)
+            elif made.path is None:
+                click.echo(made.text.encode(), nl=False)
+            elif made.write():
+                click.echo(f"formatted {made.path}", err=True)
+            failed |= isinstance(made, SpecError) or (check and made.changed)
+    except NotAFile as error:
+        raise click.UsageError(str(error)) from None
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
 @click.argument("spec")
 @click.option(
     "--format",
-    type=click.Choice(["text", "mermaid", "dot", "svg", "json"]),
+    type=click.Choice(["text", "mermaid", "dot", "svg", "json", "github"]),
     default="text",
     show_default=True,
-    help="How it is drawn.",
+    help="How it is drawn; github: mistakes as annotations.",
 )
 @click.option(
     "--optimizer", metavar="SPEC", help="The gradient system that trains this token system."
@@ -170,7 +201,7 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
             )
         made = loaded.combined(trainer)
     _warn(loaded)
-    _put(draw(made, format), output)
+    _put(draw(made, "text" if format == "github" else format), output)
 
 
 @main.command()
@@ -178,10 +209,10 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
 @click.argument("level", required=False)
 @click.option(
     "--format",
-    type=click.Choice(["text", "latex"]),
+    type=click.Choice(["text", "latex", "json", "github"]),
     default="text",
     show_default=True,
-    help="How it is written.",
+    help="How it is written; github: mistakes as annotations.",
 )
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
@@ -196,7 +227,11 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
         hint = f"did you mean {close!r}?" if close else f"there are: {', '.join(updates) or 'none'}"
         raise click.BadParameter(f"no level {level!r} has an update; {hint}", param_hint="LEVEL")
     _warn(loaded)
-    _put(loaded.derive(level, format), output)
+    if format == "json":
+        found = {name: loaded.derive(name) for name in ([level] if level else updates)}
+        _put(json.dumps(found, ensure_ascii=False, indent=2), output)
+    else:
+        _put(loaded.derive(level, "latex" if format == "latex" else "text"), output)
 
 
 @main.command()
@@ -216,9 +251,15 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
 )
 @options.PLAN
 @options.OPERATOR
+@_MISTAKES
 @_verb
 def compile(
-    spec: str, output: Path | None, backend: str, plans: tuple[str, ...], operator: bool
+    spec: str,
+    output: Path | None,
+    backend: str,
+    plans: tuple[str, ...],
+    operator: bool,
+    format: str,
 ) -> None:
     """Write the generated PyTorch file."""
     loaded = _load(spec, operator=operator)
@@ -253,13 +294,7 @@ def compile(
     show_default=True,
     help="How long the memories of a token system are watched.",
 )
-@click.option(
-    "--format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How the checks are written.",
-)
+@options.FORMAT
 @_verb
 def verify(
     spec: str, operator: bool, settings: tuple[str, ...], seed: int, tokens: int, format: str
@@ -438,10 +473,11 @@ def list_(what: str, format: str) -> None:
 @click.option(
     "--like", metavar="SPEC", help="The spec to start from; without it, the simplest there is."
 )
+@_MISTAKES
 @_verb
-def new(path: Path, like: str | None) -> None:
+def new(path: Path, like: str | None, format: str) -> None:
     """Start a spec of your own from a copy of another."""
-    from nlc.tools.scaffold import scaffold, simplest
+    from nlc.tools.scaffold import put_schema, scaffold, simplest
 
     if path.suffix not in (".yaml", ".yml"):
         path = path.with_name(path.name + ".yaml")
@@ -450,7 +486,9 @@ def new(path: Path, like: str | None) -> None:
     text = scaffold(_load(like or simplest()).source.text, path.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    click.echo(f"wrote {path}; next: nlc check {path}")
+    beside = put_schema(path.parent)
+    wrote = f"{path}, and {beside} beside it for editors" if beside else f"{path}"
+    click.echo(f"wrote {wrote}; next: nlc check {path}")
 
 
 @main.command()
@@ -460,9 +498,9 @@ def new(path: Path, like: str | None) -> None:
 @_verb
 def schema(output: Path | None) -> None:
     """Print the JSON Schema of a spec, for editors."""
-    from nlc.syntax.schema import json_schema
+    from nlc.syntax.schema import schema_text
 
-    _put(json.dumps(json_schema(), ensure_ascii=False, indent=2), output)
+    _put(schema_text(), output)
 
 
 def _put(text: str, output: Path | None) -> None:

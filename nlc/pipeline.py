@@ -45,12 +45,11 @@ from nlc.syntax.yamltree import read_source
 from nlc.version import __version__
 
 if TYPE_CHECKING:
-    import networkx as nx
-
     from nlc.passes.plan import Choice
     from nlc.runtime.bench import Benchmark
     from nlc.runtime.verify import Verification
     from nlc.tools.explain import Explanation
+    from nlc.tools.notebook import Derivation, LevelGraph
 
 STAGES = {
     "parse": "text -> SpecTree: YAML and mathematics, every key and expression with its place",
@@ -207,6 +206,12 @@ class Spec:
     def __repr__(self) -> str:
         return f"<nlc.Spec {self.source.name}{' as an operator' if self.as_operator else ''}>"
 
+    def _repr_html_(self) -> str:
+        from nlc.tools.notebook import spec_html
+
+        with _deep():
+            return spec_html(self)
+
     # -------------------------------------------------------------------------------------------- stages
 
     @cached_property
@@ -305,11 +310,12 @@ class Spec:
         return self._checked[0]
 
     @cached_property
-    def graph(self) -> nx.DiGraph:
-        """The level graph; ``tools/draw`` documents its attributes."""
+    def graph(self) -> LevelGraph:
+        """The level graph, a ``networkx.DiGraph``; ``tools/draw`` documents its attributes."""
         from nlc.passes.link import link
+        from nlc.tools.notebook import LevelGraph
 
-        return link(self.system)
+        return LevelGraph(link(self.system))
 
     @property
     def updates(self) -> dict[str, Update]:
@@ -394,12 +400,14 @@ class Spec:
             _ = self._checked
         return self.report
 
-    def derive(self, level: str | None = None, format: str = "text") -> str:
-        """The derivation, from objective to update; ``format`` is ``text`` or ``latex``."""
+    def derive(self, level: str | None = None, format: str = "text") -> Derivation:
+        """The derivation, from objective to update, as a ``str``; ``format`` is ``text`` or ``latex``."""
         from nlc.tools.derivation import derivation
+        from nlc.tools.notebook import Derivation
 
         with _deep():
-            return derivation(self.system, self.updates, level, format)
+            text = derivation(self.system, self.updates, level, format)
+            return Derivation(text, derivation(self.system, self.updates, level, "latex"))
 
     def source_text(self, backend: str = "auto", plan: Plans | None = None) -> str:
         """The generated file."""
@@ -497,11 +505,12 @@ class Spec:
                 progress=progress,
             )
 
-    def combined(self, optimizer: Spec) -> nx.DiGraph:
+    def combined(self, optimizer: Spec) -> LevelGraph:
         """The level graph of this system trained by a gradient system."""
         from nlc.passes.link import combine
+        from nlc.tools.notebook import LevelGraph
 
-        return combine(self.graph, optimizer.graph)
+        return LevelGraph(combine(self.graph, optimizer.graph))
 
     @property
     def _folder(self) -> Path | None:

@@ -61,7 +61,7 @@ WARNED = {"hope_literal": "NLC805"}
 def printed(line: str, text: str | None = None, like: str = "") -> str:
     """Standard output of a command that must succeed and warn of nothing but what is known of the spec."""
     result = run(line, text)
-    said = set(re.findall(r"^(?:warning|error)\[(\w+)\]", result.stderr, re.M))
+    said = set(re.findall(r"^(?:(?:warning|error)\[|{\"code\":\")(NLC\d+)", result.stderr, re.M))
     known = {code for name, code in WARNED.items() if name in (*line.split(), like)}
     assert (result.exit_code, said) == (0, known), result.output
     assert known or not result.stderr, result.output
@@ -165,7 +165,44 @@ def test_graph_in_every_format(name: str) -> None:
 
 def test_graph_offers_the_formats_that_draw_has() -> None:
     option = next(p for p in cli.main.commands["graph"].params if p.name == "format")
-    assert set(option.type.choices) == set(FORMATS)
+    assert set(option.type.choices) == {*FORMATS, "github"}
+
+
+# Every verb that reads a spec, and what it needs beside it to come that far.
+READERS = {
+    "check": "", "fmt": "", "graph": "", "derive": "", "compile": "", "verify": "", "explain": "",
+    "kernels": "", "tune": "", "bench": "", "new": "made --like",
+}  # fmt: skip
+
+
+def test_readers_are_all_verbs_that_read_specs() -> None:
+    assert set(READERS) == set(cli.main.commands) - {"list", "schema"}
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_every_verb_says_mistakes_as_programs_read_them(verb: str) -> None:
+    Path("broken.yaml").write_text(WRONG.replace("rate", "1 +"))
+    reads = verb not in ("new", "fmt")
+    name = "nowhere.yaml" if verb == "new" else "wrong.yaml" if reads else "broken.yaml"
+    line = f"{verb} {READERS[verb]} {name}"
+    result = run(f"{line} --format json")
+    codes = [json.loads(text)["code"] for text in result.stdout.splitlines()]
+    assert result.exit_code == 1 and codes and not result.stderr
+    result = run(f"{line} --format github")
+    assert [re.search(r"title=(\w+)", x)[1] for x in result.stdout.splitlines()] == codes
+    assert result.exit_code == 1 and not result.stderr
+
+
+@pytest.mark.parametrize("verb", ["graph", "derive", "compile", "explain"])
+def test_warnings_stand_beside_the_product(verb: str) -> None:
+    product = run(f"{verb} unused.yaml").stdout
+    result = run(f"{verb} unused.yaml --format github")
+    assert (result.exit_code, result.stdout) == (0, product)
+    assert result.stderr.startswith("::warning file=unused.yaml,")
+    result = run(f"{verb} unused.yaml --format json")
+    assert (
+        result.exit_code == 0 and json.loads(result.stderr.splitlines()[0])["severity"] == "warning"
+    )
 
 
 def test_graph_of_a_wrong_spec_as_json_says_so_as_json() -> None:

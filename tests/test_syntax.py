@@ -1053,6 +1053,19 @@ def test_any_spec_gives_codes_and_never_a_traceback(system: str, seed: int) -> N
     render_report(report)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "let:\n  b: # c[\n|\n  x\n",  # a comment where a value was due, with an open bracket
+        'heads: "2\n  A: { init: "log(u(1,16))" }\n  *n"\n',  # a value left out within quotes
+    ],
+)
+def test_mistakes_of_yaml_next_to_one_another(text: str) -> None:
+    _, report = read("nlc: 1\nsystem: a\ncontext: tokens\n" + text)
+    assert {"NLC003", "NLC005"} & {d.code for d in report.diagnostics}
+    render_report(report)
+
+
 # ------------------------------------------------------------------------------------------- schema
 
 
@@ -1082,14 +1095,14 @@ def test_json_schema() -> None:
     assert schema["additionalProperties"] is False
     assert schema["properties"]["nlc"]["enum"] == [1, "1"]
     assert schema["properties"]["heads"]["type"] == ["string", "number", "boolean"]
-    level = schema["$defs"]["Level"]
+    level = schema["definitions"]["Level"]
     assert level["properties"]["phase"]["enum"] == ["start", "end"]
-    for block in (schema, *schema["$defs"].values()):
+    for block in (schema, *schema["definitions"].values()):
         for key, value in block.get("properties", {}).items():
             assert value.get("description"), key
             assert "default" not in value, key
     for model in (Level, Weight, Reset, Family):
-        assert list(schema["$defs"][model.__name__]["properties"]) == list(keys_of(model))
+        assert list(schema["definitions"][model.__name__]["properties"]) == list(keys_of(model))
 
 
 def test_parsing_needs_no_torch() -> None:

@@ -60,6 +60,11 @@ CODES: dict[str, Code] = {
         "A clock is `every token`, `every n tokens`, `n per token`, `every step`, `every n steps`,"
         " `infinite` or `never`.",
     ),
+    "NLC015": Code(
+        "not in canonical form",
+        "`nlc fmt` writes this text in another way that says the same; `nlc fmt --check` found it.",
+        "warning",
+    ),
     # 1 the keys
     "NLC101": Code("unknown key", "This mapping has no such key."),
     "NLC102": Code("missing key", "A key that this mapping must have is not there."),

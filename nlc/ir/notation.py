@@ -92,9 +92,12 @@ class Notation:
 
     def _subscript(self, base: str, text: str) -> str:
         if self.latex:
-            return (
-                f"{base}_{{{self._word(text) if len(text) > 1 and not text.isdigit() else text}}}"
-            )
+            plain = len(text) == 1 or text.isdigit() or "{" in text  # the last is written already
+            text = text if plain else self._word(text)
+            at = _script(base)
+            if at is not None and base[at] == "_":  # a second subscript is none to LaTeX
+                return f"{base[:at]}_{{{base[at + 2 : -1]},{text}}}"
+            return f"{base}_{{{text}}}"
         return base + (_scripted(text, _SUB) or f"_{text}")
 
     def state(self, attr: tuple[str, str]) -> str:
@@ -282,7 +285,7 @@ class Notation:
     def _power(self, base: Expr, exponent: str) -> str:
         inner = self.inside(base, ATOM)
         if self.latex:
-            return f"{inner}^{{{exponent}}}"
+            return f"{_closed(inner)}^{{{exponent}}}"
         return inner + (_scripted(exponent, _SUP) or f"^({exponent})")
 
     def _pow(self, a: Expr, b: Expr) -> tuple[str, int]:
@@ -297,13 +300,14 @@ class Notation:
             return (
                 f"({left})ᵀ {self.inside(b, POW)}"
                 if not self.latex
-                else rf"{left}^\top {self.inside(b, POW)}",
+                else rf"{_closed(left)}^\top {self.inside(b, POW)}",
                 MUL,
             )
         return f"{left} {self.inside(b, POW)}", MUL
 
     def _T(self, x: Expr) -> tuple[str, int]:
-        return self.inside(x, ATOM) + (r"^\top" if self.latex else "ᵀ"), POW
+        inner = self.inside(x, ATOM)
+        return rf"{_closed(inner)}^\top" if self.latex else f"{inner}ᵀ", POW
 
     def _inv_root(self, A: Expr, p: Expr, eps: Expr) -> tuple[str, int]:
         return self._power(A, f"{self.minus}1/{self.inside(p, POW)}"), POW
@@ -381,3 +385,20 @@ def _ends_word(text: str) -> bool:
 
 def _starts_word(text: str) -> bool:
     return re.match(r"(\\mathrm\{)?[A-Za-z_]", text) is not None
+
+
+def _script(latex: str) -> int | None:
+    """Where the script starts, ``_{…}`` or ``^{…}``, that a LaTeX text ends with."""
+    depth = 0
+    for i in range(len(latex) - 1, 0, -1):
+        depth += (latex[i] == "}") - (latex[i] == "{")
+        if depth == 0:
+            return i - 1 if latex[i] == "{" and latex[i - 1] in "_^" else None
+    return None
+
+
+def _closed(latex: str) -> str:
+    """What can be raised: a second superscript is none to LaTeX."""
+    at = _script(latex)
+    raised = at is not None and latex[at] == "^"
+    return f"{{{latex}}}" if raised or re.search(r"\^(?:\\top|\w)$", latex) else latex

@@ -11,6 +11,7 @@ import importlib
 import importlib.abc
 import importlib.util
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -31,13 +32,18 @@ def cache_dir() -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """All of the file or nothing, also where several processes write it at once."""
+    """All of the file or nothing, also where several processes write it at once.
+
+    A file that is there keeps its mode, and a link to it stays a link.
+    """
+    path = path.resolve()
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from nlc.syntax.yamltree import Scalar
 _LONGEST = 200  # characters of a clock
 _UNITS = {"token": "token", "tokens": "token", "step": "step", "steps": "step"}
 _FIRST_WORDS = ("every", "infinite", "never")
+WORDS = (*_FIRST_WORDS, "per", *_UNITS)  # that mean something in a clock
 _NAME = r"[A-Za-z][A-Za-z0-9_]*"
 _EVERY = re.compile(rf"\s*every\b\s*(?P<count>.*?)\s*\b(?P<unit>{_NAME})\s*", re.DOTALL)
 _PERIOD = re.compile(rf"\s*(?P<count>.*?)\s*\b(?P<unit>{_NAME})\s*", re.DOTALL)
@@ -59,6 +60,26 @@ def parse_period(
         )
         return None
     return _clock(scalar, "every", match, report, declared)
+
+
+def words(scalar: Scalar) -> list[tuple[Scalar, bool]]:
+    """The words of a clock or a period that has no mistake, and whether each is the count."""
+    for form in (_EVERY, _PER, _PERIOD):
+        if match := form.fullmatch(scalar.text):
+            break
+    else:
+        return [(_stripped(scalar, 0, len(scalar.text)), False)]
+    count, unit = match.span("count"), match.span("unit")
+    parts = [((0, count[0]), False), (count, True), ((count[1], unit[0]), False), (unit, False)]
+    pieces = [(_stripped(scalar, *place), is_count) for place, is_count in parts]
+    return [(piece, is_count) for piece, is_count in pieces if piece.text]
+
+
+def _stripped(scalar: Scalar, start: int, end: int) -> Scalar:
+    """A part without the white space around it."""
+    text = scalar.text[start:end]
+    start += len(text) - len(text.lstrip())
+    return scalar.part(start, max(start, start + len(text.strip())))
 
 
 def _readable(scalar: Scalar, report: Report) -> bool:

@@ -6,18 +6,40 @@ only describe: a spec is read by ``parse``, which knows places.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args, get_origin
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 _EXPRESSION = {"type": ["string", "number", "boolean"], "description": "an expression"}
 _DIMS = {"type": "array", "items": _EXPRESSION, "description": "sizes, `[]` for a scalar"}
 
-Expression = Annotated[str, WithJsonSchema(_EXPRESSION)]
+
+@dataclass(frozen=True)
+class Takes:
+    """What may stand behind a key.
+
+    ``text`` is the kind of a scalar there (``expression``, also in lists; ``clock``, ``name``,
+    ``prose``, ``choice``), ``block`` or ``members`` what a mapping there is: one with the keys of a
+    block, or names with values of their own. A ``small`` mapping may stand on one line.
+    """
+
+    text: str = ""
+    block: type[Block] | None = None
+    members: Takes | None = None
+    small: bool = False
+
+
+_EXPRESSIONS = Takes("expression")
+
+Expression = Annotated[str, WithJsonSchema(_EXPRESSION), _EXPRESSIONS]
 ListOrExpression = Annotated[
-    str | list[Any], WithJsonSchema({"anyOf": [_EXPRESSION, {"type": "array"}]})
+    str | list[Any], WithJsonSchema({"anyOf": [_EXPRESSION, {"type": "array"}]}), _EXPRESSIONS
 ]
-Dims = Annotated[list[Any] | str, WithJsonSchema({"anyOf": [_DIMS, _EXPRESSION]})]
+Dims = Annotated[list[Any] | str, WithJsonSchema({"anyOf": [_DIMS, _EXPRESSION]}), _EXPRESSIONS]
 Clock = Annotated[
     str,
     WithJsonSchema(
@@ -26,9 +48,10 @@ Clock = Annotated[
             "examples": ["every token", "every 16 tokens", "every step", "2 per token", "infinite"],
         }
     ),
+    Takes("clock"),
 ]
-Name = Annotated[str, WithJsonSchema({"type": "string", "maxLength": 64})]
-Prose = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
+Name = Annotated[str, WithJsonSchema({"type": "string", "maxLength": 64}), Takes("name")]
+Prose = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]}), Takes("prose")]
 Words = Annotated[
     dict[str, Any],
     WithJsonSchema(
@@ -37,6 +60,7 @@ Words = Annotated[
             "additionalProperties": {"anyOf": [_EXPRESSION, {"type": "array"}]},
         }
     ),
+    Takes(members=_EXPRESSIONS, small=True),
 ]
 
 
@@ -52,6 +76,7 @@ class Block(BaseModel):
     """A mapping that has no other keys than these."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
+    small: ClassVar[bool] = False  # whether it may stand on one line
 
 
 class Family(Block):
@@ -64,6 +89,7 @@ class Family(Block):
 class Weight(Block):
     """A free slow weight."""
 
+    small = True
     shape: Dims = _required("its sizes, `[]` for a scalar")
     per: Literal["head"] | None = _key("`head`: one for each head")
     init: Expression | None = _key("its first value; `uniform(a, b)` and `normal(s)` draw it")
@@ -72,6 +98,7 @@ class Weight(Block):
 class Reset(Block):
     """When a level starts over, and from what."""
 
+    small = True
     every: Clock = _required("the period, such as `512 tokens`, or a declared clock")
     to: Expression | None = _key("the value it starts over from: a level or an expression")
     rule: Literal["true", "false"] | None = _key("`true`: the states of its rule start over too")
@@ -166,14 +193,62 @@ def choices_of(model: type[Block], key: str) -> tuple[str, ...]:
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
 
+@cache
+def takes(model: type[Block], key: str) -> Takes:
+    """What stands behind a key of a block; behind one that the block leaves open, an expression."""
+    named = {f.alias or name: name for name, f in model.model_fields.items()}
+    if key not in named:
+        return _EXPRESSIONS
+    return _takes(get_type_hints(model, include_extras=True)[named[key]])
+
+
+def _takes(annotation: Any) -> Takes:
+    kind, inside = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return next(said for said in inside if isinstance(said, Takes))
+    if kind is Literal:
+        return Takes("choice")
+    if kind is dict:
+        return Takes(members=_takes(inside[1]))
+    if kind in (Union, UnionType):
+        either = [_takes(part) for part in inside if part is not type(None)]
+        return Takes(
+            next((t.text for t in either if t.text), ""),
+            next((t.block for t in either if t.block), None),
+            next((t.members for t in either if t.members), None),
+            any(t.small for t in either),
+        )
+    return Takes(block=annotation, small=annotation.small)
+
+
+# Written into the schema, so that a copy of it is known as one.
+MARK = "The keys of an nlc spec; `nlc schema` prints this file, and `nlc new` puts it beside specs."
+FILE = "schema.json"
+
+
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a spec, for editors."""
-    schema = Spec.model_json_schema(by_alias=True)
-    for block in (schema, *schema["$defs"].values()):
+    """The JSON Schema of a spec, for editors; ``schema.json`` beside this file is its text.
+
+    Draft 7: language servers for YAML read it, and not all of them read later ones.
+    """
+    schema = Spec.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
+    definitions = schema.pop("$defs")
+    for block in (schema, *definitions.values()):
         for name, prop in block.get("properties", {}).items():
             block["properties"][name] = _without_null(prop)
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$comment": MARK,
+        **schema,
+        "definitions": definitions,
+    }
     _accept_unquoted(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return schema
+
+
+def schema_text() -> str:
+    """The text of the schema that is installed with nlc."""
+    return files("nlc.syntax").joinpath(FILE).read_text(encoding="utf-8")
 
 
 def _without_null(prop: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +257,9 @@ def _without_null(prop: dict[str, Any]) -> dict[str, Any]:
     rest = {k: v for k, v in prop.items() if k not in ("anyOf", "default", "title")}
     if not kept:
         return rest
-    return {**kept[0], **rest} if len(kept) == 1 else {"anyOf": kept, **rest}
+    if len(kept) == 1 and "$ref" not in kept[0]:  # what stands beside a `$ref` is not read
+        return {**kept[0], **rest}
+    return {"anyOf": kept, **rest}
 
 
 def _accept_unquoted(schema: dict[str, Any]) -> None:
@@ -191,6 +268,6 @@ def _accept_unquoted(schema: dict[str, Any]) -> None:
         "enum": [1, "1"],
         "description": schema["properties"]["nlc"]["description"],
     }
-    rule = schema["$defs"]["Reset"]["properties"]["rule"]
+    rule = schema["definitions"]["Reset"]["properties"]["rule"]
     rule["enum"] = [True, False, *rule["enum"]]
     rule.pop("type", None)

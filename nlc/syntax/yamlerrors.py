@@ -17,7 +17,7 @@ from nlc.base.span import Source, Span
 _ENTRY = re.compile(
     r"""(?P<lead>[ ]*(?:-[ ]+)*)
         (?P<key>"[^"\n]*"|'[^'\n]*'|[^\s#:"'{}&*!|>%@`,?-][^#"'\n]*?)
-        [ ]*:[ ]+(?P<value>\S.*?)[ \r]*$""",
+        [ ]*:[ ]+(?P<value>[^\s\#].*?)[ \r]*$""",
     re.VERBOSE,
 )
 _HEADER = re.compile(r"[|>][-+0-9]{0,2}(?:\s+#.*)?$")

@@ -191,7 +191,8 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, span: Span) -> Scalar:
         style = event.style or ""
-        broken = self._properties(event, span) or span.start in self.masked
+        masked = any(span.start <= at < max(span.end, span.start + 1) for at in self.masked)
+        broken = self._properties(event, span) or masked  # what is masked has no places
         scalar = Scalar(event.value, span, style, broken)
         if broken:
             return scalar

@@ -27,7 +27,8 @@ def derivation(system: System, updates: dict[str, Update], level: str | None, fo
         )
     chosen = [level] if level else list(updates)
     if not chosen:
-        return f"{system.name} has no level with an update: its memories are solved anew for every query"
+        name = _prose(system.name) if format == "latex" else system.name
+        return f"{name} has no level with an update: its memories are solved anew for every query"
     parts = [_level(system, updates[name], format == "latex") for name in chosen]
     return "\n\n".join(parts)
 

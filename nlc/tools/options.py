@@ -58,12 +58,12 @@ _DTYPE = click.option(  # of kernels
     show_default=True,
     help="Of inputs and weights.",
 )
-_FORMAT = click.option(
+FORMAT = click.option(
     "--format",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "json", "github"]),
     default="text",
     show_default=True,
-    help="How it is written.",
+    help="How it is written; github: mistakes as annotations.",
 )
 _EXPLAINED = (
     click.option(
@@ -82,7 +82,7 @@ _EXPLAINED = (
         show_default=True,
         help="How long the stream is that costs are for.",
     ),
-    _FORMAT,
+    FORMAT,
 )
 
 
@@ -112,7 +112,7 @@ _AHEAD = (
     ),
     _SET,
     _DTYPE,
-    _FORMAT,
+    FORMAT,
 )
 
 
@@ -135,7 +135,7 @@ _TUNED = (
     click.option(
         "--batch", type=click.IntRange(1), default=8, show_default=True, help="Sequences at once."
     ),
-    _FORMAT,
+    FORMAT,
 )
 
 
@@ -191,7 +191,7 @@ _MEASURED = (
     click.option("--seed", default=0, show_default=True, help="Of the random inputs and weights."),
     click.option(
         "--format",
-        type=click.Choice(["text", "json", "csv"]),
+        type=click.Choice(["text", "json", "csv", "github"]),
         default="text",
         show_default=True,
         help="How the numbers are written.",

@@ -1,10 +1,19 @@
-"""A new spec from a shipped one: its own name, its own line about itself."""
+"""A new spec from a shipped one: its own name, its own line about itself, its keys known to editors."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from pathlib import Path
 
 from nlc.pipeline import load, shipped
+from nlc.runtime.loader import write_atomically
+from nlc.syntax.schema import MARK, schema_text
+
+# A name, and not the address of the installed schema: it is good on every machine, without a net,
+# and in every version of Python. A copy of the schema stands beside the spec and goes with it.
+SCHEMA = "nlc.schema.json"
+_LINE = re.compile(r"^# yaml-language-server:.*\n", re.M)
 
 
 def simplest() -> str:
@@ -24,7 +33,23 @@ def scaffold(text: str, name: str) -> str:
     text = re.sub(r"^system:.*$", f"system: {safe}", text, count=1, flags=re.M)
     about = "doc: What this system is, in a sentence.\n"
     text = re.sub(_field("doc"), about, text, count=1, flags=re.M)
-    return re.sub(_field("ref"), "", text, count=1, flags=re.M)
+    text = re.sub(_field("ref"), "", text, count=1, flags=re.M)
+    return f"# yaml-language-server: $schema={SCHEMA}\n{_LINE.sub('', text)}"
+
+
+def put_schema(folder: Path) -> str:
+    """The schema that new specs name, in their folder; an older copy is renewed, another file kept.
+
+    Its name if it was written, otherwise nothing.
+    """
+    path, text = folder / SCHEMA, schema_text()
+    known = ""
+    with suppress(FileNotFoundError):
+        known = path.read_text(encoding="utf-8")
+    if known != text and (not known or MARK in known):
+        write_atomically(path, text)
+        return SCHEMA
+    return ""
 
 
 def _field(key: str) -> str:

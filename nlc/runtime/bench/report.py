@@ -7,6 +7,8 @@ import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nlc.tools.html import pre, table
+
 _HEADINGS = {"step": "step, after T tokens"}
 
 
@@ -110,25 +112,40 @@ class Benchmark:
 
     def __str__(self) -> str:
         """A table for each mode: lengths, and the backends at each of them."""
+        wide = max(map(len, self.backends))
+        lines = self._head()
+        for mode in self.modes:
+            lines += ["", *self._table(mode, wide)]
+        return "\n".join([*lines, "", *self.notes])
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, in one table."""
+        rows = []
+        for cell in self.cells:
+            measured = cell.status == "measured"
+            found = self._found(cell) if measured else ("",) * len(_HEADS)
+            named = (_HEADINGS.get(cell.mode, cell.mode), f"{cell.tokens:,}", cell.backend)
+            rows.append((*named, *found, self._note(cell)))
+        head = ("mode", "T", "backend", *_HEADS, "")
+        right = {1, *range(3, 3 + len(_HEADS))}
+        return table(head, rows, right, "\n".join(self._head())) + pre("\n".join(self.notes))
+
+    def _head(self) -> list[str]:
+        """What was measured, and on what."""
         at = ", ".join(f"{k}={v}" for k, v in self.hypers.items())
         name = (
             f"{self.system}{' as an operator' if self.operator else ''}{f' at {at}' if at else ''}"
         )
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" * (self.device == "cpu")
-        lines = [
+        return [
             f"{name}; batch {self.batch}, {self.dtype} on {self.device}{threads}; seed {self.seed}",
             self.machine,
         ]
-        wide = max(map(len, self.backends))
-        for mode in self.modes:
-            lines += ["", *self._table(mode, wide)]
-        return "\n".join([*lines, "", *self.notes])
 
     def _table(self, mode: str, wide: int) -> list[str]:
         left = 12 + wide
-        heads = ("tokens/s", "ratio", "spread", "runs", "memory")
         heading = f"{_HEADINGS.get(mode, mode):<{left}}"
-        lines = [heading + "".join(f"  {h:>{w}}" for h, w in zip(heads, _WIDTHS))]
+        lines = [heading + "".join(f"  {h:>{w}}" for h, w in zip(_HEADS, _WIDTHS))]
         last = None
         for cell in (c for c in self.cells if c.mode == mode):
             length = "" if cell.tokens == last else f"{cell.tokens:,}"
@@ -136,9 +153,12 @@ class Benchmark:
             line = f"{length:>10}  {cell.backend:<{wide}}"
             if cell.status == "measured":
                 line += "".join(f"  {x:>{w}}" for x, w in zip(self._found(cell), _WIDTHS))
-            note = f"{cell.status}: {cell.note}" if cell.status != "measured" else cell.note
-            lines.append(f"{line}  {note}".rstrip())
+            lines.append(f"{line}  {self._note(cell)}".rstrip())
         return lines
+
+    @staticmethod
+    def _note(cell: Cell) -> str:
+        return f"{cell.status}: {cell.note}" if cell.status != "measured" else cell.note
 
     def _found(self, cell: Cell) -> tuple[str, ...]:
         speed, ratio = self.speed(cell), self.ratio(cell)
@@ -151,4 +171,5 @@ class Benchmark:
         )
 
 
+_HEADS = ("tokens/s", "ratio", "spread", "runs", "memory")
 _WIDTHS = (11, 7, 6, 4, 13)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nlc.ir.expr import walk
 from nlc.ir.system import System
+from nlc.tools.html import pre, table
 
 EXACT = 1e-10  # float64 against float64, in another order of operations
 SAME = 1e-12  # the same operations in the same order
@@ -52,18 +53,31 @@ class Verification:
 
     def __str__(self) -> str:
         """A table: the verdict and what was checked, then the error and its limit, or what was found."""
-        at = ", ".join(f"{k}={v}" for k, v in self.hypers.items()) or "its default hypers"
-        rows = [(_verdict(c), c.what, _found(c)) for c in self.checks]
+        rows = self._rows()
         wide = max((len(what) for _, what, _ in rows), default=0)
         lines = [f"{v}  {what:<{wide}}  {found}".rstrip() for v, what, found in rows]
+        return "\n".join([self._head(), *lines, self._end()])
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        return table(["", "check", "found"], self._rows(), caption=self._head()) + pre(self._end())
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        return [(_verdict(c), c.what, _found(c)) for c in self.checks]
+
+    def _head(self) -> str:
+        at = ", ".join(f"{k}={v}" for k, v in self.hypers.items()) or "its default hypers"
+        return f"{self.system} at {at}; seed {self.seed}"
+
+    def _end(self) -> str:
         failed = [c for c in self.checks if c.passed is False]
         passed = sum(c.passed is True for c in self.checks)
-        end = f"{passed} checks passed"
-        if failed:
-            end = f"{len(failed)} of {len(failed) + passed} checks failed"
-            if all(c.life for c in failed):
-                end += ": what was compiled is what the spec says, but its memories do not live"
-        return "\n".join([f"{self.system} at {at}; seed {self.seed}", *lines, end])
+        if not failed:
+            return f"{passed} checks passed"
+        end = f"{len(failed)} of {len(failed) + passed} checks failed"
+        if all(c.life for c in failed):
+            end += ": what was compiled is what the spec says, but its memories do not live"
+        return end
 
 
 def _verdict(c: Check) -> str:

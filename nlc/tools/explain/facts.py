@@ -77,6 +77,11 @@ class Explanation:
 
         return text(self)
 
+    def _repr_html_(self) -> str:
+        from nlc.tools.explain.text import html
+
+        return html(self)
+
 
 def _fact(f: Fact) -> dict[str, Any]:
     place = None

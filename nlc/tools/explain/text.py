@@ -13,16 +13,9 @@ from nlc.tools.table import INDENT, WIDTH, table
 def text(e: Explanation) -> str:
     """At most ``WIDTH`` columns wide."""
     shown = [f for level in e.levels for f in level]
-    columns = ["level", "class", "flops", "bytes", "state"]
-    if not e.matrix:
-        columns = [*columns[:2], "plan", *columns[2:], "steps"]
-    rows = [columns, *(_row(f, e) for f in shown)]
-    sums = [("projections", e.projections), ("flows", e.flows), ("total", e.total)]
-    sums = [(name, c) for name, c in sums if c.flops or c.moved]
-    if e.matrix:
-        sums = sums[-1:]
+    columns, sums = _columns(e), _sums(e)
     at = columns.index("flops")
-    rows += [[name, *[" "] * (at - 1), *_numbers(c, e)] for name, c in sums]
+    rows = [columns, *(_row(f, e) for f in shown), *sums]
     lines = table(rows, (2,) * (len(columns) - 1), set(range(at, len(columns))))
     head, body = lines[0], dict(zip((id(f) for f in shown), lines[1:]))
     out = [f"{e.system} by {e.backend}", *_scope(e), "", *head]
@@ -35,6 +28,34 @@ def text(e: Explanation) -> str:
     notes = _notes(shown, e)
     out += ["", *notes] if notes else []
     return "\n".join(line.rstrip() for line in out)
+
+
+def html(e: Explanation) -> str:
+    """The same for a notebook."""
+    from nlc.tools.html import pre
+    from nlc.tools.html import table as markup
+
+    shown = [f for level in e.levels for f in level]
+    columns = ["clock", *_columns(e)]
+    rows = [*([f.clock, *_row(f, e)] for f in shown), *(["", *row] for row in _sums(e))]
+    right = range(columns.index("flops"), len(columns))
+    caption = "\n".join([f"{e.system} by {e.backend}", *_scope(e)])
+    return markup(columns, rows, right, caption) + pre("\n".join(_notes(shown, e)))
+
+
+def _columns(e: Explanation) -> list[str]:
+    costs = ["flops", "bytes", "state"]
+    return ["level", "class", *costs] if e.matrix else ["level", "class", "plan", *costs, "steps"]
+
+
+def _sums(e: Explanation) -> list[list[str]]:
+    """The rows below the levels."""
+    sums = [("projections", e.projections), ("flows", e.flows), ("total", e.total)]
+    sums = [(name, c) for name, c in sums if c.flops or c.moved]
+    if e.matrix:
+        sums = sums[-1:]
+    blank = [" "] * (_columns(e).index("flops") - 1)
+    return [[name, *blank, *_numbers(c, e)] for name, c in sums]
 
 
 def _scope(e: Explanation) -> list[str]:
