@@ -141,10 +141,10 @@ def check(specs: tuple[str, ...], format: str) -> None:
 @click.argument("spec")
 @click.option(
     "--format",
-    type=click.Choice(["text", "mermaid", "dot", "svg", "json"]),
+    type=click.Choice(["text", "mermaid", "dot", "svg", "json", "html"]),
     default="text",
     show_default=True,
-    help="How it is drawn.",
+    help="How it is drawn; html: a page to explore it, with every level's update and lines.",
 )
 @click.option(
     "--optimizer", metavar="SPEC", help="The gradient system that trains this token system."
@@ -158,7 +158,7 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
     from nlc.tools.draw import draw
 
     loaded = _load(spec)
-    made = loaded.graph
+    made, trainer = loaded.graph, None
     if optimizer:
         trainer = _load(optimizer)
         if loaded.system.context != "tokens" or trainer.system.context != "gradients":
@@ -171,7 +171,7 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
             )
         made = loaded.combined(trainer)
     _warn(loaded)
-    _put(draw(made, format), output)
+    _put(loaded.page(trainer) if format == "html" else draw(made, format), output)
 
 
 @main.command()

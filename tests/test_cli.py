@@ -165,7 +165,7 @@ def test_graph_in_every_format(name: str) -> None:
 
 def test_graph_offers_the_formats_that_draw_has() -> None:
     option = next(p for p in cli.main.commands["graph"].params if p.name == "format")
-    assert set(option.type.choices) == set(FORMATS)
+    assert set(option.type.choices) == {*FORMATS, "html"}
 
 
 def test_graph_of_a_wrong_spec_as_json_says_so_as_json() -> None:
