@@ -18,7 +18,13 @@ from nlc.tools.page.model import Page
 if TYPE_CHECKING:
     from nlc.pipeline import Spec
 
-_SCRIPTS = ("time.js", "edges.js", "panel.js", "raster.js", "page.js")  # in the order in which they run
+_SCRIPTS = (
+    "time.js",
+    "edges.js",
+    "panel.js",
+    "raster.js",
+    "page.js",
+)  # in the order in which they run
 
 
 def page(spec: Spec, optimizer: Spec | None = None) -> str:

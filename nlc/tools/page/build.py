@@ -13,7 +13,7 @@ from nlc.base.span import Source
 from nlc.ir.system import Level
 from nlc.ir.types import STEP, Clock
 from nlc.tools import draw
-from nlc.tools.derivation import update_lines
+from nlc.tools.derivation import rows, update_lines
 from nlc.tools.explain.facts import Explanation, Fact
 from nlc.tools.explain.text import count, size, steps
 from nlc.tools.page.model import Arrow, Card, Code, Detail, File, Lane, Page, Row
@@ -79,7 +79,7 @@ class _Builder:
 
     def page(self) -> Page:
         place = {c: i for i, c in enumerate(self.whole)}
-        rows, row_of = self._rows()
+        together, row_of = self._rows()
         cards = tuple(self._card(n, c, row_of[n]) for n, c in zip(self.nodes, self.whole))
         lanes = [
             Lane(tuple(place[c] for c in level), self._order(i))
@@ -97,7 +97,7 @@ class _Builder:
             cards=cards,
             lanes=tuple(lanes),
             arrows=tuple(arrows),
-            rows=rows,
+            rows=together,
             periods=tuple(p for part in self.parts for p in part.rhythm.periods()),
             fits=fits,
             units=units,
@@ -126,17 +126,23 @@ class _Builder:
         return level.clocks if level is not None else (STEP,)
 
     def _rows(self) -> tuple[tuple[Row, ...], dict[str, int]]:
-        rows: dict[tuple, list[str]] = {}
+        found: dict[tuple, list[str]] = {}
         for n in self.nodes:
             number, name = self.origin[n]
             level = self.parts[number].level(name)
             anchor = level.boundary if level else None
             reset = level.reset.every if level is not None and level.reset else None
-            key = (self.graph.nodes[n]["level"], number, self.parts[number].clock(name), anchor, reset)
-            rows.setdefault(key, []).append(n)
+            key = (
+                self.graph.nodes[n]["level"],
+                number,
+                self.parts[number].clock(name),
+                anchor,
+                reset,
+            )
+            found.setdefault(key, []).append(n)
         at = {n: i for i, n in enumerate(self.nodes)}
         made, row_of = [], {}
-        for i, ((_, number, *clocks), members) in enumerate(rows.items()):
+        for i, ((_, number, *clocks), members) in enumerate(found.items()):
             tick, *more = (c and self.parts[number].rhythm.tick(c) for c in clocks)
             made.append(Row(tuple(at[n] for n in members), tick, *more))
             row_of |= dict.fromkeys(members, i)
@@ -150,7 +156,9 @@ class _Builder:
         law = tuple((w, t) for w, t in (("min", c.objective), ("by", c.rule)) if t)
         tick = part.rhythm.tick(part.clock(name))
         detail = self._detail(part, name, c)
-        return Card(c.name, c.kind, c.shape, self._size(part, name, c), law, c.doc, tick, row, detail)
+        return Card(
+            c.name, c.kind, c.shape, self._size(part, name, c), law, c.doc, tick, row, detail
+        )
 
     def _size(self, part: _Part, name: str, c: draw.Component) -> str:
         """Values, and the bytes of state that the generated program keeps for them."""
@@ -158,7 +166,8 @@ class _Builder:
         fact = part.facts.get(name)
         if fact is not None and fact.cost.state:
             if part.explained.matrix is None:
-                values.append(size(fact.cost.state))
+                grows = f" at {part.explained.tokens:,} tokens" if c.kind == "cache" else ""
+                values.append(size(fact.cost.state) + grows)
             elif c.shape.startswith("like("):
                 each = fact.cost.state / (part.explained.matrix[0] * part.explained.matrix[1])
                 values.append(
@@ -174,7 +183,10 @@ class _Builder:
         code = part.owned.get(name, _NONE)
         return Detail(
             update=tuple(update_lines(part.system, update)) if update is not None else (),
-            derivation=part.spec.derive(name) if update is not None else "",
+            derivation=tuple(
+                (f"{left} {rel} {right}", why)
+                for left, rel, right, why in (rows(part.system, update) if update else ())
+            ),
             notes=_notes(fact, part.explained) if fact is not None else (),
             costs=_costs(fact, part.explained) if fact is not None else (),
             faster=fact.faster if fact is not None else (),
@@ -263,5 +275,3 @@ def _name(source: Source) -> str:
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
-
-

@@ -53,6 +53,7 @@ function bands(places, width) {
       const [left, right] = [Math.max(edges[i], ROOM.left) + 5, Math.min(edges[i + 1], width) - 5];
       if (right > left) row.gaps.push({ left, right, through: [] });
     }
+    if (!row.gaps.length) row.gaps.push({ left: width, right: width, through: [] });
   }
   return out;
 }

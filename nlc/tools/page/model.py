@@ -42,13 +42,14 @@ class Code:
 
 @dataclass(frozen=True)
 class Detail:
-    """What the panel says of a component. ``notes`` are pairs of a label and a text, ``parts`` of a name and a shape.
+    """What the panel says of a component. ``derivation`` has a line and why it holds.
 
+    ``notes`` and ``costs`` are pairs of a label and a text, ``parts`` of a name and a shape.
     ``spec`` and ``code`` number the files of the page; ``spec_lines`` and ``code_lines`` are the component's in them.
     """
 
     update: tuple[str, ...]
-    derivation: str
+    derivation: tuple[tuple[str, str], ...]
     notes: tuple[tuple[str, str], ...]
     costs: tuple[tuple[str, str], ...]
     faster: tuple[str, ...]

@@ -30,6 +30,7 @@ class _Part:
     made: set[str] = field(default_factory=set)
     read: set[str] = field(default_factory=set)
     direct: Levels = NOBODY
+    said: Levels = NOBODY  # of what it mentions
     owner: Levels = NOBODY
     calls: set[str] = field(default_factory=set)
     within: _Part | None = None  # the loop around it
@@ -131,6 +132,7 @@ class _Reader:
         for s in body:
             if isinstance(s, ast.For):
                 head = self._part(s.lineno, s.body[0].lineno - 1, [s.target], [s.iter], within)
+                head.direct = head.direct or head.said
                 f.parts.append(head)
                 self._read(f, s.body, head)
             elif isinstance(s, ast.If | ast.With):
@@ -195,6 +197,7 @@ class _Reader:
         only_passing = bool(part.made) and part.made <= self.passing
         part.made -= self.passing
         part.stores = not part.made and any(isinstance(t, ast.Subscript) for t in targets)
+        part.said = said
         part.direct = made or (NOBODY if only_passing else said)
         part.converts = len(part.made) > 1 and part.made <= part.read
         return part

@@ -5,6 +5,9 @@ const state = { chosen: null, near: null, at: 1 };
 const cards = [];
 const clocks = []; // [element, () => text], told anew when a period changes
 
+const MANY = 6; // cards in a lane that stand in columns
+const DENSE = 24; // cards of which a shorter form is shown
+
 // ---------------------------------------------------------------- lanes and cards
 
 function card(index) {
@@ -19,7 +22,7 @@ function card(index) {
     clock,
     line("shape", c.shape),
     line("size", c.size),
-    ...c.law.map(([word, text]) => line("law", element("i", {}, word), " ", text)),
+    ...c.law.map(([word, text]) => line(`law ${word}`, element("i", {}, word), " ", text)),
     element("span", { class: "badge", "aria-hidden": true })
   );
   made.dataset.index = index;
@@ -33,10 +36,11 @@ function lane(level, i) {
   const clock = element("span", { class: "lane-clock" }, said());
   clocks.push([clock, said]);
   head.append(clock);
-  const holder = element("div", { class: "cards", role: "group", "aria-label": `level ${i + 1}` }, ...level.cards.map(card));
+  const many = level.cards.length > MANY ? "cards many" : "cards";
+  const holder = element("div", { class: many, role: "group", "aria-label": `level ${i + 1}` }, ...level.cards.map(card));
   const made = element("li", { class: "lane" }, head, holder);
   if (i + 1 === data.lanes.length) return [made];
-  const order = element("li", { class: "order" }, element("b", { "aria-label": "is faster than" }, "≻"), level.order);
+  const order = element("li", { class: "order" }, element("b", { "aria-label": "is faster than" }, "≻"), level.order ? element("span", {}, level.order) : null);
   return [made, order];
 }
 
@@ -104,6 +108,7 @@ function choose(index, { focus = false } = {}) {
   }
   redraw();
   rasters();
+  if (index !== null) cards[index].scrollIntoView({ block: "nearest" });
 }
 
 function close() {
@@ -198,7 +203,7 @@ function rasters() {
   scrub.setAttribute("aria-valuetext", said);
   $("readout").textContent = said;
   const places = [0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(share * view.span));
-  $("axis").replaceChildren(...places.map((p) => element("span", {}, number(p))), element("em", {}, `${BASE}s`));
+  $("axis").replaceChildren(...places.map((p, i) => element("span", {}, i < 4 ? number(p) : `${number(p)} ${BASE}s`)));
   const [first, box] = [rows[0].svg.getBoundingClientRect(), $("rows").getBoundingClientRect()];
   const cursor = $("cursor");
   cursor.style.left = `${first.left - box.left + ((state.at - 0.5) / view.span) * first.width}px`;
@@ -222,12 +227,12 @@ function controls() {
   for (const p of data.periods) {
     const users = data.rows.filter((r) => [r.tick, r.anchor, r.reset].some((t) => t && t.count.terms.some(([, , hypers]) => hypers.some(([key]) => key === p.key))));
     const about = users.map(named).join("; ");
-    put(slider(twice(p.name) ? `${p.of}: ${p.name}` : p.name, about, p.value, [1, 65536], (value) => { values.set(p.key, value); told(); }));
+    put(slider(twice(p.name) ? `${p.of}: ${p.name}` : p.name, about, p.value, [1, LONGEST], (value) => { values.set(p.key, value); told(); }));
   }
   if (STEPPED) {
-    put(slider("tokens a step", "of one optimizer step", data.step, [1, 65536], (value) => { view.step = value; rasters(); }));
+    put(slider("tokens a step", "of one optimizer step", data.step, [1, LONGEST], (value) => { view.step = value; rasters(); }));
   }
-  put(slider(`${BASE}s shown`, "the span of the raster", data.span, [8, 1048576], (value) => { view.span = value; rasters(); }));
+  put(slider(`${BASE}s shown`, "the span of the raster", data.span, [8, LONGEST], (value) => { view.span = value; rasters(); }));
   if (STEPPED) {
     const box = element("input", { type: "checkbox", id: "fresh" });
     box.checked = view.fresh;
@@ -235,10 +240,7 @@ function controls() {
     $("controls").append(element("label", { class: "check", for: "fresh" }, box, "every step takes a new sequence: periods start over"));
   }
   $("reset").addEventListener("click", () => {
-    for (const p of data.periods) values.set(p.key, p.value);
-    Object.assign(view, { span: data.span, step: data.step });
-    for (const made of all) made.say(made.start);
-    told();
+    for (const made of all) made.put(made.start);
   });
 }
 
@@ -260,6 +262,7 @@ $("app").hidden = false;
 $("name").textContent = data.name;
 $("docs").append(...data.docs.map((d) => element("p", { class: "doc" }, d)));
 $("facts").textContent = data.facts.join(" · ");
+$("canvas").classList.toggle("compact", data.cards.length > DENSE);
 $("lanes").append(...data.lanes.flatMap(lane));
 if (!data.cards.length) $("lanes").append(element("li", { class: "order" }, "no components"));
 legend();

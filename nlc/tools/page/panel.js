@@ -117,9 +117,9 @@ function fill(panel, index, go, close) {
   clock.textContent = clockText(card.tick);
   const facts = pairs([["shape", card.shape], ["state", card.size], ...card.law, ...d.notes].filter(([, v]) => v), "facts");
   facts.prepend(element("div", {}, element("dt", {}, "clock"), clock));
-  const update = d.update.length ? element("pre", { class: "math", tabindex: 0, "aria-label": "derived update" }, d.update.join("\n")) : null;
+  const update = d.update.length ? element("div", { class: "math" }, ...d.update.map((line) => element("code", {}, line))) : null;
   const none = card.kind === "cache" ? "It takes no step: what it answers is solved anew for every query." : "";
-  const steps = d.derivation ? element("pre", { class: "math", tabindex: 0, "aria-label": "derivation" }, d.derivation) : null;
+  const steps = d.derivation.length ? element("ol", { class: "steps" }, ...d.derivation.map(([line, why]) => element("li", {}, element("code", {}, line), element("span", {}, why)))) : null;
   const parts = d.parts.length ? pairs(d.parts, "parts") : null;
   const faster = d.faster.length ? element("ul", { class: "plain" }, ...d.faster.map((f) => element("li", {}, f))) : null;
   const content = [

@@ -1,6 +1,7 @@
 // The raster: a row for what ticks together, marks where it does, and the sliders that change periods.
 
-const MARK = { top: 4, height: 14, bottom: 24 };
+const LONGEST = 1048576; // ticks that a slider offers
+const MARK = { top: 5, height: 14, bottom: 24 };
 
 /** Values a slider steps over: 1, 2, 3, 4, 6, 8, 12, …, its own start among them. */
 function ladder(start, low, high) {
@@ -13,23 +14,24 @@ function slider(label, about, start, [low, high], change) {
   const steps = ladder(start, low, Math.max(high, start));
   const id = `s${slider.made = (slider.made || 0) + 1}`;
   const range = element("input", { type: "range", id, min: 0, max: steps.length - 1, step: 1 });
-  const exact = element("input", { type: "number", min: low, step: 1, "aria-label": `${label}, exact` });
+  const exact = element("input", { type: "number", min: low, max: high, step: 1, "aria-label": `${label}, exact` });
   const say = (value) => {
     const nearest = steps.reduce((best, n, i) => (Math.abs(n - value) < Math.abs(steps[best] - value) ? i : best), 0);
     range.value = nearest;
     range.setAttribute("aria-valuetext", `${number(value)}`);
     exact.value = value;
   };
+  let now = start;
   const put = (value) => {
-    if (!Number.isInteger(value) || value < low) return;
-    say(value);
-    change(value);
+    const sound = Number.isInteger(value) && value >= low && value <= high;
+    if (sound) change((now = value));
+    say(now);
   };
   range.addEventListener("input", () => put(steps[Number(range.value)]));
   exact.addEventListener("change", () => put(Number(exact.value)));
   say(start);
   const made = element("div", { class: "control" }, element("label", { for: id }, label), range, exact, element("span", { class: "about" }, about));
-  return { made, say, start };
+  return { made, put, start };
 }
 
 /** Names of a row, few enough for a line or two. */
@@ -41,7 +43,7 @@ function named(row) {
 
 /** One path for all marks of a kind; a band where they would run together. */
 function marks(svg, ticks, width, kind) {
-  const tall = { tick: [MARK.top, MARK.height], anchor: [MARK.top + MARK.height + 1, 4], reset: [1, 20] }[kind];
+  const tall = { tick: [MARK.top, MARK.height], anchor: [MARK.top + MARK.height + 1, 4], reset: [0, 4] }[kind];
   const at = (p) => ((p - 0.5) / view.span) * width;
   if (ticks.always || ticks.unknown) {
     const style = ticks.always ? "always" : "unknown";
@@ -116,7 +118,7 @@ function moment(p) {
   const at = { token: [], step: [] };
   for (const row of data.rows) {
     const ticks = series(row.tick);
-    if (ticks.has && ticks.has(p)) at[row.tick.unit === "step" ? "step" : "token"].push(named(row));
+    if (ticks.always || (ticks.has && ticks.has(p))) at[row.tick.unit === "step" ? "step" : "token"].push(named(row));
     if (row.reset) {
       const reset = series(row.reset);
       if (reset.has && reset.has(p)) at[row.reset.unit === "step" ? "step" : "token"].push(`${named(row)} (reset)`);
@@ -133,7 +135,7 @@ function legendOfMarks(holder) {
   for (const [kind, text] of kinds) {
     if (!used[kind]) continue;
     const svg = drawing("svg", { width: 12, height: 22, class: "key", "aria-hidden": "true" });
-    const d = { tick: "M6 4v14", anchor: "M6 17v4", reset: "M6 1v20", step: "M6 0v22" }[kind];
+    const d = { tick: "M6 4v14", anchor: "M6 18v4", reset: "M6 0v4", step: "M6 0v22" }[kind];
     drawing("path", { d, class: kind === "step" ? "stepline" : `mark ${kind}`, "stroke-width": 3 }, svg);
     holder.append(element("span", {}, svg, text));
   }

@@ -18,7 +18,9 @@ class Rhythm:
 
     def __init__(self, system: System, part: int):
         self.system, self.part = system, part
-        self.used: dict[str, None] = {}  # hypers that counts read, in the order in which they are met
+        self.used: dict[
+            str, None
+        ] = {}  # hypers that counts read, in the order in which they are met
 
     def tick(self, clock: Clock) -> Tick:
         """Counts go back to hypers that are given: ``chunk: d / 4`` is a quarter of d."""
@@ -91,5 +93,3 @@ def scale(clocks: list[Clock]) -> tuple[int, int, tuple[str, ...]]:
     step = max(_LEAST, tokens) if "token" in units else 1
     span = step * max(_STEPS, steps) if "step" in units else max(2 * _LEAST, 2 * tokens)
     return step, max(span, 2 * _LEAST), ordered
-
-
