@@ -16,7 +16,6 @@ from nlc.passes.collect import collect
 from nlc.passes.factors import factors, named, parts
 from nlc.passes.simplify import simplify
 
-
 Row = tuple[str, str, str, str]
 
 
