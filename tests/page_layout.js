@@ -12,6 +12,8 @@ for (const e of document.querySelectorAll('.card, .card > *, .who > *, .lane-hea
   const own = document.createRange();
   own.selectNodeContents(e);
   const text = own.getBoundingClientRect();
+  const inside = [...e.children].filter((x) => x.getClientRects().length && getComputedStyle(x).position !== 'absolute');
+  if (inside.some((x) => x.getBoundingClientRect().bottom > r.bottom + 1)) out.push(`cut below: ${e.className} ${e.textContent}`);
   if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth) out.push(`cut: ${e.className} ${e.textContent}`);
   if (text.width && (text.right > Math.max(r.right, 0) + 1 || r.right > wide.clientWidth + 1)) out.push(`out: ${e.className} ${e.textContent}`);
 }

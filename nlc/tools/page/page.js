@@ -202,8 +202,13 @@ function rasters() {
   const said = moment(state.at);
   scrub.setAttribute("aria-valuetext", said);
   $("readout").textContent = said;
-  const places = [0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(share * view.span));
-  $("axis").replaceChildren(...places.map((p, i) => element("span", {}, i < 4 ? number(p) : `${number(p)} ${BASE}s`)));
+  const labels = [0, 0.25, 0.5, 0.75, 1].map((share) => {
+    const label = element("span", {}, number(Math.round(share * view.span)) + (share === 1 ? ` ${BASE}s` : ""));
+    label.style.left = `${share * 100}%`;
+    label.style.transform = `translateX(${-share * 100}%)`;
+    return label;
+  });
+  $("axis").replaceChildren(...labels);
   const [first, box] = [rows[0].svg.getBoundingClientRect(), $("rows").getBoundingClientRect()];
   const cursor = $("cursor");
   cursor.style.left = `${first.left - box.left + ((state.at - 0.5) / view.span) * first.width}px`;

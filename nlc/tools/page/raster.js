@@ -53,7 +53,8 @@ function marks(svg, ticks, width, kind) {
     const band = { x: 0, y: tall[0], width, height: tall[1], class: `band ${kind}`, "data-count": ticks.count };
     drawing("rect", { ...band, "fill-opacity": (0.45 + 0.55 * density).toFixed(2) }, svg);
   } else if (ticks.count) {
-    const stroke = Math.max(1.25, Math.min(5, (0.5 * width) / view.span / (ticks.each || 1)));
+    const one = Math.min(5, (0.5 * width) / view.span / (ticks.each || 1)); // a tick of the base clock
+    const stroke = Math.max(1.25, one, Math.min(2.5, (0.3 * width) / ticks.count));
     const d = ticks.at().map((p) => `M${at(p).toFixed(2)} ${tall[0]}v${tall[1]}`).join("");
     drawing("path", { d, class: `mark ${kind}`, "stroke-width": stroke, "data-count": ticks.count }, svg);
   }
