@@ -184,3 +184,9 @@ def test_the_order_of_levels_is_watched(show: Callable) -> None:
     browser = show(page_of("hope by m3"))
     enter(browser, "periods[0]", 512)
     assert "C_2 now ticks more often than C_1" in browser.find_element("id", "warning").text
+
+
+def test_a_system_without_components_has_a_page(show: Callable) -> None:
+    bare = "nlc: 1\nsystem: bare\ncontext: tokens\nhyper: {d: 4}\ninputs: {x: [d]}\nlevels: {}\noutput: {y: 2 * x}\n"
+    browser = show(loads(bare).page())
+    assert texts(browser, "#lanes") == ["no components"] and texts(browser, ".card") == []

@@ -41,6 +41,7 @@ class _Part:
 @dataclass(eq=False)
 class _Function:
     node: ast.FunctionDef
+    heading: int  # the line of its class
     fixed: Levels | None  # of a rule that trains some levels
     parts: list[_Part] = field(default_factory=list)
     heads: list[tuple[int, int, int]] = field(default_factory=list)  # first, last, end of its body
@@ -124,7 +125,7 @@ class _Reader:
         steps = self.system.context == "gradients" or fixed is not None
         for f in c.body:
             if isinstance(f, ast.FunctionDef) and (f.name in _STEP or not steps):
-                yield _Function(f, fixed)
+                yield _Function(f, c.lineno, fixed)
 
     # ---------------------------------------------------------------- reading
 
@@ -261,7 +262,7 @@ class _Reader:
         return line - 1 if above.strip().startswith("# ") else line
 
     def _frame(self, f: _Function, out: dict[int, Levels]) -> None:
-        """Conditions and the name of the method above what stands in them."""
+        """Conditions and the names of method and class above what stands in them."""
         for first, last, end in sorted(f.heads, reverse=True):
             inside = [out[i] for i in range(last + 1, end + 1) if i in out]
             if inside and self.text[first - 1].strip().startswith("if "):
@@ -271,8 +272,9 @@ class _Reader:
         lines = range(f.node.lineno, (f.node.end_lineno or f.node.lineno) + 1)
         inside = [out[i] for i in lines if i in out]
         if inside:
-            out[f.node.lineno] = NOBODY.union(*inside)
-            self.frames.add(f.node.lineno)
+            for line in (f.node.lineno, f.heading):
+                out[line] = out.get(line, NOBODY).union(*inside)
+                self.frames.add(line)
 
 
 def _dotted(node: ast.expr) -> str:

@@ -175,16 +175,17 @@ function table() {
     holder.append(line);
   }
   const scrub = element("input", { type: "range", id: "scrub", min: 1, step: 1, "aria-label": `look at a ${BASE}` });
-  scrub.addEventListener("input", () => { state.at = Number(scrub.value); rasters(); });
+  scrub.addEventListener("input", () => { state.at = Number(scrub.value); here(); });
   const axis = element("div", { class: "axis", id: "axis", "aria-hidden": true });
   holder.append(element("div", { class: "row foot", role: "presentation" }, element("div", { class: "who" }), element("div", { class: "cell" }, axis, scrub), element("div", { class: "total" })));
   holder.append(element("div", { class: "cursor", id: "cursor", "aria-hidden": true }));
   holder.addEventListener("pointermove", (event) => {
+    if (!rows.length) return;
     const r = rows[0].svg.getBoundingClientRect();
     const share = (event.clientX - r.left) / r.width;
     if (share < 0 || share > 1 || event.target === scrub) return;
     state.at = Math.max(1, Math.ceil(share * view.span));
-    rasters();
+    here();
   });
 }
 
@@ -195,13 +196,7 @@ function rasters() {
     total.textContent = plot(row, svg, width);
     line.classList.toggle("chosen", row.cards.includes(state.chosen));
   }
-  state.at = Math.min(state.at, view.span);
-  const scrub = $("scrub");
-  scrub.max = view.span;
-  scrub.value = state.at;
-  const said = moment(state.at);
-  scrub.setAttribute("aria-valuetext", said);
-  $("readout").textContent = said;
+  $("warning").textContent = complaints().join(" ");
   const labels = [0, 0.25, 0.5, 0.75, 1].map((share) => {
     const label = element("span", {}, number(Math.round(share * view.span)) + (share === 1 ? ` ${BASE}s` : ""));
     label.style.left = `${share * 100}%`;
@@ -209,12 +204,22 @@ function rasters() {
     return label;
   });
   $("axis").replaceChildren(...labels);
+  here();
+}
+
+/** What happens at the token, or step, that is looked at. */
+function here() {
+  state.at = Math.min(state.at, view.span);
+  const scrub = $("scrub");
+  scrub.max = view.span;
+  scrub.value = state.at;
+  const said = moment(state.at);
+  scrub.setAttribute("aria-valuetext", said);
+  $("readout").textContent = said;
   const [first, box] = [rows[0].svg.getBoundingClientRect(), $("rows").getBoundingClientRect()];
   const cursor = $("cursor");
   cursor.style.left = `${first.left - box.left + ((state.at - 0.5) / view.span) * first.width}px`;
   cursor.style.height = `${rows.at(-1).svg.getBoundingClientRect().bottom - box.top}px`;
-  const wrong = complaints();
-  $("warning").textContent = wrong.join(" ");
 }
 
 function told() {
