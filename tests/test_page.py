@@ -14,7 +14,7 @@ from browser import TIMES
 from click.testing import CliRunner
 
 from nlc import cli
-from nlc.pipeline import load, loads, shipped
+from nlc.pipeline import load, loads
 from nlc.tools.derivation import update_lines
 from nlc.tools.page.build import build
 from nlc.tools.page.model import Page
@@ -61,7 +61,10 @@ def built(name: str) -> Page:
     return build(load(name), None)
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+KINDS = "hope hope_slow hope_attention cms_nested attention gated_delta_net mamba2 ttt_mlp adamw lookahead m3 muon"
+
+
+@pytest.mark.parametrize("name", KINDS.split())
 def test_every_level_has_its_lines(name: str) -> None:
     """Every level that steps has lines of the generated file, among them one that names its state."""
     spec, page = load(name), built(name)

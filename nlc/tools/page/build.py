@@ -11,7 +11,7 @@ import networkx as nx
 
 from nlc.base.span import Source
 from nlc.ir.system import Level
-from nlc.ir.types import STEP, Clock
+from nlc.ir.types import STEP, Clock, Type
 from nlc.tools import draw
 from nlc.tools.derivation import rows, update_lines
 from nlc.tools.explain.facts import Explanation, Fact
@@ -79,8 +79,8 @@ class _Builder:
 
     def page(self) -> Page:
         place = {c: i for i, c in enumerate(self.whole)}
-        together, row_of = self._rows()
-        cards = tuple(self._card(n, c, row_of[n]) for n, c in zip(self.nodes, self.whole))
+        together = self._rows()  # first: sliders are in the order in which rows need them
+        cards = tuple(self._card(n, c) for n, c in zip(self.nodes, self.whole))
         lanes = [
             Lane(tuple(place[c] for c in level), self._order(i))
             for i, level in enumerate(self.drawn.levels)
@@ -125,7 +125,7 @@ class _Builder:
         level = self.parts[number].level(name)
         return level.clocks if level is not None else (STEP,)
 
-    def _rows(self) -> tuple[tuple[Row, ...], dict[str, int]]:
+    def _rows(self) -> tuple[Row, ...]:
         found: dict[tuple, list[str]] = {}
         for n in self.nodes:
             number, name = self.origin[n]
@@ -141,24 +141,21 @@ class _Builder:
             )
             found.setdefault(key, []).append(n)
         at = {n: i for i, n in enumerate(self.nodes)}
-        made, row_of = [], {}
-        for i, ((_, number, *clocks), members) in enumerate(found.items()):
+        made = []
+        for (_, number, *clocks), members in found.items():
             tick, *more = (c and self.parts[number].rhythm.tick(c) for c in clocks)
             made.append(Row(tuple(at[n] for n in members), tick, *more))
-            row_of |= dict.fromkeys(members, i)
-        return tuple(made), row_of
+        return tuple(made)
 
     # ---------------------------------------------------------------- components
 
-    def _card(self, node: str, c: draw.Component, row: int) -> Card:
+    def _card(self, node: str, c: draw.Component) -> Card:
         number, name = self.origin[node]
         part = self.parts[number]
         law = tuple((w, t) for w, t in (("min", c.objective), ("by", c.rule)) if t)
         tick = part.rhythm.tick(part.clock(name))
         detail = self._detail(part, name, c)
-        return Card(
-            c.name, c.kind, c.shape, self._size(part, name, c), law, c.doc, tick, row, detail
-        )
+        return Card(c.name, c.kind, c.shape, self._size(part, name, c), law, c.doc, tick, detail)
 
     def _size(self, part: _Part, name: str, c: draw.Component) -> str:
         """Values, and the bytes of state that the generated program keeps for them."""
@@ -203,17 +200,19 @@ class _Builder:
         if system.context != "tokens":
             return []
         found = [
-            (f"{m.path}.{name}" if len(m.shapes) > 1 else m.path, _shape(dims, m.head))
+            (f"{m.path}.{name}" if len(m.shapes) > 1 else m.path, Type(dims, m.head).shape())
             for m in system.modules.values()
             for name, dims in m.shapes.items()
         ]
         outer = {s.name for level in system.outer.values() for s in level.states}
         found += [
-            (w.path, _shape(w.dims, w.head)) for w in system.weights.values() if w.path not in outer
+            (w.path, Type(w.dims, w.head).shape())
+            for w in system.weights.values()
+            if w.path not in outer
         ]
         learned = [s for s in system.states.values() if s.learned]
         return found + [
-            (f"{s.name}.init", _shape(s.dims, system.levels[s.level].head)) for s in learned
+            (f"{s.name}.init", Type(s.dims, system.levels[s.level].head).shape()) for s in learned
         ]
 
     def _written(self, level: Level) -> tuple[int, tuple[Code, ...]]:
@@ -254,10 +253,6 @@ def _costs(f: Fact, e: Explanation) -> tuple[tuple[str, str], ...]:
         ("steps in turn", steps(cost.steps, e.tokens)),
         ("", f"forward in float32, T = {e.tokens:,} tokens, by {e.backend}"),
     )
-
-
-def _shape(dims: tuple, head: bool) -> str:
-    return "[" + ", ".join((["heads"] if head else []) + [str(d) for d in dims]) + "]"
 
 
 def _several(n: int, what: str) -> str:

@@ -89,7 +89,9 @@ function routes(places, arrows, width) {
     const way = Math.sign(j - i);
     for (let k = i + way; way && k !== j; k += way) {
       const x = a.x + ((b.x - a.x) * Math.abs(k - i)) / Math.abs(j - i);
-      const far = (gap) => Math.max(gap.left - x, x - gap.right, 0);
+      // of two gaps about as near, what goes down takes the right one and what goes up the left one
+      const aside = (gap) => (way > 0 ? gap.right < x : gap.left > x) ? 40 : 0;
+      const far = (gap) => Math.max(gap.left - x, x - gap.right, 0) + aside(gap);
       const gap = rows[k].gaps.reduce((best, g) => (far(g) < far(best) ? g : best));
       const point = { x, row: rows[k], down: way > 0 };
       gap.through.push({ point, order: x + (a.x + b.x) / 1e3 });

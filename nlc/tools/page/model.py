@@ -21,14 +21,13 @@ class Count:
 
 @dataclass(frozen=True)
 class Tick:
-    """A clock (``ir/types: Clock``). ``said`` is how nlc prints it at the default hypers."""
+    """A clock (``ir/types: Clock``) whose count follows the hypers that the page can change."""
 
     kind: str
     unit: str
     count: Count
     phase: str
     name: str
-    said: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,6 @@ class Card:
     law: tuple[tuple[str, str], ...]
     doc: str
     tick: Tick
-    row: int
     detail: Detail
 
 

@@ -177,7 +177,7 @@ function table() {
   const scrub = element("input", { type: "range", id: "scrub", min: 1, step: 1, "aria-label": `look at a ${BASE}` });
   scrub.addEventListener("input", () => { state.at = Number(scrub.value); here(); });
   const axis = element("div", { class: "axis", id: "axis", "aria-hidden": true });
-  holder.append(element("div", { class: "row foot", role: "presentation" }, element("div", { class: "who" }), element("div", { class: "cell" }, axis, scrub), element("div", { class: "total" })));
+  holder.append(element("div", { class: "row foot", role: "presentation" }, element("div", { class: "who" }), element("div", { class: "cell" }, axis, scrub), element("div", { class: "total" }, `${BASE}s`)));
   holder.append(element("div", { class: "cursor", id: "cursor", "aria-hidden": true }));
   holder.addEventListener("pointermove", (event) => {
     if (!rows.length) return;
@@ -198,7 +198,7 @@ function rasters() {
   }
   $("warning").textContent = complaints().join(" ");
   const labels = [0, 0.25, 0.5, 0.75, 1].map((share) => {
-    const label = element("span", {}, number(Math.round(share * view.span)) + (share === 1 ? ` ${BASE}s` : ""));
+    const label = element("span", {}, number(Math.round(share * view.span)));
     label.style.left = `${share * 100}%`;
     label.style.transform = `translateX(${-share * 100}%)`;
     return label;

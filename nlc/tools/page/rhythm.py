@@ -40,7 +40,6 @@ class Rhythm:
             Count(str(clock.count), fixed, terms),
             clock.phase,
             clock.name,
-            clock.valued,
         )
 
     def _key(self, symbol: str) -> str:
