@@ -34,6 +34,7 @@ demo: $(READY)
 	@mkdir -p $(RUN)
 	$(NLC) graph hope --optimizer m3_ema
 	$(NLC) graph hope --optimizer m3_ema --format svg -o $(RUN)/hope.svg
+	$(NLC) graph hope --optimizer m3_ema --format html -o $(RUN)/hope.html
 	$(NLC) derive hope M_memory
 	$(NLC) compile hope -o $(RUN)/hope.py
 	$(NLC) compile gated_delta_net -o $(RUN)/gated_delta_net.py

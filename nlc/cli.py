@@ -171,10 +171,10 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool, format: str) -> None:
 @click.argument("spec")
 @click.option(
     "--format",
-    type=click.Choice(["text", "mermaid", "dot", "svg", "json", "github"]),
+    type=click.Choice(["text", "mermaid", "dot", "svg", "html", "json", "github"]),
     default="text",
     show_default=True,
-    help="How it is drawn; github: mistakes as annotations.",
+    help="How it is drawn; html: a page with every level's update and lines; github: mistakes as annotations.",
 )
 @click.option(
     "--optimizer", metavar="SPEC", help="The gradient system that trains this token system."
@@ -188,7 +188,7 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
     from nlc.tools.draw import draw
 
     loaded = _load(spec)
-    made = loaded.graph
+    made, trainer = loaded.graph, None
     if optimizer:
         trainer = _load(optimizer)
         if loaded.system.context != "tokens" or trainer.system.context != "gradients":
@@ -201,7 +201,10 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
             )
         made = loaded.combined(trainer)
     _warn(loaded)
-    _put(draw(made, "text" if format == "github" else format), output)
+    if format == "html":
+        _put(loaded.page(trainer), output)
+    else:
+        _put(draw(made, "text" if format == "github" else format), output)
 
 
 @main.command()

@@ -512,6 +512,13 @@ class Spec:
 
         return LevelGraph(combine(self.graph, optimizer.graph))
 
+    def page(self, optimizer: Spec | None = None) -> str:
+        """The level graph as an HTML file that needs nothing else; with a gradient system, trained by it."""
+        from nlc.tools.page import page
+
+        with _deep():
+            return page(self, optimizer)
+
     @property
     def _folder(self) -> Path | None:
         path = Path(self.source.name)

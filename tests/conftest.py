@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,6 +38,30 @@ def _one_thread() -> Iterator[None]:
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
     yield
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A driver of headless Chromium. Without one the test is skipped, or fails if NLC_REQUIRE_BROWSER is set."""
+    from browser import start
+
+    made = start()
+    if isinstance(made, str):
+        if os.environ.get("NLC_REQUIRE_BROWSER"):
+            pytest.fail(f"NLC_REQUIRE_BROWSER is set, and {made}", pytrace=False)
+        pytest.skip(made)
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def show(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """``show(text, size, dark)`` opens a page; the test fails if the page said something or loaded anything."""
+    from browser import Shown
+
+    shown = Shown(chromium, tmp_path)
+    yield shown
+    shown.done()
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_graph_in_every_format(name: str) -> None:
 
 def test_graph_offers_the_formats_that_draw_has() -> None:
     option = next(p for p in cli.main.commands["graph"].params if p.name == "format")
-    assert set(option.type.choices) == {*FORMATS, "github"}
+    assert set(option.type.choices) == {*FORMATS, "html", "github"}
 
 
 # Every verb that reads a spec, and what it needs beside it to come that far.

@@ -86,6 +86,7 @@ def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
         system=f"{tokens.graph['system']} trained by {gradients.graph['system']}",
         context="tokens",
         levels=[],
+        renamed=rename,
     )
     for n, data in tokens.nodes(data=True):
         if n != slow:

@@ -16,6 +16,8 @@ from nlc.passes.collect import collect
 from nlc.passes.factors import factors, named, parts
 from nlc.passes.simplify import simplify
 
+Row = tuple[str, str, str, str]
+
 
 def derivation(system: System, updates: dict[str, Update], level: str | None, format: str) -> str:
     """One level or all of them. Raises ValueError for a level without an update, or an unknown format."""
@@ -52,23 +54,29 @@ def _as_before(update: Update, names: list[Named]) -> list[Named]:
     return [replace(x, expr=simplify(update.started(x.expr))) for x in names]
 
 
-def _level(system: System, update: Update, latex: bool) -> str:
+def rows(system: System, update: Update, latex: bool = False) -> list[Row]:
+    """The derivation of a level, line by line: left, relation, right, and why."""
     level = system.levels[update.level]
-    rows, names = [], parts(update, factors(update))
+    out, names = [], parts(update, factors(update))
     for i, state in enumerate(update.new):
-        rows += _state(system, level, update, state, latex, first=i == 0, names=names)
+        out += _state(system, level, update, state, latex, first=i == 0, names=names)
+    return out
+
+
+def _level(system: System, update: Update, latex: bool) -> str:
+    level, said = system.levels[update.level], rows(system, update, latex)
     head = f"{level.name}, {level.clock}, {level.memory.text}" + (
         f": {level.doc}" if level.doc else ""
     )
     if latex:
         body = " \\\\\n".join(
-            f"  {left} &{rel} {right} && \\text{{{_prose(why)}}}" for left, rel, right, why in rows
+            f"  {left} &{rel} {right} && \\text{{{_prose(why)}}}" for left, rel, right, why in said
         )
         return f"% {head}\n\\begin{{align*}}\n{body}\n\\end{{align*}}"
-    wide = max((len(f"{left} {rel} {right}") for left, rel, right, _ in rows), default=0)
+    wide = max((len(f"{left} {rel} {right}") for left, rel, right, _ in said), default=0)
     wide = min(wide, 64)
     lines = [
-        f"    {f'{left} {rel} {right}':<{wide}}   {why}".rstrip() for left, rel, right, why in rows
+        f"    {f'{left} {rel} {right}':<{wide}}   {why}".rstrip() for left, rel, right, why in said
     ]
     return "\n".join([head, *lines])
 
@@ -81,9 +89,6 @@ def _prose(text: str) -> str:
         for mark, latex in marks.items():
             parts[i] = parts[i].replace(mark, latex)
     return "$".join(parts)
-
-
-Row = tuple[str, str, str, str]
 
 
 def _state(

@@ -5,7 +5,8 @@ optional.
 
 ``graph.graph``
     ``system``: what the picture is of, "gated_delta_net trained by adamw"; ``context``: "tokens";
-    ``levels``: names of the components by level, fastest first, ``[["S"], ["m", "v"], ["W"]]``.
+    ``levels``: names of the components by level, fastest first, ``[["S"], ["m", "v"], ["W"]]``;
+    ``renamed``: of a gradient system that trains a token system, its components' names here.
 node attributes
     ``clock``: "every token", "every 16 tokens", "every 64 tokens (chunk)", "every step", "infinite";
     ``level``: 1-based int, fastest first (used for nodes that ``levels`` leaves out);
@@ -109,7 +110,12 @@ def draw(graph: nx.DiGraph, format: str = "text") -> str:
         raise ValueError(f"no format {format!r}; there are {', '.join(FORMATS)}")
     if format == "json":
         return _json(_system(graph, str))
-    return FORMATS[format](_system(graph, _printable))
+    return FORMATS[format](drawn(graph))
+
+
+def drawn(graph: nx.DiGraph) -> System:
+    """What the formats draw, names as they print."""
+    return _system(graph, _printable)
 
 
 def _system(graph: nx.DiGraph, text: Callable[[Any], str]) -> System:

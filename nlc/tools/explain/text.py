@@ -82,11 +82,11 @@ def _row(f: Fact, e: Explanation) -> list[str]:
 def _numbers(c: Cost, e: Explanation) -> list[str]:
     if e.matrix:
         each = e.matrix[0] * e.matrix[1]
-        return [_count(x / each) for x in (c.flops, c.moved, c.state)]
-    return [_count(c.flops), _size(c.moved), _size(c.state), _steps(c.steps, e.tokens)]
+        return [count(x / each) for x in (c.flops, c.moved, c.state)]
+    return [count(c.flops), size(c.moved), size(c.state), steps(c.steps, e.tokens)]
 
 
-def _count(x: float) -> str:
+def count(x: float) -> str:
     """``281 k``, ``1.98 M``."""
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if x >= unit:
@@ -94,7 +94,7 @@ def _count(x: float) -> str:
     return _three(x) if x else "–"
 
 
-def _size(x: float) -> str:
+def size(x: float) -> str:
     for unit, name in ((2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB")):
         if x >= unit:
             return _three(x / unit) + name
@@ -105,7 +105,7 @@ def _three(x: float) -> str:
     return f"{x:.0f}" if x >= 100 else f"{x:.1f}".removesuffix(".0") if x >= 10 else f"{x:.3g}"
 
 
-def _steps(steps: int, tokens: int) -> str:
+def steps(steps: int, tokens: int) -> str:
     """How many of them wait for one another."""
     if steps <= 1:
         return str(steps) if steps else "–"
