@@ -42,6 +42,7 @@ from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
 from nlc.passes.use import use
+from nlc.syntax.allow import silenced
 from nlc.syntax.parse import parse
 from nlc.syntax.tree import SpecTree
 from nlc.syntax.yamltree import read_source
@@ -233,8 +234,11 @@ class Spec:
     @cached_property
     def _checked(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         """Through derivation; later stages pass over what earlier ones found wrong."""
-        with _deep():
-            return self._check()
+        try:
+            with _deep():
+                return self._check()
+        finally:
+            silenced(self.source, self.report)
 
     def _check(self) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         system = self._resolved

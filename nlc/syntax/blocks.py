@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.diagnostics import Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.syntax.schema import EXCLUSIVE, Block, keys_of
 from nlc.syntax.values import Entry
@@ -82,7 +82,7 @@ def _unknown(
         f"did you mean `{guess}`?" if guess else f"not a key of {kind}",
         notes=[f"{where} has no `{near}`, which is required"] if missing and keys[near] else [],
         helps=[f"{kind} has: {', '.join(keys)}"],
-        fix=Fix(key.span, near) if missing else None,
+        fix=certain(key.span, key.text, keys) if missing else None,
     )
 
 

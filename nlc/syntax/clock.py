@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from nlc.base.diagnostics import Fix, Report, nearest
+from nlc.base.diagnostics import Fix, Report, certain, nearest
 from nlc.syntax.math import parse_expr
 from nlc.syntax.tree import ClockTree
 from nlc.syntax.yamltree import Scalar
@@ -86,7 +86,7 @@ def _clock(
             span,
             f"did you mean `{near}`?" if near else "expected `token`, `step` or a declared clock",
             helps=["declare it in `clocks`"] if not near else [],
-            fix=Fix(span, near) if near else None,
+            fix=certain(span, written, [*_UNITS, *declared]),
         )
         return None
     if not match["count"]:

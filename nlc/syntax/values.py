@@ -10,7 +10,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.diagnostics import Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.show import show
@@ -169,7 +169,7 @@ def choice(entry: Entry, choices: Items[str], report: Report) -> Word | None:
         found.span,
         f"did you mean `{near}`?" if near else "",
         helps=[f"`{entry.key.text}` is one of: {', '.join(choices)}"],
-        fix=Fix(found.span, near) if near else None,
+        fix=certain(found.span, found.text, choices),
     )
     return Word(near, found.span) if near else None
 

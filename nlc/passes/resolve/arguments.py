@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.diagnostics import Label, Report, certain, nearest
 from nlc.base.span import Placed, Span
 from nlc.ir.expr import Expr, rewrite
 from nlc.lib.functions import REQUIRED, usage
@@ -89,7 +89,7 @@ def _unknown(
         span,
         f"did you mean `{close}`?" if close else "not one of its arguments",
         notes=notes,
-        fix=Fix(span, close) if close and span else None,
+        fix=certain(span, key, params),
     )
 
 

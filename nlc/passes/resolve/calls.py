@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.base.diagnostics import Fix, nearest
+from nlc.base.diagnostics import certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, substitute, walk
 from nlc.lib.functions import FUNCTIONS, LATER, REQUIRED, Function
@@ -72,14 +72,15 @@ def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
             "a value takes no arguments",
             helps=["write `*` for a product"],
         )
-    close = nearest(name, [*FUNCTIONS, *scope.levels, *names.PAST, "grad"])
+    callable = [*FUNCTIONS, *scope.levels, *scope.uses, *names.PAST, "grad"]
+    close = nearest(name, callable)
     return terms.say(
         "NLC202",
         f"there is no function or level `{name}`",
         target,
         f"did you mean `{close}`?" if close else "not a function of the language",
         helps=[] if close else ["`nlc list functions` shows all of them"],
-        fix=Fix(target.span, close) if close and target.span else None,
+        fix=certain(target.span, name, callable),
     )
 
 

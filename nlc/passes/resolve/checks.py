@@ -154,7 +154,7 @@ def _phase(level: LevelTree, scope: Scope) -> None:
         f"`phase` of level `{level.name}` has no effect",
         level.keys["phase"],
         f"`{_shown(level.frequency)}` has no period",
-        helps=["remove it"],
+        helps=["remove it, or silence this with `# nlc: allow NLC210`"],
     )
 
 
@@ -331,7 +331,7 @@ def warn_unused(scope: Scope, names: list[str]) -> None:
             f"{what} is never used",
             scope.spans[name],
             "nothing reads it",
-            helps=["remove it"],
+            helps=["remove it, or silence this with `# nlc: allow NLC210`"],
         )
 
 

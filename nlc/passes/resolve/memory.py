@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nlc.base.diagnostics import Fix, nearest
+from nlc.base.diagnostics import certain, nearest
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.ops import pointwise
 from nlc.ir.show import show
@@ -68,7 +68,7 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
             f"did you mean `{close}`?" if close else "not a memory of the language",
             notes=[f"memories: {', '.join(MEMORIES)}"],
             helps=[] if close else ["or write it out: `{W: [n, n], read(z): W @ z}`"],
-            fix=Fix(named.span, close) if close else None,
+            fix=certain(named.span, name, MEMORIES) if isinstance(name, str) else None,
         )
         return None
     if kind.context and (kind.context == "gradients") != scope.gradients:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nlc.base.diagnostics import Fix, Label, nearest
+from nlc.base.diagnostics import Label, certain, nearest
 from nlc.ir.expr import Expr
 from nlc.lib.functions import FUNCTIONS
 from nlc.passes.resolve.bundles import bundle, each
@@ -297,7 +297,7 @@ def attribute(terms: Terms, e: Expr, at: Place) -> Expr:
         e,
         f"did you mean `{level}.{close}`?" if close else "no flow or state of this name",
         notes=[f"`{level}` has: {', '.join(names)}"] if names else [],
-        fix=Fix(e.span, f"{level}.{close}") if close and e.span else None,
+        fix=certain(e.span, e.attr, names, form=f"{level}.{{}}"),
     )
 
 

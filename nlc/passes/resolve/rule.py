@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import Fix, nearest
+from nlc.base.diagnostics import certain, nearest
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.system import Hyper, Rule, System
@@ -43,7 +43,7 @@ def resolve_routes(terms: Terms) -> tuple[tuple[str, Rule | None], ...]:
                 f"did you mean `{close}`?" if close else "not one of them",
                 notes=[f"kinds: {', '.join(ROUTES)}"],
                 helps=["`nlc list tensors` says which tensors they are"],
-                fix=Fix(item.span, close) if close else None,
+                fix=certain(item.span, item.name, ROUTES),
             )
             continue
         e = item.expr
@@ -79,7 +79,7 @@ def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | Non
         named,
         f"did you mean `{close}`?" if close else "not a rule",
         notes=_rules(),
-        fix=Fix(named.span, close) if close and named.span else None,
+        fix=certain(named.span, name, [*RULES, *terms.library.names]),
     )
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.diagnostics import Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
@@ -166,7 +166,7 @@ class Scope:
             related=[Label(place, f"`{close}` is defined here")] if close and place else [],
             notes=[f"visible here: {shown}"] if visible else [],
             helps=helps,
-            fix=Fix(span, close) if close and span else None,
+            fix=certain(span, name, visible),
         )
 
     def is_lost(self, name: str) -> bool:
