@@ -66,8 +66,8 @@ def test_explain(code: str) -> None:
 def test_a_spec_is_shown_by_the_lines_that_differ() -> None:
     right = mistakes.said("NLC405").partition("Right:\n\n")[2]
     assert right == (
-        "    ...\n    levels:\n      S:\n        ...\n"
-        "        objective: sum(0.5 * sqnorm(S(key) - value))"
+        "    ...\n    levels:\n      S:\n        frequency: every 16 tokens\n        ...\n"
+        "        objective: sum(0.5 * sqnorm(S(key) - value))\n        rule: gd(lr=0.5 / 16)"
     )
 
 

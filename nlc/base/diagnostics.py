@@ -137,11 +137,13 @@ class Report:
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that ``name`` most likely misspells, or None: the bound keeps unlike names apart.
 
-    Of names that are equally near the first wins.
+    Of names that are equally near the first wins. A beginning of one candidate alone means that (``freq``),
+    and so does a short name that one slip makes of one candidate alone.
     """
+    candidates = list(islice(candidates, MANY * 10))
     best, best_score = None, 0.72
     matcher = SequenceMatcher(None, b=name.lower())  # what is set once is searched for fast
-    for candidate in islice(candidates, MANY * 10):
+    for candidate in candidates:
         if candidate == name:
             return None
         head = 0.05 if name[:1] == candidate[:1] else 0.0
@@ -156,6 +158,10 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
             score += 0.2  # letters in another order
         if score >= 0.72 and (best is None or score > best_score):
             best, best_score = candidate, score
+    if best is None and len(name) > 2:
+        begun = [c for c in candidates if c.lower().startswith(name.lower())]
+        near = begun or [c for c in candidates if _slip(name, c)]
+        return near[0] if len(near) == 1 else None
     return best
 
 

@@ -289,14 +289,17 @@ class _Clocks:
         (name, span), *others = found.items()
         names = " and ".join(f"`{n}`" for n in found)
         ticks = "tick" if others else "ticks"
-        added = "the whole objective" if whole and others else "what is to be added up"
+        each = f"`last({name})`, `mean({name})`"
+        help = f"write {each}, or `sum(…)` around what is to be added up"
+        if whole and others:
+            help = f"write `sum(…)` around the whole objective, or {each}"
         self.report.add(
             "NLC405",
             f"{names} {ticks} faster than level `{level.name}` ({level.clock})",
             span,
             "which of its values in a period is meant?",
             related=[Label(at, "and of this") for n, at in others if at.source is span.source],
-            helps=[f"write `last({name})`, `mean({name})`, or `sum(…)` around {added}"],
+            helps=[help],
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from nlc.base.diagnostics import Label, Report
+from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr
 from nlc.syntax.blocks import block
@@ -120,6 +120,7 @@ class _Parser:
                 version.span,
                 "expected 1",
                 helps=["write `nlc: 1`, or use a newer compiler"],
+                fix=Fix(version.span, "1") if re.fullmatch(r"1(\.0+)+|v1", version.text) else None,
             )
 
     def _system(self, found: dict[str, Entry]) -> Word | None:

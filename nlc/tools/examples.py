@@ -79,7 +79,7 @@ class Example:
 
     def of_good(self) -> tuple[Report, str]:
         """What the compiler says of the good one: nothing."""
-        return said(self.good_text, {}, self.backends and self.backends[1])
+        return said(self.good_text, self.plan, self.backends and self.backends[1])
 
 
 def _edited(text: str, edits: Edits) -> str:
@@ -104,6 +104,7 @@ Q = "q: l2norm(linear(x, d))"
 CLOCK = "frequency: every token"
 STEP = "rule: gd(lr=lr)"
 MLP = "W1: [d, d]\n      W2: [d, d]\n      read(z): z + W1 @ silu(W2 @ z)"
+USED = ("output: S(q)", "output: S(q) + mem(x)")
 DEEP = (MEMORY, f"memory:\n      {MLP}")
 
 EXAMPLES: dict[str, Example] = {
@@ -151,9 +152,9 @@ EXAMPLES.update(
             "output: S(q[0])",
         ),
         "NLC206": of(MEMORY, "memory: matrix(d, q)"),
-        "NLC207": of(
-            "hyper:",
-            "use:\n  mem: delta_nets(d=d)\nhyper:",
+        "NLC207": Example(
+            bad=((f"let:\n  {Q}", f"heads: 4\nuse:\n  mem: delta_nets(d=d)\nlet:\n  {Q}"), USED),
+            good=((f"let:\n  {Q}", f"heads: 4\nuse:\n  mem: delta_net(d=d)\nlet:\n  {Q}"), USED),
         ),
         "NLC208": of("output: S(q)", "output: S(q) * silu", "output: S(q) * silu(q)"),
         "NLC209": of("  d: 64\n", "  d: 2 * n\n  n: d / 2\n", "  d: 2 * n\n  n: 32\n"),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from difflib import SequenceMatcher
 
 from nlc.base.codes import CODES
@@ -65,7 +66,11 @@ def said(text: str) -> str | None:
         bad = example.bad_text
         lines += ["", f"Wrong{_with(example, 0)}:", "", _indented(_shown(bad)), ""]
         lines += [_indented(str(facts["message"])), ""]
-        lines += [f"Right{_with(example, 1)}:", "", _indented(_excerpt(example.good_text, bad))]
+        lines += [
+            f"Right{_with(example, 1)}:",
+            "",
+            _indented(_excerpt(example.good_text, bad, example.base)),
+        ]
     return "\n".join(lines)
 
 
@@ -73,7 +78,7 @@ def _asked(example: Example, which: int) -> str | None:
     if example.backends is not None:
         return f"compile --backend {example.backends[which]}"
     plans = "".join(f" --plan {level}={plan}" for level, plan in example.plan.items())
-    return f"compile{plans}" if plans and which == 0 else None
+    return f"compile{plans}" if plans else None
 
 
 def _with(example: Example, which: int) -> str:
@@ -94,20 +99,13 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in text.rstrip("\n").split("\n"))
 
 
-def _excerpt(text: str, other: str) -> str:
-    """The lines of ``text`` in which it differs from ``other``, below the keys that they belong to.
+def _excerpt(text: str, *others: str) -> str:
+    """The lines of ``text`` in which it differs from any other, below the keys that they belong to.
 
     All of it where they do not differ.
     """
-    lines, others = text.splitlines(), other.splitlines()
-    matcher = SequenceMatcher(None, others, lines, autojunk=False)
-    kept: set[int] = set()
-    for tag, _, _, start, end in matcher.get_opcodes():
-        if tag == "delete":  # the line that stands where others had more, or the last
-            kept |= {min(start, len(lines) - 1)} if start else {0}
-            kept.add(max(start - 1, 0))
-        elif tag != "equal":
-            kept |= set(range(start, end))
+    lines = text.splitlines()
+    kept = {i for other in others for i in _different(lines, other.splitlines())}
     if not kept:
         return _shown(text)
     for i in sorted(kept):
@@ -124,6 +122,16 @@ def _excerpt(text: str, other: str) -> str:
         out.append(lines[i])
         last = i
     return _shown("\n".join(out))
+
+
+def _different(lines: list[str], others: list[str]) -> Iterator[int]:
+    """The lines that others do not have, and the one above a place where others have more."""
+    matcher = SequenceMatcher(None, others, lines, autojunk=False)
+    for tag, _, _, start, end in matcher.get_opcodes():
+        if tag == "delete":
+            yield max(start - 1, 0)
+        elif tag != "equal":
+            yield from range(start, end)
 
 
 def _indent(line: str) -> int:
@@ -180,10 +188,10 @@ def _section(name: str) -> str:
         [
             *head,
             f"Wrong{_with(example, 0)}:\n",
-            _fence(_excerpt(bad, good if bad != example.base else bad)),
+            _fence(_excerpt(bad, good, example.base)),
             _fence(str(facts["message"])),
             f"Right{_with(example, 1)}:\n",
-            _fence(_excerpt(good, bad)),
+            _fence(_excerpt(good, bad, example.base)),
         ]
     )
 
