@@ -372,6 +372,11 @@ def _missing_operator(
         advice = "there is no implicit product"
     elif token.type not in _OPERANDS:
         advice = f"write `{previous} * {token}…`; there is no implicit product"
+    elif in_call and previous.type == token.type == "NAME" and not call:
+        advice = (
+            f"write `{previous}({token})` for a call, `{previous}, {token}` for two arguments,"
+            f" `{previous} * {token}` for a product"
+        )
     elif in_call:
         advice = (
             f"write `{previous}, {shown}` for two arguments, `{previous} * {shown}` for a product"

@@ -13,6 +13,7 @@ from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr
 from nlc.syntax.blocks import block
 from nlc.syntax.clock import parse_clock, parse_period
+from nlc.syntax.misplaced import put_back
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, choices_of
 from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import (
@@ -46,6 +47,7 @@ from nlc.syntax.yamltree import Mapping, Node, Scalar, parse_yaml
 
 _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks that give names
 _WORD = re.compile(r"[^\W\d]\w*")
+_KEYS = re.compile(r"(\w+): ")
 _READ = re.compile(r"\s*read\s*(?:\((?P<params>.*)\))?\s*", re.DOTALL)
 
 
@@ -66,6 +68,7 @@ class _Parser:
 
     def spec(self, root: Mapping) -> SpecTree | None:
         report = self.report
+        root = put_back(root, report)
         start = root.entries[0][0].span if root.entries else root.span
         found = block(root, Spec, "the spec", "a spec", start, report)
         clocks = self._fields(found, "clocks", "a mapping of clocks")
@@ -345,8 +348,16 @@ def _lost(found: dict[str, Entry], tree: SpecTree) -> frozenset[str]:
     for _, level in _entries(found["levels"].node) if "levels" in found else ():
         blocks += [_entries(node) for key, node in _entries(level) if key.text == "let"]
     keys = [key.text for block in blocks for key, _ in block]
+    keys += [key for block in blocks for _, node in block for key in _swallowed(node)]
     refused = [key for key in keys if ascii_name(key.partition("[")[0].strip()) not in known]
-    return frozenset({ascii_name(w) for key in refused for w in _WORD.findall(key)} - known)
+    words = {w for key in refused for w in (*_WORD.findall(key), re.sub(r"\W", "", key))}
+    return frozenset({ascii_name(w) for w in words} - known)
+
+
+def _swallowed(node: Node) -> list[str]:
+    """The keys in a text that YAML did not read: ``d: 64, n: 32`` on one line."""
+    broken = isinstance(node, Scalar) and node.broken
+    return _KEYS.findall(node.span.text) if broken else []
 
 
 def _entries(node: Node) -> tuple[tuple[Scalar, Node], ...]:

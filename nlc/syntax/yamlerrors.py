@@ -20,6 +20,11 @@ _ENTRY = re.compile(
         [ ]*:[ ]+(?P<value>\S.*?)[ \r]*$""",
     re.VERBOSE,
 )
+_ENTRIES = re.compile(r"\w+: [^,:(]+(?:, *\w+: [^,:(]+)+")  # without brackets, which have commas
+_ARGUMENT = re.compile(r"([(,] *)(\w+): +(?=\S)")
+_EQUALS = re.compile(r"(\w[\w\[\]]*) *= *(?!=)(\S.*)")
+_NO_SPACE = re.compile(r"(\w[\w\[\]]*):(\S.*)")
+_NO_COLON = re.compile(r"(\w[\w\[\]]*) +(\w.*)")
 _HEADER = re.compile(r"[|>][-+0-9]{0,2}(?:\s+#.*)?$")
 _COMMENT = re.compile(r"\s#")
 _STARTS = {
@@ -211,10 +216,40 @@ def _value(place: _Place, problem: str, report: Report) -> Region | None:
     elif first in _STARTS and not _HEADER.match(entry.value):
         _needs_quotes(place, _STARTS[first], report)
     elif "mapping values" in problem and entry.start <= place.at < entry.end:
-        _needs_quotes(place, "`: ` starts a value", report)
+        _second_colon(place, report)
     else:
         return None
     return entry.start, max(entry.end, entry.start + 1)
+
+
+def _second_colon(place: _Place, report: Report) -> None:
+    """``: `` in a value: entries on one line, an argument written as a key, or an expression."""
+    entry = place.entry
+    assert entry is not None
+    arguments = _ARGUMENT.findall(entry.value)
+    if _ENTRIES.fullmatch(f"{entry.key}: {entry.value}"):
+        indent = "\n" + " " * (len(place.line) - len(place.line.lstrip()))
+        lines = re.sub(r", *(?=\w+: )", indent, entry.value)
+        report.add(
+            "NLC005",
+            "several keys stand on one line",
+            place.value,
+            "in YAML, all of this is one value",
+            helps=["write one `key: value` a line, or `{` and `}` around all of them"],
+            fix=Fix(place.value, lines),
+        )
+    elif arguments and len(arguments) == entry.value.count(": ") and balance(entry.value) == 0:
+        written = _ARGUMENT.sub(r"\1\2=", entry.value)
+        report.add(
+            "NLC005",
+            "an argument is given by `=`",
+            place.span(place.at, place.at + 1),
+            "in YAML, `: ` starts a value",
+            helps=[f"write `{entry.key}: {written}`"],
+            fix=Fix(place.value, written),
+        )
+    else:
+        _needs_quotes(place, "`: ` starts a value", report)
 
 
 def _closes_at_end(value: str) -> bool:
@@ -230,14 +265,15 @@ def _closes_at_end(value: str) -> bool:
 def _needs_quotes(place: _Place, why: str, report: Report) -> None:
     entry = place.entry
     assert entry is not None
-    fix = Fix(place.value, quoted(entry.value))
+    whole = quoted(entry.value)
+    begins = entry.value[0] in "-[" and ": " not in entry.value  # so may an expression
     report.add(
         "NLC005",
         "this expression needs quotes",
         place.value,
         f"in YAML, {why}",
-        helps=[f"quote this expression: `{entry.key}: {fix.replacement}`"],
-        fix=fix,
+        helps=[f"quote this expression: `{entry.key}: {whole}`"],
+        fix=Fix(place.value, whole) if begins else None,
     )
 
 
@@ -281,8 +317,7 @@ def _structure(place: _Place, problem: str, report: Report) -> None:
         if place.context is not None and "could not" in problem:
             line_end = place.source.text.find("\n", place.context)
             span = place.span(place.context, line_end if line_end >= 0 else place.context + 1)
-        hint = "put a space after the `:`" if ":" in span.text else "write `key: value`"
-        report.add("NLC003", "this line is no `key: value`", span, "expected a key", helps=[hint])
+        _no_key(span, report)
     elif "mapping values" in problem:
         report.add(
             "NLC003",
@@ -291,6 +326,15 @@ def _structure(place: _Place, problem: str, report: Report) -> None:
             "indented as part of the value above",
             related=[Label(above_span, "this already has a value")] if said else [],
             helps=["indent it like its neighbours, or quote the value above"],
+        )
+    elif place.line.lstrip().startswith("- ") and said and balance(said.value) > 0:
+        report.add(
+            "NLC005",
+            "this expression needs quotes",
+            here,
+            "in YAML, a line with `- ` is an item of a list",
+            related=[Label(place.span(said.start, said.end), "this has an open bracket")],
+            helps=["write the expression on one line, or quote all of it"],
         )
     elif place.line.lstrip().startswith("- ") and place.at <= indent + 1:
         report.add(
@@ -310,6 +354,8 @@ def _structure(place: _Place, problem: str, report: Report) -> None:
         )
     else:
         opened = place.context
+        if opened is not None and _never_closed(place, opened, problem, report):
+            return
         related = []
         if (
             opened is not None
@@ -325,3 +371,53 @@ def _structure(place: _Place, problem: str, report: Report) -> None:
             related=related,
             helps=["quote the expression, or write one `key: value` a line"],
         )
+
+
+def _no_key(span: Span, report: Report) -> None:
+    """A line without a key: written with `=`, or without the space or the colon that YAML wants."""
+    text, fix = span.text.strip(), None
+    if match := _EQUALS.fullmatch(text):
+        label, fix = "YAML gives a value by `: `", f"{match[1]}: {match[2]}"
+    elif match := _NO_SPACE.fullmatch(text):
+        label, fix = "a space is missing behind the `:`", f"{match[1]}: {match[2]}"
+    else:
+        label = "expected a key"
+    help = f"write `{cut(fix)}`" if fix else "write `key: value`"
+    if fix is None and (match := _NO_COLON.fullmatch(text)):
+        help = f"write `{match[1]}: {cut(match[2])}`"
+    elif fix is None and re.fullmatch(r"\w+", text):
+        help = f"write `{text}:`"
+    whole = Span(span.source, span.start, span.start + len(span.text.rstrip()))
+    report.add(
+        "NLC003",
+        "this line is no `key: value`",
+        span,
+        label,
+        helps=[help],
+        fix=Fix(whole, fix) if fix else None,
+    )
+
+
+def _never_closed(place: _Place, opened: int, problem: str, report: Report) -> bool:
+    """Says so if the line of an opening bracket ends before it is closed."""
+    bracket = place.source.text[opened]
+    if bracket not in _PAIRS or f"or '{_PAIRS[bracket]}'" not in problem:
+        return False
+    start = place.source.text.rfind("\n", 0, opened) + 1
+    line = _line(place.source.text, start)
+    if start == place.line_start or balance(line) != 1:
+        return False
+    end = start + len(line.rstrip())
+    comment = _COMMENT.search(line)
+    if comment:
+        end = start + len(line[: comment.start()].rstrip())
+    closing = _PAIRS[bracket]
+    report.add(
+        "NLC003",
+        f"`{bracket}` is never closed",
+        place.span(opened, opened + 1),
+        f"expected `{closing}` on this line",
+        helps=[f"write `{cut(place.source.text[start:end].strip())}{closing}`"],
+        fix=Fix(place.span(end, end), closing),
+    )
+    return True

@@ -184,10 +184,17 @@ class _Builder:
                 raise _Refused
             self.stack.append(_Open(event))
         elif isinstance(event, yaml.AliasEvent):
-            self._refuse_property(span)
+            if not self._merges():
+                self._refuse_property(span)
             self._add(Scalar("", span, broken=True))
         else:
             self._add(self._scalar(event, span))
+
+    def _merges(self) -> bool:
+        """Whether an alias stands behind `<<`, which is refused as a whole."""
+        items = self.stack[-1].items if self.stack else []
+        last = items[-1] if len(items) % 2 else None
+        return isinstance(last, Scalar) and last.text == "<<" and not last.style
 
     def _scalar(self, event: yaml.ScalarEvent, span: Span) -> Scalar:
         style = event.style or ""
@@ -247,6 +254,7 @@ class _Builder:
     def _checked(self, pairs: list[tuple[Node, ...]]) -> Iterator[tuple[Scalar, Node]]:
         """The entries whose key is a text that was not said before."""
         first: dict[str, Scalar] = {}
+        entries: dict[str, tuple[Scalar, Node]] = {}
         for key, value in pairs:
             if self.report.full:
                 raise _Refused
@@ -274,9 +282,12 @@ class _Builder:
                     related=[Label(first[key.text].span, "first said here")],
                     helps=["keep one of them"],
                 )
+                if isinstance(value := entries[key.text][1], Scalar):  # which is meant is not known
+                    entries[key.text] = (first[key.text], replace(value, broken=True))
             else:
                 first[key.text] = key
-                yield key, value
+                entries[key.text] = (key, value)
+        yield from entries.values()
 
     def _rejoined(self, groups: list[tuple[Node, ...]]) -> Iterator[tuple[Node, ...]]:
         """Items of a flow collection, what YAML split at a comma made whole again."""
