@@ -43,7 +43,7 @@ from nlc.syntax.values import (
     wrong_kind,
 )
 from nlc.syntax.yamlerrors import cut
-from nlc.syntax.yamltree import Mapping, Node, Scalar, parse_yaml
+from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence, parse_yaml
 
 _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks that give names
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -192,6 +192,8 @@ class _Parser:
         if "memory" not in found:
             return None
         entry = found["memory"]
+        if isinstance(entry.node, Sequence) and entry.node.flow:
+            return self._sizes_alone(entry)
         if not _is_map(entry):
             call = expression(entry, self.report)
             return None if call is None else MemoryTree(entry.node.span, call)
@@ -204,6 +206,23 @@ class _Parser:
         params, read = self._read(reads, entry, where)
         dtype = self._choice(keys, InlineMemory, "dtype")
         return MemoryTree(entry.node.span, None, fields, params, read, dtype)
+
+    def _sizes_alone(self, entry: Entry) -> None:
+        """``memory: [dv, dk]``: which memory has these sizes?"""
+        items = entry.node.items if isinstance(entry.node, Sequence) else ()
+        sizes = [item.text for item in items if isinstance(item, Scalar)]
+        kind = {1: "vector", 2: "matrix"}.get(len(sizes) if len(sizes) == len(items) else 0)
+        meant = f"{kind}({', '.join(sizes)})" if kind else None
+        self.report.add(
+            "NLC103",
+            f"{entry.called} takes a memory, not sizes alone",
+            entry.node.span,
+            f"did you mean `{meant}`?" if meant else "this is a list",
+            helps=[
+                "for example `matrix(dv, dk)`, or states written out: `{W: [n, n], read(z): W @ z}`"
+            ],
+            fix=Fix(entry.node.span, meant) if meant else None,
+        )
 
     def _read(
         self, reads: list[Entry], memory: Entry, where: str

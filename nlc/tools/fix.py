@@ -20,6 +20,7 @@ from nlc.base.diagnostics import Diagnostic, Fix
 from nlc.base.render import escape
 from nlc.pipeline import Spec
 
+_SHOWN = 60  # characters of a text that an edit shows
 ROUNDS = 20  # each repairs all that is seen; a text that needs more is no slip of the hand
 
 
@@ -34,12 +35,22 @@ class Edit:
     new: str
 
     def __str__(self) -> str:
-        old, new = (escape(" ".join(text.split())) for text in (self.old, self.new))
-        return f"{escape(self.file)}:{self.line}: {old} → {new}"
+        place = f"{escape(self.file)}:{self.line}"
+        if self.old and self.old.split() == self.new.split():
+            count = len(self.old.splitlines())
+            return f"{place}: {'line' if count == 1 else f'{count} lines'} indented"
+        if not self.old:
+            return f"{place}: {_short(self.new)} added"
+        return f"{place}: {_short(self.old)} → {_short(self.new)}"
 
     def asdict(self) -> dict[str, object]:
         facts = {"file": self.file, "line": self.line, "code": self.code}
         return {"fixed": True, **facts, "old": self.old, "new": self.new}
+
+
+def _short(text: str) -> str:
+    line = escape(" ".join(text.split()))
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
 
 
 @dataclass(frozen=True)

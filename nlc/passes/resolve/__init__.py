@@ -17,6 +17,7 @@ from nlc.passes.resolve.checks import (
     check_level,
     check_starts,
     check_whole,
+    right_context,
     unread,
     warn_unused,
     without_unread,
@@ -43,6 +44,7 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
             "part of the language, not built yet",
         )
         report = Report()  # the rest would be judged by the rules of another context
+    tree = right_context(tree, report)
     scope = Scope(tree, report)
     settle(scope)
     heads = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import Label, Report, certain, nearest
+from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Placed, Span
 from nlc.ir.expr import Expr, rewrite
 from nlc.lib.functions import REQUIRED, usage
+from nlc.syntax.foreign import ARGUMENTS
 from nlc.syntax.math import parse_text
 
 Bound = dict[str, Expr | None]
@@ -80,7 +81,8 @@ def _unknown(
     missing: list[str],
     notes: list[str],
 ) -> None:
-    close = nearest(key, params)
+    alien = next((k for k in ARGUMENTS.get(key, ()) if k in params), None)
+    close = alien or nearest(key, params)
     if close in missing:
         missing.remove(close)  # it was meant, so it is not missing as well
     report.add(
@@ -89,7 +91,7 @@ def _unknown(
         span,
         f"did you mean `{close}`?" if close else "not one of its arguments",
         notes=notes,
-        fix=certain(span, key, params),
+        fix=Fix(span, alien) if alien and span else certain(span, key, params),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.base.diagnostics import certain, nearest
+from nlc.base.diagnostics import Label
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, substitute, walk
 from nlc.lib.functions import FUNCTIONS, LATER, REQUIRED, Function
@@ -12,10 +12,11 @@ from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
 from nlc.passes.resolve.bundles import bundle, each, one
 from nlc.passes.resolve.choices import CONSTANTS
+from nlc.passes.resolve.miscalled import not_called, unknown_function
 from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import size
-from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.passes.resolve.terms import Place, Terms
 from nlc.passes.resolve.use import call_use
 from nlc.syntax.math import parse_text
 
@@ -38,12 +39,7 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
     if fn.op == "error":
         return error(e.span)
     if target.op != "name":
-        return terms.say(
-            "NLC202",
-            f"`{quoted(fn)}` cannot be called",
-            fn,
-            "only functions and memories take arguments",
-        )
+        return not_called(terms, e, at)
     if target.attr == "grad":
         return _grad(terms, e, at)
     function = FUNCTIONS.get(target.attr)
@@ -72,16 +68,7 @@ def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
             "a value takes no arguments",
             helps=["write `*` for a product"],
         )
-    callable = [*FUNCTIONS, *scope.levels, *scope.uses, *names.PAST, "grad"]
-    close = nearest(name, callable)
-    return terms.say(
-        "NLC202",
-        f"there is no function or level `{name}`",
-        target,
-        f"did you mean `{close}`?" if close else "not a function of the language",
-        helps=[] if close else ["`nlc list functions` shows all of them"],
-        fix=certain(target.span, name, callable),
-    )
+    return unknown_function(terms, target)
 
 
 # ---------------------------------------------------------------------------------------------------- memories
@@ -126,8 +113,14 @@ def _read(
         window = memory.options.get("window")
         return Expr("attend", (args[0], *flows), (level, window), None, e.span)
     if memory.read is None:
+        if level in terms.unreadable:
+            return error(e.span)  # one memory, wrong for all its reads
+        terms.unreadable.add(level)
         label = f"{memory.text} is a value: write `{level}`"
-        return terms.say("NLC202", f"`{level}` cannot be read with an argument", e, label)
+        place = scope.levels[level].keys.get("memory")
+        related = [Label(place, "what answers a query is for example `matrix(m, n)`")] if place else []
+        message = f"`{level}` cannot be read with an argument"
+        return terms.say("NLC202", message, e, label, related=related)
     if len(args) != len(memory.params) or e.attr:
         params = ", ".join(memory.params)
         count = f"{len(memory.params)} argument{'s' * (len(memory.params) != 1)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nlc.base.diagnostics import certain, nearest
+from nlc.base.diagnostics import Fix, certain, nearest
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.ops import pointwise
 from nlc.ir.show import show
@@ -16,6 +16,7 @@ from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.syntax.foreign import MEMORIES as FOREIGN
 from nlc.syntax.math import parse_text
 from nlc.syntax.tree import LevelTree, MemoryTree
 
@@ -36,7 +37,8 @@ def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
         state = State(TRAINED, TRAINED, (Like(TRAINED),), level.span, trained=True)
         return Memory("trained", (state,), text="the trained tensor")
     if tree is None:
-        if "memory" not in level.keys:
+        trained = level.name.upper() == TRAINED and TRAINED not in scope.levels
+        if "memory" not in level.keys and not (scope.gradients and trained):
             example = f"like({TRAINED})" if scope.gradients else "matrix(dv, dk)"
             scope.report.add(
                 "NLC102",
@@ -60,7 +62,8 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
         scope.later(f"the memory `{name}`", named.span)
         return None
     if kind is None:
-        close = nearest(str(name or ""), MEMORIES)
+        alien = FOREIGN.get(str(name))
+        close = alien or nearest(str(name or ""), MEMORIES)
         scope.report.add(
             "NLC202",
             f"there is no memory `{quoted(named)}`",
@@ -140,7 +143,7 @@ def _switch(key: str, e: Expr, terms: Terms) -> bool | None:
     if e.op == "eq":
         a, b = (size(terms.scope, x, "a size") for x in e.args)
         return None if a is None or b is None else a == b
-    terms.say("NLC204", f"`{key}` is `true` or `false`", e, "a switch is needed")
+    terms.not_a_switch(key, e)
     return None
 
 
@@ -167,8 +170,14 @@ def _shape(shape: Expr, bound: Bound, terms: Terms, call: Expr) -> Dims | None:
         return dims_of(terms, given.args)
     function, target = shape.args[0].attr, bound["W"]
     if target.op != "name" or target.attr != TRAINED:
-        label = f"write `{function}({TRAINED})`"
-        terms.say("NLC206", f"`{function}` takes the trained tensor, `{TRAINED}`", target, label)
+        slip = target.op == "name" and str(target.attr).upper() == TRAINED
+        terms.say(
+            "NLC206",
+            f"`{function}` takes the trained tensor, `{TRAINED}`",
+            target,
+            f"write `{function}({TRAINED})`",
+            fix=Fix(target.span, TRAINED) if slip and target.span else None,
+        )
         return None
     if function == "like":
         return (Like(TRAINED),)

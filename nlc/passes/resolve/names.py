@@ -53,7 +53,8 @@ def name(terms: Terms, e: Expr, at: Place) -> Expr:
         return _reserved(terms, e, at)
     if name in FUNCTIONS:
         return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
-    scope.not_defined(name, e.span, visible(terms, at), at.names)
+    starts = ["zeros", "learned"] if at.key == "init" else []
+    scope.not_defined(name, e.span, [*starts, *visible(terms, at)], at.names)
     return error(e.span)
 
 
@@ -333,7 +334,10 @@ def member(terms: Terms, e: Expr, at: Place) -> Expr:
     if base.op == "name" and base.attr not in scope.spans and base.attr not in FUNCTIONS:
         scope.not_defined(base.attr, base.span, visible(terms, at), at.level)
         return error(e.span)
-    helps = ["channels a to b - 1 of a vector are `slice(x, a, b)`"]
+    called = base.op == "name" and (base.attr in scope.levels or base.attr in FUNCTIONS)
+    help = "channels a to b - 1 of a vector are `slice(x, a, b)`"
+    if called and len(e.args) == 2:
+        help = f"write `{base.attr}({quoted(index)})`: what is asked stands in round brackets"
     return terms.say(
-        "NLC205", f"`{quoted(base)}` is no family", e, "only families have members", helps=helps
+        "NLC205", f"`{quoted(base)}` is no family", e, "only families have members", helps=[help]
     )

@@ -47,7 +47,10 @@ def resolve_routes(terms: Terms) -> tuple[tuple[str, Rule | None], ...]:
             )
             continue
         e = item.expr
-        if e.op == "name" and e.attr == "self":
+        if e.op == "name" and certain(e.span, str(e.attr), ["self"]):
+            label, fix = "did you mean `self`?", certain(e.span, str(e.attr), ["self"])
+            terms.say("NLC202", f"there is no rule `{e.attr}`", e, label, fix=fix)
+        elif e.op == "name" and e.attr == "self":
             routes[item.name] = None
         elif e.op != "error":
             rule = rule_of(e, terms, Place(f"applies_to.{item.name}", None, "rule"), whole=True)
@@ -94,7 +97,7 @@ def _formula(name: str, e: Expr, terms: Terms, at: Place) -> Rule | None:
         return None
     exact = bound.get("exact")
     if exact is not None and exact.op != "bool":
-        terms.say("NLC204", "`exact` is `true` or `false`", exact, "a switch is needed")
+        terms.not_a_switch("exact", exact)
         return None
     args = {k: _argument(terms, v, k, at) for k, v in bound.items() if v is not None}
     return Rule(name, args, e.span)

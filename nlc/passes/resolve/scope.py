@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nlc.base.diagnostics import Label, Report, certain, nearest
+from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
 from nlc.ir.types import Dim
+from nlc.syntax.foreign import GRADIENTS, NAMES
 from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
@@ -148,7 +149,8 @@ class Scope:
         """Says so, unless a mistake that is reported already is why."""
         if self.is_lost(name) or self.report.full:
             return
-        close = nearest(name, visible)
+        alien = NAMES.get(name) or ("g" if self.gradients and name in GRADIENTS else None)
+        close = alien or nearest(name, visible)
         where = f" in level `{level}`" if level else ""
         helps = []
         owners = [n for n in self.levels if f"{n}.{name}" in self.spans and n != level]
@@ -166,7 +168,7 @@ class Scope:
             related=[Label(place, f"`{close}` is defined here")] if close and place else [],
             notes=[f"visible here: {shown}"] if visible else [],
             helps=helps,
-            fix=certain(span, name, visible),
+            fix=Fix(span, alien) if alien and span else certain(span, name, visible),
         )
 
     def is_lost(self, name: str) -> bool:
