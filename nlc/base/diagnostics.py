@@ -100,6 +100,10 @@ class Report:
         for diagnostic in other.diagnostics:
             self._add(diagnostic)
 
+    def replace(self, old: Diagnostic, new: Diagnostic) -> None:
+        """Says one mistake in other words."""
+        self.diagnostics[self.diagnostics.index(old)] = new
+
     def drop(self, silenced: Callable[[Diagnostic], bool]) -> None:
         """Takes diagnostics out again."""
         self.diagnostics[:] = [d for d in self.diagnostics if not silenced(d)]

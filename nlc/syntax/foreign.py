@@ -140,17 +140,24 @@ MEMORIES = {
     **dict.fromkeys(("ffn", "network", "feedforward"), "mlp"),
 }
 
+# Arguments of the same meaning; the first that a function has counts.
 ARGUMENTS = {
-    **dict.fromkeys(("eta", "learning_rate", "step_size", "alpha", "rate"), ("lr",)),
-    **dict.fromkeys(("wd", "weight_decay"), ("weight_decay", "decay")),
-    **dict.fromkeys(("momentum", "mu", "beta1"), ("beta", "beta1")),
-    **dict.fromkeys(("out", "dim", "features", "size", "out_features", "n"), ("width",)),
-    **dict.fromkeys(("kernel", "kernel_size", "k"), ("width",)),
+    **dict.fromkeys(("eta", "learning_rate", "step_size"), ("lr",)),
+    **dict.fromkeys(("wd", "weightdecay"), ("weight_decay",)),
+    **dict.fromkeys(("momentum", "mu"), ("beta", "beta1")),
+    **dict.fromkeys(("out", "dim", "features", "out_features", "out_dim"), ("width",)),
+    **dict.fromkeys(("kernel", "kernel_size"), ("width",)),
     **dict.fromkeys(("iterations", "iters", "n_steps", "ns_steps"), ("steps",)),
     **dict.fromkeys(("epsilon",), ("eps",)),
-    **dict.fromkeys(("forget", "retain"), ("decay",)),
     **dict.fromkeys(("activation", "nonlinearity"), ("act",)),
-    **dict.fromkeys(("expansion", "mult", "factor"), ("expand",)),
+    **dict.fromkeys(("expansion", "mult"), ("expand",)),
+}
+# Arguments of a like meaning, and how ours is meant.
+LIKE = {
+    **dict.fromkeys(
+        ("wd", "weight_decay"), ("decay", "`decay` multiplies what is kept: `decay=1 - lr * wd`")
+    ),
+    **dict.fromkeys(("forget", "retain", "alpha", "gamma"), ("decay", "`decay` is what is kept")),
 }
 
 NAMES = {"True": "true", "False": "false", "None": "none"}

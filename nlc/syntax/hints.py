@@ -372,7 +372,7 @@ def _missing_operator(
         advice = "there is no implicit product"
     elif token.type not in _OPERANDS:
         advice = f"write `{previous} * {token}…`; there is no implicit product"
-    elif in_call and previous.type == token.type == "NAME" and not call:
+    elif in_call and previous.type == token.type == "NAME" and previous[0].isupper() and not call:
         advice = (
             f"write `{previous}({token})` for a call, `{previous}, {token}` for two arguments,"
             f" `{previous} * {token}` for a product"

@@ -227,7 +227,15 @@ def _second_colon(place: _Place, report: Report) -> None:
     entry = place.entry
     assert entry is not None
     arguments = _ARGUMENT.findall(entry.value)
-    if _ENTRIES.fullmatch(f"{entry.key}: {entry.value}"):
+    if entry.value.startswith("lambda "):
+        report.add(
+            "NLC013",
+            "`lambda` is not an operator",
+            place.span(entry.start, entry.start + len("lambda")),
+            "there are no functions but those of the language",
+            helps=["name an expression with `let`, or write a memory with `read(z)`"],
+        )
+    elif _ENTRIES.fullmatch(f"{entry.key}: {entry.value}"):
         indent = "\n" + " " * (len(place.line) - len(place.line.lstrip()))
         lines = re.sub(r", *(?=\w+: )", indent, entry.value)
         report.add(

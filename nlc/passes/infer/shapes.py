@@ -438,7 +438,10 @@ class ShapesOf:
         if state is None or state.op != "state" or len(matrix) != 2 or len(query[0]) != 1:
             return None
         name = state.attr[0]
-        label = f"`{name}` takes {self.sized(matrix[1:])}, this is {self.sized(query[0])}"
+        takes, given = self.sized(matrix[1:]), self.sized(query[0])
+        label = f"`{name}` takes {takes}, this is {given}"
+        if takes.rpartition(" = ")[2] == given.rpartition(" = ")[2] and " = " in takes + given:
+            label += ": equal only at these hypers"
         if (
             matrix[0] != query[0][0]
             or self.system.levels[self.states[name].level].memory.kind != "matrix"

@@ -6,7 +6,7 @@ from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Placed, Span
 from nlc.ir.expr import Expr, rewrite
 from nlc.lib.functions import REQUIRED, usage
-from nlc.syntax.foreign import ARGUMENTS
+from nlc.syntax.foreign import ARGUMENTS, LIKE
 from nlc.syntax.math import parse_text
 
 Bound = dict[str, Expr | None]
@@ -82,7 +82,8 @@ def _unknown(
     notes: list[str],
 ) -> None:
     alien = next((k for k in ARGUMENTS.get(key, ()) if k in params), None)
-    close = alien or nearest(key, params)
+    like, meaning = LIKE.get(key, ("", ""))
+    close = alien or (like if like in params else nearest(key, params))
     if close in missing:
         missing.remove(close)  # it was meant, so it is not missing as well
     report.add(
@@ -91,6 +92,7 @@ def _unknown(
         span,
         f"did you mean `{close}`?" if close else "not one of its arguments",
         notes=notes,
+        helps=[meaning] if close and close == like else [],
         fix=Fix(span, alien) if alien and span else certain(span, key, params),
     )
 

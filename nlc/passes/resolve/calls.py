@@ -118,7 +118,9 @@ def _read(
         terms.unreadable.add(level)
         label = f"{memory.text} is a value: write `{level}`"
         place = scope.levels[level].keys.get("memory")
-        related = [Label(place, "what answers a query is for example `matrix(m, n)`")] if place else []
+        related = (
+            [Label(place, "what answers a query is for example `matrix(m, n)`")] if place else []
+        )
         message = f"`{level}` cannot be read with an argument"
         return terms.say("NLC202", message, e, label, related=related)
     if len(args) != len(memory.params) or e.attr:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 
-from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
+from nlc.base.diagnostics import Diagnostic, Fix, Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
@@ -14,7 +15,9 @@ from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
 CONTEXTS = {"tokens": "token", "gradients": "gradient", "layers": "layer"}
-_SHOWN = 16  # names that a message lists
+_SHOWN = 16  # names and lines that a message lists
+_ALSO = "it is read on line"
+_AXES = frozenset("T L B seq seq_len seqlen time batch batch_size".split())
 
 
 def error(span: Span | None) -> Expr:
@@ -40,6 +43,8 @@ class Scope:
     static: set[str] = field(default_factory=set)  # hypers that are fixed at construction
     order: list[str] = field(default_factory=list)  # hypers, each after those that it reads
     circular: set[str] = field(default_factory=set)  # hypers that are defined by themselves
+    twice: set[str] = field(default_factory=set)  # names that are defined again
+    unknown: dict[str, Diagnostic] = field(default_factory=dict)  # what is said of each
     blamed: set[Dim] = field(default_factory=set)  # sizes that are reported to be none
 
     def __post_init__(self) -> None:
@@ -111,6 +116,7 @@ class Scope:
             self.spans[name] = span
             return True
         if self.spans[name] != span:
+            self.twice.add(name)
             self.report.add(
                 "NLC203",
                 f"`{name}` is defined twice",
@@ -160,6 +166,10 @@ class Scope:
             helps = [f"give level `{level}` a `{name}`, a named flow of its own"]
         shown = ", ".join(visible[:_SHOWN]) + (", …" if len(visible) > _SHOWN else "")
         place = self.spans.get(f"{level}.{close}", self.spans.get(close or ""))
+        if close is None and name in self.unknown:
+            self._again(name, span)
+            return
+        helps += self._advice(name) if not close else []
         self.report.add(
             "NLC201",
             f"`{name}` is not defined{where}",
@@ -168,14 +178,43 @@ class Scope:
             related=[Label(place, f"`{close}` is defined here")] if close and place else [],
             notes=[f"visible here: {shown}"] if visible else [],
             helps=helps,
-            fix=Fix(span, alien) if alien and span else certain(span, name, visible),
+            fix=Fix(span, alien)
+            if alien and span and alien != "none"
+            else certain(span, name, visible),
         )
+        if close is None and not self.report.full:
+            self.unknown[name] = self.report.diagnostics[-1]
+
+    def _again(self, name: str, span: Span | None) -> None:
+        """The same name once more: one declaration is missing, however often it is read."""
+        said = self.unknown[name]
+        if span is None or span.source is not said.span.source or span.line == said.span.line:
+            return
+        first, also = said.notes[:1], [n for n in said.notes if n.startswith(_ALSO)]
+        lines = [int(n) for note in also for n in re.findall(r"\d+", note)]
+        if span.line in lines:
+            return
+        lines = sorted([*lines, span.line])
+        note = f"{_ALSO}{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))} too"
+        if len(lines) > _SHOWN:
+            return
+        self.unknown[name] = replace(said, notes=(*first, note))
+        self.report.replace(said, self.unknown[name])
+
+    def _advice(self, name: str) -> list[str]:
+        """What is probably not known, where a name is like those of other languages."""
+        if name in _AXES:
+            return ["sizes are those of one token: leave out the axes of time and batch"]
+        if not self.gradients and re.fullmatch(r"[WU]_?[a-zA-Z0-9]+", name):
+            return ["slow weights are made where they are used, `linear(x, n)`, or under `weights`"]
+        return []
 
     def is_lost(self, name: str) -> bool:
         """Whether a mistake elsewhere keeps a name from being known."""
         if self.gradients and TRAINED not in self.levels and name == TRAINED:
             return True
-        return self.tree.partial or name in self.tree.lost
+        without_inputs = not self.gradients and "inputs" not in self.tree.keys
+        return self.tree.partial or without_inputs or name in self.tree.lost | self.twice
 
     def later(self, what: str, span: Span | None, help: str = "") -> None:
         """The language has it, this version of the compiler does not: said plainly, never half done."""
