@@ -111,7 +111,7 @@ class _Clocks:
     def _gathered(self, level: Level) -> Level:
         def each(e: Expr) -> Expr:
             marked = rewrite(e, lambda n: self._window(n, level) or self._mark(n, level))
-            if self.base.faster(level.clock):
+            if self.base.faster(level.clock) and level.clock != NEVER:
                 self._loose(marked, level, e is level.objective)
             return marked
 

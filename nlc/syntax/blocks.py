@@ -9,7 +9,7 @@ from nlc.base.span import Span
 from nlc.syntax.foreign import BELONGS, KEYS
 from nlc.syntax.schema import EXCLUSIVE, Block, keys_of
 from nlc.syntax.values import Entry
-from nlc.syntax.yamlerrors import cut
+from nlc.syntax.yamlplace import cut
 from nlc.syntax.yamltree import Mapping, Node, Scalar
 
 _BLOCKS = ("hyper", "inputs", "outputs", "weights", "clocks", "use", "let", "levels")
@@ -75,6 +75,8 @@ def _unknown(
         alien = near == other
         fix = _renamed(key, value, near) if alien else certain(key.span, key.text, keys)
     known = f"{kind} has: {', '.join(keys)}"
+    if fix is not None and fix.replacement != near:  # its value is written in another way too
+        known = f"write `{fix.replacement}`"
     belongs = BELONGS.get(key.text) if kind == "a level" and not near else None
     report.add(
         "NLC101",

@@ -12,7 +12,7 @@ from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Span
 from nlc.syntax.schema import Level, Spec, keys_of
 from nlc.syntax.values import is_empty
-from nlc.syntax.yamlerrors import cut
+from nlc.syntax.yamlplace import cut
 from nlc.syntax.yamltree import Mapping, Node, Scalar
 
 Entries = list[tuple[Scalar, Node]]

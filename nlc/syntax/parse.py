@@ -42,7 +42,7 @@ from nlc.syntax.values import (
     word,
     wrong_kind,
 )
-from nlc.syntax.yamlerrors import cut
+from nlc.syntax.yamlplace import cut
 from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence, parse_yaml
 
 _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks that give names
@@ -209,6 +209,8 @@ class _Parser:
 
     def _sizes_alone(self, entry: Entry) -> None:
         """``memory: [dv, dk]``: which memory has these sizes?"""
+        if any(d.span.start == entry.node.span.start for d in self.report.diagnostics):
+            return  # it has a tag, say
         items = entry.node.items if isinstance(entry.node, Sequence) else ()
         sizes = [item.text for item in items if isinstance(item, Scalar)]
         kind = {1: "vector", 2: "matrix"}.get(len(sizes) if len(sizes) == len(items) else 0)

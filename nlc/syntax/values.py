@@ -17,7 +17,7 @@ from nlc.ir.show import show
 from nlc.syntax.math import parse_expr
 from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import Word
-from nlc.syntax.yamlerrors import cut, quoted
+from nlc.syntax.yamlplace import cut, quoted
 from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
 
 MAX_NAME = 64

@@ -18,7 +18,8 @@ from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Source, Span
 from nlc.syntax.offsets import offsets
 from nlc.syntax.text import CONTROL, read_source, readable
-from nlc.syntax.yamlerrors import balance, cut, cut_by_comment, explain, quoted
+from nlc.syntax.yamlerrors import explain
+from nlc.syntax.yamlplace import balance, cut, cut_by_comment, quoted
 
 __all__ = ["Mapping", "Node", "Scalar", "Sequence", "parse_yaml", "read_source"]
 
@@ -175,12 +176,14 @@ class _Builder:
         if self.report.full:
             raise _Refused
         if self.count > MAX_NODES:
-            self.report.add("NLC007", f"a spec has at most {MAX_NODES} keys and values", span)
+            message = f"a spec has at most {MAX_NODES} keys and values"
+            self.report.add("NLC007", message, span, "one too many")
             raise _Refused
         if isinstance(event, yaml.CollectionStartEvent):
             self._properties(event, span)
             if len(self.stack) == MAX_DEPTH:
-                self.report.add("NLC007", f"nested more than {MAX_DEPTH} levels deep", span)
+                message = f"nested more than {MAX_DEPTH} levels deep"
+                self.report.add("NLC007", message, span, "one level too many")
                 raise _Refused
             self.stack.append(_Open(event))
         elif isinstance(event, yaml.AliasEvent):
@@ -342,7 +345,9 @@ class _Builder:
 
     def _directives(self, event: yaml.DocumentStartEvent) -> None:
         if event.tags:
-            self.report.add("NLC004", "`%TAG` is not used", self._span(event))
+            span = self._span(event)
+            line = Span(self.source, span.start, span.start + len("%TAG"))
+            self.report.add("NLC004", "`%TAG` is not used", line, "remove this line")
 
     def _several(self, event: yaml.DocumentStartEvent) -> None:
         start = event.start_mark.index

@@ -31,7 +31,8 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
     if fn.op == "index" and fn.args[0].op == "name" and fn.args[0].attr in FUNCTIONS:
         target, label = fn.args[0], fn
     if target.op == "name" and target.attr in scope.levels:
-        return _read(terms, target.attr, when, e, at)
+        bound = dict(at.bound).get(target.attr) if when is None else None  # by `grad(e, M)`
+        return _read(terms, target.attr, when, e, at, held=bound)
     if target.op == "name" and target.attr in scope.uses:
         return call_use(terms, target.attr, e, at)
     if target.op == "name" and when is None and (through := _level_of_let(terms, target, at)):

@@ -332,7 +332,7 @@ def member(terms: Terms, e: Expr, at: Place) -> Expr:
         no_member(scope, e, base.attr)
         return error(e.span)
     if base.op == "name" and base.attr not in scope.spans and base.attr not in FUNCTIONS:
-        scope.not_defined(base.attr, base.span, visible(terms, at), at.level)
+        scope.not_defined(base.attr, base.span, visible(terms, at), at.level, sure=False)
         return error(e.span)
     called = base.op == "name" and (base.attr in scope.levels or base.attr in FUNCTIONS)
     help = "channels a to b - 1 of a vector are `slice(x, a, b)`"

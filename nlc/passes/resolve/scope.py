@@ -150,9 +150,14 @@ class Scope:
     # -------------------------------------------------------------------------------------------- messages
 
     def not_defined(
-        self, name: str, span: Span | None, visible: list[str], level: str | None = None
+        self,
+        name: str,
+        span: Span | None,
+        visible: list[str],
+        level: str | None = None,
+        sure: bool = True,
     ) -> None:
-        """Says so, unless a mistake that is reported already is why."""
+        """Says so, unless a mistake that is reported already is why; ``sure``: the nearest name would do."""
         if self.is_lost(name) or self.report.full:
             return
         alien = NAMES.get(name) or ("g" if self.gradients and name in GRADIENTS else None)
@@ -180,7 +185,9 @@ class Scope:
             helps=helps,
             fix=Fix(span, alien)
             if alien and span and alien != "none"
-            else certain(span, name, visible),
+            else certain(span, name, visible)
+            if sure
+            else None,
         )
         if close is None and not self.report.full:
             self.unknown[name] = self.report.diagnostics[-1]
