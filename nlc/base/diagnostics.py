@@ -189,15 +189,14 @@ def certain(
 
 def _slip(name: str, meant: str) -> bool:
     """Whether one slip turns ``meant`` into ``name``; a long name has room for two letters."""
-    if name == meant or len(meant) < 2:
+    most = 1 if min(len(name), len(meant)) < 7 else 2
+    if name == meant or len(meant) < 2 or abs(len(name) - len(meant)) > most:
         return False
-    if name.lower() == meant.lower():
-        return True
     one, other = name.lower(), meant.lower()
-    if re.sub(r"\D", "", one) != re.sub(r"\D", "", other):
-        return False
-    most = 1 if min(len(one), len(other)) < 7 else 2
-    return distance(one, other, most) <= most
+    if one == other:
+        return True
+    near = distance(one, other, most) <= most
+    return near and re.sub(r"\D", "", one) == re.sub(r"\D", "", other)
 
 
 def distance(one: str, other: str, most: int) -> int:

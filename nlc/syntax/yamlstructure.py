@@ -151,7 +151,7 @@ def _closed(text: str, opened: int) -> bool:
 
 def _never_closed(place: Place, opened: int, problem: str, report: Report) -> bool:
     """Says so if the line of an opening bracket ends before it is closed."""
-    bracket = place.source.text[opened]
+    bracket = place.source.text[opened : opened + 1]
     if bracket not in PAIRS or f"or '{PAIRS[bracket]}'" not in problem:
         return False
     start = place.source.text.rfind("\n", 0, opened) + 1
