@@ -17,8 +17,8 @@ from nlc.base.diagnostics import Diagnostic, Report, certain, nearest
 from nlc.base.span import Source, Span
 
 _COMMENT = re.compile(r"(?:^|(?<=[ \t]))#[ \t]*nlc:[ \t]*(?P<words>.*?)[ \t\r]*$", re.MULTILINE)
-_WORDS = re.compile(r"allow\b[ \t]*(?P<codes>[A-Za-z]+\d+(?:[ \t]*,[ \t]*[A-Za-z]+\d+)*)?")
-_CODE = re.compile(r"[A-Za-z]+\d+")
+_WORDS = re.compile(r"allow\b[ \t]*(?P<codes>[A-Za-z]+\d\w*(?:[ \t]*,[ \t]*[A-Za-z]+\d\w*)*)?")
+_CODE = re.compile(r"[A-Za-z]+\d\w*")
 
 
 @dataclass(frozen=True)
