@@ -60,6 +60,7 @@ def test_the_spec_warns_three_times() -> None:
         (above("  n: 3", "# nlc: allow NLC210", "", "# both"), [("NLC210", 10), ("NLC803", 17)]),
         (f"# nlc: allow NLC210\n{SPEC}", [("NLC803", 15)]),
         (f"# nlc: allow NLC210, NLC803 a study of long keys\n\n{SPEC}", []),
+        (f"# nlc: allow NLC210 NLC803\n{SPEC}", []),
         (f"# nlc: allow NLC803\n---\n{SPEC}", [("NLC210", 8), ("NLC210", 9)]),
         (at("  n: 3", "# nlc: allow NLC210").replace("\n", "\r\n"), [("NLC210", 7), ("NLC803", 14)]),
     ],

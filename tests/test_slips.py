@@ -61,6 +61,35 @@ levels:
     objective: dot(W, m)
     rule: gd(lr=lr)
 """,
+    "families": """\
+nlc: 1
+system: heads
+context: tokens
+hyper: {d: 64, n: d / heads, periods: [4, 8]}
+heads: 4
+inputs: {x: [d]}
+outputs: {y: [d]}
+let:
+  q: l2norm(split(linear(x)))
+  alpha: sigmoid(split(linear(x)))
+levels:
+  S:
+    frequency: every token
+    memory: matrix(n, n)
+    key: l2norm(split(linear(x)))
+    value: split(linear(x))
+    objective: 0.5 * sqnorm(S(key) - value)
+    retain: alpha
+    rule: gd(lr=0.5)
+  C[i]:
+    for: {i: [1, 2], period: periods}
+    frequency: every period tokens
+    memory: matrix(d, d)
+    objective: sum(0.5 * sqnorm(C[i](x) - x))
+    rule: gd(lr=0.1 / period)
+output:
+  y: linear(merge(S(q))) + C[1](x) + C[2](x)
+""",
 }
 
 
@@ -96,7 +125,7 @@ def test_the_specs_are_sound(which: str) -> None:
 
 
 def test_there_are_many() -> None:
-    assert len(SLIPS) > 280 and len(FIXED) > 80
+    assert len(SLIPS) > 400 and len(FIXED) > 100
     assert all(len(said) in (1, 3, 4) for said in SLIPS.values())
 
 

@@ -17,7 +17,7 @@ from nlc.base.diagnostics import Diagnostic, Report, certain, nearest
 from nlc.base.span import Source, Span
 
 _COMMENT = re.compile(r"(?:^|(?<=[ \t]))#[ \t]*nlc:[ \t]*(?P<words>.*?)[ \t\r]*$", re.MULTILINE)
-_WORDS = re.compile(r"allow\b[ \t]*(?P<codes>[A-Za-z]+\d\w*(?:[ \t]*,[ \t]*[A-Za-z]+\d\w*)*)?")
+_WORDS = re.compile(r"allow\b[ \t]*(?P<codes>[A-Za-z]+\d\w*(?:[ \t,]+NLC\d\w*)*)?")
 _CODE = re.compile(r"[A-Za-z]+\d\w*")
 
 

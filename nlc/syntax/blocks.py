@@ -10,7 +10,7 @@ from nlc.syntax.foreign import BELONGS, KEYS
 from nlc.syntax.schema import EXCLUSIVE, Block, keys_of
 from nlc.syntax.values import Entry
 from nlc.syntax.yamlplace import cut
-from nlc.syntax.yamltree import Mapping, Node, Scalar
+from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
 
 _BLOCKS = ("hyper", "inputs", "outputs", "weights", "clocks", "use", "let", "levels")
 
@@ -41,7 +41,7 @@ def block(
         if key.text not in keys and not key.broken:
             meant = _unknown(key, value, found, keys, where, kind, report)
             if meant is not None and meant not in found:
-                same = meant != KEYS.get(key.text) or _takes(meant, value)
+                same = meant not in KEYS.get(key.text, ()) or _takes(meant, value)
                 node = value if same else Scalar("", value.span, broken=True)
                 found[meant] = Entry(key, node, where)
     for key, required in keys.items():
@@ -67,8 +67,8 @@ def _unknown(
     report: Report,
 ) -> str | None:
     """Reports a key that the block does not have; the one that it probably stands for."""
-    other = KEYS.get(key.text)
-    near = other if other in keys else nearest(cut(key.text), keys)
+    other = next((k for k in KEYS.get(key.text, ()) if k in keys), None)
+    near = other or nearest(cut(key.text), keys)
     missing = near is not None and near not in found
     fix = None
     if missing:
@@ -108,7 +108,9 @@ def _takes(key: str, value: Node) -> bool:
     """Whether one of our keys takes a value of this form."""
     if isinstance(value, Mapping):
         simple = all(isinstance(v, Scalar) for _, v in value.entries)
-        return key == "hyper" and simple and not value.flow
+        return key == "for" or (key == "hyper" and simple and not value.flow)
+    if isinstance(value, Sequence):
+        return key == "shape"
     if not isinstance(value, Scalar) or not value.text or value.broken:
         return False
     return key not in _BLOCKS and (key != "frequency" or _EVERY.match(value.text) is not None)

@@ -275,7 +275,7 @@ def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report:
     elif ends and token.type == "COMMA":
         what = "a bracket holds one value" if inside else "an expression is one value"
         after = tokens[at + 1] if at + 1 < len(tokens) else None
-        if previous.type == "NUMBER" and after is not None and after.type == "NUMBER":
+        if _decimal_comma(previous, token, after):
             expected = "the decimal point is `.`, and a list is written `[a, b]`"
         elif any(t.type == "EQUALS" for t in tokens[at:]) and len(opened) > 1:
             expected = "expected `)` before this"
@@ -291,6 +291,13 @@ def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report:
         say("NLC011", f"a value is missing before `{token}`", token, label, help=help)
     else:
         say("NLC011", f"`{token}` cannot stand here", token, "")
+
+
+def _decimal_comma(previous: Token | None, comma: Token, after: Token | None) -> bool:
+    """``0,5`` without a space."""
+    if previous is None or after is None or {previous.type, after.type} != {"NUMBER"}:
+        return False
+    return previous.end_pos == comma.start_pos and after.start_pos == comma.end_pos
 
 
 def _before(tokens: list[Token]) -> tuple[list[_Open], bool]:
@@ -359,6 +366,9 @@ def _missing_operator(
     say: _Sayer, previous: Token, token: Token, after: list[Token], in_call: bool
 ) -> None:
     word = next((t for t in (token, previous) if t in _WORDS), None)
+    if word == "in":
+        say("NLC013", "`in` is not an operator", word, "a sum over a family is `sum(e for i)`")
+        return
     if word is not None:
         say("NLC013", f"`{word}` is not an operator", word, _LOGIC)
         return

@@ -48,6 +48,8 @@ from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence, parse_yaml
 _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks that give names
 _WORD = re.compile(r"[^\W\d]\w*")
 _KEYS = re.compile(r"(\w+): ")
+_FOR = re.compile(r"for\s+\w+\s+in\b")
+_FORWARD = re.compile(r"(?:forward|call|apply|query|__call__)\(.*\)")
 _READ = re.compile(r"\s*read\s*(?:\((?P<params>.*)\))?\s*", re.DOTALL)
 
 
@@ -63,6 +65,7 @@ class _Parser:
     source: Source
     report: Report
     clocks: set[str] = field(default_factory=set)  # those that the spec declares
+    hidden: bool = False  # whether the names that run over a family are not known
 
     # ------------------------------------------------------------------------------------ the spec
 
@@ -108,6 +111,7 @@ class _Parser:
         unread = [node for _, node in root.entries if id(node) not in read]
         return (
             self.report.full
+            or self.hidden
             or any(not isinstance(node, Mapping) for node in blocks)
             or any(isinstance(node, Mapping) for node in unread)
         )
@@ -136,9 +140,7 @@ class _Parser:
     def _weights(self, found: dict[str, Entry]) -> tuple[WeightTree, ...]:
         def read(entry: Entry, given: Named) -> WeightTree | None:
             if not isinstance(entry.node, Mapping):
-                wrong_kind(
-                    entry, "a mapping", self.report, "write `shape`, and perhaps `per` and `init`"
-                )
+                self._shape_alone(entry)
                 return WeightTree(given.name, given.span, error(given.span))
             where = f"weight `{given.name}`"
             keys = block(entry.node, Weight, where, "a weight", given.span, self.report)
@@ -148,6 +150,23 @@ class _Parser:
             return WeightTree(given.name, given.span, shape or error(given.span), per, init)
 
         return named(self._members(found, "weights", "a mapping of weights"), self.report, read)
+
+    def _shape_alone(self, entry: Entry) -> None:
+        """``b: [d]`` under `weights`."""
+        node = entry.node
+        if not isinstance(node, Sequence) or not node.flow:
+            help = "write `shape`, and perhaps `per` and `init`"
+            wrong_kind(entry, "a mapping", self.report, help)
+            return
+        meant = f"{{shape: {node.span.text}}}"
+        self.report.add(
+            "NLC103",
+            f"{entry.called} takes a mapping, not a list",
+            node.span,
+            f"did you mean `{cut(meant)}`?",
+            helps=["a weight has `shape`, and perhaps `per` and `init`"],
+            fix=Fix(node.span, meant),
+        )
 
     # ---------------------------------------------------------------------------------- the levels
 
@@ -162,6 +181,7 @@ class _Parser:
             wrong_kind(entry, "the keys of a level", self.report, help)
             return None
         found = block(entry.node, Level, where, "a level", given.span, self.report)
+        self.hidden = self.hidden or any(_FOR.match(k.text) for k, _ in entry.node.entries)
         return LevelTree(
             name=given.name,
             index=given.index,
@@ -200,12 +220,30 @@ class _Parser:
         where = f"the memory of {entry.where}"
         items = [Entry(key, node, where) for key, node in entry.node.entries]
         reads = [item for item in items if _READ.fullmatch(item.key.text)]
+        if not reads and (
+            other := next((i for i in items if _FORWARD.fullmatch(i.key.text)), None)
+        ):
+            items.remove(other)
+            reads = [self._forward(other)]
         keys = {item.key.text: item for item in items if item.key.text == "dtype"}
         states = [item for item in items if item not in reads and item.key.text not in keys]
         fields = named(states, self.report, self._size)
         params, read = self._read(reads, entry, where)
         dtype = self._choice(keys, InlineMemory, "dtype")
         return MemoryTree(entry.node.span, None, fields, params, read, dtype)
+
+    def _forward(self, entry: Entry) -> Entry:
+        """``forward(z)`` for ``read(z)``."""
+        start = entry.key.text.index("(")
+        meant = f"read{entry.key.text[start:]}"
+        self.report.add(
+            "NLC101",
+            f"unknown key `{cut(entry.key.text)}` in {entry.where}",
+            entry.key.span,
+            f"did you mean `{meant}`?",
+            fix=Fix(entry.key.span, meant),
+        )
+        return Entry(replace(entry.key, text=meant), entry.node, entry.where)
 
     def _sizes_alone(self, entry: Entry) -> None:
         """``memory: [dv, dk]``: which memory has these sizes?"""
@@ -342,6 +380,7 @@ class _Parser:
         if "for" not in found:
             return None
         fields = self._fields(found, "for", "a mapping of the names that run")
+        self.hidden = self.hidden or not fields
         return ForTree(found["for"].key.span, fields) if fields else None
 
     def _lets(self, found: dict[str, Entry]) -> tuple[LetTree, ...]:

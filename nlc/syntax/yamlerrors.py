@@ -13,7 +13,7 @@ import yaml
 from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Source
 from nlc.syntax.yamlplace import PAIRS, Place, balance, entry_of, line_at, place_of, quoted
-from nlc.syntax.yamlstructure import structure
+from nlc.syntax.yamlstructure import never_closed, structure
 
 _ENTRIES = re.compile(r"\w+: [^,:(]+(?:, *\w+: [^,:(]+)+")  # without brackets, which have commas
 _ARGUMENT = re.compile(r"([(,] *)(\w+): +(?=\S)")
@@ -51,6 +51,8 @@ def explain(
         and place.context is not None
     ):
         return _open_quote(place, text, report)
+    if place.context is not None and never_closed(place, place.context, problem, report):
+        return None
     if place.entry is not None:
         region = _value(place, problem, report)
         if region is not None:
@@ -89,13 +91,29 @@ def _value(place: Place, problem: str, report: Report) -> Region | None:
         and place.source.text[place.at : place.at + 1] in "}])"
         and place.at == entry.end - 1
     ):
-        closing = place.source.text[place.at]
+        closing, opened = (
+            place.source.text[place.at],
+            _innermost(place.source.text, entry.start, place.at),
+        )
+        inner = place.source.text[opened]
         report.add(
             "NLC003",
-            f"`{closing}` cannot close `{first}`",
+            f"`{closing}` cannot close `{inner}`",
             place.span(place.at, place.at + 1),
-            f"expected `{PAIRS[first]}`",
-            related=[Label(place.span(entry.start, entry.start + 1), f"`{first}` is opened here")],
+            f"expected `{PAIRS.get(inner, ')')}`",
+            related=[Label(place.span(opened, opened + 1), f"`{inner}` is opened here")],
+        )
+    elif (
+        first in PAIRS
+        and _closes_at_end(entry.value)
+        and place.source.text[place.at : place.at + 1] == ":"
+    ):
+        report.add(
+            "NLC003",
+            "a `,` is missing before this entry",
+            place.span(place.at, place.at + 1),
+            "the value before it goes on to here",
+            helps=["separate entries by `,`, or write one `key: value` a line"],
         )
     elif first in PAIRS and _closes_at_end(entry.value):
         report.add(
@@ -150,6 +168,17 @@ def _second_colon(place: Place, report: Report) -> None:
         )
     else:
         _needs_quotes(place, "`: ` starts a value", report)
+
+
+def _innermost(text: str, start: int, end: int) -> int:
+    """Where the bracket is opened that is innermost at ``end``."""
+    opened = [start]
+    for i in range(start + 1, end):
+        if text[i] in "([{":
+            opened.append(i)
+        elif text[i] in ")]}" and len(opened) > 1:
+            opened.pop()
+    return opened[-1]
 
 
 def _closes_at_end(value: str) -> bool:

@@ -34,8 +34,6 @@ def structure(place: Place, problem: str, report: Report) -> None:
     indent = place.line_start + len(place.line) - len(place.line.lstrip())
     here = place.span(indent, place.line_start + len(place.line.rstrip()))
     said = entry_of(place.above, place.above_start)
-    if place.context is not None and _never_closed(place, place.context, problem, report):
-        return
     lone = place.line.strip() in ("}", "]", ")")
     if lone and not (said and balance(said.value) > 0):
         report.add(
@@ -149,7 +147,7 @@ def _closed(text: str, opened: int) -> bool:
     return False
 
 
-def _never_closed(place: Place, opened: int, problem: str, report: Report) -> bool:
+def never_closed(place: Place, opened: int, problem: str, report: Report) -> bool:
     """Says so if the line of an opening bracket ends before it is closed."""
     bracket = place.source.text[opened : opened + 1]
     if bracket not in PAIRS or f"or '{PAIRS[bracket]}'" not in problem:

@@ -30,6 +30,8 @@ _SPLIT = 64  # pieces that an unquoted expression may have been split into
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _COMMENT = re.compile(r"[ \t]+#")
+_TUPLE = re.compile(r"\(([^()\n]*,[^()\n]*)\)")
+_NUMBER = re.compile(r"-?[\d.]+(?:e-?\d+)?")
 _PROPERTY = re.compile(r"[&!*]\S*")
 
 
@@ -302,7 +304,14 @@ class _Builder:
             while open_brackets > 0 and until + 1 < len(groups) and until - i < _SPLIT:
                 until += 1
                 open_brackets += sum(balance(n.text) for n in groups[until] if _plain(n))
-            if until > i and open_brackets == 0:
+            numbers = _numbers_behind(groups, i)
+            if numbers > i:
+                yield (
+                    group[0],
+                    self._listed(Span(self.source, group[1].span.start, _end(groups[numbers]))),
+                )
+                i = numbers
+            elif until > i and open_brackets == 0:
                 piece = group[which]
                 whole = Span(self.source, piece.span.start, _end(groups[until]))
                 joined = self._joined(whole, alone=which < len(group) - 1)
@@ -312,7 +321,22 @@ class _Builder:
                 yield group
             i += 1
 
+    def _listed(self, span: Span) -> Scalar:
+        """``periods: 4, 8`` in a flow mapping."""
+        fix = Fix(span, f"[{span.text}]")
+        message, help = "YAML splits this list at its comma", f"write `{cut(fix.replacement)}`"
+        self.report.add("NLC005", message, span, "brackets keep it whole", helps=[help], fix=fix)
+        return Scalar(span.text, span, "", broken=True)
+
     def _joined(self, span: Span, alone: bool) -> Scalar:
+        if tuple_ := _TUPLE.fullmatch(span.text):
+            fix = Fix(span, f"[{tuple_[1]}]")
+            message, label = (
+                "round brackets hold one value",
+                f"a list is written `{fix.replacement}`",
+            )
+            self.report.add("NLC011", message, span, label, fix=fix)
+            return Scalar(span.text, span, "", broken=True)
         fix = Fix(span, quoted(span.text))
         self.report.add(
             "NLC005",
@@ -358,6 +382,19 @@ class _Builder:
             "a second document starts here",
             helps=["put it in a file of its own"],
         )
+
+
+def _numbers_behind(groups: list[tuple[Node, ...]], at: int) -> int:
+    """The last of the numbers that stand as keys without a value behind a number."""
+    pair, last = groups[at], at
+    if len(pair) < 2 or not _plain(pair[1]) or not _NUMBER.fullmatch(pair[1].text):
+        return at
+    while last + 1 < len(groups):
+        key, value = groups[last + 1]
+        if not (_plain(key) and _NUMBER.fullmatch(key.text) and _plain(value) and not value.text):
+            break
+        last += 1
+    return last
 
 
 def _plain(node: Node) -> bool:

@@ -186,13 +186,9 @@ def _function(terms: Terms, f: Function, e: Expr, label: Expr | None, at: Place)
         body = terms.resolve(parse_text(f.is_), Place(at.path, bound=tuple(values.items())))
         return _placed(body, values, e.span)
     if f.name in ("split", "merge") and terms.scope.tree.heads is None:
-        return terms.say(
-            "NLC304",
-            f"`{f.name}` needs a system with heads",
-            e,
-            "no `heads:` is declared",
-            helps=["add `heads: 4` to the spec"],
-        )
+        message, label = f"`{f.name}` needs a system with heads", "no `heads:` is declared"
+        terms.scope.without_heads(message, e.span, label)
+        return error(e.span)
     operands = tuple(values.values())
     if f.name in ("max", "min") and len(operands) == 1:
         return each(terms, Expr("a" + f.name, operands, None, None, e.span))

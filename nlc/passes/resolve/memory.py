@@ -17,6 +17,7 @@ from nlc.passes.resolve.scope import CONTEXTS, TRAINED
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.foreign import MEMORIES as FOREIGN
+from nlc.syntax.foreign import function
 from nlc.syntax.math import parse_text
 from nlc.syntax.tree import LevelTree, MemoryTree
 
@@ -64,6 +65,9 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
     if kind is None:
         alien = FOREIGN.get(str(name))
         close = alien or nearest(str(name or ""), MEMORIES)
+        if call.op == "index" and call.args[0].op == "name" and call.args[0].attr in MEMORIES:
+            sizes = ", ".join(show(a) for a in call.args[1:])
+            close = f"{call.args[0].attr}({sizes})"
         scope.report.add(
             "NLC202",
             f"there is no memory `{quoted(named)}`",
@@ -152,13 +156,17 @@ def _pointwise(key: str, e: Expr, terms: Terms) -> bool:
     names = [f.name for f in FUNCTIONS.values() if pointwise(f.op) and f.name != "stop"]
     if e.op == "name" and e.attr in names:
         return True
-    close = nearest(str(e.attr), names) if e.op == "name" else None
+    alien = function(str(e.attr)) if e.op == "name" else None
+    close = alien or (nearest(str(e.attr), names) if e.op == "name" else None)
     terms.say(
         "NLC204",
         f"`{key}` names an elementwise function",
         e,
         f"did you mean `{close}`?" if close else "not one of them",
         notes=[f"elementwise functions: {', '.join(names)}"],
+        fix=Fix(e.span, alien)
+        if alien in names and e.span
+        else certain(e.span, str(e.attr), names),
     )
     return False
 

@@ -7,6 +7,7 @@ from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.lib.functions import FUNCTIONS, REQUIRED
 from nlc.passes.resolve import names
+from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.foreign import MODULES, READS, WRITTEN, function, plain
 
@@ -14,6 +15,9 @@ from nlc.syntax.foreign import MODULES, READS, WRITTEN, function, plain
 def unknown_function(terms: Terms, target: Expr) -> Expr:
     """``l2nrm(x)``, ``norm2(x)``, ``matmul(a, b)``."""
     scope, name = terms.scope, str(target.attr)
+    if scope.members(name):
+        scope.not_defined(name, target.span, [])
+        return error(target.span)
     ours = function(name)
     callable = [*FUNCTIONS, *scope.levels, *scope.uses, *names.PAST, "grad"]
     written = WRITTEN.get(plain(name))
@@ -40,6 +44,11 @@ def _levels(terms: Terms) -> str:
 def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
     """A call of something that is no name: ``torch.exp(x)``, ``x.sum()``, ``S.forward(q)``, ``linear(n)(x)``."""
     fn = e.args[0]
+    if fn.op == "index" and fn.args[0].op == "name":
+        name = str(fn.args[0].attr)
+        close = nearest(name, {n.rpartition("_")[0] for n in terms.scope.levels} - {""})
+        label = f"did you mean `{close}`?" if close else "no levels of this name"
+        return terms.say("NLC205", f"there is no family `{name}`", fn, label)
     if fn.op == "attr":
         return _module(terms, fn) or _method(terms, e, fn)
     label, helps = "only functions and memories take arguments", []

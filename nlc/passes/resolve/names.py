@@ -53,7 +53,7 @@ def name(terms: Terms, e: Expr, at: Place) -> Expr:
         return _reserved(terms, e, at)
     if name in FUNCTIONS:
         return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
-    starts = ["zeros", "learned"] if at.key == "init" else []
+    starts = {"init": ["zeros", "learned"], "toward": ["init"]}.get(at.key, [])
     scope.not_defined(name, e.span, [*starts, *visible(terms, at)], at.names)
     return error(e.span)
 
@@ -67,7 +67,9 @@ def _reserved(terms: Terms, e: Expr, at: Place) -> Expr:
     if name in (*PAST, "stop"):
         return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
     if name == "head" and scope.tree.heads is None:
-        return terms.say("NLC304", "`head` needs a system with heads", e, "no `heads:` is declared")
+        label = "no `heads:` is declared"
+        scope.without_heads("`head` needs a system with heads", e.span, label)
+        return error(e.span)
     if name == "age":
         helps = ["write it inside, as in `sum(gamma**age * e, last=4)`"]
         return terms.wrong(e, "only a sum over the last ticks has ages", helps=helps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import certain, nearest
+from nlc.base.diagnostics import Report, certain, nearest
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.system import Hyper, Rule, System
@@ -76,13 +76,16 @@ def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | Non
         system = terms.library.system(name, named.span, terms.scope.report)
         return None if system is None else _system(system, e, terms, at, whole)
     close = nearest(name, [*RULES, *terms.library.names])
+    if close is not None and close not in RULES:
+        system = terms.library.system(close, named.span, Report())
+        close = close if system is not None and system.context == "gradients" else None
     terms.say(
         "NLC202",
         f"there is no rule `{name}`",
         named,
         f"did you mean `{close}`?" if close else "not a rule",
         notes=_rules(),
-        fix=certain(named.span, name, [*RULES, *terms.library.names]),
+        fix=certain(named.span, name, [*RULES, *terms.library.names]) if close else None,
     )
     return None
 

@@ -45,6 +45,7 @@ class Scope:
     circular: set[str] = field(default_factory=set)  # hypers that are defined by themselves
     twice: set[str] = field(default_factory=set)  # names that are defined again
     unknown: dict[str, Diagnostic] = field(default_factory=dict)  # what is said of each
+    headless: bool = False  # whether that is said of a system without heads
     blamed: set[Dim] = field(default_factory=set)  # sizes that are reported to be none
 
     def __post_init__(self) -> None:
@@ -92,6 +93,17 @@ class Scope:
             (self.uses, "used system"),
         )
         return next((kind for table, kind in tables if name in table), "hyper")
+
+    def members(self, family: str) -> list[str]:
+        """The members of a family as they are written, ``C[1]``; none if there is no such family."""
+        parts = [*self.levels.values(), *self.lets.values()]
+        found = [p for p in parts if p.name.startswith(f"{family}_")]
+        rest = len(family)
+        return [
+            f"{family}[{p.name[rest + 1 :]}]"
+            for p in found
+            if p.span.source.text[p.span.start : p.span.end + 1].startswith(f"{family}[")
+        ]
 
     def own(self, level: str, name: str) -> Expr | None:
         """A level's own flow of this name, as written."""
@@ -160,7 +172,21 @@ class Scope:
         """Says so, unless a mistake that is reported already is why; ``sure``: the nearest name would do."""
         if self.is_lost(name) or self.report.full:
             return
+        if name == "heads":
+            message = "`heads` is read in a system without heads"
+            self.without_heads(message, span, "no `heads:` is declared")
+            return
         alien = NAMES.get(name) or ("g" if self.gradients and name in GRADIENTS else None)
+        if members := self.members(name):
+            self.report.add(
+                "NLC205",
+                f"`{name}` is a family",
+                span or self.tree.system.span,
+                f"which of its members is meant, `{members[0]}`?",
+                notes=[f"members: {', '.join(members[:12])}"],
+                helps=[f"a sum over all of them is `sum({name}[i](q) for i)`"],
+            )
+            return
         close = alien or nearest(name, visible)
         where = f" in level `{level}`" if level else ""
         helps = []
@@ -215,6 +241,14 @@ class Scope:
         if not self.gradients and re.fullmatch(r"[WU]_?[a-zA-Z0-9]+", name):
             return ["slow weights are made where they are used, `linear(x, n)`, or under `weights`"]
         return []
+
+    def without_heads(self, message: str, span: Span | None, label: str) -> None:
+        """What needs heads in a system that has none: said once, with one way out for all."""
+        if self.headless or self.is_lost("heads"):
+            return
+        self.headless = True
+        at = span or self.tree.system.span
+        self.report.add("NLC304", message, at, label, helps=["add `heads: 4` to the spec"])
 
     def is_lost(self, name: str) -> bool:
         """Whether a mistake elsewhere keeps a name from being known."""

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 from nlc.base.diagnostics import Label
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.types import ONE, Clock, Dim, Number
 from nlc.passes.resolve.constants import LARGEST, as_whole, is_member, no_hyper, values_of
@@ -28,6 +28,10 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
         return dim
     said = f"{float(value):g}"
     if e.op == "name":  # every use of the hyper has the same cause
+        if e.attr in scope.hypers and (cause := _cause(scope, e.attr)) is not None:
+            size(scope, Expr("name", (), cause, None, e.span), what)
+            scope.blamed.add(dim)
+            return None
         hyper = scope.hypers[e.attr]
         scope.report.add(
             "NLC305",
@@ -45,6 +49,15 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
             notes=values_of(scope, dim.symbols),
         )
     scope.blamed.add(dim)
+    return None
+
+
+def _cause(scope: Scope, name: str) -> str | None:
+    """The hyper that a hyper is made of and that is below 1 itself: it is to be blamed."""
+    for n in walk(scope.hypers[name].default):
+        value = scope.hypers[n.attr].value if n.op == "hyper" and n.attr in scope.hypers else None
+        if isinstance(value, int | float) and value < 1:
+            return str(n.attr)
     return None
 
 
