@@ -20,6 +20,7 @@ _EXAMPLES = {
     "system": "add `system: NAME`, the name of the file",
     "context": "add `context: tokens`, or `context: gradients` for an optimizer",
 }
+_LOOP = re.compile(r"for\s+(\w+)\s+in\s+(\S.*)")
 _EVERY = re.compile(r"\s*(every|infinite|never)\b")
 _PERIOD = re.compile(r"(\S+ )?(token|step)s?")
 
@@ -78,13 +79,15 @@ def _unknown(
     if fix is not None and fix.replacement != near:  # its value is written in another way too
         known = f"write `{fix.replacement}`"
     belongs = BELONGS.get(key.text) if kind == "a level" and not near else None
+    if loop := _LOOP.fullmatch(key.text):
+        belongs = f"write `for: {{{loop[1]}: {loop[2]}}}`"
     report.add(
         "NLC101",
         f"unknown key `{cut(key.text)}` in {where}",
         key.span,
         f"did you mean `{near}`?" if near else f"not a key of {kind}",
         notes=[f"{where} has no `{near}`, which is required"] if missing and keys[near] else [],
-        helps=[belongs.format(level=_name(where))] if belongs else [known],
+        helps=[belongs.replace("{level}", _name(where))] if belongs else [known],
         fix=fix,
     )
     return near
