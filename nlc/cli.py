@@ -22,8 +22,6 @@ from nlc.tools import options
 from nlc.tools.sizes import BadHyper
 from nlc.version import __version__
 
-FORMATS = click.Choice(["text", "json", "github"])
-
 
 def _tell(error: SpecError, format: str, err: bool = False) -> None:
     """``err``: for programs too it goes to standard error, because a product takes the output."""
@@ -108,12 +106,7 @@ def main(debug: bool) -> None:
 
 @main.command()
 @click.argument("specs", nargs=-1, required=True, metavar="SPEC...")
-@click.option(
-    "--format", type=FORMATS, default="text", show_default=True, help="How mistakes are said."
-)
-@click.option(
-    "--fix", is_flag=True, help="Repair what is certain, in the file; - writes to standard output."
-)
+@options.checked
 @_verb
 def check(specs: tuple[str, ...], format: str, fix: bool) -> None:
     """Find every mistake in a spec, all at once."""

@@ -456,6 +456,25 @@ def test_a_bug_of_ours_ends_with_three(
     assert isinstance(run(f"--debug {line}").exception, ZeroDivisionError)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("chek adamw", "there is no verb `chek`; did you mean `check`?"),
+        ("explian adamw", "did you mean `explain`?"),
+        ("adamw", "there is no verb `adamw`; did you mean `nlc check adamw`?"),
+        ("wrong.yaml", "did you mean `nlc check wrong.yaml`?"),
+        ("xyz", "verbs: bench, check, compile"),
+        ("check --fromat json adamw", "--format"),
+        ("check --fx adamw", "--fix"),
+        ("check --format jsn adamw", "'text', 'json', 'github'"),
+    ],
+)
+def test_misspelt_verbs_and_options_are_usage(line: str, said: str) -> None:
+    result = run(line)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
 # ---------------------------------------------------------------------------------------------- imports, help
 
 

@@ -143,6 +143,17 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert link.is_symlink() and real.read_text() == RIGHT
 
 
+def test_a_file_that_may_not_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(WRONG)
+    monkeypatch.setattr("os.access", lambda *_: False)  # so it is for users, not for root
+    result = run(str(path))
+    assert result.exit_code == 1 and "Permission denied" in result.stderr
+    assert path.read_text() == WRONG
+
+
 def test_a_file_without_certain_repairs_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(RIGHT.replace("S(x)", "S(x + nothing)"))

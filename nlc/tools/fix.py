@@ -7,6 +7,7 @@ text is checked again after each round. What is not repaired stays as it is, byt
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import shutil
@@ -112,6 +113,8 @@ def stream(text: str) -> Repaired:
 def _write(path: Path, text: str) -> None:
     """All of the file or nothing, with its byte order mark, its line breaks and its permissions."""
     path = path.resolve()  # a link stays one
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     mark = codecs.BOM_UTF8 if path.read_bytes().startswith(codecs.BOM_UTF8) else b""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     try:

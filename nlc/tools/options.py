@@ -84,6 +84,27 @@ _FORMAT = click.option(
     show_default=True,
     help="How it is written.",
 )
+_CHECKED = (
+    click.option(
+        "--format",
+        type=click.Choice(["text", "json", "github"]),
+        default="text",
+        show_default=True,
+        help="How mistakes are said.",
+    ),
+    click.option(
+        "--fix",
+        is_flag=True,
+        help="Repair what is certain, in the file; - writes to standard output.",
+    ),
+)
+
+
+def checked(verb: Callable) -> Callable:
+    """What `nlc check` takes beside the specs."""
+    return _with(_CHECKED, verb)
+
+
 _EXPLAINED = (
     click.option(
         "--backend",
