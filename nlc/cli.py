@@ -187,7 +187,7 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
 @click.argument("level", required=False)
 @click.option(
     "--format",
-    type=click.Choice(["text", "latex"]),
+    type=click.Choice(["text", "latex", "markdown"]),
     default="text",
     show_default=True,
     help="How it is written.",

@@ -399,7 +399,7 @@ class Spec:
         return self.report
 
     def derive(self, level: str | None = None, format: str = "text") -> str:
-        """The derivation, from objective to update; ``format`` is ``text`` or ``latex``."""
+        """The derivation, from objective to update; ``format`` is ``text``, ``latex`` or ``markdown``."""
         from nlc.tools.derivation import derivation
 
         with _deep():

@@ -207,6 +207,17 @@ def test_latex_is_balanced(name: str) -> None:
     assert open_groups == []
 
 
+@pytest.mark.parametrize("name", ["adamw", "hope", "titans", "cms_nested"])
+def test_a_derivation_in_markdown_is_that_in_latex(name: str) -> None:
+    latex, markdown = (printed(f"derive {name} --format {f}") for f in ("latex", "markdown"))
+    rows = re.findall(r"\\begin\{align\*\}\n(.*?)\n\\end", latex, re.S)
+    assert (
+        re.findall(r"\$\$\n\\begin\{aligned\}\n(.*?)\n\\end\{aligned\}\n\$\$", markdown, re.S)
+        == rows
+    )
+    assert len(re.findall(r"^#### `[\w.]+`, ", markdown, re.M)) == len(rows)
+
+
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_latex_is_ascii_and_keeps_mathematics_out_of_text(name: str) -> None:
     text = re.sub(r"(?m)^%.*$", "", printed(f"derive {name} --format latex"))
