@@ -179,8 +179,8 @@ def certain(
     no slip: ``h1`` is not ``h2``; nor are one or two letters, which have too many neighbours.
     ``form`` is how the name is written at the place.
     """
-    if span is None or len(name) < 3:
-        return None
+    if span is None or len(name) < 3 or not span.text.endswith(name):
+        return None  # what stands there is another name for it
     known = list(islice(dict.fromkeys(candidates), MANY * 10))
     near = [c for c in known if _slip(name, c)]
     if len(near) != 1 or near[0] != nearest(name, known):

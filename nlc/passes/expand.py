@@ -229,12 +229,15 @@ class _Expander:
             return Expr("name", (), f"{family}_{label}", None, n.span)
         if family not in self.lost and not self.tree.partial and index.op != "error":
             known = ", ".join(f"{family}[{known}]" for known in labels[:12])
+            close = nearest(label, labels) if label else None
+            place = "not one of its members" if label else "an index is a label or an integer"
             self.report.add(
                 "NLC205",
                 f"family `{family}` has no member `{label or show(index)}`",
                 n.span,
-                "not one of its members" if label else "an index is a label or an integer",
+                f"did you mean `{family}[{close}]`?" if close else place,
                 notes=[f"members: {known}{', …' if len(labels) > 12 else ''}"],
+                fix=certain(index.span, label, labels) if label else None,
             )
         return _error(n)
 

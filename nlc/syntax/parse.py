@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from nlc.base.diagnostics import Fix, Label, Report
+from nlc.base.diagnostics import Fix, Label, Report, nearest
 from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr
 from nlc.syntax.blocks import block
 from nlc.syntax.clock import parse_clock, parse_period
+from nlc.syntax.foreign import READS
 from nlc.syntax.misplaced import put_back
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, choices_of
 from nlc.syntax.symbols import ascii_name
@@ -49,7 +50,7 @@ _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks 
 _WORD = re.compile(r"[^\W\d]\w*")
 _KEYS = re.compile(r"(\w+): ")
 _FOR = re.compile(r"for\s+\w+\s+in\b")
-_FORWARD = re.compile(r"(?:forward|call|apply|query|__call__)\(.*\)")
+_FORWARD = re.compile(r"_*(\w+?)_*\(.*\)")
 _READ = re.compile(r"\s*read\s*(?:\((?P<params>.*)\))?\s*", re.DOTALL)
 
 
@@ -220,9 +221,7 @@ class _Parser:
         where = f"the memory of {entry.where}"
         items = [Entry(key, node, where) for key, node in entry.node.entries]
         reads = [item for item in items if _READ.fullmatch(item.key.text)]
-        if not reads and (
-            other := next((i for i in items if _FORWARD.fullmatch(i.key.text)), None)
-        ):
+        if not reads and (other := next(filter(_reads, items), None)):
             items.remove(other)
             reads = [self._forward(other)]
         keys = {item.key.text: item for item in items if item.key.text == "dtype"}
@@ -422,6 +421,12 @@ def _swallowed(node: Node) -> list[str]:
 
 def _entries(node: Node) -> tuple[tuple[Scalar, Node], ...]:
     return node.entries if isinstance(node, Mapping) else ()
+
+
+def _reads(entry: Entry) -> bool:
+    """Whether a key of a memory stands for ``read(z)``: ``forward(z)``, ``raed(z)``."""
+    match = _FORWARD.fullmatch(entry.key.text)
+    return match is not None and (match[1] in READS or nearest(match[1], ["read"]) is not None)
 
 
 def _is_map(entry: Entry) -> bool:

@@ -397,6 +397,8 @@ class ShapesOf:
         if states and same in self.blamed:
             return  # one declaration, wrong for all its uses
         self.blamed.add(same)
+        if any(self._broken(self.shape.get(id(a))) for a in node.args):
+            return
         related, notes = [], []
         for a in node.args:
             shape = self.shape.get(id(a))
@@ -420,6 +422,15 @@ class ShapesOf:
             notes=notes,
             helps=[help] if help else [],
         )
+
+    def _broken(self, shape: object) -> bool:
+        """Whether a size is made of a hyper with a mistake, which may be why it does not fit."""
+        dims = self.solver.view(shape) if shape is not None else ()
+        if isinstance(dims, Unknown):
+            return False
+        bases = {s.partition("[")[0] for d in dims if not isinstance(d, Like) for s in d.symbols}
+        hypers = self.system.hypers
+        return any(base in hypers and hypers[base].value is None for base in bases)
 
     def _turned(self, node: Expr) -> str:
         """``key @ S`` for ``S @ key``: what to write."""

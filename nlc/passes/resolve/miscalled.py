@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nlc.base.diagnostics import Fix, certain, nearest
 from nlc.base.span import Span
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.lib.functions import FUNCTIONS, REQUIRED
 from nlc.passes.resolve import names
 from nlc.passes.resolve.scope import error
@@ -44,6 +44,8 @@ def _levels(terms: Terms) -> str:
 def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
     """A call of something that is no name: ``torch.exp(x)``, ``x.sum()``, ``S.forward(q)``, ``linear(n)(x)``."""
     fn = e.args[0]
+    if any(n.op == "error" for n in walk(fn)):
+        return error(e.span)  # reported there
     if fn.op == "index" and fn.args[0].op == "name":
         name = str(fn.args[0].attr)
         close = nearest(name, {n.rpartition("_")[0] for n in terms.scope.levels} - {""})
@@ -52,6 +54,8 @@ def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
     if fn.op == "attr":
         return _module(terms, fn) or _method(terms, e, fn)
     label, helps = "only functions and memories take arguments", []
+    if fn.op == "call" and fn.args[0].op == "name" and not _known(terms, str(fn.args[0].attr)):
+        return unknown_function(terms, fn.args[0])
     if fn.op == "call" and fn.args[0].op in ("name", "attr"):
         called = str(fn.args[0].attr)
         ours = function(called) or (called.lower() if called.lower() in FUNCTIONS else None)
@@ -61,6 +65,11 @@ def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
             width = quoted(fn.args[-1]) if len(fn.args) > 1 else ""
             helps = [f"write `{ours}({inside}{', ' if width else ''}{width})`"]
     return terms.say("NLC202", f"`{quoted(fn)}` cannot be called", fn, label, helps=helps)
+
+
+def _known(terms: Terms, name: str) -> bool:
+    ours = function(name) or name.lower() in FUNCTIONS
+    return bool(ours) or name in terms.scope.spans or name in (*names.PAST, "grad")
 
 
 def _module(terms: Terms, fn: Expr) -> Expr | None:

@@ -151,6 +151,9 @@ def _list(hyper: Hyper, value: Expr, system: System, terms: Terms) -> tuple[Expr
         members = tuple(Expr("index", (value, n), None, None, value.span) for n in numbers)
     if members is not None and len(members) == len(hyper.value):
         return members
+    if value.op == "name" and value.attr not in terms.scope.spans:
+        terms.scope.not_defined(str(value.attr), value.span, list(terms.scope.hypers), sure=False)
+        return None
     terms.say(
         "NLC204",
         f"`{hyper.name}` of `{system.name}` is a list of {len(hyper.value)}",

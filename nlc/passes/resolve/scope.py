@@ -197,7 +197,7 @@ class Scope:
             helps = [f"give level `{level}` a `{name}`, a named flow of its own"]
         shown = ", ".join(visible[:_SHOWN]) + (", …" if len(visible) > _SHOWN else "")
         place = self.spans.get(f"{level}.{close}", self.spans.get(close or ""))
-        if close is None and name in self.unknown:
+        if name in self.unknown:
             self._again(name, span)
             return
         helps += self._advice(name) if not close else []
@@ -212,17 +212,22 @@ class Scope:
             fix=Fix(span, alien)
             if alien and span and alien != "none"
             else certain(span, name, visible)
-            if sure
+            if sure and not self._is_list(close)
             else None,
         )
-        if close is None and not self.report.full:
+        if not self.report.full:
             self.unknown[name] = self.report.diagnostics[-1]
+
+    def _is_list(self, name: str | None) -> bool:
+        return name in self.hypers and isinstance(self.hypers[name].value, list)
 
     def _again(self, name: str, span: Span | None) -> None:
         """The same name once more: one declaration is missing, however often it is read."""
         said = self.unknown[name]
         if span is None or span.source is not said.span.source or span.line == said.span.line:
             return
+        if span.text != said.span.text:
+            return  # a name that runs over a family stands for it
         first, also = said.notes[:1], [n for n in said.notes if n.startswith(_ALSO)]
         lines = [int(n) for note in also for n in re.findall(r"\d+", note)]
         if span.line in lines:

@@ -90,7 +90,9 @@ def _dim(scope: Scope, e: Expr, what: str) -> Dim | None:
     if e.op in ("add", "sub", "mul", "div"):
         a, b = (_dim(scope, x, what) for x in e.args)
         return None if a is None or b is None else _joined(scope, e, a, b, what)
-    if e.op == "name":
+    if is_member(e) and e.args[0].attr not in scope.spans:
+        no_hyper(scope, e.args[0], list(scope.hypers), what)
+    elif e.op == "name":
         no_hyper(scope, e, list(scope.hypers), what)
     elif e.op != "error":
         number = e.op == "num" or (e.op == "neg" and e.args[0].op == "num")

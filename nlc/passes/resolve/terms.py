@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from nlc.base.diagnostics import Fix
+from nlc.base.diagnostics import Fix, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.show import show
@@ -124,13 +124,16 @@ class Terms:
 
     def not_a_switch(self, key: str, e: Expr) -> Expr:
         """``True`` is Python's way to write one."""
-        meant = NAMES.get(str(e.attr)) if e.op == "name" else None
+        word, switches = str(e.attr) if e.op == "name" else "", ("true", "false")
+        meant = NAMES.get(word) or nearest(word, switches)
         return self.say(
             "NLC204",
             f"`{key}` is `true` or `false`",
             e,
             f"did you mean `{meant}`?" if meant else "a switch is needed",
-            fix=Fix(e.span, meant) if meant and e.span else None,
+            fix=Fix(e.span, meant)
+            if word in NAMES and meant and e.span
+            else certain(e.span, word, switches),
         )
 
     def later(self, what: str, e: Expr, help: str = "") -> Expr:
