@@ -93,7 +93,7 @@ def _load(name: str, **kwargs: Any) -> Any:
     return pipeline.load(name, **kwargs)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=options.Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nlc")
 @click.option("--debug", is_flag=True, help="Show tracebacks of bugs in nlc.")
 def main(debug: bool) -> None:
@@ -105,26 +105,24 @@ def main(debug: bool) -> None:
 
 @main.command()
 @click.argument("specs", nargs=-1, required=True, metavar="SPEC...")
-@click.option(
-    "--format", type=FORMATS, default="text", show_default=True, help="How mistakes are said."
-)
+@options.checked
 @_verb
-def check(specs: tuple[str, ...], format: str) -> None:
+def check(specs: tuple[str, ...], format: str, fix: bool) -> None:
     """Find every mistake in a spec, all at once."""
     failed = False
     for name in specs:
         try:
-            spec = _load(name)
+            spec = _fixed(name, format) if fix else _load(name)
         except SpecError as error:
             _tell(error, format)
             failed = True
             continue
         report = spec.check()
         if report.diagnostics:
-            _tell(SpecError(report), format)
+            _tell(SpecError(report), format, beside=fix and name == "-")
         if report.has_errors:
             failed = True
-        elif format == "text":
+        elif format == "text" and not (fix and name == "-"):
             kind = spec.system.context.removesuffix("s")
             place = spec.source.name if name == "-" else name
             count = len(report.diagnostics)
@@ -133,6 +131,17 @@ def check(specs: tuple[str, ...], format: str) -> None:
             click.echo(f"{place}: {spec.system.name} is {sound} {kind} system{warned}")
     if failed:
         sys.exit(1)
+
+
+def _fixed(name: str, format: str) -> Any:
+    """The spec after what is certain was repaired; says each repair."""
+    from nlc.tools import fix
+
+    repaired = fix.stream(sys.stdin.read()) if name == "-" else fix.file(name)
+    if name == "-":
+        click.echo(repaired.spec.source.text, nl=False)
+    click.echo(repaired.json() if format == "json" else str(repaired), nl=False, err=name == "-")
+    return repaired.spec
 
 
 @main.command()
@@ -212,7 +221,7 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
 @click.argument("level", required=False)
 @click.option(
     "--format",
-    type=click.Choice(["text", "latex", "json", "github"]),
+    type=click.Choice(["text", "latex", "markdown", "json", "github"]),
     default="text",
     show_default=True,
     help="How it is written; github: mistakes as annotations.",
@@ -328,15 +337,17 @@ def explain(
     format: str,
 ) -> None:
     """Say how each level runs, why, what it costs, and what would make it faster; or what a code means."""
-    from nlc.tools.catalogue import code, is_code
+    from nlc.tools import mistakes
 
-    if is_code(spec):
-        found = code(spec)
-        if found is None:
+    if mistakes.is_code(spec):
+        if spec.upper() not in CODES:
             close = nearest(spec.upper(), CODES)
             hint = f"did you mean {close}?" if close else "`nlc list codes` shows them"
             raise click.BadParameter(f"there is no code {spec}; {hint}", param_hint="CODE")
-        click.echo(json.dumps(found, ensure_ascii=False) if format == "json" else found["said"])
+        if format == "json":
+            click.echo(json.dumps(mistakes.code(spec), ensure_ascii=False, indent=2))
+        else:
+            click.echo(mistakes.said(spec))
         return
     loaded = _load(spec)
     hypers = dict(map(options.setting, settings))
@@ -448,16 +459,19 @@ def _progress() -> Callable[[str], None] | None:
 )
 @click.option(
     "--format",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "json", "markdown"]),
     default="text",
     show_default=True,
-    help="How the rows are written.",
+    help="How the rows are written; codes in Markdown are a page with examples.",
 )
 @_verb
 def list_(what: str, format: str) -> None:
     """List the shipped specs, or the functions, memories, rules, kinds of tensors or codes of the language."""
-    from nlc.tools.catalogue import catalogue
+    from nlc.tools.catalogue import catalogue, markdown
 
+    if format == "markdown":
+        click.echo(markdown(what).rstrip("\n"))
+        return
     rows = catalogue(what)
     if format == "json":
         click.echo(

@@ -39,6 +39,7 @@ from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
 from nlc.passes.use import use
+from nlc.syntax.allow import silenced
 from nlc.syntax.parse import parse
 from nlc.syntax.tree import SpecTree
 from nlc.syntax.yamltree import read_source
@@ -231,8 +232,13 @@ class Spec:
     @cached_property
     def _checked(self) -> tuple[System, dict[str, Update]]:
         """Through derivation; later stages pass over what earlier ones found wrong."""
-        with _deep():
-            return self._check()
+        try:
+            with _deep():
+                return self._check()
+        finally:
+            if self.report.has_errors:  # what nothing reads may be so for a mistake
+                self.report.drop(lambda d: d.code == "NLC210")
+            silenced(self.source, self.report)
 
     def _check(self) -> tuple[System, dict[str, Update]]:
         system = self._resolved
@@ -401,7 +407,7 @@ class Spec:
         return self.report
 
     def derive(self, level: str | None = None, format: str = "text") -> Derivation:
-        """The derivation, from objective to update, as a ``str``; ``format`` is ``text`` or ``latex``."""
+        """The derivation, from objective to update, as a ``str``: ``text``, ``latex`` or ``markdown``."""
         from nlc.tools.derivation import derivation
         from nlc.tools.notebook import Derivation
 

@@ -244,6 +244,17 @@ def test_latex_is_balanced(name: str) -> None:
     assert open_groups == []
 
 
+@pytest.mark.parametrize("name", ["adamw", "hope", "titans", "cms_nested"])
+def test_a_derivation_in_markdown_is_that_in_latex(name: str) -> None:
+    latex, markdown = (printed(f"derive {name} --format {f}") for f in ("latex", "markdown"))
+    rows = re.findall(r"\\begin\{align\*\}\n(.*?)\n\\end", latex, re.S)
+    assert (
+        re.findall(r"\$\$\n\\begin\{aligned\}\n(.*?)\n\\end\{aligned\}\n\$\$", markdown, re.S)
+        == rows
+    )
+    assert len(re.findall(r"^#### `[\w.]+`, ", markdown, re.M)) == len(rows)
+
+
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_latex_is_ascii_and_keeps_mathematics_out_of_text(name: str) -> None:
     text = re.sub(r"(?m)^%.*$", "", printed(f"derive {name} --format latex"))
@@ -491,6 +502,25 @@ def test_a_bug_of_ours_ends_with_three(
     assert "internal error[NLC901]: ZeroDivisionError" in result.stderr
     assert "Traceback" not in result.stderr
     assert isinstance(run(f"--debug {line}").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("chek adamw", "there is no verb `chek`; did you mean `check`?"),
+        ("explian adamw", "did you mean `explain`?"),
+        ("adamw", "there is no verb `adamw`; did you mean `nlc check adamw`?"),
+        ("wrong.yaml", "did you mean `nlc check wrong.yaml`?"),
+        ("xyz", "verbs: bench, check, compile"),
+        ("check --fromat json adamw", "--format"),
+        ("check --fx adamw", "--fix"),
+        ("check --format jsn adamw", "'text', 'json', 'github'"),
+    ],
+)
+def test_misspelt_verbs_and_options_are_usage(line: str, said: str) -> None:
+    result = run(line)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
 
 
 # ---------------------------------------------------------------------------------------------- imports, help

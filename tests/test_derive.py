@@ -264,6 +264,28 @@ def test_the_update_is_the_papers(objective: str, rule: str, line: str) -> None:
     assert spec.derive().split("\n")[-1].strip().startswith(line)
 
 
+def test_a_gradient_by_a_level_is_also_taken_through_its_reads() -> None:
+    """``grad(e, S)``: ``S(key)`` in e is what e is differentiated by, as ``S @ key`` is."""
+    text = """\
+nlc: 1
+system: written_out
+context: tokens
+hyper: {d: 8}
+inputs: {x: [d]}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(d, d)
+    key: l2norm(linear(x, d))
+    value: linear(x, d)
+    update: S - 0.1 * grad(sqnorm(S(key) - value), S)
+output: S(x)
+"""
+    read, product = (nlc.loads(t) for t in (text, text.replace("S(key)", "S @ key")))
+    assert read.derive("S") == product.derive("S")
+    assert "S ← S(I − 0.2 k kᵀ) + 0.2 v kᵀ" in read.derive("S")
+
+
 def test_a_free_weight_is_written_by_its_name() -> None:
     """Those that a function owns go without saying."""
     text = SPEC.replace("OBJECTIVE", "-dot(S(key), value)")

@@ -216,7 +216,7 @@ def test_the_verb_prints_what_the_method_gives() -> None:
 def test_a_code_is_explained_too() -> None:
     code, text, _ = run("explain nlc601")
     assert code == 0 and text.startswith("error[NLC601]: plan that does not hold\n")
-    assert " ".join(text.split()).endswith(CODES["NLC601"].text)
+    assert CODES["NLC601"].text in " ".join(text.split())
     code, text, _ = run("explain NLC210 --format json")
     assert code == 0 and json.loads(text)["severity"] == "warning"
     code, _, said = run("explain NLC999")

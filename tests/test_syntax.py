@@ -360,7 +360,7 @@ def test_bounds_are_not_too_narrow() -> None:
 
 def test_all_wrong_symbols_are_reported_at_once() -> None:
     found = mistakes("a^2 + b^3 § {c}")
-    assert [d.span.text for d in found] == ["^", "^", "§", "{", "}"]
+    assert [d.span.text for d in found] == ["^", "^", "§", "{"], "brackets are one mistake"
     assert [d.fix.replacement for d in found if d.fix] == ["**", "**"]
 
 
@@ -796,7 +796,11 @@ def test_clock(text: str, kind: str, count: str | None, unit: str | None) -> Non
         ("token", "did you mean `every token`?"),
         ("16 tokens", "did you mean `every 16 tokens`?"),
         ("infinit", "did you mean `infinite`?"),
-        ("every 16", "a clock is `every token`"),
+        ("every 16", "say of what: `every 16 tokens`"),
+        ("Every 16tokens.", "did you mean `every 16 tokens`?"),
+        ("once per token", "did you mean `every token`?"),
+        ("every time step", "did you mean `every token`?"),
+        ("every 4 batches", "did you mean `steps`?"),
         ("always", "a clock is `every token`"),
         ("", "expected a clock"),
         ("every 16 tokns", "did you mean `tokens`?"),

@@ -42,6 +42,12 @@ CODES: dict[str, Code] = {
     "NLC007": Code(
         "too large", "Sizes, depths and numbers are bounded so that no input can hang the compiler."
     ),
+    "NLC008": Code(
+        "comment that silences nothing",
+        "`# nlc: allow NLC210` behind a line, above it, or above the first key for the whole file takes"
+        " back a warning that is given there; errors cannot be allowed.",
+        "warning",
+    ),
     "NLC010": Code(
         "expression cut short", "The expression ends where an operand or a bracket is still due."
     ),

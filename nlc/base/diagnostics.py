@@ -5,7 +5,8 @@ A stage adds to a ``Report`` and goes on with what is sound; the driver raises `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import islice
@@ -103,8 +104,17 @@ class Report:
         for diagnostic in other.diagnostics:
             self._add(diagnostic)
 
+    def replace(self, old: Diagnostic, new: Diagnostic) -> None:
+        """Says one mistake in other words."""
+        self.diagnostics[self.diagnostics.index(old)] = new
+
+    def drop(self, silenced: Callable[[Diagnostic], bool]) -> None:
+        """Takes diagnostics out again."""
+        self.diagnostics[:] = [d for d in self.diagnostics if not silenced(d)]
+
     def _add(self, new: Diagnostic) -> None:
-        same = (new.code, new.message, new.span.start, new.span.end)
+        said = new.label or new.message  # of members of a family the message alone differs
+        same = (new.code, said, new.span.start, new.span.end)
         if same not in self._known and not self.full:
             self._known.add(same)
             self.diagnostics.append(new)
@@ -136,11 +146,13 @@ class Report:
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that ``name`` most likely misspells, or None: the bound keeps unlike names apart.
 
-    Of names that are equally near the first wins.
+    Of names that are equally near the first wins. A beginning of one candidate alone means that (``freq``),
+    and so does a short name that one slip makes of one candidate alone.
     """
+    candidates = list(islice(candidates, MANY * 10))
     best, best_score = None, 0.72
     matcher = SequenceMatcher(None, b=name.lower())  # what is set once is searched for fast
-    for candidate in islice(candidates, MANY * 10):
+    for candidate in candidates:
         if candidate == name:
             return None
         head = 0.05 if name[:1] == candidate[:1] else 0.0
@@ -155,4 +167,57 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
             score += 0.2  # letters in another order
         if score >= 0.72 and (best is None or score > best_score):
             best, best_score = candidate, score
+    if best is None and len(name) > 2:
+        begun = [c for c in candidates if c.lower().startswith(name.lower())]
+        near = begun or [c for c in candidates if _slip(name, c)]
+        return near[0] if len(near) == 1 else None
     return best
+
+
+def certain(
+    span: Span | None, name: str, candidates: Iterable[str], form: str = "{}"
+) -> Fix | None:
+    """The fix of a misspelt name at ``span``, if one candidate alone is one slip of the hand away.
+
+    A slip is a letter too many, missing, wrong or in another place, or the wrong case. A digit is
+    no slip: ``h1`` is not ``h2``; nor are one or two letters, which have too many neighbours.
+    ``form`` is how the name is written at the place.
+    """
+    if span is None or len(name) < 3 or not span.text.endswith(name):
+        return None  # what stands there is another name for it
+    known = list(islice(dict.fromkeys(candidates), MANY * 10))
+    near = [c for c in known if _slip(name, c)]
+    if len(near) != 1 or near[0] != nearest(name, known):
+        return None
+    return Fix(span, form.format(near[0]))
+
+
+def _slip(name: str, meant: str) -> bool:
+    """Whether one slip turns ``meant`` into ``name``; a long name has room for two letters."""
+    most = 1 if min(len(name), len(meant)) < 7 else 2
+    if name == meant or len(meant) < 2 or abs(len(name) - len(meant)) > most:
+        return False
+    one, other = name.lower(), meant.lower()
+    if one == other:
+        return True
+    near = distance(one, other, most) <= most
+    return near and re.sub(r"\D", "", one) == re.sub(r"\D", "", other)
+
+
+def distance(one: str, other: str, most: int) -> int:
+    """Letters inserted, deleted, replaced or exchanged with their neighbour; above ``most`` anything."""
+    if abs(len(one) - len(other)) > most:
+        return most + 1
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        last, row, earlier = row, [i], before
+        for j, b in enumerate(other, 1):
+            best = min(last[j] + 1, row[-1] + 1, last[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                best = min(best, earlier[j - 2] + 1)
+            row.append(best)
+        before = last
+        if min(row) > most:
+            return most + 1
+    return row[-1]

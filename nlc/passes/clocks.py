@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from nlc.base.diagnostics import Label, Report
+from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.system import Level, System
 from nlc.ir.types import NEVER, STEP, TOKEN, Clock, fastest
@@ -110,8 +111,8 @@ class _Clocks:
     def _gathered(self, level: Level) -> Level:
         def each(e: Expr) -> Expr:
             marked = rewrite(e, lambda n: self._window(n, level) or self._mark(n, level))
-            if self.base.faster(level.clock):
-                self._loose(marked, level)
+            if self.base.faster(level.clock) and level.clock != NEVER:
+                self._loose(marked, level, e is level.objective)
             return marked
 
         ticking = replace(level, memory=replace(level.memory, states=()), reset=None)
@@ -189,6 +190,8 @@ class _Clocks:
         ):
             return None
         if not self.clock(n.args[0]).faster(level.clock):
+            if self.report.has_errors and NEVER in (level.clock, self.clock(n.args[0])):
+                return None  # a clock with a mistake
             self.report.add(
                 "NLC404",
                 "`last` reads over the period of a slower level",
@@ -268,8 +271,9 @@ class _Clocks:
                 ],
             )
 
-    def _loose(self, e: Expr, level: Level) -> None:
-        """Something faster must be gathered: which of its values is meant?"""
+    def _loose(self, e: Expr, level: Level, whole: bool) -> None:
+        """What is faster must be gathered: which of its values is meant? One message an expression."""
+        found: dict[str, Span] = {}
         stack = [e]
         while stack:
             n = stack.pop()
@@ -280,23 +284,34 @@ class _Clocks:
                 and n.op in ("flow", "input", "state", "g", "gradient", "index", "objective")
                 and self._leaf(n).faster(level.clock)
             ):
-                name = (
-                    "g"
-                    if n.op in ("g", "gradient")
-                    else f"{n.attr}.objective"
-                    if n.op == "objective"
-                    else str(n.attr[0] if isinstance(n.attr, tuple) else n.attr)
-                )
-                self.report.add(
-                    "NLC405",
-                    f"`{name}` ticks faster than level `{level.name}` ({level.clock})",
-                    n.span or level.span,
-                    "which of its values in a period is meant?",
-                    helps=[
-                        f"write `last({name})`, `mean({name})`, or `sum(…)` around what is to be added up"
-                    ],
-                )
-            stack.extend(n.args)
+                found.setdefault(_called(n), n.span or level.span)
+            stack.extend(reversed(n.args))
+        if not found:
+            return
+        (name, span), *others = found.items()
+        names = " and ".join(f"`{n}`" for n in found)
+        ticks = "tick" if others else "ticks"
+        each = f"`last({name})`, `mean({name})`"
+        help = f"write {each}, or `sum(…)` around what is to be added up"
+        if whole and others:
+            help = f"write `sum(…)` around the whole objective, or {each}"
+        self.report.add(
+            "NLC405",
+            f"{names} {ticks} faster than level `{level.name}` ({level.clock})",
+            span,
+            "which of its values in a period is meant?",
+            related=[Label(at, "and of this") for n, at in others if at.source is span.source],
+            helps=[help],
+        )
+
+
+def _called(n: Expr) -> str:
+    """What the user calls a leaf."""
+    if n.op in ("g", "gradient"):
+        return "g"
+    if n.op == "objective":
+        return f"{n.attr}.objective"
+    return str(n.attr[0] if isinstance(n.attr, tuple) else n.attr)
 
 
 def _divides(clock: Clock, other: Clock) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from nlc.base.diagnostics import Label, Report
+from nlc.base.diagnostics import Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.show import show
@@ -32,6 +32,7 @@ class _Expander:
     def __init__(self, tree: SpecTree, report: Report):
         self.tree, self.report = tree, report
         self.lists = {f.name: len(f.expr.args) for f in tree.hyper if f.expr.op == "list"}
+        self.wrong = {f.name for f in tree.hyper if _has_error(f.expr)}  # a mistake is reported
         self.runs: dict[tuple[str, str], tuple[Expr, ...]] = {}  # by family and index name
         self.families: dict[str, list[str]] = {}  # the labels of each
         self.lost = set(tree.lost)
@@ -72,7 +73,11 @@ class _Expander:
                     f"family `{part.name}` has two members `{label}`",
                     part.over.span,
                     f"`{show(part.index)}` is `{label}` twice",
+                    helps=[
+                        f"an index is a name that runs: `{part.name}[{part.over.names[0].name}]`"
+                    ],
                 )
+                self.lost.add(part.name)
                 break
             labels.append(label)
             out.append(replace(bound, name=f"{part.name}_{label}", index=None, over=None))
@@ -140,18 +145,23 @@ class _Expander:
             items = tuple(Expr("index", (e, n), None, None, e.span) for n in numbers)
         if items and len(items) <= MEMBERS:
             return items
-        if e.op == "error" or (e.op == "name" and e.attr in self.lost):
+        named = e.op == "name"
+        if e.op == "error" or (named and (e.attr in self.lost or e.attr in self.wrong)):
             return None
+        if named and self.tree.partial and e.attr not in {h.name for h in self.tree.hyper}:
+            return None
+        close = nearest(str(e.attr), self.lists) if named else None
         span = e.span or item.span
         if items is None:
             self.report.add(
                 "NLC205",
                 f"`{item.name}` of a `for` needs a list",
                 span,
-                "neither a list nor a list-valued hyper",
+                f"did you mean `{close}`?" if close else "neither a list nor a list-valued hyper",
                 helps=[
                     f"write `{item.name}: [1, 2, 3]`, or name a hyper such as `periods: [64, 256]`"
                 ],
+                fix=certain(e.span, str(e.attr), self.lists) if named else None,
             )
         elif not items:
             self.report.add("NLC205", f"`{item.name}` runs over nothing", span, "an empty list")
@@ -219,14 +229,21 @@ class _Expander:
             return Expr("name", (), f"{family}_{label}", None, n.span)
         if family not in self.lost and not self.tree.partial and index.op != "error":
             known = ", ".join(f"{family}[{known}]" for known in labels[:12])
+            close = nearest(label, labels) if label else None
+            place = "not one of its members" if label else "an index is a label or an integer"
             self.report.add(
                 "NLC205",
                 f"family `{family}` has no member `{label or show(index)}`",
                 n.span,
-                "not one of its members" if label else "an index is a label or an integer",
+                f"did you mean `{family}[{close}]`?" if close else place,
                 notes=[f"members: {known}{', …' if len(labels) > 12 else ''}"],
+                fix=certain(index.span, label, labels) if label else None,
             )
         return _error(n)
+
+
+def _has_error(e: Expr) -> bool:
+    return any(n.op == "error" for n in walk(e))
 
 
 def _error(n: Expr) -> Expr:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+import re
+
+from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Span
+from nlc.syntax.foreign import BELONGS, KEYS
 from nlc.syntax.schema import EXCLUSIVE, Block, keys_of
 from nlc.syntax.values import Entry
-from nlc.syntax.yamlerrors import cut
-from nlc.syntax.yamltree import Mapping, Scalar
+from nlc.syntax.yamlplace import cut
+from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
 
-# What other systems call it.
-_SYNONYMS = {
-    "name": "system",
-    "version": "nlc",
-    "dims": "hyper",
-    "hypers": "hyper",
-    "hyperparameters": "hyper",
-    "params": "weights",
-    "parameters": "weights",
-    "every": "frequency",
-    "clock": "frequency",
-    "period": "frequency",
-    "state": "memory",
-    "loss": "objective",
-    "optimizer": "rule",
-    "read": "output",
+_BLOCKS = ("hyper", "inputs", "outputs", "weights", "clocks", "use", "let", "levels")
+
+# How a key that is missing is written.
+_EXAMPLES = {
+    "nlc": "add `nlc: 1`, the version of the language",
+    "system": "add `system: NAME`, the name of the file",
+    "context": "add `context: tokens`, or `context: gradients` for an optimizer",
 }
+_LOOP = re.compile(r"for\s+(\w+)\s+in\s+(\S.*)")
+_EVERY = re.compile(r"\s*(every|infinite|never)\b")
+_PERIOD = re.compile(r"(\S+ )?(token|step)s?")
 
 
 def block(
@@ -43,13 +40,11 @@ def block(
         if report.full:
             break
         if key.text not in keys and not key.broken:
-            _unknown(key, found, keys, where, kind, report)
-            meant = nearest(cut(key.text), keys)
-            other = _SYNONYMS.get(key.text)
+            meant = _unknown(key, value, found, keys, where, kind, report)
             if meant is not None and meant not in found:
-                found[meant] = Entry(key, value, where)
-            elif other in keys and other not in found:
-                found[other] = Entry(key, Scalar("", value.span, broken=True), where)
+                same = meant not in KEYS.get(key.text, ()) or _takes(meant, value)
+                node = value if same else Scalar("", value.span, broken=True)
+                found[meant] = Entry(key, node, where)
     for key, required in keys.items():
         if required and key not in found:
             description = _description(model, key)
@@ -57,7 +52,7 @@ def block(
                 "NLC102",
                 f"{where} has no `{key}`, which is required",
                 at,
-                helps=[f"add `{key}`: {description}"],
+                helps=[_EXAMPLES.get(key) or f"add `{key}`: {description}"],
             )
     _exclude(found, model, where, report)
     return found
@@ -65,25 +60,63 @@ def block(
 
 def _unknown(
     key: Scalar,
+    value: Node,
     found: dict[str, Entry],
     keys: dict[str, bool],
     where: str,
     kind: str,
     report: Report,
-) -> None:
-    near = nearest(cut(key.text), keys)
-    other = _SYNONYMS.get(key.text)
-    guess = near or (other if other in keys else None)
+) -> str | None:
+    """Reports a key that the block does not have; the one that it probably stands for."""
+    other = next((k for k in KEYS.get(key.text, ()) if k in keys), None)
+    near = other or nearest(cut(key.text), keys)
     missing = near is not None and near not in found
+    fix = None
+    if missing:
+        alien = near == other
+        fix = _renamed(key, value, near) if alien else certain(key.span, key.text, keys)
+    known = f"{kind} has: {', '.join(keys)}"
+    if fix is not None and fix.replacement != near:  # its value is written in another way too
+        known = f"write `{fix.replacement}`"
+    belongs = BELONGS.get(key.text) if kind == "a level" and not near else None
+    if loop := _LOOP.fullmatch(key.text):
+        belongs = f"write `for: {{{loop[1]}: {loop[2]}}}`"
     report.add(
         "NLC101",
         f"unknown key `{cut(key.text)}` in {where}",
         key.span,
-        f"did you mean `{guess}`?" if guess else f"not a key of {kind}",
+        f"did you mean `{near}`?" if near else f"not a key of {kind}",
         notes=[f"{where} has no `{near}`, which is required"] if missing and keys[near] else [],
-        helps=[f"{kind} has: {', '.join(keys)}"],
-        fix=Fix(key.span, near) if missing else None,
+        helps=[belongs.replace("{level}", _name(where))] if belongs else [known],
+        fix=fix,
     )
+    return near
+
+
+def _name(where: str) -> str:
+    return where.partition("`")[2].partition("[")[0].rstrip("`")
+
+
+def _renamed(key: Scalar, value: Node, meant: str) -> Fix | None:
+    """The key of another language under our name, where the value has a form that ours takes too."""
+    if _takes(meant, value):
+        return Fix(key.span, meant)
+    period = meant == "frequency" and isinstance(value, Scalar) and not value.style
+    if period and _PERIOD.fullmatch(value.text):
+        return Fix(key.span.to(value.span), f"frequency: every {value.text}")
+    return None
+
+
+def _takes(key: str, value: Node) -> bool:
+    """Whether one of our keys takes a value of this form."""
+    if isinstance(value, Mapping):
+        simple = all(isinstance(v, Scalar) for _, v in value.entries)
+        return key == "for" or (key == "hyper" and simple and not value.flow)
+    if isinstance(value, Sequence):
+        return key == "shape"
+    if not isinstance(value, Scalar) or not value.text or value.broken:
+        return False
+    return key not in _BLOCKS and (key != "frequency" or _EVERY.match(value.text) is not None)
 
 
 def _description(model: type[Block], key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from nlc.base.diagnostics import Fix, Report, nearest
+from nlc.base.diagnostics import Fix, Report, certain, nearest
 from nlc.syntax.math import parse_expr
 from nlc.syntax.tree import ClockTree
 from nlc.syntax.yamltree import Scalar
@@ -18,6 +18,11 @@ _NAME = r"[A-Za-z][A-Za-z0-9_]*"
 _EVERY = re.compile(rf"\s*every\b\s*(?P<count>.*?)\s*\b(?P<unit>{_NAME})\s*", re.DOTALL)
 _PERIOD = re.compile(rf"\s*(?P<count>.*?)\s*\b(?P<unit>{_NAME})\s*", re.DOTALL)
 _PER = re.compile(rf"\s*(?P<count>\S.*?)\s+per\s+(?P<unit>{_NAME})\s*", re.DOTALL)
+# What others count in, and what is counted here.
+_COUNTED = {
+    **dict.fromkeys("word frame position sample timestep element char character".split(), "token"),
+    **dict.fromkeys("batch update iteration iter minibatch optimizer".split(), "step"),
+}
 _WRITE = (
     "a clock is `every token`, `every n tokens`, `n per token`, `every step`, `every n steps`,"
     " `infinite` or `never`"
@@ -37,7 +42,8 @@ def parse_clock(
     if word in ("infinite", "never"):
         return ClockTree(word, None, None, scalar.span)
     for kind, form in (("every", _EVERY), ("per", _PER)):
-        if match := form.fullmatch(scalar.text):
+        match = form.fullmatch(scalar.text)
+        if match and match["count"] != "once" and not _two_words(match["count"], match["unit"]):
             return _clock(scalar, kind, match, report, declared)
     _unreadable(scalar, report, declared)
     return None
@@ -100,14 +106,14 @@ def _clock(
     unit = _UNITS.get(written, written)
     if declared is not None and written not in _UNITS and written not in declared:
         span = scalar.span_of(match.start("unit"), match.end("unit"))
-        near = nearest(written, [*_UNITS, *declared])
+        near = nearest(written, [*_UNITS, *declared]) or _counted(written)
         report.add(
             "NLC014",
             f"there is no clock `{written}`",
             span,
             f"did you mean `{near}`?" if near else "expected `token`, `step` or a declared clock",
             helps=["declare it in `clocks`"] if not near else [],
-            fix=Fix(span, near) if near else None,
+            fix=certain(span, written, [*_UNITS, *declared]),
         )
         return None
     if not match["count"]:
@@ -117,7 +123,12 @@ def _clock(
 
 
 def _unreadable(scalar: Scalar, report: Report, declared: Collection[str] | None) -> None:
-    meant = _meant(scalar.text.split(), declared or ())
+    words = _words(scalar.text)
+    meant = _meant(words, declared or ())
+    if words[-1].isdigit() and len(words) <= 2 and words[0] in ("every", words[-1]):
+        helps = [f"say of what: `every {words[-1]} tokens`, or `every {words[-1]} steps`"]
+    else:
+        helps = [] if meant else [_WRITE]
     fix = None
     if meant and not scalar.style:
         fix = Fix(scalar.span, meant)
@@ -126,16 +137,42 @@ def _unreadable(scalar: Scalar, report: Report, declared: Collection[str] | None
         f"`{' '.join(scalar.text.split())}` is no clock",
         scalar.span,
         f"did you mean `{meant}`?" if meant else "",
-        helps=[] if meant else [_WRITE],
+        helps=helps,
         fix=fix,
     )
+
+
+def _two_words(count: str, unit: str) -> bool:
+    """``time step`` and its like: words in place of a unit."""
+    return count in ("time", "training", "gradient", "optimizer") and unit in ("step", "steps")
+
+
+def _counted(unit: str) -> str | None:
+    """Our unit of what others count in."""
+    one = unit.lower()
+    if one in _COUNTED:
+        return _COUNTED[one]
+    many = _COUNTED.get(one.removesuffix("s")) or _COUNTED.get(one.removesuffix("es"))
+    return f"{many}s" if many else None
+
+
+def _words(text: str) -> list[str]:
+    """The words of a clock, those of the language in small letters and apart from numbers."""
+    known = {*_UNITS, *_FIRST_WORDS, "each", "per", "once"}
+    apart = re.sub(r"(?<=\d)(?=(?:tokens?|steps?)\b)", " ", text, flags=re.IGNORECASE)
+    words = apart.rstrip(".,; \n").split()
+    return [w.lower() if w.lower() in known else w for w in words or text.split()]
 
 
 def _meant(words: list[str], declared: Collection[str]) -> str | None:
     """The clock that was probably meant, if one is near."""
     first, last = words[0], words[-1]
+    if len(words) == 3 and first == "every" and _two_words(*words[1:]):
+        return f"every {'token' if words[1] == 'time' else 'step'}"
+    if len(words) == 3 and first == "once" and words[1] in ("per", "a", "every", "each"):
+        words = [first, last]
     if last in _UNITS or last in declared:
-        if first in ("each", "per"):
+        if first in ("each", "per", "once"):
             return " ".join(["every", *words[1:]])
         if len(words) == 1:
             return f"every {_UNITS.get(last, last)}"

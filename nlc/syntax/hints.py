@@ -14,11 +14,27 @@ from lark import Token
 
 from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Span
+from nlc.syntax.symbols import NAMES_OF_LETTERS
 from nlc.syntax.yamltree import Scalar
 
 _LOGIC = "conditions are written `where(condition, a, b)`"
 _PRODUCT = "products are `a * b`, `A @ B` and `dot(a, b)`"
 _ASSIGN = "an expression is only the right-hand side; what it defines is the key"
+
+_LATEX = "write names (`alpha`) or letters (`α`) instead of LaTeX"
+_COMMANDS = {  # of LaTeX
+    **dict.fromkeys(("cdot", "times", "ast"), "*"),
+    **dict.fromkeys(("top", "intercal"), ".T"),
+    "le": "<=",
+    "leq": "<=",
+    "ge": ">=",
+    "geq": ">=",
+    "ne": "!=",
+    "neq": "!=",
+    "infty": "inf",
+}
+
+_SLICE = "part of a vector is `slice(x, a, b)`"
 
 # symbol -> (what to know, what was certainly meant)
 _FOREIGN: dict[str, tuple[str, str | None]] = {
@@ -39,12 +55,12 @@ _FOREIGN: dict[str, tuple[str, str | None]] = {
     "|": ("the absolute value is `abs(x)`, the norm `norm(x)`", None),
     "%": ("there is no remainder and no per cent", None),
     **dict.fromkeys((":=", "+=", "-=", "*=", "/=", "←", "≔"), (_ASSIGN, None)),
-    ":": ("part of a vector is `slice(x, a, b)`; " + _ASSIGN, None),
+    ":": (_ASSIGN, None),
     ";": ("a field holds one expression; name others with `let`", None),
     **dict.fromkeys("'’′", ("the transpose is `.T`; the state before is `prev(M)`", None)),
     **dict.fromkeys('"“”', ("expressions hold no text, only names and numbers", None)),
     **dict.fromkeys("{}", ("brackets are `( )`, lists are `[ ]`", None)),
-    **dict.fromkeys(("$", "\\"), ("write names (`alpha`) or letters (`α`) instead of LaTeX", None)),
+    **dict.fromkeys(("$", "\\"), (_LATEX, None)),
     "√": ("the square root is `sqrt(x)`", None),
     "∑": ("a sum is `sum(e)` or, over a family, `sum(e for i)`", None),
     "∇": ("a gradient is `grad(e, P)`", None),
@@ -62,18 +78,38 @@ _LOOK = re.compile(
     "|".join([*map(re.escape, _SYMBOLS), "!(?!=)", r"(?<!\w)_", f"(?P<other>[^{_KNOWN}!])"])
 )
 _SUM_OF_SQUARES = re.compile(r"sum\(\((.*)\)\s*\^\s*2\)$", re.DOTALL)
+_KINDS = {"}": "{", "$": "\\", "”": '"', "“": '"'}  # symbols of one mistake
+_IN_LATEX = {"{", "}", "^", "^T", "_", "$"}
+_BARS = re.compile(
+    r"(?P<bar>\|{1,2})(?P<inside>[^|]+)(?P=bar)(?P<square>\s*(?:\^|\*\*)\s*2|²)?(?!\w)"
+)
+_KEY = re.compile(r"\s*[A-Za-z_]\w*:(?=\S)")
 _SHOWN = 72  # characters of a rewritten expression in a help
 
 
 def foreign(scalar: Scalar, report: Report) -> bool:
     """Reports the symbols that are no part of the language; says whether there are any."""
+    text = scalar.text
     seen: set[str] = set()
-    for match in _LOOK.finditer(scalar.text):
+    past = _bars(scalar, report) or _key(scalar, report)
+    if past:
+        seen.add("|")
+    for match in _LOOK.finditer(text, past):
         symbol, span = match.group(), scalar.span_of(match.start(), match.end())
         know, meant = _FOREIGN.get(symbol, ("", None))
-        if symbol in seen and meant is None:
+        kind = _KINDS.get(symbol, symbol)
+        if (kind in seen and meant is None) or (_KINDS["$"] in seen and symbol in _IN_LATEX):
             continue
-        seen.add(symbol)
+        seen.add(kind)
+        if symbol == "\\":
+            _latex(scalar, match.start(), report)
+            continue
+        if symbol in "·⋅∙×•∘" and _scales(text, match):
+            meant = "*"
+        elif symbol in "'’′" and text.count(symbol) > 1:
+            know = _FOREIGN['"'][0]
+        elif symbol == ":":
+            know = _SLICE if text.rfind("[", 0, match.start()) >= 0 else _ASSIGN
         if symbol == "_":
             report.add("NLC011", "a name cannot start with `_`", span, know)
         elif symbol not in _FOREIGN:
@@ -84,10 +120,84 @@ def foreign(scalar: Scalar, report: Report) -> bool:
                 f"`{symbol}` is not an operator",
                 span,
                 know,
-                helps=_rewritten(scalar.text, symbol, meant),
+                helps=_rewritten(text, symbol, meant),
                 fix=None if meant is None else Fix(span, meant),
             )
     return bool(seen)
+
+
+def _bars(scalar: Scalar, report: Report) -> int:
+    """``||x||^2`` and ``|x|`` are one mistake, whatever stands behind; gives where to look on."""
+    match = _BARS.search(scalar.text)
+    if match is None or not _balanced(match["inside"]):
+        return 0
+    bar, inside = match["bar"], match["inside"].strip()
+    function = "abs" if bar == "|" else "sqnorm" if match["square"] else "norm"
+    advice = f"write `{function}({inside})`"
+    if bar == "|":
+        square = f"sqnorm({inside})" if match["square"] else f"norm({inside})"
+        advice = f"write `{square}` for a vector, `abs({inside}){_square(match)}` for a number"
+    span = scalar.span_of(*match.span())
+    report.add(
+        "NLC013",
+        f"`{bar}` is not an operator",
+        scalar.span_of(*match.span("bar")),
+        "the norm is `norm(x)` or `‖x‖`"
+        if bar == "||"
+        else "the absolute value is `abs(x)`, the norm `norm(x)`",
+        helps=[advice] if len(inside) <= _SHOWN else [],
+        fix=Fix(span, f"{function}({inside})") if bar == "||" else None,
+    )
+    return match.end()
+
+
+def _square(match: re.Match[str]) -> str:
+    return "**2" if match["square"] else ""
+
+
+def _balanced(text: str) -> bool:
+    return text.count("(") == text.count(")") and text.count("[") == text.count("]")
+
+
+def _key(scalar: Scalar, report: Report) -> int:
+    """``y:S(q)`` on a line of its own is a key without the space that YAML wants."""
+    match, span = _KEY.match(scalar.text), scalar.span
+    line = span.source.line(span.line)
+    if match is None or scalar.style or line[: span.column - 1].strip():
+        return 0
+    report.add(
+        "NLC003",
+        "this line is no `key: value`",
+        span,
+        "a space is missing behind the `:`",
+        helps=[f"write `{match[0].strip()} {scalar.text[match.end() :]}`"],
+        fix=Fix(scalar.span_of(match.start(), match.end()), match[0] + " "),
+    )
+    return len(scalar.text)
+
+
+def _scales(text: str, match: re.Match[str]) -> bool:
+    """Whether a product sign has a number at one side, so that only ``*`` can be meant."""
+    before, after = text[: match.start()].rstrip(), text[match.end() :].lstrip()
+    return bool(re.search(r"(?<![\w.])[\d.½¼]+$", before) or re.match(r"[\d.]+(?![\w.])", after))
+
+
+def _latex(scalar: Scalar, at: int, report: Report) -> None:
+    """A backslash: the command behind it, if it has a form here, is certainly meant."""
+    command = re.match(r"\\([A-Za-z]+)", scalar.text[at:])
+    meant = None
+    if command is not None:
+        word = command[1]
+        meant = word.lower() if word.lower() in NAMES_OF_LETTERS else None
+        meant = word if meant and word[0].isupper() else meant or _COMMANDS.get(word)
+    span = scalar.span_of(at, at + (len(command[0]) if command else 1))
+    report.add(
+        "NLC013",
+        f"`{command[0] if command else chr(92)}` is LaTeX",
+        span,
+        f"written `{meant}`" if meant else _LATEX,
+        fix=Fix(span, meant) if meant else None,
+    )
 
 
 def stray(scalar: Scalar, at: int, report: Report) -> None:
@@ -158,19 +268,36 @@ def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report:
         )
     elif ends and token.type in _STARTS:
         assert previous is not None
-        _missing_operator(say, previous, token, tokens[at + 1 : at + 2])
+        in_call = inside is not None and inside.call
+        _missing_operator(say, previous, token, tokens[at + 1 : at + 2], in_call)
     elif ends and token.type in _COMPARISONS:
         say("NLC011", "comparisons do not chain", token, "compare two values at a time")
     elif ends and token.type == "COMMA":
         what = "a bracket holds one value" if inside else "an expression is one value"
-        say("NLC011", what, token, "a list is written `[a, b]`")
+        after = tokens[at + 1] if at + 1 < len(tokens) else None
+        if _decimal_comma(previous, token, after):
+            expected = "the decimal point is `.`, and a list is written `[a, b]`"
+        elif any(t.type == "EQUALS" for t in tokens[at:]) and len(opened) > 1:
+            expected = "expected `)` before this"
+        else:
+            expected = "a list is written `[a, b]`"
+        say("NLC011", what, token, expected)
     elif ends and token.type == "FOR":
         say("NLC011", "`for` stands only in a sum", token, "written `sum(e for i)`")
     elif not ends:
         after = f"after `{previous}`" if previous is not None else "at the start"
-        say("NLC011", f"a value is missing before `{token}`", token, f"expected a value {after}")
+        help = "the inner product is `dot(a, b)`" if token.type == "LT" else ""
+        label = f"expected a value {after}"
+        say("NLC011", f"a value is missing before `{token}`", token, label, help=help)
     else:
         say("NLC011", f"`{token}` cannot stand here", token, "")
+
+
+def _decimal_comma(previous: Token | None, comma: Token, after: Token | None) -> bool:
+    """``0,5`` without a space."""
+    if previous is None or after is None or {previous.type, after.type} != {"NUMBER"}:
+        return False
+    return previous.end_pos == comma.start_pos and after.start_pos == comma.end_pos
 
 
 def _before(tokens: list[Token]) -> tuple[list[_Open], bool]:
@@ -235,8 +362,13 @@ def _wrong_bracket(say: _Sayer, token: Token, inside: _Open | None) -> None:
     say("NLC011", f"`{token}` cannot close `{inside.token}`", token, expected, opener)
 
 
-def _missing_operator(say: _Sayer, previous: Token, token: Token, after: list[Token]) -> None:
+def _missing_operator(
+    say: _Sayer, previous: Token, token: Token, after: list[Token], in_call: bool
+) -> None:
     word = next((t for t in (token, previous) if t in _WORDS), None)
+    if word == "in":
+        say("NLC013", "`in` is not an operator", word, "a sum over a family is `sum(e for i)`")
+        return
     if word is not None:
         say("NLC013", f"`{word}` is not an operator", word, _LOGIC)
         return
@@ -244,13 +376,30 @@ def _missing_operator(say: _Sayer, previous: Token, token: Token, after: list[To
         say("NLC011", f"`{previous}{token}` is not a number", token, "a second decimal point")
         return
     call = after and after[0].type == "LPAR" and token.type == "NAME"
-    advice = f"write `{previous} * {token}{'(...)' if call else ''}`; "
-    if previous.type not in _OPERANDS or token.type not in _OPERANDS:
-        advice = ""
+    shown = f"{token}{'(...)' if call else ''}"
+    advice = f"write `{previous} * {shown}`; there is no implicit product"
+    if previous.type not in _OPERANDS or token.type not in _OPERANDS | {"BAR", "LANGLE"}:
+        advice = "there is no implicit product"
+    elif token.type not in _OPERANDS:
+        advice = f"write `{previous} * {token}…`; there is no implicit product"
+    elif in_call and previous.type == token.type == "NAME" and previous[0].isupper() and not call:
+        advice = (
+            f"write `{previous}({token})` for a call, `{previous}, {token}` for two arguments,"
+            f" `{previous} * {token}` for a product"
+        )
+    elif in_call:
+        advice = (
+            f"write `{previous}, {shown}` for two arguments, `{previous} * {shown}` for a product"
+        )
+    elif previous.type == token.type == "NAME" and not call:
+        advice = f"write `{previous} * {token}` for a product, `{previous}({token})` for a call"
+    comma = " or `,`" if in_call else ""
     say(
         "NLC012",
         f"an operator is missing between `{previous}` and `{token}`",
         token,
-        "expected `+`, `-`, `*`, `/`, `@` or `**` before this",
-        help=f"{advice}there is no implicit product",
+        f"expected `+`, `-`, `*`, `/`, `@`, `**`{comma} before this"
+        if comma
+        else "expected `+`, `-`, `*`, `/`, `@` or `**` before this",
+        help=advice,
     )

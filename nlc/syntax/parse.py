@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from nlc.base.diagnostics import Label, Report
+from nlc.base.diagnostics import Fix, Label, Report, nearest
 from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr
 from nlc.syntax.blocks import block
 from nlc.syntax.clock import parse_clock, parse_period
+from nlc.syntax.foreign import READS
+from nlc.syntax.misplaced import put_back
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, choices_of
 from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import (
@@ -41,11 +43,14 @@ from nlc.syntax.values import (
     word,
     wrong_kind,
 )
-from nlc.syntax.yamlerrors import cut
-from nlc.syntax.yamltree import Mapping, Node, Scalar, parse_yaml
+from nlc.syntax.yamlplace import cut
+from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence, parse_yaml
 
 _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks that give names
 _WORD = re.compile(r"[^\W\d]\w*")
+_KEYS = re.compile(r"(\w+): ")
+_FOR = re.compile(r"for\s+\w+\s+in\b")
+_FORWARD = re.compile(r"_*(\w+?)_*\(.*\)")
 _READ = re.compile(r"\s*read\s*(?:\((?P<params>.*)\))?\s*", re.DOTALL)
 
 
@@ -61,11 +66,13 @@ class _Parser:
     source: Source
     report: Report
     clocks: set[str] = field(default_factory=set)  # those that the spec declares
+    hidden: bool = False  # whether the names that run over a family are not known
 
     # ------------------------------------------------------------------------------------ the spec
 
     def spec(self, root: Mapping) -> SpecTree | None:
         report = self.report
+        root = put_back(root, report)
         start = root.entries[0][0].span if root.entries else root.span
         found = block(root, Spec, "the spec", "a spec", start, report)
         clocks = self._fields(found, "clocks", "a mapping of clocks")
@@ -105,6 +112,7 @@ class _Parser:
         unread = [node for _, node in root.entries if id(node) not in read]
         return (
             self.report.full
+            or self.hidden
             or any(not isinstance(node, Mapping) for node in blocks)
             or any(isinstance(node, Mapping) for node in unread)
         )
@@ -120,6 +128,7 @@ class _Parser:
                 version.span,
                 "expected 1",
                 helps=["write `nlc: 1`, or use a newer compiler"],
+                fix=Fix(version.span, "1") if re.fullmatch(r"1(\.0+)+|v1", version.text) else None,
             )
 
     def _system(self, found: dict[str, Entry]) -> Word | None:
@@ -132,9 +141,7 @@ class _Parser:
     def _weights(self, found: dict[str, Entry]) -> tuple[WeightTree, ...]:
         def read(entry: Entry, given: Named) -> WeightTree | None:
             if not isinstance(entry.node, Mapping):
-                wrong_kind(
-                    entry, "a mapping", self.report, "write `shape`, and perhaps `per` and `init`"
-                )
+                self._shape_alone(entry)
                 return WeightTree(given.name, given.span, error(given.span))
             where = f"weight `{given.name}`"
             keys = block(entry.node, Weight, where, "a weight", given.span, self.report)
@@ -144,6 +151,23 @@ class _Parser:
             return WeightTree(given.name, given.span, shape or error(given.span), per, init)
 
         return named(self._members(found, "weights", "a mapping of weights"), self.report, read)
+
+    def _shape_alone(self, entry: Entry) -> None:
+        """``b: [d]`` under `weights`."""
+        node = entry.node
+        if not isinstance(node, Sequence) or not node.flow:
+            help = "write `shape`, and perhaps `per` and `init`"
+            wrong_kind(entry, "a mapping", self.report, help)
+            return
+        meant = f"{{shape: {node.span.text}}}"
+        self.report.add(
+            "NLC103",
+            f"{entry.called} takes a mapping, not a list",
+            node.span,
+            f"did you mean `{cut(meant)}`?",
+            helps=["a weight has `shape`, and perhaps `per` and `init`"],
+            fix=Fix(node.span, meant),
+        )
 
     # ---------------------------------------------------------------------------------- the levels
 
@@ -158,6 +182,7 @@ class _Parser:
             wrong_kind(entry, "the keys of a level", self.report, help)
             return None
         found = block(entry.node, Level, where, "a level", given.span, self.report)
+        self.hidden = self.hidden or any(_FOR.match(k.text) for k, _ in entry.node.entries)
         return LevelTree(
             name=given.name,
             index=given.index,
@@ -188,18 +213,55 @@ class _Parser:
         if "memory" not in found:
             return None
         entry = found["memory"]
+        if isinstance(entry.node, Sequence) and entry.node.flow:
+            return self._sizes_alone(entry)
         if not _is_map(entry):
             call = expression(entry, self.report)
             return None if call is None else MemoryTree(entry.node.span, call)
         where = f"the memory of {entry.where}"
         items = [Entry(key, node, where) for key, node in entry.node.entries]
         reads = [item for item in items if _READ.fullmatch(item.key.text)]
+        if not reads and (other := next(filter(_reads, items), None)):
+            items.remove(other)
+            reads = [self._forward(other)]
         keys = {item.key.text: item for item in items if item.key.text == "dtype"}
         states = [item for item in items if item not in reads and item.key.text not in keys]
         fields = named(states, self.report, self._size)
         params, read = self._read(reads, entry, where)
         dtype = self._choice(keys, InlineMemory, "dtype")
         return MemoryTree(entry.node.span, None, fields, params, read, dtype)
+
+    def _forward(self, entry: Entry) -> Entry:
+        """``forward(z)`` for ``read(z)``."""
+        start = entry.key.text.index("(")
+        meant = f"read{entry.key.text[start:]}"
+        self.report.add(
+            "NLC101",
+            f"unknown key `{cut(entry.key.text)}` in {entry.where}",
+            entry.key.span,
+            f"did you mean `{meant}`?",
+            fix=Fix(entry.key.span, meant),
+        )
+        return Entry(replace(entry.key, text=meant), entry.node, entry.where)
+
+    def _sizes_alone(self, entry: Entry) -> None:
+        """``memory: [dv, dk]``: which memory has these sizes?"""
+        if any(d.span.start == entry.node.span.start for d in self.report.diagnostics):
+            return  # it has a tag, say
+        items = entry.node.items if isinstance(entry.node, Sequence) else ()
+        sizes = [item.text for item in items if isinstance(item, Scalar)]
+        kind = {1: "vector", 2: "matrix"}.get(len(sizes) if len(sizes) == len(items) else 0)
+        meant = f"{kind}({', '.join(sizes)})" if kind else None
+        self.report.add(
+            "NLC103",
+            f"{entry.called} takes a memory, not sizes alone",
+            entry.node.span,
+            f"did you mean `{meant}`?" if meant else "this is a list",
+            helps=[
+                "for example `matrix(dv, dk)`, or states written out: `{W: [n, n], read(z): W @ z}`"
+            ],
+            fix=Fix(entry.node.span, meant) if meant else None,
+        )
 
     def _read(
         self, reads: list[Entry], memory: Entry, where: str
@@ -317,6 +379,7 @@ class _Parser:
         if "for" not in found:
             return None
         fields = self._fields(found, "for", "a mapping of the names that run")
+        self.hidden = self.hidden or not fields
         return ForTree(found["for"].key.span, fields) if fields else None
 
     def _lets(self, found: dict[str, Entry]) -> tuple[LetTree, ...]:
@@ -344,12 +407,26 @@ def _lost(found: dict[str, Entry], tree: SpecTree) -> frozenset[str]:
     for _, level in _entries(found["levels"].node) if "levels" in found else ():
         blocks += [_entries(node) for key, node in _entries(level) if key.text == "let"]
     keys = [key.text for block in blocks for key, _ in block]
+    keys += [key for block in blocks for _, node in block for key in _swallowed(node)]
     refused = [key for key in keys if ascii_name(key.partition("[")[0].strip()) not in known]
-    return frozenset({ascii_name(w) for key in refused for w in _WORD.findall(key)} - known)
+    words = {w for key in refused for w in (*_WORD.findall(key), re.sub(r"\W", "", key))}
+    return frozenset({ascii_name(w) for w in words} - known)
+
+
+def _swallowed(node: Node) -> list[str]:
+    """The keys in a text that YAML did not read: ``d: 64, n: 32`` on one line."""
+    broken = isinstance(node, Scalar) and node.broken
+    return _KEYS.findall(node.span.text) if broken else []
 
 
 def _entries(node: Node) -> tuple[tuple[Scalar, Node], ...]:
     return node.entries if isinstance(node, Mapping) else ()
+
+
+def _reads(entry: Entry) -> bool:
+    """Whether a key of a memory stands for ``read(z)``: ``forward(z)``, ``raed(z)``."""
+    match = _FORWARD.fullmatch(entry.key.text)
+    return match is not None and (match[1] in READS or nearest(match[1], ["read"]) is not None)
 
 
 def _is_map(entry: Entry) -> bool:

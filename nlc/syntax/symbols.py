@@ -23,6 +23,9 @@ _LETTERS = str.maketrans(
 )
 
 
+NAMES_OF_LETTERS = frozenset(_GREEK.values())
+
+
 def ascii_name(text: str) -> str:
     """``β₁`` -> ``beta1``; a name in ASCII stays as it is."""
     return text.translate(_LETTERS)

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.show import show
 from nlc.syntax.math import parse_expr
 from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import Word
-from nlc.syntax.yamlerrors import cut, quoted
+from nlc.syntax.yamlplace import cut, quoted
 from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
 
 MAX_NAME = 64
@@ -40,6 +40,7 @@ RESERVED = {
 }
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_PAIR = re.compile(r"\s*([A-Za-z]\w*)\s*(?:=\s*|:)([^\s=].*)")
 _INDEXED = re.compile(r"\s*(?P<name>[^\[\]]*?)\s*\[(?P<index>.*)\]\s*", re.DOTALL)
 
 
@@ -103,6 +104,9 @@ def wrong_kind(entry: Entry, expected: str, report: Report, help: str = "") -> N
 def expression(entry: Entry, report: Report, lists: bool = False) -> Expr | None:
     """The expression behind a key; with ``lists`` it may be a list of YAML too."""
     node = entry.node
+    if entry.key.text == "rule" and not isinstance(node, Scalar):
+        wrong_kind(entry, "a rule", report, "a rule is written as a call, such as `gd(lr=0.1)`")
+        return None
     if isinstance(node, Scalar) and not is_empty(node):
         return parse_expr(node, report)
     if isinstance(node, Sequence) and lists:
@@ -169,7 +173,7 @@ def choice(entry: Entry, choices: Items[str], report: Report) -> Word | None:
         found.span,
         f"did you mean `{near}`?" if near else "",
         helps=[f"`{entry.key.text}` is one of: {', '.join(choices)}"],
-        fix=Fix(found.span, near) if near else None,
+        fix=certain(found.span, found.text, choices),
     )
     return Word(near, found.span) if near else None
 
@@ -200,6 +204,17 @@ def name(
         scalar = scalar.part(match.start("name"), match.end("name"))
     text = ascii_name(scalar.text.strip())
     if not _NAME.fullmatch(text) or len(text) > MAX_NAME:
+        if pair := _PAIR.fullmatch(scalar.text):
+            written = f"{pair[1]}: {pair[2]}"
+            report.add(
+                "NLC003",
+                f"`{cut(scalar.text)}` is no `key: value`",
+                scalar.span,
+                "YAML wants `: ` between them",
+                helps=[f"write `{cut(written)}`"],
+                fix=None if scalar.style else Fix(scalar.span, written),
+            )
+            return None
         message, label = _not_a_name(scalar, text, indexed)
         near = re.sub(r"\W+", "_", text).strip("_")[:MAX_NAME]
         helps = [f"for example `{near}`"] if _NAME.fullmatch(near) and "[" not in text else []

@@ -18,7 +18,8 @@ from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Source, Span
 from nlc.syntax.offsets import offsets
 from nlc.syntax.text import CONTROL, read_source, readable
-from nlc.syntax.yamlerrors import balance, cut, cut_by_comment, explain, quoted
+from nlc.syntax.yamlerrors import explain
+from nlc.syntax.yamlplace import balance, cut, cut_by_comment, quoted
 
 __all__ = ["Mapping", "Node", "Scalar", "Sequence", "parse_yaml", "read_source"]
 
@@ -29,6 +30,8 @@ _SPLIT = 64  # pieces that an unquoted expression may have been split into
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _COMMENT = re.compile(r"[ \t]+#")
+_TUPLE = re.compile(r"\(([^()\n]*,[^()\n]*)\)")
+_NUMBER = re.compile(r"-?[\d.]+(?:e-?\d+)?")
 _PROPERTY = re.compile(r"[&!*]\S*")
 
 
@@ -175,19 +178,28 @@ class _Builder:
         if self.report.full:
             raise _Refused
         if self.count > MAX_NODES:
-            self.report.add("NLC007", f"a spec has at most {MAX_NODES} keys and values", span)
+            message = f"a spec has at most {MAX_NODES} keys and values"
+            self.report.add("NLC007", message, span, "one too many")
             raise _Refused
         if isinstance(event, yaml.CollectionStartEvent):
             self._properties(event, span)
             if len(self.stack) == MAX_DEPTH:
-                self.report.add("NLC007", f"nested more than {MAX_DEPTH} levels deep", span)
+                message = f"nested more than {MAX_DEPTH} levels deep"
+                self.report.add("NLC007", message, span, "one level too many")
                 raise _Refused
             self.stack.append(_Open(event))
         elif isinstance(event, yaml.AliasEvent):
-            self._refuse_property(span)
+            if not self._merges():
+                self._refuse_property(span)
             self._add(Scalar("", span, broken=True))
         else:
             self._add(self._scalar(event, span))
+
+    def _merges(self) -> bool:
+        """Whether an alias stands behind `<<`, which is refused as a whole."""
+        items = self.stack[-1].items if self.stack else []
+        last = items[-1] if len(items) % 2 else None
+        return isinstance(last, Scalar) and last.text == "<<" and not last.style
 
     def _scalar(self, event: yaml.ScalarEvent, span: Span) -> Scalar:
         style = event.style or ""
@@ -248,6 +260,7 @@ class _Builder:
     def _checked(self, pairs: list[tuple[Node, ...]]) -> Iterator[tuple[Scalar, Node]]:
         """The entries whose key is a text that was not said before."""
         first: dict[str, Scalar] = {}
+        entries: dict[str, tuple[Scalar, Node]] = {}
         for key, value in pairs:
             if self.report.full:
                 raise _Refused
@@ -275,9 +288,12 @@ class _Builder:
                     related=[Label(first[key.text].span, "first said here")],
                     helps=["keep one of them"],
                 )
+                if isinstance(value := entries[key.text][1], Scalar):  # which is meant is not known
+                    entries[key.text] = (first[key.text], replace(value, broken=True))
             else:
                 first[key.text] = key
-                yield key, value
+                entries[key.text] = (key, value)
+        yield from entries.values()
 
     def _rejoined(self, groups: list[tuple[Node, ...]]) -> Iterator[tuple[Node, ...]]:
         """Items of a flow collection, what YAML split at a comma made whole again."""
@@ -289,7 +305,14 @@ class _Builder:
             while open_brackets > 0 and until + 1 < len(groups) and until - i < _SPLIT:
                 until += 1
                 open_brackets += sum(balance(n.text) for n in groups[until] if _plain(n))
-            if until > i and open_brackets == 0:
+            numbers = _numbers_behind(groups, i)
+            if numbers > i:
+                yield (
+                    group[0],
+                    self._listed(Span(self.source, group[1].span.start, _end(groups[numbers]))),
+                )
+                i = numbers
+            elif until > i and open_brackets == 0:
                 piece = group[which]
                 whole = Span(self.source, piece.span.start, _end(groups[until]))
                 joined = self._joined(whole, alone=which < len(group) - 1)
@@ -299,7 +322,22 @@ class _Builder:
                 yield group
             i += 1
 
+    def _listed(self, span: Span) -> Scalar:
+        """``periods: 4, 8`` in a flow mapping."""
+        fix = Fix(span, f"[{span.text}]")
+        message, help = "YAML splits this list at its comma", f"write `{cut(fix.replacement)}`"
+        self.report.add("NLC005", message, span, "brackets keep it whole", helps=[help], fix=fix)
+        return Scalar(span.text, span, "", broken=True)
+
     def _joined(self, span: Span, alone: bool) -> Scalar:
+        if tuple_ := _TUPLE.fullmatch(span.text):
+            fix = Fix(span, f"[{tuple_[1]}]")
+            message, label = (
+                "round brackets hold one value",
+                f"a list is written `{fix.replacement}`",
+            )
+            self.report.add("NLC011", message, span, label, fix=fix)
+            return Scalar(span.text, span, "", broken=True)
         fix = Fix(span, quoted(span.text))
         self.report.add(
             "NLC005",
@@ -332,7 +370,9 @@ class _Builder:
 
     def _directives(self, event: yaml.DocumentStartEvent) -> None:
         if event.tags:
-            self.report.add("NLC004", "`%TAG` is not used", self._span(event))
+            span = self._span(event)
+            line = Span(self.source, span.start, span.start + len("%TAG"))
+            self.report.add("NLC004", "`%TAG` is not used", line, "remove this line")
 
     def _several(self, event: yaml.DocumentStartEvent) -> None:
         start = event.start_mark.index
@@ -343,6 +383,19 @@ class _Builder:
             "a second document starts here",
             helps=["put it in a file of its own"],
         )
+
+
+def _numbers_behind(groups: list[tuple[Node, ...]], at: int) -> int:
+    """The last of the numbers that stand as keys without a value behind a number."""
+    pair, last = groups[at], at
+    if len(pair) < 2 or not _plain(pair[1]) or not _NUMBER.fullmatch(pair[1].text):
+        return at
+    while last + 1 < len(groups):
+        key, value = groups[last + 1]
+        if not (_plain(key) and _NUMBER.fullmatch(key.text) and _plain(value) and not value.text):
+            break
+        last += 1
+    return last
 
 
 def _plain(node: Node) -> bool:

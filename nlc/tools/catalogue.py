@@ -9,8 +9,6 @@ from nlc.lib.functions import FUNCTIONS, REQUIRED
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import ROUTES, RULES
 from nlc.pipeline import load, shipped
-from nlc.tools.layout import wrap
-from nlc.tools.table import WIDTH
 
 
 def catalogue(what: str) -> list[tuple[str, str]]:
@@ -27,6 +25,16 @@ def catalogue(what: str) -> list[tuple[str, str]]:
     if what == "tensors":
         return [(r.name, r.doc) for r in ROUTES.values()]
     return [(code, f"{c.title}: {c.text}") for code, c in CODES.items()]
+
+
+def markdown(what: str) -> str:
+    """The rows as a table; codes are a page with an example for each."""
+    if what == "codes":
+        from nlc.tools.mistakes import document
+
+        return document()
+    rows = [f"| `{name}` | {doc.replace('|', chr(92) + '|')} |" for name, doc in catalogue(what)]
+    return "\n".join(["| name | |", "| --- | --- |", *rows])
 
 
 def _call(name: str, params: dict[str, object]) -> str:
@@ -49,20 +57,3 @@ def _doc(name: str) -> str:
     """The first sentence of what a spec says of itself."""
     tree = load(name).tree
     return re.split(r"(?<=\.)\s", tree.doc.text)[0] if tree.doc else ""
-
-
-def is_code(text: str) -> bool:
-    """Whether a text looks like the code of a diagnostic."""
-    return re.fullmatch(r"NLC\d+", text, re.IGNORECASE) is not None
-
-
-def code(text: str) -> dict[str, str] | None:
-    """What a code means; None if there is none of it."""
-    found = CODES.get(text.upper())
-    if found is None:
-        return None
-    said = "\n".join(
-        [f"{found.severity}[{text.upper()}]: {found.title}", "", *wrap(found.text, WIDTH)]
-    )
-    facts = {"code": text.upper(), "severity": found.severity, "title": found.title}
-    return {**facts, "text": found.text, "said": said}

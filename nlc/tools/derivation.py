@@ -1,4 +1,4 @@
-"""Updates -> the derivation as text or LaTeX: objective, gradient step by step, the rule, the update.
+"""Updates -> the derivation as text, LaTeX or Markdown: objective, gradient step by step, the rule, the update.
 
 Every line is printed from the expressions that are compiled, so it cannot differ from what runs.
 """
@@ -16,13 +16,14 @@ from nlc.passes.collect import collect
 from nlc.passes.factors import factors, named, parts
 from nlc.passes.simplify import simplify
 
+FORMATS = ("text", "latex", "markdown")
 Row = tuple[str, str, str, str]
 
 
 def derivation(system: System, updates: dict[str, Update], level: str | None, format: str) -> str:
     """One level or all of them. Raises ValueError for a level without an update, or an unknown format."""
-    if format not in ("text", "latex"):
-        raise ValueError(f"there is no format {format!r}; formats: text, latex")
+    if format not in FORMATS:
+        raise ValueError(f"there is no format {format!r}; formats: {', '.join(FORMATS)}")
     if level is not None and level not in updates:
         raise ValueError(
             f"no level {level!r} has an update; there are: {', '.join(updates) or 'none'}"
@@ -31,7 +32,7 @@ def derivation(system: System, updates: dict[str, Update], level: str | None, fo
     if not chosen:
         name = _prose(system.name) if format == "latex" else system.name
         return f"{name} has no level with an update: its memories are solved anew for every query"
-    parts = [_level(system, updates[name], format == "latex") for name in chosen]
+    parts = [_level(system, updates[name], format) for name in chosen]
     return "\n\n".join(parts)
 
 
@@ -63,7 +64,8 @@ def rows(system: System, update: Update, latex: bool = False) -> list[Row]:
     return out
 
 
-def _level(system: System, update: Update, latex: bool) -> str:
+def _level(system: System, update: Update, format: str) -> str:
+    latex = format != "text"
     level, said = system.levels[update.level], rows(system, update, latex)
     head = f"{level.name}, {level.clock}, {level.memory.text}" + (
         f": {level.doc}" if level.doc else ""
@@ -72,6 +74,10 @@ def _level(system: System, update: Update, latex: bool) -> str:
         body = " \\\\\n".join(
             f"  {left} &{rel} {right} && \\text{{{_prose(why)}}}" for left, rel, right, why in said
         )
+        if format == "markdown":
+            title = f"`{level.name}`, {level.clock}, `{level.memory.text}`"
+            title += f": {level.doc}" if level.doc else ""
+            return f"#### {title}\n\n$$\n\\begin{{aligned}}\n{body}\n\\end{{aligned}}\n$$"
         return f"% {head}\n\\begin{{align*}}\n{body}\n\\end{{align*}}"
     wide = max((len(f"{left} {rel} {right}") for left, rel, right, _ in said), default=0)
     wide = min(wide, 64)

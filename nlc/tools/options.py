@@ -9,7 +9,26 @@ from typing import Any
 
 import click
 
-from nlc.pipeline import BACKENDS
+from nlc.base.diagnostics import nearest
+from nlc.pipeline import BACKENDS, search
+
+
+class Verbs(click.Group):
+    """A group that knows which verb was meant."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError:
+            name, verbs = args[0], self.list_commands(context)
+            close = nearest(name, verbs)
+            if name in search() or Path(name).is_file():
+                hint = f"did you mean `nlc check {name}`?"
+            else:
+                hint = f"did you mean `{close}`?" if close else f"verbs: {', '.join(verbs)}"
+            raise click.UsageError(f"there is no verb `{name}`; {hint}", context) from None
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -65,6 +84,27 @@ FORMAT = click.option(
     show_default=True,
     help="How it is written; github: mistakes as annotations.",
 )
+_CHECKED = (
+    click.option(
+        "--format",
+        type=click.Choice(["text", "json", "github"]),
+        default="text",
+        show_default=True,
+        help="How mistakes are said.",
+    ),
+    click.option(
+        "--fix",
+        is_flag=True,
+        help="Repair what is certain, in the file; - writes to standard output.",
+    ),
+)
+
+
+def checked(verb: Callable) -> Callable:
+    """What `nlc check` takes beside the specs."""
+    return _with(_CHECKED, verb)
+
+
 _EXPLAINED = (
     click.option(
         "--backend",

@@ -13,8 +13,10 @@ from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 from nlc.passes.infer.solver import Solver, Unknown
 
 
-def never_learns(level: Level, report: Report) -> None:
+def never_learns(level: Level, report: Report, gradients: bool = False) -> None:
     """The objective does not depend on the state."""
+    name = level.name
+    example = f"`dot({name}, g)`" if gradients else f"`0.5 * sqnorm({name}(key) - value)`"
     report.add(
         "NLC502",
         f"level `{level.name}` can never learn: its objective does not depend on `{level.name}`",
@@ -22,8 +24,9 @@ def never_learns(level: Level, report: Report) -> None:
         f"d(objective)/d{level.name} = 0",
         related=[Label(level.keys.get("memory", level.span), "the state this level updates")],
         helps=[
-            "use the state in the prediction, for example "
-            f"`0.5 * sqnorm({level.name}(key) - value)`"
+            f"use the state, for example {example}"
+            if gradients
+            else f"use the state in the prediction, for example {example}"
         ],
     )
 
@@ -215,11 +218,6 @@ class ShapesOf:
             self._level(step)
         if level.objective is not None and (shape := self._of(level.objective)) is not None:
             self.objectives.append((level, shape))
-            if not any(
-                n.op == "objective" or (n.op == "state" and n.attr[1] == "var")
-                for n in walk(level.objective)
-            ):
-                never_learns(level, self.report)
         parts = [("retain", level.retain), ("toward", level.toward), ("project", level.project)]
         parts += list(level.rule.args.items()) if level.rule else []
         for key, e in parts:
@@ -256,15 +254,23 @@ class ShapesOf:
             self.solver.scalar(shape, 0)
         except ShapeError:
             e, dims = level.objective, self.solver.view(shape)
+            name = level.name
+            help = f"`0.5 * sqnorm({name}(key) - value)` (delta rule) or `-dot({name}(key), value)` (Hebbian)"
+            if self.system.context == "gradients":
+                help = f"`dot({name}, e)` for a step of `-lr * e`"
             self.report.add(
                 "NLC302",
                 f"the objective of level `{level.name}` must be a scalar",
                 e.span,
                 f"this has shape {self.sized(dims)}",
-                helps=[
-                    "reduce it: `0.5 * sqnorm(S(key) - value)` (delta rule) or `-dot(S(key), value)` (Hebbian)"
-                ],
+                helps=[f"reduce it: {help}"],
             )
+            return
+        read = (n for n in walk(level.objective) if n.op in ("objective", "state"))
+        if level.memory.kind != "cache" and not any(
+            n.op == "objective" or n.attr[1] == "var" for n in read
+        ):
+            never_learns(level, self.report, self.system.context == "gradients")
 
     def _clock(self, name: str, e: Expr, shape) -> None:
         """A declared clock ticks where one number is positive."""
@@ -385,10 +391,14 @@ class ShapesOf:
         if mistake.operand is not None and mistake.operand < len(node.args):
             at = node.args[mistake.operand]
         states = [str(a.attr[0]) for a in node.args if a.op == "state"]
+        if not states and at.op in ("input", "flow"):
+            states = [str(at.attr)]
         same = (node.op, *states[:1], mistake.message)
         if states and same in self.blamed:
             return  # one declaration, wrong for all its uses
         self.blamed.add(same)
+        if any(self._broken(self.shape.get(id(a))) for a in node.args):
+            return
         related, notes = [], []
         for a in node.args:
             shape = self.shape.get(id(a))
@@ -402,7 +412,7 @@ class ShapesOf:
                 continue  # the label says it
             elif all(label.text != fact for label in related):
                 related.append(Label(place, fact))
-        label, help = self._query(node) or (mistake.message, mistake.help)
+        label, help = self._query(node) or (mistake.message, mistake.help or self._turned(node))
         self.report.add(
             "NLC301",
             f"shapes do not match in `{_quoted(node)}`",
@@ -413,6 +423,25 @@ class ShapesOf:
             helps=[help] if help else [],
         )
 
+    def _broken(self, shape: object) -> bool:
+        """Whether a size is made of a hyper with a mistake, which may be why it does not fit."""
+        dims = self.solver.view(shape) if shape is not None else ()
+        if isinstance(dims, Unknown):
+            return False
+        bases = {s.partition("[")[0] for d in dims if not isinstance(d, Like) for s in d.symbols}
+        hypers = self.system.hypers
+        return any(base in hypers and hypers[base].value is None for base in bases)
+
+    def _turned(self, node: Expr) -> str:
+        """``key @ S`` for ``S @ key``: what to write."""
+        vector, *matrix = (self.solver.view(self.shape.get(id(a), ())) for a in node.args)
+        if node.op != "matmul" or isinstance(vector, Unknown) or isinstance(matrix[0], Unknown):
+            return ""
+        if len(vector) != 1 or len(matrix[0]) != 2 or matrix[0][1] != vector[0]:
+            return ""
+        left, right = (_quoted(a) for a in node.args)
+        return f"write `{right} @ {left}`: a matrix stands before the vector"
+
     def _query(self, node: Expr) -> tuple[str, str] | None:
         """What to say of a matrix that is read with a query of another size: label and help."""
         matrix, *query = (self.solver.view(self.shape.get(id(a), ())) for a in node.args)
@@ -420,7 +449,10 @@ class ShapesOf:
         if state is None or state.op != "state" or len(matrix) != 2 or len(query[0]) != 1:
             return None
         name = state.attr[0]
-        label = f"`{name}` takes {self.sized(matrix[1:])}, this is {self.sized(query[0])}"
+        takes, given = self.sized(matrix[1:]), self.sized(query[0])
+        label = f"`{name}` takes {takes}, this is {given}"
+        if takes.rpartition(" = ")[2] == given.rpartition(" = ")[2] and " = " in takes + given:
+            label += ": equal only at these hypers"
         if (
             matrix[0] != query[0][0]
             or self.system.levels[self.states[name].level].memory.kind != "matrix"

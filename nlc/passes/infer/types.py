@@ -45,7 +45,9 @@ class TypesOf:
                     "NLC404",
                     f"output `{name}` is the same for every token",
                     e.span or typed.span,
-                    f"it is computed {e.type.clock}",
+                    "nothing in it changes"
+                    if e.type.clock == NEVER
+                    else f"it is computed {e.type.clock}",
                     helps=["an output reads an input or a level"],
                 )
         return typed

@@ -17,6 +17,7 @@ from nlc.passes.resolve.checks import (
     check_level,
     check_starts,
     check_whole,
+    right_context,
     unread,
     warn_unused,
     without_unread,
@@ -43,6 +44,7 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
             "part of the language, not built yet",
         )
         report = Report()  # the rest would be judged by the rules of another context
+    tree = right_context(tree, report)
     scope = Scope(tree, report)
     settle(scope)
     heads = None
@@ -162,13 +164,8 @@ def _weights(terms: Terms) -> dict[str, Weight]:
         init = initial(terms, item.init, place) if item.init is not None else None
         head = item.per is not None and item.per.text == "head"
         if head and scope.tree.heads is None:
-            scope.report.add(
-                "NLC304",
-                "a weight per head needs a system with heads",
-                item.per.span,
-                "no `heads:` is declared",
-                helps=["add `heads: 4` to the spec"],
-            )
+            message = "a weight per head needs a system with heads"
+            scope.without_heads(message, item.per.span, "no `heads:` is declared")
         if dims is not None:
             out[name] = Weight(name, item.span, dims, head, init)
     return out

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Placed, Span
 from nlc.ir.expr import Expr, rewrite
 from nlc.lib.functions import REQUIRED, usage
+from nlc.syntax.foreign import ARGUMENTS, LIKE
 from nlc.syntax.math import parse_text
 
 Bound = dict[str, Expr | None]
@@ -80,7 +81,9 @@ def _unknown(
     missing: list[str],
     notes: list[str],
 ) -> None:
-    close = nearest(key, params)
+    alien = next((k for k in ARGUMENTS.get(key, ()) if k in params), None)
+    like, meaning = LIKE.get(key, ("", ""))
+    close = alien or (like if like in params else nearest(key, params))
     if close in missing:
         missing.remove(close)  # it was meant, so it is not missing as well
     report.add(
@@ -89,7 +92,8 @@ def _unknown(
         span,
         f"did you mean `{close}`?" if close else "not one of its arguments",
         notes=notes,
-        fix=Fix(span, close) if close and span else None,
+        helps=[meaning] if close and close == like else [],
+        fix=Fix(span, alien) if alien and span else certain(span, key, params),
     )
 
 

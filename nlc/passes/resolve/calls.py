@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.base.diagnostics import Fix, nearest
+from nlc.base.diagnostics import Label
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, substitute, walk
 from nlc.lib.functions import FUNCTIONS, LATER, REQUIRED, Function
@@ -12,10 +12,11 @@ from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
 from nlc.passes.resolve.bundles import bundle, each, one
 from nlc.passes.resolve.choices import CONSTANTS
+from nlc.passes.resolve.miscalled import not_called, unknown_function
 from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import size
-from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.passes.resolve.terms import Place, Terms
 from nlc.passes.resolve.use import call_use
 from nlc.syntax.math import parse_text
 
@@ -30,7 +31,8 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
     if fn.op == "index" and fn.args[0].op == "name" and fn.args[0].attr in FUNCTIONS:
         target, label = fn.args[0], fn
     if target.op == "name" and target.attr in scope.levels:
-        return _read(terms, target.attr, when, e, at)
+        bound = dict(at.bound).get(target.attr) if when is None else None  # by `grad(e, M)`
+        return _read(terms, target.attr, when, e, at, held=bound)
     if target.op == "name" and target.attr in scope.uses:
         return call_use(terms, target.attr, e, at)
     if target.op == "name" and when is None and (through := _level_of_let(terms, target, at)):
@@ -38,12 +40,7 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
     if fn.op == "error":
         return error(e.span)
     if target.op != "name":
-        return terms.say(
-            "NLC202",
-            f"`{quoted(fn)}` cannot be called",
-            fn,
-            "only functions and memories take arguments",
-        )
+        return not_called(terms, e, at)
     if target.attr == "grad":
         return _grad(terms, e, at)
     function = FUNCTIONS.get(target.attr)
@@ -72,15 +69,7 @@ def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
             "a value takes no arguments",
             helps=["write `*` for a product"],
         )
-    close = nearest(name, [*FUNCTIONS, *scope.levels, *names.PAST, "grad"])
-    return terms.say(
-        "NLC202",
-        f"there is no function or level `{name}`",
-        target,
-        f"did you mean `{close}`?" if close else "not a function of the language",
-        helps=[] if close else ["`nlc list functions` shows all of them"],
-        fix=Fix(target.span, close) if close and target.span else None,
-    )
+    return unknown_function(terms, target)
 
 
 # ---------------------------------------------------------------------------------------------------- memories
@@ -125,8 +114,16 @@ def _read(
         window = memory.options.get("window")
         return Expr("attend", (args[0], *flows), (level, window), None, e.span)
     if memory.read is None:
+        if level in terms.unreadable:
+            return error(e.span)  # one memory, wrong for all its reads
+        terms.unreadable.add(level)
         label = f"{memory.text} is a value: write `{level}`"
-        return terms.say("NLC202", f"`{level}` cannot be read with an argument", e, label)
+        place = scope.levels[level].keys.get("memory")
+        related = (
+            [Label(place, "what answers a query is for example `matrix(m, n)`")] if place else []
+        )
+        message = f"`{level}` cannot be read with an argument"
+        return terms.say("NLC202", message, e, label, related=related)
     if len(args) != len(memory.params) or e.attr:
         params = ", ".join(memory.params)
         count = f"{len(memory.params)} argument{'s' * (len(memory.params) != 1)}"
@@ -189,13 +186,9 @@ def _function(terms: Terms, f: Function, e: Expr, label: Expr | None, at: Place)
         body = terms.resolve(parse_text(f.is_), Place(at.path, bound=tuple(values.items())))
         return _placed(body, values, e.span)
     if f.name in ("split", "merge") and terms.scope.tree.heads is None:
-        return terms.say(
-            "NLC304",
-            f"`{f.name}` needs a system with heads",
-            e,
-            "no `heads:` is declared",
-            helps=["add `heads: 4` to the spec"],
-        )
+        message, label = f"`{f.name}` needs a system with heads", "no `heads:` is declared"
+        terms.scope.without_heads(message, e.span, label)
+        return error(e.span)
     operands = tuple(values.values())
     if f.name in ("max", "min") and len(operands) == 1:
         return each(terms, Expr("a" + f.name, operands, None, None, e.span))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.base.diagnostics import Label
+from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import walk
 from nlc.ir.system import Flow, Level, Memory, System
@@ -12,7 +12,7 @@ from nlc.passes.circles import circles
 from nlc.passes.resolve.rule import is_loss
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED, Scope
 from nlc.passes.resolve.sizes import clock
-from nlc.syntax.tree import ClockTree, LevelTree
+from nlc.syntax.tree import ClockTree, LevelTree, SpecTree
 
 
 def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
@@ -31,16 +31,17 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
             _unit(part, scope, "step" if scope.gradients else "token")
     _clock(level, "cache" if is_cache else "state" if memory is not None else "", scope)
     if is_cache:
-        for key in ("objective", "rule", "update", "retain", "toward", "project", "init"):
-            if key in level.keys:
-                scope.report.add(
-                    "NLC105",
-                    f"level `{level.name}` is a cache, which has no `{key}`",
-                    level.keys[key],
-                    "it stores every key and value as they are",
-                    related=[_memory_label(level)],
-                    helps=["remove this key"],
-                )
+        of_a_state = ("objective", "rule", "update", "retain", "toward", "project", "init")
+        said = [key for key in of_a_state if key in level.keys]
+        if said:
+            scope.report.add(
+                "NLC105",
+                f"level `{level.name}` is a cache, which has no {_listed(said, 'and no')}",
+                level.keys[said[0]],
+                "it stores every key and value as they are",
+                related=[_memory_label(level)],
+                helps=["remove this key" if len(said) == 1 else "remove these keys"],
+            )
         return
     if is_loss(level):
         _check_loss(level, scope)
@@ -70,6 +71,11 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
             related=[Label(level.keys["update"], "this makes the new state")],
             helps=["remove it, or write `rule:` in place of `update:`"],
         )
+
+
+def _listed(keys: list[str], word: str) -> str:
+    *most, last = (f"`{key}`" for key in keys)
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def _check_loss(level: LevelTree, scope: Scope) -> None:
@@ -153,7 +159,7 @@ def _phase(level: LevelTree, scope: Scope) -> None:
         f"`phase` of level `{level.name}` has no effect",
         level.keys["phase"],
         f"`{_shown(level.frequency)}` has no period",
-        helps=["remove it"],
+        helps=["remove it, or silence this with `# nlc: allow NLC210`"],
     )
 
 
@@ -204,6 +210,26 @@ def _misplaced(scope: Scope, message: str, span: Span, label: str, help: str = "
 
 
 # ---------------------------------------------------------------------------------------------------- the whole
+
+
+def right_context(tree: SpecTree, report: Report) -> SpecTree:
+    """The spec, read as a token system where it plainly is one and says otherwise."""
+    of_tokens = [key for key in ("inputs", "output") if key in tree.keys]
+    trained = any(level.name == TRAINED for level in tree.levels) or TRAINED in tree.lost
+    if tree.context.text != "gradients" or len(of_tokens) < 2 or trained or tree.partial:
+        return tree
+    report.add(
+        "NLC105",
+        f"a gradient system has no {_listed(of_tokens, 'and no')}",
+        tree.context.span,
+        "did you mean `tokens`?",
+        related=[Label(tree.keys[key], "a token system has this") for key in of_tokens],
+        notes=[
+            f"a gradient system has a level `{TRAINED}`, the trained tensor, which is its result"
+        ],
+        fix=Fix(tree.context.span, "tokens"),
+    )
+    return replace(tree, context=replace(tree.context, text="tokens"))
 
 
 def check_whole(scope: Scope) -> None:
@@ -272,11 +298,14 @@ def _check_gradients(scope: Scope) -> None:
     if "inputs" in tree.keys:
         scope.later("`inputs` of a gradient system", tree.keys["inputs"])
     if TRAINED not in scope.levels and not scope.tree.partial and TRAINED not in scope.tree.lost:
+        slip = next((n for n in scope.levels if n.upper() == TRAINED), None)
+        span = scope.levels[slip].span if slip else tree.keys.get("levels", tree.context.span)
         report.add(
             "NLC102",
             f"a gradient system has no level `{TRAINED}`, which is required",
-            tree.keys.get("levels", tree.context.span),
-            f"`{TRAINED}` is the trained tensor itself",
+            span,
+            f"did you mean `{TRAINED}`?" if slip else f"`{TRAINED}` is the trained tensor itself",
+            fix=Fix(span, TRAINED) if slip else None,
             helps=[
                 f"for example `{TRAINED}:` with `objective: dot({TRAINED}, g)` and `rule: gd(lr=lr)`"
             ],
@@ -326,7 +355,7 @@ def warn_unused(scope: Scope, names: list[str]) -> None:
             f"{what} is never used",
             scope.spans[name],
             "nothing reads it",
-            helps=["remove it"],
+            helps=["remove it, or silence this with `# nlc: allow NLC210`"],
         )
 
 

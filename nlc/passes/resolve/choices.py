@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from nlc.base.diagnostics import Fix, nearest
+from nlc.base.diagnostics import certain, nearest
 from nlc.ir.expr import Expr
 from nlc.ir.matrices import COEFFICIENTS, DTYPES, NewtonSchulz
 from nlc.ir.types import Dim
@@ -70,7 +70,7 @@ def _word(terms: Terms, e: Expr, key: str, words: Collection[str], other: str = 
         e,
         f"did you mean `{close}`?" if close else "not one of its words",
         notes=[f"`{key}` is one of {listed}" + (f", or {other}" if other else "")],
-        fix=Fix(e.span, close) if close and e.span else None,
+        fix=certain(e.span, str(e.attr), words) if close else None,
     )
     return False
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from nlc.base.diagnostics import Label, nearest
+from nlc.base.diagnostics import Label, certain, nearest
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.show import show
 from nlc.ir.system import Hyper
@@ -141,6 +141,7 @@ def _constant(scope: Scope, e: Expr, reader: str, fields: dict[str, Field]) -> E
             function.span,
             f"did you mean `{close}`?" if close else "no function of constants",
             notes=[f"functions of constants: {', '.join(_MATH)}"],
+            fix=certain(function.span, str(function.attr), _MATH),
         )
         return error(e.span)
     if is_member(e) and e.args[0].attr in fields:

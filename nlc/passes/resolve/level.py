@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf
 
-from nlc.base.diagnostics import Fix, nearest
+from nlc.base.diagnostics import certain, nearest
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS
 from nlc.ir.system import Flow, Level, Memory, Reset, State
@@ -278,7 +278,7 @@ def _update(level: LevelTree, terms: Terms) -> dict[str, Expr] | None:
                 item.span,
                 f"did you mean `{close}`?" if close else "not a state of its memory",
                 notes=[f"states of `{level.name}`: {', '.join(known)}"] if known else [],
-                fix=Fix(item.span, close) if close else None,
+                fix=certain(item.span, item.name, known),
             )
     return out
 

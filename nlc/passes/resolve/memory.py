@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nlc.base.diagnostics import Fix, nearest
+from nlc.base.diagnostics import Fix, certain, nearest
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.ops import pointwise
 from nlc.ir.show import show
@@ -16,6 +16,8 @@ from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.syntax.foreign import MEMORIES as FOREIGN
+from nlc.syntax.foreign import function
 from nlc.syntax.math import parse_text
 from nlc.syntax.tree import LevelTree, MemoryTree
 
@@ -38,7 +40,8 @@ def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
         state = State(TRAINED, TRAINED, (Like(TRAINED),), level.span, trained=True)
         return Memory("trained", (state,), text="the trained tensor")
     if tree is None:
-        if "memory" not in level.keys:
+        trained = level.name.upper() == TRAINED and TRAINED not in scope.levels
+        if "memory" not in level.keys and not (scope.gradients and trained):
             example = f"like({TRAINED})" if scope.gradients else "matrix(dv, dk)"
             scope.report.add(
                 "NLC102",
@@ -62,7 +65,11 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
         scope.later(f"the memory `{name}`", named.span)
         return None
     if kind is None:
-        close = nearest(str(name or ""), MEMORIES)
+        alien = FOREIGN.get(str(name))
+        close = alien or nearest(str(name or ""), MEMORIES)
+        if call.op == "index" and call.args[0].op == "name" and call.args[0].attr in MEMORIES:
+            sizes = ", ".join(show(a) for a in call.args[1:])
+            close = f"{call.args[0].attr}({sizes})"
         scope.report.add(
             "NLC202",
             f"there is no memory `{quoted(named)}`",
@@ -70,7 +77,7 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
             f"did you mean `{close}`?" if close else "not a memory of the language",
             notes=[f"memories: {', '.join(MEMORIES)}"],
             helps=[] if close else ["or write it out: `{W: [n, n], read(z): W @ z}`"],
-            fix=Fix(named.span, close) if close else None,
+            fix=certain(named.span, name, MEMORIES) if isinstance(name, str) else None,
         )
         return None
     if kind.context and (kind.context == "gradients") != scope.gradients:
@@ -142,7 +149,7 @@ def _switch(key: str, e: Expr, terms: Terms) -> bool | None:
     if e.op == "eq":
         a, b = (size(terms.scope, x, "a size") for x in e.args)
         return None if a is None or b is None else a == b
-    terms.say("NLC204", f"`{key}` is `true` or `false`", e, "a switch is needed")
+    terms.not_a_switch(key, e)
     return None
 
 
@@ -151,13 +158,17 @@ def _pointwise(key: str, e: Expr, terms: Terms) -> bool:
     names = [f.name for f in FUNCTIONS.values() if pointwise(f.op) and f.name != "stop"]
     if e.op == "name" and e.attr in names:
         return True
-    close = nearest(str(e.attr), names) if e.op == "name" else None
+    alien = function(str(e.attr)) if e.op == "name" else None
+    close = alien or (nearest(str(e.attr), names) if e.op == "name" else None)
     terms.say(
         "NLC204",
         f"`{key}` names an elementwise function",
         e,
         f"did you mean `{close}`?" if close else "not one of them",
         notes=[f"elementwise functions: {', '.join(names)}"],
+        fix=Fix(e.span, alien)
+        if alien in names and e.span
+        else certain(e.span, str(e.attr), names),
     )
     return False
 
@@ -169,8 +180,14 @@ def _shape(shape: Expr, bound: Bound, terms: Terms, call: Expr) -> Dims | None:
         return dims_of(terms, given.args)
     function, target = shape.args[0].attr, bound["W"]
     if target.op != "name" or target.attr != TRAINED:
-        label = f"write `{function}({TRAINED})`"
-        terms.say("NLC206", f"`{function}` takes the trained tensor, `{TRAINED}`", target, label)
+        slip = target.op == "name" and str(target.attr).upper() == TRAINED
+        terms.say(
+            "NLC206",
+            f"`{function}` takes the trained tensor, `{TRAINED}`",
+            target,
+            f"write `{function}({TRAINED})`",
+            fix=Fix(target.span, TRAINED) if slip and target.span else None,
+        )
         return None
     if function == "like":
         return (Like(TRAINED),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nlc.base.diagnostics import Fix, Label, nearest
+from nlc.base.diagnostics import Label, certain, nearest
 from nlc.ir.expr import Expr
 from nlc.lib.functions import FUNCTIONS
 from nlc.passes.resolve.bundles import bundle, each
@@ -53,7 +53,8 @@ def name(terms: Terms, e: Expr, at: Place) -> Expr:
         return _reserved(terms, e, at)
     if name in FUNCTIONS:
         return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
-    scope.not_defined(name, e.span, visible(terms, at), at.names)
+    starts = {"init": ["zeros", "learned"], "toward": ["init"]}.get(at.key, [])
+    scope.not_defined(name, e.span, [*starts, *visible(terms, at)], at.names)
     return error(e.span)
 
 
@@ -66,7 +67,9 @@ def _reserved(terms: Terms, e: Expr, at: Place) -> Expr:
     if name in (*PAST, "stop"):
         return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
     if name == "head" and scope.tree.heads is None:
-        return terms.say("NLC304", "`head` needs a system with heads", e, "no `heads:` is declared")
+        label = "no `heads:` is declared"
+        scope.without_heads("`head` needs a system with heads", e.span, label)
+        return error(e.span)
     if name == "age":
         helps = ["write it inside, as in `sum(gamma**age * e, last=4)`"]
         return terms.wrong(e, "only a sum over the last ticks has ages", helps=helps)
@@ -297,7 +300,7 @@ def attribute(terms: Terms, e: Expr, at: Place) -> Expr:
         e,
         f"did you mean `{level}.{close}`?" if close else "no flow or state of this name",
         notes=[f"`{level}` has: {', '.join(names)}"] if names else [],
-        fix=Fix(e.span, f"{level}.{close}") if close and e.span else None,
+        fix=certain(e.span, e.attr, names, form=f"{level}.{{}}"),
     )
 
 
@@ -331,9 +334,12 @@ def member(terms: Terms, e: Expr, at: Place) -> Expr:
         no_member(scope, e, base.attr)
         return error(e.span)
     if base.op == "name" and base.attr not in scope.spans and base.attr not in FUNCTIONS:
-        scope.not_defined(base.attr, base.span, visible(terms, at), at.level)
+        scope.not_defined(base.attr, base.span, visible(terms, at), at.level, sure=False)
         return error(e.span)
-    helps = ["channels a to b - 1 of a vector are `slice(x, a, b)`"]
+    called = base.op == "name" and (base.attr in scope.levels or base.attr in FUNCTIONS)
+    help = "channels a to b - 1 of a vector are `slice(x, a, b)`"
+    if called and len(e.args) == 2:
+        help = f"write `{base.attr}({quoted(index)})`: what is asked stands in round brackets"
     return terms.say(
-        "NLC205", f"`{quoted(base)}` is no family", e, "only families have members", helps=helps
+        "NLC205", f"`{quoted(base)}` is no family", e, "only families have members", helps=[help]
     )

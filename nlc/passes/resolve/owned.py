@@ -24,7 +24,7 @@ def module_of(
     for key in ("bias", "shared"):
         value = bound.get(key)
         if value is not None and value.op != "bool":
-            terms.say("NLC204", f"`{key}` is `true` or `false`", value, "a switch is needed")
+            terms.not_a_switch(key, value)
             return None
         switches[key] = value is not None and bool(value.attr)
     path = _path(terms, at.path, f.name, e) if label is None else _label(terms, label)

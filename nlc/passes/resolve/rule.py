@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlc.base.diagnostics import Fix, nearest
+from nlc.base.diagnostics import Report, certain, nearest
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.system import Hyper, Rule, System
@@ -43,11 +43,14 @@ def resolve_routes(terms: Terms) -> tuple[tuple[str, Rule | None], ...]:
                 f"did you mean `{close}`?" if close else "not one of them",
                 notes=[f"kinds: {', '.join(ROUTES)}"],
                 helps=["`nlc list tensors` says which tensors they are"],
-                fix=Fix(item.span, close) if close else None,
+                fix=certain(item.span, item.name, ROUTES),
             )
             continue
         e = item.expr
-        if e.op == "name" and e.attr == "self":
+        if e.op == "name" and certain(e.span, str(e.attr), ["self"]):
+            label, fix = "did you mean `self`?", certain(e.span, str(e.attr), ["self"])
+            terms.say("NLC202", f"there is no rule `{e.attr}`", e, label, fix=fix)
+        elif e.op == "name" and e.attr == "self":
             routes[item.name] = None
         elif e.op != "error":
             rule = rule_of(e, terms, Place(f"applies_to.{item.name}", None, "rule"), whole=True)
@@ -73,13 +76,16 @@ def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | Non
         system = terms.library.system(name, named.span, terms.scope.report)
         return None if system is None else _system(system, e, terms, at, whole)
     close = nearest(name, [*RULES, *terms.library.names])
+    if close is not None and close not in RULES:
+        system = terms.library.system(close, named.span, Report())
+        close = close if system is not None and system.context == "gradients" else None
     terms.say(
         "NLC202",
         f"there is no rule `{name}`",
         named,
         f"did you mean `{close}`?" if close else "not a rule",
         notes=_rules(),
-        fix=Fix(named.span, close) if close and named.span else None,
+        fix=certain(named.span, name, [*RULES, *terms.library.names]) if close else None,
     )
     return None
 
@@ -94,7 +100,7 @@ def _formula(name: str, e: Expr, terms: Terms, at: Place) -> Rule | None:
         return None
     exact = bound.get("exact")
     if exact is not None and exact.op != "bool":
-        terms.say("NLC204", "`exact` is `true` or `false`", exact, "a switch is needed")
+        terms.not_a_switch("exact", exact)
         return None
     args = {k: _argument(terms, v, k, at) for k, v in bound.items() if v is not None}
     return Rule(name, args, e.span)
@@ -145,6 +151,9 @@ def _list(hyper: Hyper, value: Expr, system: System, terms: Terms) -> tuple[Expr
         members = tuple(Expr("index", (value, n), None, None, value.span) for n in numbers)
     if members is not None and len(members) == len(hyper.value):
         return members
+    if value.op == "name" and value.attr not in terms.scope.spans:
+        terms.scope.not_defined(str(value.attr), value.span, list(terms.scope.hypers), sure=False)
+        return None
     terms.say(
         "NLC204",
         f"`{hyper.name}` of `{system.name}` is a list of {len(hyper.value)}",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.diagnostics import Diagnostic, Fix, Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
 from nlc.ir.types import Dim
+from nlc.syntax.foreign import GRADIENTS, NAMES
 from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
 CONTEXTS = {"tokens": "token", "gradients": "gradient", "layers": "layer"}
-_SHOWN = 16  # names that a message lists
+_SHOWN = 16  # names and lines that a message lists
+_ALSO = "it is read on line"
+_AXES = frozenset("T L B seq seq_len seqlen time batch batch_size".split())
 
 
 def error(span: Span | None) -> Expr:
@@ -39,6 +43,9 @@ class Scope:
     static: set[str] = field(default_factory=set)  # hypers that are fixed at construction
     order: list[str] = field(default_factory=list)  # hypers, each after those that it reads
     circular: set[str] = field(default_factory=set)  # hypers that are defined by themselves
+    twice: set[str] = field(default_factory=set)  # names that are defined again
+    unknown: dict[str, Diagnostic] = field(default_factory=dict)  # what is said of each
+    headless: bool = False  # whether that is said of a system without heads
     blamed: set[Dim] = field(default_factory=set)  # sizes that are reported to be none
 
     def __post_init__(self) -> None:
@@ -87,6 +94,17 @@ class Scope:
         )
         return next((kind for table, kind in tables if name in table), "hyper")
 
+    def members(self, family: str) -> list[str]:
+        """The members of a family as they are written, ``C[1]``; none if there is no such family."""
+        parts = [*self.levels.values(), *self.lets.values()]
+        found = [p for p in parts if p.name.startswith(f"{family}_")]
+        rest = len(family)
+        return [
+            f"{family}[{p.name[rest + 1 :]}]"
+            for p in found
+            if p.span.source.text[p.span.start : p.span.end + 1].startswith(f"{family}[")
+        ]
+
     def own(self, level: str, name: str) -> Expr | None:
         """A level's own flow of this name, as written."""
         tree = self.levels[level]
@@ -110,6 +128,7 @@ class Scope:
             self.spans[name] = span
             return True
         if self.spans[name] != span:
+            self.twice.add(name)
             self.report.add(
                 "NLC203",
                 f"`{name}` is defined twice",
@@ -143,12 +162,32 @@ class Scope:
     # -------------------------------------------------------------------------------------------- messages
 
     def not_defined(
-        self, name: str, span: Span | None, visible: list[str], level: str | None = None
+        self,
+        name: str,
+        span: Span | None,
+        visible: list[str],
+        level: str | None = None,
+        sure: bool = True,
     ) -> None:
-        """Says so, unless a mistake that is reported already is why."""
+        """Says so, unless a mistake that is reported already is why; ``sure``: the nearest name would do."""
         if self.is_lost(name) or self.report.full:
             return
-        close = nearest(name, visible)
+        if name == "heads":
+            message = "`heads` is read in a system without heads"
+            self.without_heads(message, span, "no `heads:` is declared")
+            return
+        alien = NAMES.get(name) or ("g" if self.gradients and name in GRADIENTS else None)
+        if members := self.members(name):
+            self.report.add(
+                "NLC205",
+                f"`{name}` is a family",
+                span or self.tree.system.span,
+                f"which of its members is meant, `{members[0]}`?",
+                notes=[f"members: {', '.join(members[:12])}"],
+                helps=[f"a sum over all of them is `sum({name}[i](q) for i)`"],
+            )
+            return
+        close = alien or nearest(name, visible)
         where = f" in level `{level}`" if level else ""
         helps = []
         owners = [n for n in self.levels if f"{n}.{name}" in self.spans and n != level]
@@ -158,6 +197,10 @@ class Scope:
             helps = [f"give level `{level}` a `{name}`, a named flow of its own"]
         shown = ", ".join(visible[:_SHOWN]) + (", …" if len(visible) > _SHOWN else "")
         place = self.spans.get(f"{level}.{close}", self.spans.get(close or ""))
+        if name in self.unknown:
+            self._again(name, span)
+            return
+        helps += self._advice(name) if not close else []
         self.report.add(
             "NLC201",
             f"`{name}` is not defined{where}",
@@ -166,14 +209,58 @@ class Scope:
             related=[Label(place, f"`{close}` is defined here")] if close and place else [],
             notes=[f"visible here: {shown}"] if visible else [],
             helps=helps,
-            fix=Fix(span, close) if close and span else None,
+            fix=Fix(span, alien)
+            if alien and span and alien != "none"
+            else certain(span, name, visible)
+            if sure and not self._is_list(close)
+            else None,
         )
+        if not self.report.full:
+            self.unknown[name] = self.report.diagnostics[-1]
+
+    def _is_list(self, name: str | None) -> bool:
+        return name in self.hypers and isinstance(self.hypers[name].value, list)
+
+    def _again(self, name: str, span: Span | None) -> None:
+        """The same name once more: one declaration is missing, however often it is read."""
+        said = self.unknown[name]
+        if span is None or span.source is not said.span.source or span.line == said.span.line:
+            return
+        if span.text != said.span.text:
+            return  # a name that runs over a family stands for it
+        first, also = said.notes[:1], [n for n in said.notes if n.startswith(_ALSO)]
+        lines = [int(n) for note in also for n in re.findall(r"\d+", note)]
+        if span.line in lines:
+            return
+        lines = sorted([*lines, span.line])
+        note = f"{_ALSO}{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))} too"
+        if len(lines) > _SHOWN:
+            return
+        self.unknown[name] = replace(said, notes=(*first, note))
+        self.report.replace(said, self.unknown[name])
+
+    def _advice(self, name: str) -> list[str]:
+        """What is probably not known, where a name is like those of other languages."""
+        if name in _AXES:
+            return ["sizes are those of one token: leave out the axes of time and batch"]
+        if not self.gradients and re.fullmatch(r"[WU]_?[a-zA-Z0-9]+", name):
+            return ["slow weights are made where they are used, `linear(x, n)`, or under `weights`"]
+        return []
+
+    def without_heads(self, message: str, span: Span | None, label: str) -> None:
+        """What needs heads in a system that has none: said once, with one way out for all."""
+        if self.headless or self.is_lost("heads"):
+            return
+        self.headless = True
+        at = span or self.tree.system.span
+        self.report.add("NLC304", message, at, label, helps=["add `heads: 4` to the spec"])
 
     def is_lost(self, name: str) -> bool:
         """Whether a mistake elsewhere keeps a name from being known."""
         if self.gradients and TRAINED not in self.levels and name == TRAINED:
             return True
-        return self.tree.partial or name in self.tree.lost
+        without_inputs = not self.gradients and "inputs" not in self.tree.keys
+        return self.tree.partial or without_inputs or name in self.tree.lost | self.twice
 
     def later(self, what: str, span: Span | None, help: str = "") -> None:
         """The language has it, this version of the compiler does not: said plainly, never half done."""

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 from nlc.base.diagnostics import Label
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.types import ONE, Clock, Dim, Number
 from nlc.passes.resolve.constants import LARGEST, as_whole, is_member, no_hyper, values_of
@@ -28,6 +28,10 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
         return dim
     said = f"{float(value):g}"
     if e.op == "name":  # every use of the hyper has the same cause
+        if e.attr in scope.hypers and (cause := _cause(scope, e.attr)) is not None:
+            size(scope, Expr("name", (), cause, None, e.span), what)
+            scope.blamed.add(dim)
+            return None
         hyper = scope.hypers[e.attr]
         scope.report.add(
             "NLC305",
@@ -45,6 +49,15 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
             notes=values_of(scope, dim.symbols),
         )
     scope.blamed.add(dim)
+    return None
+
+
+def _cause(scope: Scope, name: str) -> str | None:
+    """The hyper that a hyper is made of and that is below 1 itself: it is to be blamed."""
+    for n in walk(scope.hypers[name].default):
+        value = scope.hypers[n.attr].value if n.op == "hyper" and n.attr in scope.hypers else None
+        if isinstance(value, int | float) and value < 1:
+            return str(n.attr)
     return None
 
 
@@ -77,7 +90,9 @@ def _dim(scope: Scope, e: Expr, what: str) -> Dim | None:
     if e.op in ("add", "sub", "mul", "div"):
         a, b = (_dim(scope, x, what) for x in e.args)
         return None if a is None or b is None else _joined(scope, e, a, b, what)
-    if e.op == "name":
+    if is_member(e) and e.args[0].attr not in scope.spans:
+        no_hyper(scope, e.args[0], list(scope.hypers), what)
+    elif e.op == "name":
         no_hyper(scope, e, list(scope.hypers), what)
     elif e.op != "error":
         number = e.op == "num" or (e.op == "neg" and e.args[0].op == "num")

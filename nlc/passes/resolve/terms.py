@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from nlc.base.diagnostics import Fix, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.show import show
 from nlc.ir.system import Memory, Module, Use
 from nlc.passes.resolve.library import Library
 from nlc.passes.resolve.scope import Scope, error
+from nlc.syntax.foreign import NAMES
 
 PLAIN = frozenset("add sub mul div matmul pow neg T eq ne lt le gt ge".split())
 _LARGEST = 20_000  # operations of one expression, the lets written out
@@ -62,6 +64,7 @@ class Terms:
     opened: list[Hashable] = field(default_factory=list)  # those that are being written out
     reads: dict[str, set[str]] = field(default_factory=dict)  # what flows read, but for the past
     bare_flows: dict[str, set[str]] = field(default_factory=dict)  # by level: what is written out
+    unreadable: set[str] = field(default_factory=set)  # levels of which a read is reported
     bare: list[Span] = field(default_factory=list)  # where objectives read their own state by name
 
     def resolve(self, e: Expr, at: Place) -> Expr:
@@ -118,6 +121,20 @@ class Terms:
 
     def wrong(self, e: Expr, label: str, **more) -> Expr:
         return self.say("NLC208", f"`{quoted(e)}` is not a value here", e, label, **more)
+
+    def not_a_switch(self, key: str, e: Expr) -> Expr:
+        """``True`` is Python's way to write one."""
+        word, switches = str(e.attr) if e.op == "name" else "", ("true", "false")
+        meant = NAMES.get(word) or nearest(word, switches)
+        return self.say(
+            "NLC204",
+            f"`{key}` is `true` or `false`",
+            e,
+            f"did you mean `{meant}`?" if meant else "a switch is needed",
+            fix=Fix(e.span, meant)
+            if word in NAMES and meant and e.span
+            else certain(e.span, word, switches),
+        )
 
     def later(self, what: str, e: Expr, help: str = "") -> Expr:
         self.scope.later(what, e.span, help)

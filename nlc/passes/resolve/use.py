@@ -60,13 +60,8 @@ def _use(item: Field, terms: Terms) -> Use | None:
         terms.say("NLC404", f"`{system.name}` has the outputs {outputs}", e, label, helps=helps)
         return None
     if "heads" in system.hypers and scope.tree.heads is None:
-        terms.say(
-            "NLC304",
-            f"`{system.name}` needs a system with heads",
-            e,
-            "a used system has the heads of the one that uses it",
-            helps=["add `heads: 4` to the spec"],
-        )
+        message = f"`{system.name}` needs a system with heads"
+        scope.without_heads(message, e.span, "a used system has the heads of the one that uses it")
         return None
     shown = {n: show(h.default) for n, h in system.hypers.items() if n != "heads"}
     bound = bind(scope.report, dict.fromkeys(shown), e, system.name, "", shown)

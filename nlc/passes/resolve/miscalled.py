@@ -1,0 +1,129 @@
+"""What to say of a call that calls nothing of ours: a misspelt function, a method, a module of Python."""
+
+from __future__ import annotations
+
+from nlc.base.diagnostics import Fix, certain, nearest
+from nlc.base.span import Span
+from nlc.ir.expr import Expr, walk
+from nlc.lib.functions import FUNCTIONS, REQUIRED
+from nlc.passes.resolve import names
+from nlc.passes.resolve.scope import error
+from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.syntax.foreign import MODULES, READS, WRITTEN, function, plain
+
+
+def unknown_function(terms: Terms, target: Expr) -> Expr:
+    """``l2nrm(x)``, ``norm2(x)``, ``matmul(a, b)``."""
+    scope, name = terms.scope, str(target.attr)
+    if scope.members(name):
+        scope.not_defined(name, target.span, [])
+        return error(target.span)
+    ours = function(name)
+    callable = [*FUNCTIONS, *scope.levels, *scope.uses, *names.PAST, "grad"]
+    written = WRITTEN.get(plain(name))
+    close = ours or (None if written else nearest(name, callable))
+    fix = certain(target.span, name, callable)
+    if ours and target.span:
+        fix = Fix(target.span, ours)
+    helps = [written] if written else [] if close else ["`nlc list functions` shows all of them"]
+    return terms.say(
+        "NLC202",
+        f"there is no function or level `{name}`",
+        target,
+        f"did you mean `{close}`?" if close else "not a function of the language",
+        notes=[] if close or written or not scope.levels else [_levels(terms)],
+        helps=helps,
+        fix=fix,
+    )
+
+
+def _levels(terms: Terms) -> str:
+    return f"levels: {', '.join(list(terms.scope.levels)[:8])}"
+
+
+def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
+    """A call of something that is no name: ``torch.exp(x)``, ``x.sum()``, ``S.forward(q)``, ``linear(n)(x)``."""
+    fn = e.args[0]
+    if any(n.op == "error" for n in walk(fn)):
+        return error(e.span)  # reported there
+    if fn.op == "index" and fn.args[0].op == "name":
+        name = str(fn.args[0].attr)
+        close = nearest(name, {n.rpartition("_")[0] for n in terms.scope.levels} - {""})
+        label = f"did you mean `{close}`?" if close else "no levels of this name"
+        return terms.say("NLC205", f"there is no family `{name}`", fn, label)
+    if fn.op == "attr":
+        return _module(terms, fn) or _method(terms, e, fn)
+    label, helps = "only functions and memories take arguments", []
+    if fn.op == "call" and fn.args[0].op == "name" and not _known(terms, str(fn.args[0].attr)):
+        return unknown_function(terms, fn.args[0])
+    if fn.op == "call" and fn.args[0].op in ("name", "attr"):
+        called = str(fn.args[0].attr)
+        ours = function(called) or (called.lower() if called.lower() in FUNCTIONS else None)
+        if ours is not None:
+            label = "a function takes what it is applied to first"
+            inside = quoted(e.args[1]) if len(e.args) > 1 else "x"
+            width = quoted(fn.args[-1]) if len(fn.args) > 1 else ""
+            helps = [f"write `{ours}({inside}{', ' if width else ''}{width})`"]
+    return terms.say("NLC202", f"`{quoted(fn)}` cannot be called", fn, label, helps=helps)
+
+
+def _known(terms: Terms, name: str) -> bool:
+    ours = function(name) or name.lower() in FUNCTIONS
+    return bool(ours) or name in terms.scope.spans or name in (*names.PAST, "grad")
+
+
+def _module(terms: Terms, fn: Expr) -> Expr | None:
+    """``np.exp``, ``torch.nn.functional.silu``: there are no modules, all functions are here."""
+    root = fn
+    while root.op == "attr":
+        root = root.args[0]
+    scope, name = terms.scope, str(fn.attr)
+    if root.op != "name" or root.attr not in MODULES or root.attr in scope.spans:
+        return None
+    known = [*FUNCTIONS, *scope.levels]
+    ours = name if name in known else function(name)
+    written = WRITTEN.get(plain(name))
+    return terms.say(
+        "NLC202",
+        f"there is no `{quoted(fn)}`",
+        fn,
+        f"did you mean `{ours}`?" if ours else "there are no modules, only functions",
+        helps=[written] if written and not ours else [],
+        fix=Fix(fn.span, ours) if ours and fn.span else None,
+    )
+
+
+def _method(terms: Terms, e: Expr, fn: Expr) -> Expr:
+    """``x.sum()``: functions stand before what they take."""
+    base, name = fn.args[0], str(fn.attr)
+    ours = name if name in FUNCTIONS else function(name)
+    label, helps, fix = "only functions and memories take arguments", [], None
+    level = str(base.attr) if base.op == "name" and base.attr in terms.scope.levels else None
+    if level and name in READS:
+        label, fix = f"did you mean `{level}`?", Fix(fn.span, level) if fn.span else None
+    elif ours is not None:
+        label = "a function stands before what it takes"
+        inside = _written(fn)
+        if inside is not None and e.span is not None:
+            needed = [k for k, default in FUNCTIONS[ours].params.items() if default is REQUIRED]
+            helps = [f"write `{ours}({inside})`"]
+            fix = Fix(e.span, f"{ours}({inside})") if len(e.args) == 1 == len(needed) else None
+    elif plain(name) in WRITTEN:
+        helps = [WRITTEN[plain(name)]]
+    return terms.say("NLC202", f"`{quoted(fn)}` cannot be called", fn, label, helps=helps, fix=fix)
+
+
+def _written(fn: Expr) -> str | None:
+    """What stands before the last dot, without brackets around all of it."""
+    span: Span | None = fn.span
+    if span is None or "\n" in span.text:
+        return None
+    text = span.text.rpartition(".")[0].strip()
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    depth = 0
+    for i, ch in enumerate(text):
+        depth += (ch == "(") - (ch == ")")
+        if depth == 0 and i < len(text) - 1:
+            return text
+    return text[1:-1]
