@@ -38,6 +38,7 @@ from nlc.passes.operator import operator
 from nlc.passes.outer import outer
 from nlc.passes.plan import Choice, plan
 from nlc.passes.plan.asked import BadPlan, requested
+from nlc.passes.placed import placed
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
@@ -72,6 +73,7 @@ STAGES = (
     ("soundness", soundness, "System, Updates -> warnings: steps that can grow without bound"),
     ("lower", lower, "System, Updates -> Program: statements and loops"),
     ("plan", plan, "Program -> Program, Choices: loops over tokens taken apart into scans"),
+    ("placed", placed, "Program -> Program: every statement with its place in the spec"),
     ("emit", None, "Program -> source text, by a backend"),
 )
 BACKENDS = ("reference", "torch", "triton")
@@ -336,9 +338,9 @@ class Spec:
         else:
             program, _ = self._planned(name, plan)
         return replace(
-            program,
+            placed(program),
             about=about(system, graph, updates),
-            rules={n: lower(s, u, reserved) for n, (s, _, u) in self._rules.items()},
+            rules={n: placed(lower(s, u, reserved)) for n, (s, _, u) in self._rules.items()},
             groups=groups(system),
         )
 

@@ -7,11 +7,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 from nlc.backends.torch_helpers import HELPERS
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, filled, wrap
+from nlc.base.span import Span
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
 from nlc.ir.program import About, Guard, Let
@@ -206,13 +208,12 @@ def ticks_now(when: Guard, counter: str, printer: TorchPrinter) -> str:
     return f"{counter} % {size} == 0" if when.phase == "end" else f"({counter} - 1) % {size} == 0"
 
 
-def place(header: Header, let: Let) -> str:
-    """``line 18``: where in the spec a statement comes from."""
-    return (
-        f"line {let.span.line}"
-        if let.span is not None and let.span.source.name.endswith(header.spec)
-        else ""
-    )
+def place(header: Header, span: Span | None) -> str:
+    """``line 18``: where in the spec a statement comes from, or ``line 18 of adamw.yaml`` where it is of another one."""
+    if span is None or span.source.name.startswith("<") and span.source.name != header.spec:
+        return ""
+    name = Path(span.source.name).name
+    return f"line {span.line}" + (f" of {docstring(name)}" if name != header.spec else "")
 
 
 class PartNames:
@@ -246,16 +247,13 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
         target, text = ", ".join(map(printer.place, part.names)), printer(part.expr)
         if target == text:
             continue
-        where = place(header, part)
-        note = "; ".join(filter(None, [part.note, where if where != w.place else ""]))
-        w.place = where
+        w.at(place(header, part.span))
         if printer.is_number(part.expr):
             printer.numbers.update(part.names)
         if 4 * w.depth + len(target) + 3 + len(text) <= WIDTH:
-            w(f"{target} = {text}", note)
+            w(f"{target} = {text}", part.note)
             continue
-        if note:
-            w.comment(note)
+        w.comment(part.note)
         if (ending := ending_call(text)) is not None:
             start, args = ending
             end = ")"

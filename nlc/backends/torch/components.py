@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from nlc.backends.reference.file import MODULE_INTERNALS, PartNames, ticks_now
+from nlc.backends.reference.file import MODULE_INTERNALS, PartNames, place, ticks_now
 from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import own_nodes, tuple_of
 from nlc.backends.torch_printer import TorchPrinter
-from nlc.backends.writer import WIDTH, Writer
+from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.program import Let, Loop, Program
 from nlc.ir.types import Type
 
@@ -25,6 +25,7 @@ class Components:
     """The part of the writer that prints loops."""
 
     program: Program
+    header: Header
     w: Writer
     plain: TorchPrinter
     row: RowPrinter
@@ -96,6 +97,7 @@ class Components:
     def component(self, loop: Loop) -> None:
         """The call that runs a loop."""
         w, (method, values) = self.w, self.methods[id(loop)]
+        span = next((x.span for x in loop.body if x.span is not None), None)
         types = self._types(loop)
         axis = lambda v: str(-1 - types[v].rank)  # noqa: E731
         carried = self._carried(loop)
@@ -113,6 +115,7 @@ class Components:
             args.append(tuple_of(self._cuts(loop)))
         args.append(tuple_of([f"({o}, {axis(i)})" for o, i in loop.slices.items()]))
         args.append(tuple_of([axis(i) for i in loop.collects.values()]))
+        w.at(place(self.header, span))
         helper = self.plain.use("tiles" if loop.periods else "tokens")
         names = list(loop.collects)
         targets = ", ".join(names) if len(names) > 1 else f"({''.join(names)},)"
