@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from nlc.runtime.bench import Benchmark
+    from nlc.runtime.places import Places
     from nlc.runtime.verify import Verification
     from nlc.tools.explain import Explanation
 
@@ -416,13 +417,21 @@ class Spec:
         with _deep():
             return _backend(name).emit(self.program(name, plan), header)
 
+    def places(self, backend: str = "auto", plan: Plans | None = None) -> Places:
+        """Which lines of the generated file stem from which of the spec: ``places().of(line)``, ``.lines(place)``."""
+        from nlc.runtime.places import Places
+
+        return Places(self.source_text(backend, plan))
+
     def compile(self, backend: str = "auto", plan: Plans | None = None) -> Any:
         """The class that the generated file defines."""
         from nlc.runtime.loader import load_source
 
         system = self.system
         module = load_source(
-            self.source_text(backend, plan), system.name + ("_operator" if self.as_operator else "")
+            self.source_text(backend, plan),
+            system.name + ("_operator" if self.as_operator else ""),
+            self.source.text,
         )
         made = getattr(module, module.__all__[0])
         made.__source_file__ = module.__file__

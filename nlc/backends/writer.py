@@ -138,16 +138,20 @@ class Writer:
             self(f"    {item},")
         self(end)
 
-    def words(self, start: str, words: list[str]) -> None:
-        """``start`` and a tuple of words, or what splits them from a text where they do not fit on a line."""
+    def words(self, start: str, words: list[str], plain: bool = False) -> None:
+        """``start`` and a tuple of words, or what splits them from a text where they do not fit on a line.
+
+        ``plain``: the text itself.
+        """
         one = f"{start}({', '.join(f'{chr(34)}{word}{chr(34)}' for word in words)})"
+        one = f'{start}"{" ".join(words)}"' if plain else one
         if 4 * self.depth + len(one) <= WIDTH:
             self(one)
             return
         self(f"{start}(")
         for i, line in enumerate(wrap(" ".join(words), WIDTH - 4 * self.depth - 7)):
             self(f'    "{" " if i else ""}{line}"')
-        self(").split()")
+        self(")" if plain else ").split()")
 
     def targets(self, names: list[str], value: str) -> None:
         """``a, b = value``, one name a line where they do not fit on one."""

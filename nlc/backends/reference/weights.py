@@ -91,7 +91,7 @@ class Weights:
         w.define("__init__", args, "None")
         w.depth += 1
         w("super().__init__()")
-        hypers.settle(w, system)
+        hypers.settle(w, system, self.printer.use)
         hypers.check(w, system)
         hypers.keep(w, [(f"self.{attribute_name(name)}", name) for name in system.hypers])
         if self.any:

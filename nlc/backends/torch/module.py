@@ -59,12 +59,6 @@ class TorchModule(Scans, Components, ModuleWriter):
         if not any(isinstance(s, Parallel) for s in self.program.body):
             super()._open_state()
             return
-        with w.block("if state is None:"):
-            w(f"state = self.initial_state({self.first})")
-        with w.block(f"elif state.keys() != {self._keys() if self._few_keys else 'self.STATE'}:"):
-            w(
-                'raise ValueError(f"state has the keys {sorted(state)}, which are not this system\'s")'
-            )
         w("state = dict(state)")
         self.plain.places = self.row.places = self.slots
 
@@ -72,7 +66,8 @@ class TorchModule(Scans, Components, ModuleWriter):
         """What is done about an input that is negative where its logarithm is taken."""
         w, given = self.w, self.arguments[name]
         with w.block(f"if not torch.compiler.is_compiling() and ({given} < 0).any():"):
-            w(f'raise ValueError("{name} must not be negative: its logarithm is taken")')
+            said = f'f"{name} must not be negative: its logarithm is taken ({{declared(self, {name!r})}})"'
+            w.call("raise ValueError(", [said], ")")
 
     def close_state(self, statement: Return) -> None:
         if not self.plain.places:
