@@ -36,9 +36,9 @@ from nlc.passes.link import combine, link
 from nlc.passes.lower import lower
 from nlc.passes.operator import operator
 from nlc.passes.outer import outer
+from nlc.passes.placed import placed
 from nlc.passes.plan import Choice, plan
 from nlc.passes.plan.asked import BadPlan, requested
-from nlc.passes.placed import placed
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
@@ -155,6 +155,8 @@ class SpecNotFound(SpecError):
 
 def find(name: str | os.PathLike[str]) -> Path:
     """The file of a spec, by path or by name; SpecNotFound with the nearest names otherwise."""
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"a spec is a name, a path or what nlc.load gave, not {type(name).__name__}")
     text = os.fspath(name)
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or os.sep in text:
@@ -181,7 +183,10 @@ def _not_found(text: str, message: str, close: str | None, known: list[str] | No
         Span(source, 0, len(text)),
         f"did you mean `{close}`?" if close else "not found",
         notes=[f"specs: {', '.join(known)}"] if known else [],
-        helps=["give a path to a YAML file, or a name that `nlc list` shows"],
+        helps=[
+            "give a path to a YAML file, or a name that `nlc list` shows",
+            *(["`nlc.loads` takes the text of a spec"] if ":" in text or "\n" in text else []),
+        ],
     )
     raise SpecNotFound(report)
 
@@ -331,6 +336,9 @@ class Spec:
         """The statements that a backend prints."""
         from nlc.tools.about import about
 
+        if plan is not None and not isinstance(plan, Mapping):
+            kind = type(plan).__name__
+            raise TypeError(f"plan is a dict by level, as {{'S': 'chunked'}}, not {kind}")
         system, graph, updates = self._checked
         name = self.backend(backend)
         reserved = _backend(name).RESERVED
@@ -517,6 +525,8 @@ class Spec:
 
 
 def _backend(name: str):
+    if not isinstance(name, str):
+        raise TypeError(f"a backend is a name, as 'torch', not {type(name).__name__}")
     if name not in BACKENDS:
         close = nearest(name, BACKENDS)
         raise ValueError(

@@ -254,7 +254,7 @@ def plain_numbers(owner: object, **numbers: float | Tensor | None) -> None:
 ''',
     "takes_flow": '''
 def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: int) -> None:
-    """TypeError or ValueError where an input is not ``flow``, as x [B, T, d], alike to the first."""
+    """TypeError or ValueError where an input is not ``flow``, as x [B, T, d], like the first."""
     name, shape = flow.split(" ", 1)
     axes = shape[1:-1].split(", ")
     lead = len(axes) - len(sizes)  # B and T, of a single token B
@@ -264,7 +264,8 @@ def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: i
         raise TypeError(f"{flow} must be a tensor of floating-point numbers, not {found} ({where})")
     wanted = (*first.shape[:lead], *sizes)
     if x.shape != wanted or 0 in wanted[1:lead]:
-        known = zip(axes[lead:], sizes) if x is first else zip(axes, wanted)
+        start = lead if x is first else 0
+        known = zip(axes[start:], wanted[start:], strict=False)
         rules = ["T > 0"] * (x is first and lead > 1) + [f"{a} = {n}" for a, n in known]
         said = f"{name} must be {shape} with {', '.join(rules)}"
         raise ValueError(f"{said}, not {list(x.shape)} ({declared(module, name)})")
@@ -295,9 +296,12 @@ def started(module: nn.Module, state: dict | None, x: Tensor) -> dict:
     memory = torch.promote_types(x.dtype, torch.float32)
     for key, (shape, dtype) in module.STATE.items():
         value, sizes = state[key], [*x.shape[:1], *shape[1:]] if shape else []
+        if not isinstance(value, Tensor):
+            where, found = declared(module, key), type(value).__name__
+            raise TypeError(f"state[{key!r}] must be a tensor, not {found} ({where})")
         dtype = {torch.float32: memory, torch.float16: value.dtype}.get(dtype, dtype)
-        known = len(sizes) == value.ndim and all(n in (0, m) for n, m in zip(sizes, value.shape))
-        if not known or value.dtype != dtype or value.device != x.device:
+        fits = len(sizes) == value.ndim and value.dtype == dtype and value.device == x.device
+        if not fits or any(n not in (0, m) for n, m in zip(sizes, value.shape, strict=True)):
             wanted = f"{[n or 'any' for n in sizes]} in {dtype} on {x.device}"
             found = f"{list(value.shape)} in {value.dtype} on {value.device}"
             where = declared(module, key)
@@ -308,7 +312,8 @@ def started(module: nn.Module, state: dict | None, x: Tensor) -> dict:
 def nonfinite(module: nn.Module, flows: Sequence[Tensor], found: tuple) -> tuple[str, int] | None:
     """The first input, memory or output of a piece that is not finite, and in which sequence."""
     ins, outs = (names.split(", ") for names in module.FLOWS.split(" -> "))
-    for name, x in [*zip(ins, flows), *found[1].items(), *zip(outs, found[0])]:
+    tensors = [*zip(ins, flows, strict=True), *found[1].items(), *zip(outs, found[0], strict=True)]
+    for name, x in tensors:
         if x.is_floating_point() and not x.isfinite().all():
             return name, x.isfinite().reshape(len(x), -1).all(1).tolist().index(False)
     return None
@@ -366,13 +371,13 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
     """Sequences packed in flows [1, T, ...] as streams of their own, those alike as one batch."""
     if cu_seqlens is None:
         return pieces(module, started(module, states, flows[0]), *flows)
-    ends, shape = torch.as_tensor(cu_seqlens).tolist(), list(flows[0].shape[:2])
-    ends = ends if isinstance(ends, list) else [ends]
+    cuts, shape = torch.as_tensor(cu_seqlens).reshape(-1), list(flows[0].shape[:2])
+    ends = cuts.tolist()
     if ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:
         name = module.FLOWS.split(" -> ")[0].split(", ")[0]
         said = f"cu_seqlens must rise from 0 to T of {name} [1, T, ...], not {ends} of {shape}"
         raise ValueError(f"{said} ({declared(module, name)})")
-    sizes = [b - a for a, b in zip(ends, ends[1:])]
+    sizes = cuts.diff().tolist()
     states = [None] * len(sizes) if states is None else states
     if isinstance(states, dict) or len(states) != len(sizes):
         raise ValueError(f"state must be a list of {len(sizes)}, one for each sequence")

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 from nlc.base.diagnostics import Report, nearest
@@ -66,6 +66,8 @@ def _noted(function: Callable, owner: type) -> Callable:
             _note(error, function, owner, args, kwargs)
             raise
 
+    # a code object of its own, since torch.compile counts by code how often it has compiled
+    call.__code__ = call.__code__.replace(co_name=function.__name__)
     return call
 
 
@@ -77,7 +79,9 @@ def _note(error: Exception, function: Callable, owner: type, args: tuple, kwargs
     ):  # checkpoint ends by an exception of its own
         return
     path, traceback = str(module.__file__), error.__traceback__
-    if isinstance(error, TypeError) and traceback is not None and traceback.tb_next is None:
+    if isinstance(error, FloatingPointError):
+        said = _first_nonfinite(_places(path), path, traceback, owner)
+    elif isinstance(error, TypeError) and traceback is not None and traceback.tb_next is None:
         said = _misfit(_places(path), function, owner, args, kwargs)
     else:
         said = _said(_places(path), path, traceback, owner)
@@ -113,6 +117,68 @@ def _said(places: Places, path: str, traceback: TracebackType | None, owner: typ
         return f"{head} {shown[0]}"
     more = [f"and {len(found) - _MOST} more"] if len(found) > _MOST else []
     return "\n".join([f"{head} one of", *shown, *more])
+
+
+def _first_nonfinite(
+    places: Places, path: str, traceback: TracebackType | None, owner: type
+) -> str:
+    """The variable of the generated code that was the first without a finite value, by running the token anew."""
+    replay: dict[str, Any] = {}
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code.co_filename == path and code.co_name == "expect_finite":
+            replay = dict(traceback.tb_frame.f_locals)
+        traceback = traceback.tb_next
+    if not replay:
+        return ""
+    watch = _Watch(places, path)
+    before = sys.gettrace()
+    sys.settrace(watch.called)
+    try:
+        replay["module"].piece(replay["state"], *replay["flows"])
+    finally:
+        sys.settrace(before)
+    if watch.found is None:
+        return ""
+    name, line = watch.found
+    place = places.of(line)[0]
+    return f"first not finite is {name}, in {_shown(place, places, (name,), owner)}"
+
+
+class _Watch:
+    """Looks at the variables of generated code after each line, until one is not finite.
+
+    A negative infinity does not count: it is the logarithm of a gate that is shut.
+    """
+
+    def __init__(self, places: Places, path: str):
+        self.places, self.path = places, path
+        self.found: tuple[str, int] | None = None
+        self.known: dict[FrameType, tuple[int, dict[str, int]]] = {}  # last line, and what was there
+
+    def called(self, frame: FrameType, event: str, arg: object) -> Callable | None:
+        if self.found is not None or frame.f_code.co_filename != self.path:
+            return None
+        self.known[frame] = frame.f_lineno, {n: id(x) for n, x in frame.f_locals.items()}
+        return self.stepped
+
+    def stepped(self, frame: FrameType, event: str, arg: object) -> Callable | None:
+        line, values = self.known[frame]
+        if self.found is None and self.places.direct(line) is not None:
+            for name, x in frame.f_locals.items():
+                if values.get(name) != id(x) and _bad(x):
+                    self.found = name, line
+                    break
+        self.known[frame] = frame.f_lineno, {n: id(x) for n, x in frame.f_locals.items()}
+        return self.stepped
+
+
+def _bad(x: object) -> bool:
+    import torch
+
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return False
+    return bool((x.isnan() | (x == torch.inf)).any())
 
 
 def _shown(place: Place, places: Places, targets: tuple[str, ...], owner: type) -> str:
@@ -165,19 +231,24 @@ def _tree(file: str, digest: str) -> SpecTree | None:
 
 def _misfit(places: Places, function: Callable, owner: type, args: tuple, kwargs: dict) -> str:
     """What is said where the arguments of a call are not those of the function."""
-    parameters = inspect.signature(function).parameters
-    try:
-        given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
-    except TypeError:
-        given = dict(kwargs)
+    signature = inspect.signature(function)
+    parameters = signature.parameters
     own = [n for n in parameters if n != "self"]
+    try:
+        known = {n: x for n, x in kwargs.items() if n in parameters}
+        given = signature.bind_partial(*args, **known).arguments
+    except TypeError:  # too many by position
+        given = parameters
     needed = [n for n in own if parameters[n].default is inspect.Parameter.empty and n not in given]
     said = [_wanted(places, owner, n) for n in needed]
     for name in (n for n in kwargs if n not in parameters):
         near = nearest(name, own)
         said.append(f"there is no `{name}`" + (f"; did you mean `{near}`?" if near else ""))
     what = owner.__name__ if function.__name__ == "__init__" else function.__qualname__
-    return "\n".join([*said, f"{what}, of {places.spec[0]}, takes {', '.join(own)}"])
+    by_name = [n for n in own if parameters[n].kind is inspect.Parameter.KEYWORD_ONLY]
+    lists = [", ".join(n for n in own if n not in by_name), ", ".join(by_name)]
+    takes = ", and by keyword ".join(filter(None, lists)) if lists[0] else f"by keyword {lists[1]}"
+    return "\n".join([*said, f"{what}, of {places.spec[0]}, takes {takes}"])
 
 
 def _wanted(places: Places, owner: type, name: str) -> str:

@@ -1,7 +1,7 @@
 """Lines of a generated file and the lines of the spec that they stem from, read off the file itself.
 
-Comments of a generated file say ``line 23``, or ``line 17 of adamw.yaml``: what follows stems from there, up to the next
-one in the same function. A function without any, as the algebra of a scan, stands for the lines that call it.
+Comments of a generated file say ``line 23``, or ``line 17 of adamw.yaml``: what follows stems from there, up to the
+next one in the same function. A function without any, as the algebra of a scan, stands for the lines that call it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from nlc.backends.writer import WIDTH, Header, Writer, filled, wrap
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
-from nlc.ir.program import About, Guard, Let, Slot
+from nlc.ir.program import About, Guard, Let, Loop, Slot
 from nlc.ir.system import System
 from nlc.ir.types import Like, Type
 
@@ -168,10 +168,9 @@ def declarations(w: Writer, system: System, slots: Iterable[Slot]) -> None:
         span = next((x.span for x in parts if x.span.source is system.source), None)
         found |= {root: span} if span is not None and root not in found else {}
     found |= {n: e.span for n, e in system.output.items() if n not in found}
-    trained = (x.span for x in system.levels.values() if x.memory.kind == "trained")
-    found |= {
-        "g": span for span in trained if "g" not in found
-    }  # a gradient has no line of its own
+    trained = [x for x in system.levels.values() if x.memory.kind == "trained"]
+    if trained and "g" not in found:
+        found["g"] = trained[0].span  # a gradient has no line of its own
     lines = [
         f"{n} {s.line}" for n, s in found.items() if s is not None and s.source is system.source
     ]
@@ -243,11 +242,23 @@ def ticks_now(when: Guard, counter: str, printer: TorchPrinter) -> str:
 
 
 def place(header: Header, span: Span | None) -> str:
-    """``line 18``: where in the spec a statement comes from, or ``line 18 of adamw.yaml`` where it is of another one."""
-    if span is None or span.source.name.startswith("<") and span.source.name != header.spec:
+    """``line 18``: where in the spec a statement comes from; of a used system also ``line 18 of adamw.yaml``."""
+    if span is None or (span.source.name.startswith("<") and span.source.name != header.spec):
         return ""
     name = Path(span.source.name).name
     return f"line {span.line}" + (f" of {docstring(name)}" if name != header.spec else "")
+
+
+def first_span(statements: Iterable[object]) -> Span | None:
+    """Where the first of statements comes from that has a place, also inside of loops."""
+    for x in statements:
+        if isinstance(x, Loop):
+            found = first_span((*x.first, *x.body))
+        else:
+            found = getattr(x, "span", None)
+        if found is not None:
+            return found
+    return None
 
 
 class PartNames:

@@ -13,7 +13,9 @@ from nlc.backends.reference.file import (
     class_doc,
     class_name,
     close_file,
+    first_span,
     open_file,
+    place,
     reference_helpers,
     ticks_now,
     write_let,
@@ -200,6 +202,7 @@ class ModuleWriter:
 
     def _loop(self, loop: Loop) -> None:
         w = self.w
+        w.at(place(self.header, first_span((*loop.first, *loop.body))))
         for outer in loop.collects:
             w(f"{outer} = []")
         if loop.counter:
@@ -242,6 +245,7 @@ class ModuleWriter:
             path = str(e.attr)
             if path not in out:
                 out[path] = self.parts(path.replace(".", "_"), e)
+                self.w.at(place(self.header, self.weights.span(path)))
                 self.w(f"{out[path]} = {attribute_path(path)}.to({self._dtype()})")
         return out
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from nlc.backends.reference.file import MODULE_INTERNALS, PartNames, place, ticks_now
+from nlc.backends.reference.file import MODULE_INTERNALS, PartNames, first_span, place, ticks_now
 from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import own_nodes, tuple_of
@@ -97,7 +97,6 @@ class Components:
     def component(self, loop: Loop) -> None:
         """The call that runs a loop."""
         w, (method, values) = self.w, self.methods[id(loop)]
-        span = next((x.span for x in loop.body if x.span is not None), None)
         types = self._types(loop)
         axis = lambda v: str(-1 - types[v].rank)  # noqa: E731
         carried = self._carried(loop)
@@ -115,7 +114,7 @@ class Components:
             args.append(tuple_of(self._cuts(loop)))
         args.append(tuple_of([f"({o}, {axis(i)})" for o, i in loop.slices.items()]))
         args.append(tuple_of([axis(i) for i in loop.collects.values()]))
-        w.at(place(self.header, span))
+        w.at(place(self.header, first_span(loop.body)))
         helper = self.plain.use("tiles" if loop.periods else "tokens")
         names = list(loop.collects)
         targets = ", ".join(names) if len(names) > 1 else f"({''.join(names)},)"
@@ -204,6 +203,7 @@ class Components:
         for path, n in dict(zip(paths, nodes)).items():
             text = self.plain.stored(path)
             out[path] = self.parts(path.replace(".", "_"), n)
+            self.w.at(place(self.header, self.weights.span(path)))
             self.w(f"{out[path]} = {text}")
         return out
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nlc.backends.reference.file import attribute_path, class_name, close_file, open_file
+from nlc.backends.reference.file import (
+    attribute_path,
+    class_name,
+    close_file,
+    first_span,
+    open_file,
+    place,
+)
 from nlc.backends.reference.module import ModuleWriter
 from nlc.backends.torch.components import Components
 from nlc.backends.torch.helpers import defined
@@ -82,6 +89,7 @@ class TorchModule(Scans, Components, ModuleWriter):
     def _parallel(self, s: Parallel) -> None:
         w = self.w
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
+            w.at(place(self.header, first_span((*s.first, *s.body))))
             w(f"dtype = {self._dtype()}")
             held = next((x.var for x in self.program.slots if x.kind == "level"), None)
             self.row.like = self.plain.place(held) if held else self.first
