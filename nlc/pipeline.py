@@ -156,7 +156,9 @@ class SpecNotFound(SpecError):
 def find(name: str | os.PathLike[str]) -> Path:
     """The file of a spec, by path or by name; SpecNotFound with the nearest names otherwise."""
     if not isinstance(name, str | os.PathLike):
-        raise TypeError(f"a spec is a name, a path or what nlc.load gave, not {type(name).__name__}")
+        raise TypeError(
+            f"a spec is a name, a path or what nlc.load gave, not {type(name).__name__}"
+        )
     text = os.fspath(name)
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or os.sep in text:

@@ -154,7 +154,9 @@ class _Watch:
     def __init__(self, places: Places, path: str):
         self.places, self.path = places, path
         self.found: tuple[str, int] | None = None
-        self.known: dict[FrameType, tuple[int, dict[str, int]]] = {}  # last line, and what was there
+        self.known: dict[
+            FrameType, tuple[int, dict[str, int]]
+        ] = {}  # last line, and what was there
 
     def called(self, frame: FrameType, event: str, arg: object) -> Callable | None:
         if self.found is not None or frame.f_code.co_filename != self.path:

@@ -62,7 +62,7 @@ def settle(w: Writer, system: System, use: Use) -> None:
     """Sizes and numbers checked, and derived hypers at their defaults, each after those that it reads."""
     sizes = {h.name: h for h in system.hypers.values() if _is_size(h)}
     sound = [name for name in sizes if _stays_positive(name, sizes)]
-    _whole(w, use, system, sound)
+    _whole(w, use, system, list(sizes))
     if numbers := [f"{n}={n}" for n, h in system.hypers.items() if kind(h) == "float"]:
         w.call(f"{use('plain_numbers')}(", ["self", *numbers], ")")
     given = {n for n, h in system.hypers.items() if not h.derived}
