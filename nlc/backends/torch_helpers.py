@@ -233,7 +233,7 @@ def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def declared(owner: object, name: str) -> str:
     """``titans.yaml:24``: where the spec declares M, to which the state ``M.key.conv`` belongs."""
     lines = dict(entry.split() for entry in owner.LINES.split(", "))
-    line = lines.get(name.partition(".")[0])
+    line = lines.get(name.split()[0].partition(".")[0])
     return f"{owner.SPEC}:{line}" if line else owner.SPEC
 ''',
     "whole_sizes": '''
@@ -255,25 +255,20 @@ def plain_numbers(owner: object, **numbers: float | Tensor | None) -> None:
     "takes_flow": '''
 def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: int) -> None:
     """TypeError or ValueError where an input is not ``flow``, as x [B, T, d], like the first."""
-    name, shape = flow.split(" ", 1)
-    axes = shape[1:-1].split(", ")
-    lead = len(axes) - len(sizes)  # B and T, of a single token B
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        found = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        where = declared(module, name)
-        raise TypeError(f"{flow} must be a tensor of floating-point numbers, not {found} ({where})")
+        found, where = getattr(x, "dtype", type(x).__name__), declared(module, flow)
+        raise TypeError(f"{flow} must hold floating-point numbers, not {found} ({where})")
+    lead = flow.count(",") + 1 - len(sizes)  # B and T, of a single token B
     wanted = (*first.shape[:lead], *sizes)
     if x.shape != wanted or 0 in wanted[1:lead]:
-        start = lead if x is first else 0
-        known = zip(axes[start:], wanted[start:], strict=False)
-        rules = ["T > 0"] * (x is first and lead > 1) + [f"{a} = {n}" for a, n in known]
-        said = f"{name} must be {shape} with {', '.join(rules)}"
-        raise ValueError(f"{said}, not {list(x.shape)} ({declared(module, name)})")
+        known = (*"BT"[:lead], *sizes) if x is first else wanted
+        said = f"{flow} must be [{', '.join(map(str, known))}]{' with T > 0' * (lead > 1)}"
+        raise ValueError(f"{said}, not {list(x.shape)} ({declared(module, flow)})")
     home = None if torch.compiler.is_compiling() else next(module.parameters(), None)
     device = first.device if x is not first or home is None or home.is_meta else home.device
     if x.device != device:
-        where = declared(module, name)
-        raise ValueError(f"{name} must be on {device}, not on {x.device} ({where})")
+        said = f"{flow} must be on {device}, not on {x.device}"
+        raise ValueError(f"{said} ({declared(module, flow)})")
 ''',
     "state_layout": '''
 def state_layout(module: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -288,55 +283,44 @@ def started(module: nn.Module, state: dict | None, x: Tensor) -> dict:
         return module.initial_state(x)
     if not isinstance(state, dict):
         raise TypeError(f"state must be what a call returned, a dict, not {type(state).__name__}")
-    missing = [f"lacks {key!r}" for key in module.STATE if key not in state]
-    wrong = missing[:1] + [f"has {key!r}" for key in state if key not in module.STATE][:1]
-    if wrong:
-        where = declared(module, wrong[0].split("'")[1])
-        raise ValueError(f"state {' and '.join(wrong)}, it is not of this system ({where})")
     memory = torch.promote_types(x.dtype, torch.float32)
     for key, (shape, dtype) in module.STATE.items():
-        value, sizes = state[key], [*x.shape[:1], *shape[1:]] if shape else []
-        if not isinstance(value, Tensor):
-            where, found = declared(module, key), type(value).__name__
-            raise TypeError(f"state[{key!r}] must be a tensor, not {found} ({where})")
+        if not isinstance(value := state.get(key), Tensor):
+            raise ValueError(f"state lacks the tensor {key!r} ({declared(module, key)})")
+        sizes = [*x.shape[:1], *shape[1:]] if shape else []
+        if len(sizes) == value.ndim:  # an axis of no length is that of a cache, which grows
+            sizes = [n or m for n, m in zip(sizes, value.shape, strict=True)]
         dtype = {torch.float32: memory, torch.float16: value.dtype}.get(dtype, dtype)
-        fits = len(sizes) == value.ndim and value.dtype == dtype and value.device == x.device
-        if not fits or any(n not in (0, m) for n, m in zip(sizes, value.shape, strict=True)):
-            wanted = f"{[n or 'any' for n in sizes]} in {dtype} on {x.device}"
-            found = f"{list(value.shape)} in {value.dtype} on {value.device}"
-            where = declared(module, key)
-            raise ValueError(f"state[{key!r}] must be {wanted}, not {found} ({where})")
+        wanted, found = (sizes, dtype, x.device), ([*value.shape], value.dtype, value.device)
+        if wanted != found:
+            wanted, found = (", ".join(map(str, kind)) for kind in (wanted, found))
+            said = f"state[{key!r}] must be {wanted}, not {found}"
+            raise ValueError(f"{said} ({declared(module, key)})")
+    for key in state.keys() - module.STATE.keys():
+        raise ValueError(f"state has {key!r}, it is not of this system ({module.SPEC})")
     return state
-''',
-    "nonfinite": '''
-def nonfinite(module: nn.Module, flows: Sequence[Tensor], found: tuple) -> tuple[str, int] | None:
-    """The first input, memory or output of a piece that is not finite, and in which sequence."""
-    ins, outs = (names.split(", ") for names in module.FLOWS.split(" -> "))
-    tensors = [*zip(ins, flows, strict=True), *found[1].items(), *zip(outs, found[0], strict=True)]
-    for name, x in tensors:
-        if x.is_floating_point() and not x.isfinite().all():
-            return name, x.isfinite().reshape(len(x), -1).all(1).tolist().index(False)
-    return None
 ''',
     "expect_finite": '''
 def expect_finite(module, state, flows, found: tuple, start: int, members: Sequence[int]) -> None:
-    """FloatingPointError where a piece is not finite; halves of it, run anew, show which token."""
-    last = nonfinite(module, flows, found)
-    while last and flows[0].shape[1] > 1:
-        half = flows[0].shape[1] // 2
-        first = [x[:, :half] for x in flows]
+    """FloatingPointError where a piece is not finite; halves, run anew, show from which token."""
+    ins, outs = (names.split(", ") for names in module.FLOWS.split(" -> "))
+    tensors = [*zip(ins, flows, strict=True), *found[1].items(), *zip(outs, found[0], strict=True)]
+    bad = [(n, x) for n, x in tensors if x.is_floating_point() and not x.isfinite().all()]
+    if not bad:
+        return
+    if half := flows[0].shape[1] // 2:
+        first, rest = ([x[:, :half] for x in flows], [x[:, half:] for x in flows])
         found = module.piece(state, *first)
-        if at := nonfinite(module, first, found):
-            last, flows = at, first
-        else:
-            state, flows, start = found[1], [x[:, half:] for x in flows], start + half
-    if last:
-        weights = [n for n, p in module.named_parameters() if not p.isfinite().all()]
-        cause = f", nor is the weight {weights[0]}" if weights else ""
-        row, where = members[last[1]] if members else last[1], declared(module, last[0])
-        raise FloatingPointError(
-            f"{last[0]} is not finite{cause}, from token {start} of sequence {row} on ({where})"
-        )
+        expect_finite(module, state, first, found, start, members)
+        state, found = found[1], module.piece(found[1], *rest)
+        expect_finite(module, state, rest, found, start + half, members)
+    name, x = bad[0]
+    row = x.isfinite().reshape(len(x), -1).all(1).tolist().index(False)
+    row = members[row] if members else row
+    weights = [n for n, p in module.named_parameters() if not p.isfinite().all()]
+    cause = f", nor is the weight {weights[0]}" if weights else ""
+    said = f"{name} is not finite{cause}, from token {start} of sequence {row} on"
+    raise FloatingPointError(f"{said} ({declared(module, name)})")
 ''',
     "all_finite": '''
 def all_finite(rule: type, **tensors: Tensor | int) -> None:

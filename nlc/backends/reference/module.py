@@ -118,7 +118,7 @@ class ModuleWriter:
         w.depth += 1
         w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
         self._check_inputs("B", "T")
-        for helper in ("declared", "started", "nonfinite", "expect_finite", "pieces"):
+        for helper in ("declared", "started", "expect_finite", "pieces"):
             self.printer.use(helper)
         target = "(y,), state" if len(outputs) == 1 else "outputs, state"
         call = f"{target} = {self.printer.use('streams')}("
