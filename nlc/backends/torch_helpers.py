@@ -264,8 +264,10 @@ def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: i
         known = (*"BT"[:lead], *sizes) if x is first else wanted
         said = f"{flow} must be [{', '.join(map(str, known))}]{' with T > 0' * (lead > 1)}"
         raise ValueError(f"{said}, not {list(x.shape)} ({declared(module, flow)})")
-    home = None if torch.compiler.is_compiling() else next(module.parameters(), None)
-    device = first.device if x is not first or home is None or home.is_meta else home.device
+    device = first.device
+    if x is first and lead > 1 and not torch.compiler.is_compiling():
+        home = next(module.parameters(), None)  # on meta: its owner brings it over when it is used
+        device = device if home is None or home.is_meta else home.device
     if x.device != device:
         said = f"{flow} must be on {device}, not on {x.device}"
         raise ValueError(f"{said} ({declared(module, flow)})")
@@ -283,18 +285,17 @@ def started(module: nn.Module, state: dict | None, x: Tensor) -> dict:
         return module.initial_state(x)
     if not isinstance(state, dict):
         raise TypeError(f"state must be what a call returned, a dict, not {type(state).__name__}")
-    memory = torch.promote_types(x.dtype, torch.float32)
+    batch, device, memory = x.shape[0], x.device, torch.promote_types(x.dtype, torch.float32)
     for key, (shape, dtype) in module.STATE.items():
         if not isinstance(value := state.get(key), Tensor):
             raise ValueError(f"state lacks the tensor {key!r} ({declared(module, key)})")
-        sizes = [*x.shape[:1], *shape[1:]] if shape else []
-        if len(sizes) == value.ndim:  # an axis of no length is that of a cache, which grows
-            sizes = [n or m for n, m in zip(sizes, value.shape, strict=True)]
+        sizes = (batch, *shape[1:]) if shape else ()
+        if 0 in shape[1:] and value.ndim == len(shape):  # the axis of a cache, which grows
+            sizes = tuple(n or m for n, m in zip(sizes, value.shape, strict=True))
         dtype = {torch.float32: memory, torch.float16: value.dtype}.get(dtype, dtype)
-        wanted, found = (sizes, dtype, x.device), ([*value.shape], value.dtype, value.device)
-        if wanted != found:
-            wanted, found = (", ".join(map(str, kind)) for kind in (wanted, found))
-            said = f"state[{key!r}] must be {wanted}, not {found}"
+        if value.shape != sizes or value.dtype != dtype or value.device != device:
+            said = f"state[{key!r}] must be {list(sizes)}, {dtype}, {device}, not"
+            said = f"{said} {list(value.shape)}, {value.dtype}, {value.device}"
             raise ValueError(f"{said} ({declared(module, key)})")
     for key in state.keys() - module.STATE.keys():
         raise ValueError(f"state has {key!r}, it is not of this system ({module.SPEC})")

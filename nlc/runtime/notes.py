@@ -63,7 +63,9 @@ def _noted(function: Callable, owner: type) -> Callable:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            _note(error, function, owner, args, kwargs)
+            dynamo = sys.modules.get("torch._dynamo")  # which must not trace what is said
+            say = dynamo.disable(_note) if dynamo is not None else _note
+            say(error, function, owner, args, kwargs)
             raise
 
     # a code object of its own, since torch.compile counts by code how often it has compiled

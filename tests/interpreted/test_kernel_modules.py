@@ -189,7 +189,7 @@ def test_what_goes_wrong_names_the_spec(monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.__notes__[0].startswith("while computing the rule of level S, gated_delta")
     with pytest.raises(MemoryError) as caught:
         y.sum().backward()
-    assert caught.value.__notes__[0].startswith("in the backward pass of output, gated_delta_net")
+    assert caught.value.__notes__[0].startswith("in the backward pass of output y, gated_delta")
 
 
 def named(found: dict[str, Tensor]) -> dict[str, Tensor]:

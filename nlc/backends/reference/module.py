@@ -332,12 +332,13 @@ class ModuleWriter:
         w('"""One token of each sequence, without the token axis."""')
         self._check_inputs("B")
         given = [f"{a}.unsqueeze(1)" for a in names]
-        name = "y" if "y" not in names else "out"
-        w.call(f"{name}, state = self.forward(", [*given, "state=state"], ")")
+        target = "(y,), state" if one else "outputs, state"
+        w.call(f"{target} = streams(", ["self", "None", "state", *given], ")")
         if one:
-            w(f"return {name}.squeeze(1), state")
+            w("return y.squeeze(1), state")
         else:
-            w(f"return {{key: value.squeeze(1) for key, value in {name}.items()}}, state")
+            items = [f'"{n}": outputs[{i}].squeeze(1)' for i, n in enumerate(self.system.output)]
+            w.collection("return {", items, "}, state")
         w.depth -= 1
 
     def _param_groups(self) -> None:
