@@ -243,7 +243,7 @@ def derive(spec: str, level: str | None, format: str, output: Path | None) -> No
         found = {name: loaded.derive(name) for name in ([level] if level else updates)}
         _put(json.dumps(found, ensure_ascii=False, indent=2), output)
     else:
-        _put(loaded.derive(level, "latex" if format == "latex" else "text"), output)
+        _put(loaded.derive(level, format if format in ("latex", "markdown") else "text"), output)
 
 
 @main.command()

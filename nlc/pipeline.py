@@ -48,6 +48,7 @@ from nlc.version import __version__
 if TYPE_CHECKING:
     from nlc.passes.plan import Choice
     from nlc.runtime.bench import Benchmark
+    from nlc.runtime.places import Places
     from nlc.runtime.verify import Verification
     from nlc.tools.explain import Explanation
     from nlc.tools.notebook import Derivation, LevelGraph
@@ -67,6 +68,7 @@ STAGES = {
     "link": "System -> level graph: who reads whom, the order of levels",
     "lower": "System, Updates -> Program: statements and loops",
     "plan": "Program -> Program, Choices: loops over tokens taken apart into scans",
+    "placed": "Program -> Program: every statement with its place in the spec",
     "emit": "Program -> source text, by a backend",
 }
 BACKENDS = ("reference", "torch", "triton")
@@ -147,6 +149,10 @@ class SpecNotFound(SpecError):
 
 def find(name: str | os.PathLike[str]) -> Path:
     """The file of a spec, by path or by name; SpecNotFound with the nearest names otherwise."""
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(
+            f"a spec is a name, a path or what nlc.load gave, not {type(name).__name__}"
+        )
     text = os.fspath(name)
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or os.sep in text:
@@ -173,7 +179,10 @@ def _not_found(text: str, message: str, close: str | None, known: list[str] | No
         Span(source, 0, len(text)),
         f"did you mean `{close}`?" if close else "not found",
         notes=[f"specs: {', '.join(known)}"] if known else [],
-        helps=["give a path to a YAML file, or a name that `nlc list` shows"],
+        helps=[
+            "give a path to a YAML file, or a name that `nlc list` shows",
+            *(["`nlc.loads` takes the text of a spec"] if ":" in text or "\n" in text else []),
+        ],
     )
     raise SpecNotFound(report)
 
@@ -337,8 +346,12 @@ class Spec:
     def program(self, backend: str = "auto", plan: Plans | None = None) -> Program:
         """The statements that a backend prints."""
         from nlc.passes.lower import lower
+        from nlc.passes.placed import placed
         from nlc.tools.about import about
 
+        if plan is not None and not isinstance(plan, Mapping):
+            kind = type(plan).__name__
+            raise TypeError(f"plan is a dict by level, as {{'S': 'chunked'}}, not {kind}")
         system, updates = self._checked
         name = self.backend(backend)
         reserved = _backend(name).RESERVED
@@ -347,9 +360,9 @@ class Spec:
         else:
             program, _ = self._planned(name, plan)
         return replace(
-            program,
+            placed(program),
             about=about(system, self.graph, updates),
-            rules={n: lower(s, u, reserved) for n, (s, u) in self._rules.items()},
+            rules={n: placed(lower(s, u, reserved)) for n, (s, u) in self._rules.items()},
             groups=groups(system),
         )
 
@@ -430,13 +443,21 @@ class Spec:
         with _deep():
             return _backend(name).emit(self.program(name, plan), header)
 
+    def places(self, backend: str = "auto", plan: Plans | None = None) -> Places:
+        """Which lines of the generated file stem from which of the spec: ``places().of(line)``, ``.lines(place)``."""
+        from nlc.runtime.places import Places
+
+        return Places(self.source_text(backend, plan))
+
     def compile(self, backend: str = "auto", plan: Plans | None = None) -> Any:
         """The class that the generated file defines."""
         from nlc.runtime.loader import load_source
 
         system = self.system
         module = load_source(
-            self.source_text(backend, plan), system.name + ("_operator" if self.as_operator else "")
+            self.source_text(backend, plan),
+            system.name + ("_operator" if self.as_operator else ""),
+            self.source.text,
         )
         made = getattr(module, module.__all__[0])
         made.__source_file__ = module.__file__
@@ -532,6 +553,8 @@ class Spec:
 
 
 def _backend(name: str):
+    if not isinstance(name, str):
+        raise TypeError(f"a backend is a name, as 'torch', not {type(name).__name__}")
     if name not in BACKENDS:
         close = nearest(name, BACKENDS)
         raise ValueError(

@@ -229,34 +229,144 @@ def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The flows [B, T, ...] one token at a time, in the states' dtype."""
     return zip(*(flow.to(dtype).unbind(1) for flow in flows), strict=True)
 ''',
+    "declared": '''
+def declared(owner: object, name: str) -> str:
+    """``titans.yaml:24``: where the spec declares M, to which the state ``M.key.conv`` belongs."""
+    lines = dict(entry.split() for entry in owner.LINES.split(", "))
+    line = lines.get(name.split()[0].partition(".")[0])
+    return f"{owner.SPEC}:{line}" if line else owner.SPEC
+''',
+    "whole_sizes": '''
+def whole_sizes(owner: object, **sizes: int | tuple[int, ...] | None) -> None:
+    """ValueError for a size that is no whole number or below 1; None is one to be computed."""
+    for name, size in sizes.items():
+        parts = size if isinstance(size, list | tuple) else [1 if size is None else size]
+        if not all(hasattr(x, "__index__") and x >= 1 for x in parts):
+            said = f"{name} = {size!r} must be a whole number, at least 1"
+            raise ValueError(f"{said} ({declared(owner, name)})")
+''',
+    "plain_numbers": '''
+def plain_numbers(owner: object, **numbers: float | Tensor | None) -> None:
+    """TypeError for what is no number; a tensor of one element is one."""
+    for name, x in numbers.items():
+        if x is not None and not hasattr(x, "__float__"):
+            raise TypeError(f"{name} = {x!r} must be a number ({declared(owner, name)})")
+''',
+    "takes_flow": '''
+def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: int) -> None:
+    """TypeError or ValueError where an input is not ``flow``, as x [B, T, d], like the first."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        found, where = getattr(x, "dtype", type(x).__name__), declared(module, flow)
+        raise TypeError(f"{flow} must hold floating-point numbers, not {found} ({where})")
+    lead = flow.count(",") + 1 - len(sizes)  # B and T, of a single token B
+    wanted = (*first.shape[:lead], *sizes)
+    if x.shape != wanted or 0 in wanted[1:lead]:
+        known = (*"BT"[:lead], *sizes) if x is first else wanted
+        said = f"{flow} must be [{', '.join(map(str, known))}]{' with T > 0' * (lead > 1)}"
+        raise ValueError(f"{said}, not {list(x.shape)} ({declared(module, flow)})")
+    device = first.device
+    if x is first and lead > 1 and not torch.compiler.is_compiling():
+        home = next(module.parameters(), None)  # on meta: its owner brings it over when it is used
+        device = device if home is None or home.is_meta else home.device
+    if x.device != device:
+        said = f"{flow} must be on {device}, not on {x.device}"
+        raise ValueError(f"{said} ({declared(module, flow)})")
+''',
+    "state_layout": '''
+def state_layout(module: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shapes and dtypes of the state of a float16 stream of no sequences; caches are empty."""
+    state = module.initial_state(torch.empty(0, dtype=torch.float16))
+    return {key: (x.shape, x.dtype) for key, x in state.items()}
+''',
+    "started": '''
+def started(module: nn.Module, state: dict | None, x: Tensor) -> dict:
+    """What a stream like ``x`` goes on from, None: a new one. ValueError where it is another's."""
+    if state is None:
+        return module.initial_state(x)
+    if not isinstance(state, dict):
+        raise TypeError(f"state must be what a call returned, a dict, not {type(state).__name__}")
+    batch, device, memory = x.shape[0], x.device, torch.promote_types(x.dtype, torch.float32)
+    for key, (shape, dtype) in module.STATE.items():
+        if not isinstance(value := state.get(key), Tensor):
+            raise ValueError(f"state lacks the tensor {key!r} ({declared(module, key)})")
+        sizes = (batch, *shape[1:]) if shape else ()
+        if 0 in shape[1:] and value.ndim == len(shape):  # the axis of a cache, which grows
+            sizes = tuple(n or m for n, m in zip(sizes, value.shape, strict=True))
+        dtype = {torch.float32: memory, torch.float16: value.dtype}.get(dtype, dtype)
+        if value.shape != sizes or value.dtype != dtype or value.device != device:
+            said = f"state[{key!r}] must be {list(sizes)}, {dtype}, {device}, not"
+            said = f"{said} {list(value.shape)}, {value.dtype}, {value.device}"
+            raise ValueError(f"{said} ({declared(module, key)})")
+    for key in state.keys() - module.STATE.keys():
+        raise ValueError(f"state has {key!r}, it is not of this system ({module.SPEC})")
+    return state
+''',
+    "expect_finite": '''
+def expect_finite(module, state, flows, found: tuple, start: int, members: Sequence[int]) -> None:
+    """FloatingPointError where a piece is not finite; halves, run anew, show from which token."""
+    ins, outs = (names.split(", ") for names in module.FLOWS.split(" -> "))
+    tensors = [*zip(ins, flows, strict=True), *found[1].items(), *zip(outs, found[0], strict=True)]
+    bad = [(n, x) for n, x in tensors if x.is_floating_point() and not x.isfinite().all()]
+    if not bad:
+        return
+    if half := flows[0].shape[1] // 2:
+        first, rest = ([x[:, :half] for x in flows], [x[:, half:] for x in flows])
+        found = module.piece(state, *first)
+        expect_finite(module, state, first, found, start, members)
+        state, found = found[1], module.piece(found[1], *rest)
+        expect_finite(module, state, rest, found, start + half, members)
+    name, x = bad[0]
+    row = x.isfinite().reshape(len(x), -1).all(1).tolist().index(False)
+    row = members[row] if members else row
+    weights = [n for n, p in module.named_parameters() if not p.isfinite().all()]
+    cause = f", nor is the weight {weights[0]}" if weights else ""
+    said = f"{name} is not finite{cause}, from token {start} of sequence {row} on"
+    raise FloatingPointError(f"{said} ({declared(module, name)})")
+''',
+    "all_finite": '''
+def all_finite(rule: type, **tensors: Tensor | int) -> None:
+    """FloatingPointError for the first tensor of a step that is not finite."""
+    for name, x in tensors.items():
+        if isinstance(x, Tensor) and not x.isfinite().all():
+            shape, where = list(x.shape), declared(rule, name)
+            raise FloatingPointError(f"{name}, of shape {shape}, is not finite ({where})")
+''',
     "pieces": '''
-def pieces(module: nn.Module, state: dict | None, *flows: Tensor) -> tuple[list[Tensor], dict]:
+def pieces(module, state: dict, *flows: Tensor, members: Sequence[int] = ()) -> tuple:
     """``module.piece`` over the flows, in pieces as ``truncate`` and ``checkpoint`` say."""
-    if not (module.truncate or module.checkpoint):
+    if not (module.truncate or module.checkpoint or module.error_if_nonfinite):
         return module.piece(state, *flows)
-    outputs = []
+    outputs, seen = [], 0
     for long in zip(*(x.split(module.truncate or x.shape[1], 1) for x in flows), strict=True):
         state = {key: x.detach() for key, x in state.items()} if outputs else state
         for short in zip(*(x.split(module.checkpoint or x.shape[1], 1) for x in long), strict=True):
+            before = state
             if module.checkpoint:
                 y, state = checkpoint(module.piece, state, *short, use_reentrant=False)
             else:
                 y, state = module.piece(state, *short)
+            if module.error_if_nonfinite:
+                expect_finite(module, before, short, (y, state), seen, members)
             outputs.append(y)
+            seen += short[0].shape[1]
     return [torch.cat(y, 1) for y in zip(*outputs, strict=True)], state
 ''',
     "streams": '''
 def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor) -> tuple:
     """Sequences packed in flows [1, T, ...] as streams of their own, those alike as one batch."""
     if cu_seqlens is None:
-        return pieces(module, states, *flows)
-    ends, sizes, shape = cu_seqlens.tolist(), cu_seqlens.diff().tolist(), list(flows[0].shape[:2])
+        return pieces(module, started(module, states, flows[0]), *flows)
+    cuts, shape = torch.as_tensor(cu_seqlens).reshape(-1), list(flows[0].shape[:2])
+    ends = cuts.tolist()
     if ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:
-        raise ValueError(f"cu_seqlens must rise from 0 to T of [1, T, ...], not {ends} of {shape}")
+        name = module.FLOWS.split(" -> ")[0].split(", ")[0]
+        said = f"cu_seqlens must rise from 0 to T of {name} [1, T, ...], not {ends} of {shape}"
+        raise ValueError(f"{said} ({declared(module, name)})")
+    sizes = cuts.diff().tolist()
     states = [None] * len(sizes) if states is None else states
     if isinstance(states, dict) or len(states) != len(sizes):
         raise ValueError(f"state must be a list of {len(sizes)}, one for each sequence")
-    states = [x or module.initial_state(flows[0]) for x in states]
+    states = [started(module, x or None, flows[0]) for x in states]
     outputs, groups = [None] * len(sizes), {}
     for i, parts in enumerate(zip(*(x.split(sizes, 1) for x in flows), strict=True)):
         if sizes[i]:  # what is alike has the same length, position and caches
@@ -265,7 +375,7 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
     for group in groups.values():
         members, old, *parts = zip(*group, strict=True)
         state = {k: torch.cat([s[k] for s in old]) if x.ndim else x for k, x in old[0].items()}
-        found, state = pieces(module, state, *map(torch.cat, parts))
+        found, state = pieces(module, state, *map(torch.cat, parts), members=members)
         for n, i in enumerate(members):
             outputs[i] = [y[n : n + 1] for y in found]
             states[i] = {k: x[n : n + 1] if x.ndim else x for k, x in state.items()}

@@ -14,6 +14,7 @@ RESERVED = frozenset(
     list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
     functools blocks one_pass as_tensors compiled BLOCK
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
+    declared whole_sizes plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
     """.split()
 )
 

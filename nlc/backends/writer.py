@@ -27,21 +27,34 @@ class Writer:
 
     lines: list[str] = field(default_factory=list)
     depth: int = 0
-    place: str = ""  # the spec's line that was named last
+    place: str = ""  # the spec's line that was named last, in this function
+    coming: str = ""  # what the next line has to name
+
+    def at(self, place: str) -> None:
+        """The next line stems from this place of the spec, and says so where the line before it did not."""
+        self.coming = place if place != self.place else ""
+        self.place = place or self.place
 
     def __call__(self, line: str = "", note: str = "") -> None:
-        """One line; ``note`` becomes a comment behind it, or above it where it would not fit."""
+        """One line; ``note`` becomes a comment behind it, or above it where it would not fit or the line is a part."""
         pad = "    " * self.depth
-        if note and len(pad) + len(line) + 4 + len(note) > WIDTH:
+        if line.startswith("def "):
+            self.place = self.coming = ""
+        said = "; ".join(filter(None, (note, self.coming)))
+        if said and (line[-1:] in "([{" or len(pad) + len(line) + 4 + len(said) > WIDTH):
             self.comment(note)
-            note = ""
-        text = f"{pad}{line}  # {note}" if note else f"{pad}{line}"
+            said = ""
+        text = f"{pad}{line}  # {said}" if said else f"{pad}{line}"
+        self.coming = ""
         self.lines.append(text.rstrip())
 
-    def comment(self, note: str) -> None:
-        """A line of its own, cut where it would be too long."""
-        text = f"{'    ' * self.depth}# {note}"
-        self.lines.append(text if len(text) <= WIDTH else text[: WIDTH - 1].rstrip() + "…")
+    def comment(self, note: str = "") -> None:
+        """A line of its own, if there is something to say; the note is cut where it would be too long."""
+        place, self.coming = self.coming, ""
+        room = WIDTH - 4 * self.depth - 2 - (len(place) + 2 if place and note else 0)
+        note = note if len(note) <= room else note[: room - 1].rstrip() + "…"
+        if note or place:
+            self.lines.append(f"{'    ' * self.depth}# {'; '.join(filter(None, (note, place)))}")
 
     @contextmanager
     def block(self, line: str) -> Iterator[None]:
@@ -125,16 +138,20 @@ class Writer:
             self(f"    {item},")
         self(end)
 
-    def words(self, start: str, words: list[str]) -> None:
-        """``start`` and a tuple of words, or what splits them from a text where they do not fit on a line."""
+    def words(self, start: str, words: list[str], plain: bool = False) -> None:
+        """``start`` and a tuple of words, or what splits them from a text where they do not fit on a line.
+
+        ``plain``: the text itself.
+        """
         one = f"{start}({', '.join(f'{chr(34)}{word}{chr(34)}' for word in words)})"
+        one = f'{start}"{" ".join(words)}"' if plain else one
         if 4 * self.depth + len(one) <= WIDTH:
             self(one)
             return
         self(f"{start}(")
         for i, line in enumerate(wrap(" ".join(words), WIDTH - 4 * self.depth - 7)):
             self(f'    "{" " if i else ""}{line}"')
-        self(").split()")
+        self(")" if plain else ").split()")
 
     def targets(self, names: list[str], value: str) -> None:
         """``a, b = value``, one name a line where they do not fit on one."""

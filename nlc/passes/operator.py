@@ -197,7 +197,8 @@ class _Operator:
                 else wanted
             )
             name = self.names(plain)
-            span = e.span or self.system.span
+            named = {"flow": self.system.flows, "input": self.system.inputs}.get(e.op, {})
+            span = named[e.attr].span if e.attr in named else e.span or self.system.span
             self.inputs[e] = Input(name, e.type.dims, e.type.head, span, e.type.range)
         found = self.inputs[e]
         return leaf("input", found.name, replace(e.type), e.span)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import stat
@@ -50,9 +51,17 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def load_source(source: str, name: str) -> ModuleType:
+def kept_spec(digest: str) -> Path:
+    """Where the text of a spec is kept for messages, by the start of its sha256."""
+    return cache_dir() / f"spec_{digest}.yaml"
+
+
+def load_source(source: str, name: str, spec: str = "") -> ModuleType:
     """The module of a generated text, which stands in the cache folder for other processes to find; the same text
-    gives the same module."""
+    gives the same module. ``spec`` is what it was generated from, which messages quote."""
+    kept = kept_spec(hashlib.sha256(spec.encode()).hexdigest()[:16])
+    if spec and not kept.exists():
+        write_atomically(kept, spec)
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     full = f"{PREFIX}{name}_{digest}"
     path = cache_dir() / f"{full}.py"
@@ -71,7 +80,20 @@ class _Finder(importlib.abc.MetaPathFinder):
         if not fullname.startswith(PREFIX):
             return None
         file = cache_dir() / f"{fullname}.py"
-        return importlib.util.spec_from_file_location(fullname, file) if file.exists() else None
+        if not file.exists():
+            return None
+        loader = _Loader(fullname, str(file))
+        return importlib.util.spec_from_file_location(fullname, file, loader=loader)
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a generated module; exceptions out of it say where in the spec they come from."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        from nlc.runtime.notes import annotate
+
+        super().exec_module(module)
+        annotate(module)
 
 
 if not any(isinstance(f, _Finder) for f in sys.meta_path):

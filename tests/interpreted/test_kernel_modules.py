@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -158,6 +159,37 @@ def test_it_compiles_without_a_break() -> None:
     _, net, given = pair(nlc.load("gated_delta_net"))
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     same(run(compiled, given, torch.float32), named(run(net, given, torch.float32)))
+
+
+def test_what_goes_wrong_names_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that are not finite, and errors behind kernels, forward and backward."""
+    _, net, given = pair(nlc.load("gated_delta_net"))
+    x = given["x"].float()
+    net.error_if_nonfinite = True
+    y, state = net(x)
+    bad = x.clone()
+    bad[1, 9] = torch.inf
+    with pytest.raises(
+        FloatingPointError, match=r"^x is not finite, from token 9 of sequence 1 on"
+    ):
+        net(bad)
+    broken = {**state, "S": torch.full_like(state["S"], torch.inf)}
+    with pytest.raises(
+        FloatingPointError, match=r"^S is not .* \(gated_delta_net.yaml:20\)"
+    ) as caught:
+        net(x, state=broken)
+    assert "first not finite is" in caught.value.__notes__[0]
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sys.modules[type(net).__module__], "launch", full)
+    with pytest.raises(MemoryError) as caught:
+        net(x)
+    assert caught.value.__notes__[0].startswith("while computing the rule of level S, gated_delta")
+    with pytest.raises(MemoryError) as caught:
+        y.sum().backward()
+    assert caught.value.__notes__[0].startswith("in the backward pass of output y, gated_delta")
 
 
 def named(found: dict[str, Tensor]) -> dict[str, Tensor]:

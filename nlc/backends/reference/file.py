@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 from nlc.backends.torch_helpers import HELPERS
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, filled, wrap
+from nlc.base.span import Span
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
-from nlc.ir.program import About, Guard, Let
+from nlc.ir.program import About, Guard, Let, Loop, Slot
 from nlc.ir.system import System
 from nlc.ir.types import Like, Type
 
@@ -32,7 +35,8 @@ MODULE_ATTRIBUTES = frozenset(
     register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
     register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
     set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
-    zero_grad step piece initial_state param_groups reset_parameters STATE checkpoint truncate LEARNED
+    zero_grad step piece initial_state param_groups reset_parameters STATE checkpoint truncate
+    error_if_nonfinite LEARNED SPEC LINES FLOWS
     """.split()
 )
 MODULE_INTERNALS = frozenset(
@@ -81,6 +85,11 @@ def docstring(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"""', "'''").replace("\r", " ").replace("\x00", "")
 
 
+def quoted(text: str) -> str:
+    """A text of the spec's as a Python string."""
+    return json.dumps(text)
+
+
 def open_file(w: Writer, system: System, header: Header, about: tuple[About, ...]) -> None:
     """The module docstring: what it is, where it is from, its levels. The class says more of what it is."""
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z])", title(system))[0]
@@ -125,7 +134,7 @@ _PACKED = """Sequences packed in a batch of one, cut by ``cu_seqlens`` [N + 1], 
 and ``state`` a list of N, since positions and caches differ; None starts one."""
 
 
-def class_doc(w: Writer, system: System) -> None:
+def class_doc(w: Writer, system: System, slots: Iterable[Slot]) -> None:
     """The docstring of a module's class: what it is, what goes in and what comes out."""
     for i, line in enumerate(wrap(title(system), WIDTH - 8)):
         w(line if i else f'"""{line}')
@@ -141,6 +150,32 @@ def class_doc(w: Writer, system: System) -> None:
     w()
     w("checkpoint: int | None = None  # tokens of a piece that the backward pass computes anew")
     w("truncate: int | None = None  # tokens behind which gradients are cut")
+    w("error_if_nonfinite: bool = False  # FloatingPointError with the memory and the token; slow")
+    w()
+    declarations(w, system, slots)
+    flows = " -> ".join(", ".join(names) for names in (system.inputs, system.output))
+    w.words("FLOWS = ", flows.split(" "), plain=True)
+
+
+def declarations(w: Writer, system: System, slots: Iterable[Slot]) -> None:
+    """``SPEC`` and ``LINES``: the spec's file, and where it declares what messages name."""
+    found = {n: x.span for x in (system.hypers, system.inputs) for n, x in x.items()}
+    roots = dict.fromkeys(s.key.partition(".")[0] for s in slots)
+    known = {**system.uses, **system.flows, **system.levels}
+    for root in roots:
+        parts = [known[root]] if root in known else []
+        parts += [x for n, x in known.items() if n.partition(".")[0] == root]
+        span = next((x.span for x in parts if x.span.source is system.source), None)
+        found |= {root: span} if span is not None and root not in found else {}
+    found |= {n: e.span for n, e in system.output.items() if n not in found}
+    trained = [x for x in system.levels.values() if x.memory.kind == "trained"]
+    if trained and "g" not in found:
+        found["g"] = trained[0].span  # a gradient has no line of its own
+    lines = [
+        f"{n} {s.line}" for n, s in found.items() if s is not None and s.source is system.source
+    ]
+    w(f"SPEC = {quoted(Path(system.source.name).name)}")
+    w.words("LINES = ", ", ".join(lines).split(" "), plain=True)
 
 
 def _shapes(types: dict[str, Type]) -> str:
@@ -206,13 +241,24 @@ def ticks_now(when: Guard, counter: str, printer: TorchPrinter) -> str:
     return f"{counter} % {size} == 0" if when.phase == "end" else f"({counter} - 1) % {size} == 0"
 
 
-def place(header: Header, let: Let) -> str:
-    """``line 18``: where in the spec a statement comes from."""
-    return (
-        f"line {let.span.line}"
-        if let.span is not None and let.span.source.name.endswith(header.spec)
-        else ""
-    )
+def place(header: Header, span: Span | None) -> str:
+    """``line 18``: where in the spec a statement comes from; of a used system also ``line 18 of adamw.yaml``."""
+    if span is None or (span.source.name.startswith("<") and span.source.name != header.spec):
+        return ""
+    name = Path(span.source.name).name
+    return f"line {span.line}" + (f" of {docstring(name)}" if name != header.spec else "")
+
+
+def first_span(statements: Iterable[object]) -> Span | None:
+    """Where the first of statements comes from that has a place, also inside of loops."""
+    for x in statements:
+        if isinstance(x, Loop):
+            found = first_span((*x.first, *x.body))
+        else:
+            found = getattr(x, "span", None)
+        if found is not None:
+            return found
+    return None
 
 
 class PartNames:
@@ -246,16 +292,13 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
         target, text = ", ".join(map(printer.place, part.names)), printer(part.expr)
         if target == text:
             continue
-        where = place(header, part)
-        note = "; ".join(filter(None, [part.note, where if where != w.place else ""]))
-        w.place = where
+        w.at(place(header, part.span))
         if printer.is_number(part.expr):
             printer.numbers.update(part.names)
         if 4 * w.depth + len(target) + 3 + len(text) <= WIDTH:
-            w(f"{target} = {text}", note)
+            w(f"{target} = {text}", part.note)
             continue
-        if note:
-            w.comment(note)
+        w.comment(part.note)
         if (ending := ending_call(text)) is not None:
             start, args = ending
             end = ")"

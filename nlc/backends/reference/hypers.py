@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 from nlc.backends.writer import WIDTH, Writer
 from nlc.ir.expr import Expr, walk
@@ -52,15 +55,20 @@ def _number(value: object) -> str:
     return repr(value)
 
 
-def settle(w: Writer, system: System) -> None:
-    """Sizes checked (ValueError), and derived hypers at their defaults, each after those that it reads."""
+Use = Callable[[str], str]  # a helper of the file, which is to be in it
+
+
+def settle(w: Writer, system: System, use: Use) -> None:
+    """Sizes and numbers checked, and derived hypers at their defaults, each after those that it reads."""
     sizes = {h.name: h for h in system.hypers.values() if _is_size(h)}
     sound = [name for name in sizes if _stays_positive(name, sizes)]
-    _at_least_one(w, sound, system.hypers, any(sizes[name].derived for name in sound))
+    _whole(w, use, system, list(sizes))
+    if numbers := [f"{n}={n}" for n, h in system.hypers.items() if kind(h) == "float"]:
+        w.call(f"{use('plain_numbers')}(", ["self", *numbers], ")")
     given = {n for n, h in system.hypers.items() if not h.derived}
     for numerator, denominator, symbols in _divisions(system):
         if symbols <= given:
-            _divides(w, numerator, denominator)
+            _divides(w, system, numerator, denominator)
     done, waiting = set(given), [h for h in system.hypers.values() if h.derived]
     divided = _divided_defaults(waiting, [x[:2] for x in _divisions(system) if x[2] <= given])
     while waiting:
@@ -71,9 +79,10 @@ def settle(w: Writer, system: System) -> None:
         for pair in [p for p, names in divided.items() if h.name in names]:
             names = divided.pop(pair)
             only = f"{names[0]} is None" if len(names) == 1 else f"None in ({', '.join(names)})"
-            _divides(w, *pair, f"{only} and ")
+            _divides(w, system, *pair, f"{only} and ")
         w(f"{h.name} = {constant(h.default, whole)} if {h.name} is None else {h.name}")
-    _at_least_one(w, [name for name in sizes if name not in sound], system.hypers)
+    if late := [f"{name}={name}" for name in sizes if name not in sound]:
+        w.call(f"{use('whole_sizes')}(", ["self", *late], ")")
 
 
 def _is_size(h: Hyper) -> bool:
@@ -106,20 +115,22 @@ def _divided_defaults(
     return out
 
 
-def _at_least_one(
-    w: Writer, names: list[str], hypers: Iterable[str], optional: bool = False
-) -> None:
-    """ValueError for a size below 1: by themselves if they are few, in a loop if they are many."""
-    if len(names) < 3 and not optional:
-        for name in names:
-            with w.block(f"if {name} < 1:"):
-                w(f'raise ValueError(f"{name} = {{{name}}} must be at least 1")')
-        return
-    table = "sizes" if "sizes" not in hypers else "sizes_"
-    w.call(f"{table} = dict(", [f"{name}={name}" for name in names], ")")
-    given = "size is not None and " if optional else ""
-    with w.block(f"for name, size in {table}.items():"), w.block(f"if {given}size < 1:"):
-        w('raise ValueError(f"{name} = {size} must be at least 1")')
+def _whole(w: Writer, use: Use, system: System, names: list[str]) -> None:
+    """ValueError for sizes that are no whole numbers or below 1, and for lists of another length."""
+    lists = [h for h in system.hypers.values() if isinstance(h.value, list) and h.static]
+    names = names + [h.name for h in lists]
+    if names:
+        w.call(f"{use('whole_sizes')}(", ["self", *(f"{n}={n}" for n in names)], ")")
+    for h in lists:
+        with w.block(f"if len({h.name}) != {len(h.value)}:"):
+            said = f"{h.name} = {{{h.name}}} must have {len(h.value)} entries ({where(h)})"
+            w.call("raise ValueError(", [f'f"{said}"'], ")")
+
+
+def where(h: Hyper) -> str:
+    """``titans.yaml:9``, inside an f-string."""
+    name = Path(h.span.source.name).name
+    return json.dumps(f"{name}:{h.span.line}")[1:-1].replace("{", "{{").replace("}", "}}")
 
 
 def keep(w: Writer, pairs: list[tuple[str, str]]) -> None:
@@ -158,12 +169,13 @@ def check(w: Writer, system: System) -> None:
     given = {n for n, h in system.hypers.items() if not h.derived}
     for numerator, denominator, symbols in _divisions(system):
         if not symbols <= given:
-            _divides(w, numerator, denominator)
+            _divides(w, system, numerator, denominator)
     for a, b in _equal(system):
         with w.block(f"if {a.python} != {b.python}:"):
-            w(
-                f'raise ValueError(f"{a} = {{{a.python}}} and {b} = {{{b.python}}} must be equal here")'
-            )
+            said = f"{a} = {{{a.python}}} and {b} = {{{b.python}}} must be equal here"
+            names = (s.partition("[")[0] for d in (a, b) for s in sorted(d.symbols))
+            at = next((f" ({where(system.hypers[n])})" for n in names if n in system.hypers), "")
+            w.call("raise ValueError(", [f'f"{said}{at}"'], ")")
 
 
 def _equal(system: System) -> list[tuple[Dim, Dim]]:
@@ -172,14 +184,14 @@ def _equal(system: System) -> list[tuple[Dim, Dim]]:
     for a, b, _ in system.constraints:
         if any(s.startswith("?") for s in (a - b).symbols):
             continue
-        key = _whole(a - b)
+        key = _undivided(a - b)
         key = -key if -key in out else key
         if key not in out or (_divisors(*out[key]) and not _divisors(a, b)):
             out[key] = a, b
     return list(out.values())
 
 
-def _whole(d: Dim) -> Dim:
+def _undivided(d: Dim) -> Dim:
     """A size times all that it is divided by."""
     while found := _divisors(d):
         d = d * found[0]
@@ -192,14 +204,16 @@ def _divisors(*sizes: Dim) -> list[Dim]:
     return out + [Dim.of(c.denominator) for _, c in terms if c.denominator != 1]
 
 
-def _divides(w: Writer, numerator: str, denominator: str, only: str = "") -> None:
+def _divides(w: Writer, system: System, numerator: str, denominator: str, only: str = "") -> None:
     """ValueError where the one is not a multiple of the other."""
     plain = [x if " " not in x else f"({x})" for x in (numerator, denominator)]
     with w.block(f"if {only}{plain[0]} % {plain[1]}:"):
         said = (
             f"{numerator} = {{{numerator}}} is not divisible by {denominator} = {{{denominator}}}"
         )
-        w.call("raise ValueError(", [f'f"{said}"'], ")")
+        names = re.findall(r"[^\W\d]\w*", f"{numerator} {denominator}")
+        at = next((f" ({where(system.hypers[n])})" for n in names if n in system.hypers), "")
+        w.call("raise ValueError(", [f'f"{said}{at}"'], ")")
 
 
 def _divisions(system: System) -> list[tuple[str, str, set[str]]]:

@@ -13,7 +13,9 @@ from nlc.backends.reference.file import (
     class_doc,
     class_name,
     close_file,
+    first_span,
     open_file,
+    place,
     reference_helpers,
     ticks_now,
     write_let,
@@ -81,11 +83,10 @@ class ModuleWriter:
             w()
             w()
         with w.block(f"class {name}(nn.Module):"):
-            class_doc(w, self.system)
+            class_doc(w, self.system, self.program.slots)
             w()
             self.weights.table()
-            keys = "self.STATE = set(self.initial_state(torch.empty(0)))  # the keys of a state"
-            self.weights.init([keys] if not self._few_keys else [])
+            self.weights.init([f"self.STATE = {self.printer.use('state_layout')}(self)"])
             if self.weights.any:
                 w()
                 self.weights.reset()
@@ -116,8 +117,9 @@ class ModuleWriter:
         w.define("forward", ["self", *arguments, "*", *given], returns)
         w.depth += 1
         w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
-        self._check_inputs()
-        self.printer.use("pieces")
+        self._check_inputs("B", "T")
+        for helper in ("declared", "started", "expect_finite", "pieces"):
+            self.printer.use(helper)
         target = "(y,), state" if len(outputs) == 1 else "outputs, state"
         call = f"{target} = {self.printer.use('streams')}("
         w.call(call, ["self", "cu_seqlens", "state", *names], ")")
@@ -128,7 +130,7 @@ class ModuleWriter:
             w.collection("return {", items, "}, state")
         w.depth -= 1
         w()
-        w.define("piece", ["self", "state: dict | None", *arguments], "tuple[list[Tensor], dict]")
+        w.define("piece", ["self", "state: dict", *arguments], "tuple[list[Tensor], dict]")
         w.depth += 1
         w('"""The outputs of one piece, in the order of the spec, and the state behind it."""')
         self._open_state()
@@ -150,48 +152,19 @@ class ModuleWriter:
     def beside_forward(self) -> None:
         """Methods that ``forward`` calls."""
 
-    def _check_inputs(self) -> None:
-        """Every input's rank and channels against the first's batch and tokens."""
-        w = self.w
-        for i, (n, argument) in enumerate(self.arguments.items()):
+    def _check_inputs(self, *lead: str) -> None:
+        """Every input's shape, dtype and device, against the first's."""
+        takes = self.printer.use("takes_flow")
+        for n, argument in self.arguments.items():
             t = Type(self.system.inputs[n].dims, self.system.inputs[n].head)
-            sizes = self._sizes(t)
-            shape = ", ".join(["B", "T", *(["heads"] if t.head else []), *map(str, t.dims)])
-            rank = 2 + len(sizes)
-            lead = (
-                f"{argument}.shape[:2] != {self.first}.shape[:2]"
-                if i
-                else f"{argument}.shape[1] == 0"
-            )
-            tail = (
-                f"{argument}.shape[2:] != ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-                if sizes
-                else ""
-            )
-            parts = [f"{argument}.ndim != {rank}", lead, *([tail] if tail else [])]
-            found = f"not {{list({argument}.shape)}}"
-            with w.condition(parts):
-                said = f'f"{n} must be [{shape}] with T > 0, {found}"'
-                w.call("raise ValueError(", [said], ")")
-
-    def _keys(self) -> str:
-        return self.states.keys
-
-    @property
-    def _few_keys(self) -> bool:
-        return self.states.few
+            shape = ", ".join([*lead, *(["heads"] if t.head else []), *map(str, t.dims)])
+            args = ["self", f'"{n} [{shape}]"', argument, self.first, *self._sizes(t)]
+            self.w.call(f"{takes}(", args, ")")
 
     def _open_state(self) -> None:
         w = self.w
         if not self.program.slots:
             w("state = {}")
-            return
-        with w.block("if state is None:"):
-            w(f"state = self.initial_state({self.first})")
-        with w.block(f"elif state.keys() != {self._keys() if self._few_keys else 'self.STATE'}:"):
-            w(
-                'raise ValueError(f"state has the keys {sorted(state)}, which are not this system\'s")'
-            )
         for s in self.program.slots:
             w(f'{s.var} = state["{s.key}"]')
 
@@ -229,6 +202,7 @@ class ModuleWriter:
 
     def _loop(self, loop: Loop) -> None:
         w = self.w
+        w.at(place(self.header, first_span((*loop.first, *loop.body))))
         for outer in loop.collects:
             w(f"{outer} = []")
         if loop.counter:
@@ -271,6 +245,7 @@ class ModuleWriter:
             path = str(e.attr)
             if path not in out:
                 out[path] = self.parts(path.replace(".", "_"), e)
+                self.w.at(place(self.header, self.weights.span(path)))
                 self.w(f"{out[path]} = {attribute_path(path)}.to({self._dtype()})")
         return out
 
@@ -355,13 +330,15 @@ class ModuleWriter:
         w.define("step", args, returns)
         w.depth += 1
         w('"""One token of each sequence, without the token axis."""')
+        self._check_inputs("B")
         given = [f"{a}.unsqueeze(1)" for a in names]
-        name = "y" if "y" not in names else "out"
-        w.call(f"{name}, state = self.forward(", [*given, "state=state"], ")")
+        target = "(y,), state" if one else "outputs, state"
+        w.call(f"{target} = streams(", ["self", "None", "state", *given], ")")
         if one:
-            w(f"return {name}.squeeze(1), state")
+            w("return y.squeeze(1), state")
         else:
-            w(f"return {{key: value.squeeze(1) for key, value in {name}.items()}}, state")
+            items = [f'"{n}": outputs[{i}].squeeze(1)' for i, n in enumerate(self.system.output)]
+            w.collection("return {", items, "}, state")
         w.depth -= 1
 
     def _param_groups(self) -> None:

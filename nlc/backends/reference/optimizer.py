@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import class_name, close_file, open_file, reference_helpers, title
+from nlc.backends.reference.file import (
+    class_name,
+    close_file,
+    declarations,
+    open_file,
+    quoted,
+    reference_helpers,
+    title,
+)
 from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
@@ -56,6 +64,10 @@ class OptimizerWriter:
             w()
         with w.block(f"class {self.name}(Optimizer):"):
             self._doc()
+            w()
+            w("error_if_nonfinite: bool = False  # FloatingPointError with the memory; slow")
+            w()
+            declarations(w, self.system, self.program.slots)
             w()
             self.rule.hypers()
             w()
@@ -130,7 +142,7 @@ class OptimizerWriter:
         args = ["self", "params", *hypers.signature(system), "*", *flags]
         w.define("__init__", args, "None")
         w.depth += 1
-        hypers.settle(w, system)
+        hypers.settle(w, system, self.printer.use)
         names = [f"{n}={n}" for n in (*system.hypers, *self.options())]
         w.call("defaults = dict(", [*names, "period=1", "rule=None"], ")")
         own = {kind: "type(self)" for kind, rule in system.routes if rule is None}
@@ -206,6 +218,11 @@ class OptimizerWriter:
         W = self.rule.trained.var
         self.w(f"rule.update({W}, g, state, **{{key: group[key] for key in rule.HYPERS}})")
 
+    def _finite(self, tensors: str) -> None:
+        """The test that users may ask for, before and behind a step."""
+        with self.w.block("if self.error_if_nonfinite:"):
+            self.w(f"{self.printer.use('all_finite')}(rule, {tensors})")
+
     def _step(self) -> None:
         w, W = self.w, self.rule.trained.var
         w("@torch.no_grad()")
@@ -224,7 +241,8 @@ class OptimizerWriter:
                     w("continue")
                 with w.block(f"if {W}.is_complex() or {W}.grad.is_sparse:"):
                     w(f'kind = "complex parameters" if {W}.is_complex() else "sparse gradients"')
-                    w(f'raise RuntimeError(f"{self.name} does not take {{kind}}")')
+                    w(f"where = {self.printer.use('declared')}(self, {quoted(W)})")
+                    w(f'raise RuntimeError(f"{self.name} does not take {{kind}} ({{where}})")')
                 w(f"rule, state = self.rule_of({W}, group), self.state[{W}]")
                 with w.block("if not state:"):
                     w(f"state.update(rule.initial_state({W}))")
@@ -232,5 +250,7 @@ class OptimizerWriter:
                 with w.block('if group["period"] > 1:'):
                     w(f'g = {self.printer.use("gathered")}(g, state, group["period"])')
                 with w.block("if g is not None:"):
+                    self._finite("g=g")
                     self.call_rule()
+                    self._finite(f"**state, {W}={W}")
             w("return loss")

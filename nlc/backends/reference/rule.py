@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import PartNames, ticks_now, title, write_let
+from nlc.backends.reference.file import PartNames, declarations, ticks_now, title, write_let
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.program import Let, Program, Slot
@@ -47,6 +47,8 @@ class RuleWriter:
             self.members()
 
     def members(self) -> None:
+        declarations(self.w, self.system, self.program.slots)
+        self.w()
         self.hypers()
         self.w()
         self.initial_state()

@@ -1,4 +1,4 @@
-"""What a stream of a generated module starts from: ``initial_state``, and the keys that a state must have."""
+"""What a stream of a generated module starts from: ``initial_state``."""
 
 from __future__ import annotations
 
@@ -31,16 +31,6 @@ class States:
     ):
         self.slots, self.printer, self.w = program.slots, printer, w
         self.first, self.sizes, self.starts = first, sizes, starts
-
-    @property
-    def keys(self) -> str:
-        """The keys of a state as a set."""
-        return "{" + ", ".join(f'"{s.key}"' for s in self.slots) + "}"
-
-    @property
-    def few(self) -> bool:
-        """Whether the keys are written where they are checked."""
-        return len(self.keys) < 70
 
     def initial_state(self) -> None:
         """One entry a slot, or loops over the memories where they make it shorter."""

@@ -10,6 +10,7 @@ from nlc.backends.reference.loops import Said, write_all, write_statement
 from nlc.backends.torch_helpers import HELPERS
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Writer
+from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.ops import leaf
 from nlc.ir.program import Program
@@ -51,6 +52,11 @@ class Weights:
         carried = [s.key for s in program.slots if s.learned and s.kind == "level"]
         self.starts = [s.name for s in self.learned] if self._alike(carried) else []
 
+    def span(self, path: str) -> Span | None:
+        """Where the spec has the weight of a path, or the function whose weight it is."""
+        found = self.system.modules.get(path.rpartition(".")[0]) or self.system.weights.get(path)
+        return found.span if found is not None else None
+
     @property
     def any(self) -> bool:
         """Whether the system has slow weights."""
@@ -91,7 +97,7 @@ class Weights:
         w.define("__init__", args, "None")
         w.depth += 1
         w("super().__init__()")
-        hypers.settle(w, system)
+        hypers.settle(w, system, self.printer.use)
         hypers.check(w, system)
         hypers.keep(w, [(f"self.{attribute_name(name)}", name) for name in system.hypers])
         if self.any:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from nlc.backends.reference.file import MODULE_INTERNALS, PartNames, ticks_now
+from nlc.backends.reference.file import MODULE_INTERNALS, PartNames, first_span, place, ticks_now
 from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import own_nodes, tuple_of
 from nlc.backends.torch_printer import TorchPrinter
-from nlc.backends.writer import WIDTH, Writer
+from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.program import Let, Loop, Program
 from nlc.ir.types import Type
 
@@ -25,6 +25,7 @@ class Components:
     """The part of the writer that prints loops."""
 
     program: Program
+    header: Header
     w: Writer
     plain: TorchPrinter
     row: RowPrinter
@@ -113,6 +114,7 @@ class Components:
             args.append(tuple_of(self._cuts(loop)))
         args.append(tuple_of([f"({o}, {axis(i)})" for o, i in loop.slices.items()]))
         args.append(tuple_of([axis(i) for i in loop.collects.values()]))
+        w.at(place(self.header, first_span(loop.body)))
         helper = self.plain.use("tiles" if loop.periods else "tokens")
         names = list(loop.collects)
         targets = ", ".join(names) if len(names) > 1 else f"({''.join(names)},)"
@@ -201,6 +203,7 @@ class Components:
         for path, n in dict(zip(paths, nodes)).items():
             text = self.plain.stored(path)
             out[path] = self.parts(path.replace(".", "_"), n)
+            self.w.at(place(self.header, self.weights.span(path)))
             self.w(f"{out[path]} = {text}")
         return out
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nlc.backends.reference.file import attribute_path, class_name, close_file, open_file
+from nlc.backends.reference.file import (
+    attribute_path,
+    class_name,
+    close_file,
+    first_span,
+    open_file,
+    place,
+)
 from nlc.backends.reference.module import ModuleWriter
 from nlc.backends.torch.components import Components
 from nlc.backends.torch.helpers import defined
@@ -59,12 +66,6 @@ class TorchModule(Scans, Components, ModuleWriter):
         if not any(isinstance(s, Parallel) for s in self.program.body):
             super()._open_state()
             return
-        with w.block("if state is None:"):
-            w(f"state = self.initial_state({self.first})")
-        with w.block(f"elif state.keys() != {self._keys() if self._few_keys else 'self.STATE'}:"):
-            w(
-                'raise ValueError(f"state has the keys {sorted(state)}, which are not this system\'s")'
-            )
         w("state = dict(state)")
         self.plain.places = self.row.places = self.slots
 
@@ -72,7 +73,8 @@ class TorchModule(Scans, Components, ModuleWriter):
         """What is done about an input that is negative where its logarithm is taken."""
         w, given = self.w, self.arguments[name]
         with w.block(f"if not torch.compiler.is_compiling() and ({given} < 0).any():"):
-            w(f'raise ValueError("{name} must not be negative: its logarithm is taken")')
+            said = f'f"{name} must not be negative: its logarithm is taken ({{declared(self, {name!r})}})"'
+            w.call("raise ValueError(", [said], ")")
 
     def close_state(self, statement: Return) -> None:
         if not self.plain.places:
@@ -87,6 +89,7 @@ class TorchModule(Scans, Components, ModuleWriter):
     def _parallel(self, s: Parallel) -> None:
         w = self.w
         with w.block(f"with torch.autocast({self.first}.device.type, enabled=False):"):
+            w.at(place(self.header, first_span((*s.first, *s.body))))
             w(f"dtype = {self._dtype()}")
             held = next((x.var for x in self.program.slots if x.kind == "level"), None)
             self.row.like = self.plain.place(held) if held else self.first

@@ -62,13 +62,8 @@ class ElementRule(RuleWriter):
         if tick:
             w(f'{tick} = state["{key}"] = state["{key}"] + 1')
         for x in scalars:
+            w.at(place(self.header, x.span))
             w(f"{x.names[0]} = {self.printer(x.expr)}")
-
-    def _note(self, x: Let) -> str:
-        where = place(self.header, x)
-        note = "; ".join(filter(None, [x.note, where if where != self.w.place else ""]))
-        self.w.place = where
-        return note
 
     def _update(
         self, lets: list[Let], scalars: list[Let], names: list[str], tick: str, key: str
@@ -88,12 +83,11 @@ class ElementRule(RuleWriter):
             w("return")
         taken = {*self.parts.taken, *names}
         rooms = InPlace(self.printer, (x for x in ascii_lowercase if x not in taken))
-        body: list[tuple[str, str, str]] = []
+        body: list[tuple[str, Let | None, str]] = []
         for n, x in enumerate(lets):
             lines = rooms.step(x, {*names}, lets[n + 1 :])
             guard = ticks_now(x.when, tick, self.printer) if x.when is not None else ""
-            note = self._note(x)
-            body += [(line, note if i == 0 else "", guard) for i, line in enumerate(lines)]
+            body += [(line, None if i else x, guard) for i, line in enumerate(lines)]
         for x in lets:
             self.printer.places.pop(x.names[0], None)
         room = f", rooms={len(rooms.used)}" if rooms.used else ""
@@ -107,13 +101,16 @@ class ElementRule(RuleWriter):
                     self._lines(list(group))
         w.depth -= 1
 
-    def _lines(self, body: list[tuple[str, str, str]]) -> None:
-        for line, note, _ in body:
+    def _lines(self, body: list[tuple[str, Let | None, str]]) -> None:
+        """Lines of statements; each names where its statement stands in the spec."""
+        for line, let, _ in body:
+            if let is not None:
+                self.w.at(place(self.header, let.span))
+            note = let.note if let is not None else ""
             if 4 * self.w.depth + len(line) <= WIDTH:
                 self.w(line, note)
                 continue
-            if note:
-                self.w.comment(note)
+            self.w.comment(note)
             for part in _calls(line):
                 self.w(part)
 
@@ -160,11 +157,12 @@ class ElementRule(RuleWriter):
                     if name in names
                     else f"{name} = {self.printer(e)}"
                 )
+                w.at(place(self.header, x.span))
                 if 4 * w.depth + len(text) <= WIDTH:
                     w(text)
                     continue
                 new = f"{name}_next" if name in names else name
-                write_let(w, Let((new,), e), self.printer, self.header, self.parts)
+                write_let(w, Let((new,), e, "", x.span), self.printer, self.header, self.parts)
                 if name in names:
                     w(f"{name}.copy_({new})")
             if guard is not None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from nlc.backends.precedence import ATOM
-from nlc.backends.reference.file import PartNames
+from nlc.backends.reference.file import PartNames, place
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scans import Form, form
-from nlc.backends.writer import WIDTH, Writer
+from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Read, Record, Scan
@@ -33,6 +33,7 @@ class Scans:
     """The part of the writer that prints scans, over its printer of rows."""
 
     program: Program
+    header: Header
     w: Writer
     row: RowPrinter
     parts: PartNames
@@ -53,6 +54,7 @@ class Scans:
 
     def _scan(self, s: Scan) -> None:
         r, p = s.record, self.row
+        self.w.at(place(self.header, s.span))
         head = self._headed(s)
         at = lambda e, binds=ATOM: p.aligned(e, Type(e.type.dims, head, TOKEN), binds)  # noqa: E731
         states = [p.place(x) for x in r.states]
@@ -257,11 +259,10 @@ class Scans:
     ) -> None:
         start, end = f"{', '.join(targets)} = {function}(", f"){behind}"
         line = f"{start}{', '.join(args)}{end}"
-        if s.note and 4 * self.w.depth + len(line) + 4 + len(s.note) <= WIDTH:
+        if 4 * self.w.depth + len(line) <= WIDTH:
             self.w(line, s.note)
             return
-        if s.note:
-            self.w.comment(s.note)
+        self.w.comment(s.note)
         self.w.call(start, args, end)
 
     def _assign(self, targets: list[str], text: str, s: Scan) -> None:
