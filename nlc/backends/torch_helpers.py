@@ -23,6 +23,12 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
     """a bᵀ over the last axis of each."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
 ''',
+    "concat": '''
+def concat(a: Tensor, b: Tensor) -> Tensor:
+    """The channels of a, then those of b."""
+    lead = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    return torch.cat([a.expand(*lead, -1), b.expand(*lead, -1)], -1)
+''',
     "l2norm": '''
 def l2norm(x: Tensor, eps: float) -> Tensor:
     """x / √(‖x‖² + eps)."""

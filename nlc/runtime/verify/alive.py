@@ -121,7 +121,7 @@ class _Life:
                 for n, x in given.items():
                     x[len(KINDS) :, 0] = other[n][:, 0]
             y, state = self._call(net, given, state)
-        last = torch.cat([x[:, -1].flatten(1) for x in y.values()], 1)
+        last = torch.cat([x[:, -1].reshape(len(x), -1) for x in y.values()], 1)
         plain, changed = last.chunk(2)
         size = ((changed - plain).norm(dim=1) / plain.norm(dim=1)).min().item()
         passed = True if size > DEPENDS else False if born else None
