@@ -1,0 +1,93 @@
+"""The token systems of the zoo against their papers, written out in `zoo_transcriptions`, and against fla's own code.
+
+Outputs, states and gradients by the input and every slow weight, in float64, of both exact backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+import zoo_transcriptions as zoo
+from torch import Tensor
+from transcriptions import compare, drawn
+
+import nlc
+from nlc.pipeline import EXACT, shipped
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What a system is compared with: the paper's recurrence at these sizes; ``inputs`` of another kind than x."""
+
+    written: Callable[..., zoo.Found]
+    sizes: dict[str, object] = field(default_factory=dict)
+    length: int = 23
+    inputs: Callable[[], dict[str, Tensor]] | None = None
+
+
+SMALL = dict(d=6, heads=2)
+DEEP = dict(**SMALL, expand=2)
+EVEN = dict(d=8, heads=2)
+
+
+def _episodes() -> dict[str, Tensor]:
+    """Observations, rewards and the ends of episodes, which differ between sequences."""
+    noise = torch.Generator().manual_seed(1)
+    shapes = {"x": (2, 23, 5), "reward": (2, 23), "done": (2, 23)}
+    drawn = {n: torch.randn(s, generator=noise, dtype=torch.float64) for n, s in shapes.items()}
+    return drawn | {"done": (drawn["done"] > 1).double()}
+
+
+HOPE = dict(chunk=4, memory_chunk=3, periods=(2, 6, 18), cms_lr=0.1)
+ORACLES = {
+    "mlstm": Oracle(zoo.mlstm, SMALL),
+    "oja": Oracle(zoo.oja, SMALL),
+    "rwkv7": Oracle(zoo.rwkv7, dict(**SMALL, rank=2)),
+    "linear_transformer": Oracle(zoo.linear_transformer, SMALL),
+    "sliding_attention": Oracle(zoo.sliding_attention(5), dict(**EVEN, window=5)),
+    "omega": Oracle(zoo.omega(4), dict(**DEEP, c=4)),
+    "atlas": Oracle(zoo.atlas(3, 0.1), dict(**SMALL, c=3), length=11),
+    "moneta": Oracle(zoo.moneta(3, 4), DEEP),
+    "yaad": Oracle(zoo.yaad, DEEP),
+    "memora": Oracle(zoo.memora, SMALL),
+    "srwm": Oracle(zoo.srwm, SMALL),
+    "ada_transformer": Oracle(zoo.ada_transformer(5, 0.2), dict(**EVEN, expand=2, chunk=5, lr=0.2)),
+    "hope_query": Oracle(zoo.hope_query(bias=3.0, **HOPE), dict(**DEEP, gate_bias=3.0, **HOPE)),
+    "lact": Oracle(zoo.lact(5, 0.05), dict(**DEEP, chunk=5, rate=0.05)),
+    "surprise": Oracle(
+        zoo.surprise(4, 0.3, 0.9), dict(d=5, n=4, lr=0.3, discount=0.9), inputs=_episodes
+    ),
+}
+
+
+def _inputs(oracle: Oracle) -> dict[str, Tensor]:
+    if oracle.inputs is not None:
+        return oracle.inputs()
+    noise = torch.Generator().manual_seed(1)
+    shape = (2, oracle.length, oracle.sizes["d"])
+    return {"x": torch.randn(shape, generator=noise, dtype=torch.float64)}
+
+
+@pytest.fixture
+def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], nlc.Spec]:
+    """A shipped spec, but that a Muon inside it works in the precision of what it is given, not in float32."""
+    muon = shipped()["muon"].read_text()
+    assert muon.count(", quintic, float32)") == 1
+    (tmp_path / "muon.yaml").write_text(muon.replace(", quintic, float32)", ", quintic)"))
+    monkeypatch.setenv("NLC_PATH", str(tmp_path))
+    return lambda name: nlc.loads(shipped()[name].read_text())  # which has no specs beside it
+
+
+@pytest.mark.parametrize("backend", EXACT)
+@pytest.mark.parametrize("name", ORACLES)
+def test_the_recurrence_of_the_paper(
+    name: str, backend: str, exact: Callable[[str], nlc.Spec]
+) -> None:
+    oracle = ORACLES[name]
+    module = exact(name).compile(backend)(**oracle.sizes)
+    drawn(module)
+    compare(module, oracle.written, _inputs(oracle))
