@@ -5,6 +5,7 @@ Outputs, states and gradients by the input and every slow weight, in float64, of
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,3 +92,52 @@ def test_the_recurrence_of_the_paper(
     module = exact(name).compile(backend)(**oracle.sizes)
     drawn(module)
     compare(module, oracle.written, _inputs(oracle))
+
+
+# fla's own code, which computes in float32
+
+
+def _fla_rwkv7(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    """Their diagonal plus low rank: S diag(e^g) + (S a) bᵀ + v kᵀ, [B, H, T, n], queries over √n."""
+    f = zoo.rwkv7_flows(w, x)
+    n = f["r"].shape[-1]
+    flows = (f["r"] * n**0.5, f["k"], f["v"], -f["kap"], f["a"] * f["kap"], f["decay"].log())
+    reads, _ = naive(*(z.transpose(1, 2).float() for z in flows))
+    return zoo.rwkv7_output(w, f, reads.transpose(1, 2).to(x.dtype))
+
+
+def _fla_linear_transformer(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    q, k = (torch.nn.functional.elu(zoo.in_heads(w, name, x)) + 1 for name in ("qx", "kx"))
+    reads, _ = naive(q, k, zoo.in_heads(w, "S.value", x), normalize=True)
+    return zoo.linear(w, "y.linear", reads.flatten(2))
+
+
+def _fla_sliding_attention(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    q, k = zoo.turned(zoo.in_heads(w, "q", x)), zoo.turned(zoo.in_heads(w, "A.key", x))
+    reads, _ = naive(q, k, zoo.in_heads(w, "A.value", x), window_size=5)
+    return zoo.linear(w, "y.linear", reads.flatten(2))
+
+
+FLA = {
+    "rwkv7": ("generalized_delta_rule.dplr.naive", "dplr_recurrence", _fla_rwkv7),
+    "linear_transformer": (
+        "linear_attn.naive",
+        "naive_recurrent_linear_attn",
+        _fla_linear_transformer,
+    ),
+    "sliding_attention": ("attn.naive", "naive_parallel_attn", _fla_sliding_attention),
+}
+
+
+@pytest.mark.parametrize("name", FLA)
+def test_the_naive_code_of_fla(name: str) -> None:
+    """What differs is the precision; they also divide by another epsilon than we do."""
+    pytest.importorskip("fla")
+    folder, function, run = FLA[name]
+    naive = getattr(importlib.import_module(f"fla.ops.{folder}"), function)
+    oracle = ORACLES[name]
+    module = nlc.compile(name)(**oracle.sizes)
+    weights = drawn(module)
+    x = _inputs(oracle)["x"]
+    theirs, (mine, _) = run(naive, weights, x), module(x)
+    torch.testing.assert_close(mine, theirs.double(), rtol=1e-5, atol=1e-5)

@@ -84,7 +84,7 @@ def started(w: State, name: str, batch: int) -> MLP:
 
 
 def mlstm(w: State, x: Tensor) -> Found:
-    """C_t = f C + e^i v kᵀ, n_t = f n + e^i k, h = C q / max(|n·q|, 1): without the stabiliser, which changes no read."""
+    """C_t = f C + e^i v kᵀ, n_t = f n + e^i k, h = C q / max(|n·q|, 1): no read changes by the stabiliser."""
     q, v = in_heads(w, "q", x), in_heads(w, "C.objective", x)
     k = in_heads(w, "k", x) / q.shape[-1] ** 0.5
     i, f = gate(w, "i", x), F.logsigmoid(gate(w, "f", x) + 4)
@@ -118,9 +118,10 @@ def rwkv7_flows(w: State, x: Tensor) -> dict[str, Tensor]:
     """r, k̃, v, the decay w, κ̂ and a of the paper's time mixing, and the gate of its output."""
     before = F.pad(x[:, :-1], (0, 0, 1, 0))
     u = x + w["mix"] * (before - x)
-    low = lambda name, f=lambda z: z: linear(
-        w, f"{name}.linear_2", f(linear(w, f"{name}.linear", u))
-    )  # noqa: E731
+
+    def low(name: str, f: Callable[[Tensor], Tensor] = lambda z: z) -> Tensor:
+        return linear(w, f"{name}.linear_2", f(linear(w, f"{name}.linear", u)))
+
     k, a = in_heads(w, "k", u), low("a").sigmoid().unflatten(-1, (H, -1))
     decay = torch.exp(
         -torch.exp(torch.tensor(-0.5, dtype=x.dtype)) * (low("w", torch.tanh) - 4).sigmoid()
@@ -185,20 +186,7 @@ def sliding_attention(window: int) -> Callable[[State, Tensor], Found]:
     return lambda w, x: (linear(w, "y.linear", attended(w, x, window).flatten(2)), {})
 
 
-def delta_product(w: State, x: Tensor, substeps: int) -> Found:
-    """S ← α S, then for each of the sub-steps S ← S (I − β k kᵀ) + β v kᵀ; read behind the last."""
-    f = delta_product_flows(w, x, substeps)
-    S, reads = empty(x, f["v"].shape[-1], f["k"].shape[-1]), []
-    for t in range(x.shape[1]):
-        S = each(f["alpha"][:, t]) * S
-        for j in range(substeps):
-            k, v, beta = (f[name][:, t, j] for name in ("k", "v", "beta"))
-            S = S - each(beta) * outer(read(S, k) - v, k)
-        reads.append(read(S, f["q"][:, t]))
-    return closed(w, reads, x), {"S": S}
-
-
-# ------------------------------------------------------------------------------------------ memories of their own making
+# ------------------------------------------------------------------------------------------ self-made memories
 
 
 def srwm(w: State, x: Tensor) -> Found:
@@ -343,9 +331,11 @@ def moneta(p: int, r: int) -> Callable[[State, Tensor], Found]:
     def run(w: State, x: Tensor) -> Found:
         q, k, v, A = deep(w, "A", x)
         eta, alpha = (gate(w, "eta", x) - 4).sigmoid(), (gate(w, "alpha", x) + 7).sigmoid()
-        kept = lambda A: MLP(
-            *(W / each(sum((P.abs() ** r).sum((-2, -1)) for P in A) ** ((r - 2) / r)) for W in A)
-        )  # noqa: E731
+
+        def kept(A: MLP) -> MLP:
+            size = sum((P.abs() ** r).sum((-2, -1)) for P in A) ** ((r - 2) / r)
+            return MLP(*(P / each(size) for P in A))
+
         reads = []
         for t in range(x.shape[1]):
             W = kept(A)
