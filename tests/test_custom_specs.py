@@ -51,18 +51,19 @@ def _check(text: str, tick: Tick, fresh: bool = False) -> None:
         dims = [int(d.evaluate(vars(module))) for d in given.dims]
         flows[name] = _draw(name, [*([module.heads] if given.head else []), *dims])
     start = module.initial_state(next(iter(flows.values())))
+    states = [key for key in spec.system.states if key in start]
     if not fresh:
-        for key in spec.system.states:
+        for key in states:
             start[key] = torch.randn_like(start[key]).requires_grad_()
     y, end = module(**flows, state=start)
 
     heads = range(module.heads) if spec.system.heads is not None else [None]
     weights = dict(module.named_parameters())
-    rows, ends = [], {key: [] for key in spec.system.states}
+    rows, ends = [], {key: [] for key in states}
     for b in range(BATCH):
         for h in heads:
             at = (b,) if h is None else (b, h)
-            state = {key: start[key][at] for key in spec.system.states}
+            state = {key: start[key][at] for key in states}
             outputs = []
             for t in range(LENGTH):
                 now = {

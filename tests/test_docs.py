@@ -220,7 +220,25 @@ def test_every_code_that_documents_name_exists() -> None:
 
 # What README.md says is not there yet: its words, a shipped spec, an edit that asks for it.
 REFUSED = [
-    ("`n per token`", "delta_net", "every token", "2 per token"),
+    ("`n per step`", "adamw", "every step", "2 per step"),
+    (
+        "of a level of `n per token`: `anchor`",
+        "delta_net",
+        "every token",
+        "2 per token\n    anchor: every 4 tokens",
+    ),
+    (
+        "`toward: init`",
+        "delta_net",
+        "every token",
+        "2 per token\n    toward: init\n    init: learned",
+    ),
+    (
+        "a rule that is a system of its own",
+        "titans",
+        "every token\n    anchor: every chunk tokens",
+        "2 per token",
+    ),
     ("`sum(e, last=c)` in a gradient system", "adamw", "-dot(m, g)", "sum(-dot(m, g), last=4)"),
     *(
         (f"`{name}`", "delta_net", "sqnorm(S(key) - value)", f"sqnorm({name}(S))")

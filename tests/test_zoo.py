@@ -49,6 +49,7 @@ ORACLES = {
     "oja": Oracle(zoo.oja, SMALL),
     "rwkv7": Oracle(zoo.rwkv7, dict(**SMALL, rank=2)),
     "linear_transformer": Oracle(zoo.linear_transformer, SMALL),
+    "delta_product": Oracle(zoo.delta_product(2), SMALL),
     "sliding_attention": Oracle(zoo.sliding_attention(5), dict(**EVEN, window=5)),
     "omega": Oracle(zoo.omega(4), dict(**DEEP, c=4)),
     "atlas": Oracle(zoo.atlas(3, 0.1), dict(**SMALL, c=3), length=11),
@@ -118,7 +119,20 @@ def _fla_sliding_attention(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
     return zoo.linear(w, "y.linear", reads.flatten(2))
 
 
+def _fla_delta_product(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    """Their sub-steps stand one after the other along the time axis: [B, 2 T, H, n]."""
+    f = zoo.delta_product_flows(w, x, 2)
+    k, v, beta = (f[name].flatten(1, 2) for name in ("k", "v", "beta"))
+    reads, _ = naive(f["q"], k, v, f["alpha"].log(), beta, 1.0, num_householder=2)
+    return zoo.closed(w, list(reads.unbind(1)), x)
+
+
 FLA = {
+    "delta_product": (
+        "gated_delta_product.naive",
+        "naive_recurrent_gated_delta_product",
+        _fla_delta_product,
+    ),
     "rwkv7": ("generalized_delta_rule.dplr.naive", "dplr_recurrence", _fla_rwkv7),
     "linear_transformer": (
         "linear_attn.naive",

@@ -186,6 +186,39 @@ def sliding_attention(window: int) -> Callable[[State, Tensor], Found]:
     return lambda w, x: (linear(w, "y.linear", attended(w, x, window).flatten(2)), {})
 
 
+def delta_product_flows(w: State, x: Tensor, substeps: int) -> State:
+    """q and α [B, T, H, …]; k, v and β of each sub-step [B, T, n, H, …], parts of one projection of a head."""
+
+    def parts(z: Tensor) -> Tensor:
+        return z.unflatten(-1, (substeps, -1)).transpose(2, 3)
+
+    beta = 2 * linear(w, "S.lr.linear", x).sigmoid()
+    return dict(
+        q=unit(mixed(w, "q", x)),
+        k=unit(parts(mixed(w, "S.key", x))),
+        v=parts(mixed(w, "S.value", x)),
+        beta=parts(beta.unflatten(-1, (H, -1))).squeeze(-1),
+        alpha=(gate(w, "alpha", x) + 4).sigmoid(),
+    )
+
+
+def delta_product(substeps: int) -> Callable[[State, Tensor], Found]:
+    """S ← α S, then for each of the sub-steps S ← S (I − β k kᵀ) + β v kᵀ; read behind the last."""
+
+    def run(w: State, x: Tensor) -> Found:
+        f = delta_product_flows(w, x, substeps)
+        S, reads = empty(x, f["v"].shape[-1], f["k"].shape[-1]), []
+        for t in range(x.shape[1]):
+            S = each(f["alpha"][:, t]) * S
+            for j in range(substeps):
+                k, v, beta = (f[name][:, t, j] for name in ("k", "v", "beta"))
+                S = S - each(beta) * outer(read(S, k) - v, k)
+            reads.append(read(S, f["q"][:, t]))
+        return closed(w, reads, x), {"S": S}
+
+    return run
+
+
 # ------------------------------------------------------------------------------------------ self-made memories
 
 

@@ -139,7 +139,8 @@ def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tens
     "shifted": '''
 def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """x [B, T, ...] one token earlier, after ``last``; and its own last value."""
-    return torch.cat([last.unsqueeze(1), x[:, :-1]], 1), x[:, -1]
+    before = torch.cat([last.unsqueeze(1).to(x.dtype), x[:, :-1]], 1)
+    return before, x[:, -1].to(last.dtype)
 ''',
     "push": '''
 def push(window: Tensor, x: Tensor) -> Tensor:

@@ -103,6 +103,7 @@ _TABLE = [
     # heads, time
     _function("split", "x", "[heads * n] channels to n per head"),
     _function("merge", "x", "n channels per head to [heads * n]"),
+    _function("substeps", "x", "for a level of `n per token`: the n equal parts of x, one for each sub-step"),
     _function("last", "x", "the newest value of something faster, for a level with a period", op="total"),
     _function("stop", "x", "x as a constant: no gradient passes, inner or outer"),
     # where a weight or a state starts
@@ -112,7 +113,7 @@ _TABLE = [
 ]  # fmt: skip
 
 # Functions of the language that this version has not.
-LATER = frozenset("embedding substeps eigh_basis qr".split())
+LATER = frozenset("embedding eigh_basis qr".split())
 
 
 def usage(name: str, params: dict[str, object]) -> str:

@@ -193,7 +193,8 @@ class _Level:
         return part(e, self.level.states.index(s))
 
     def _prev(self, s: State) -> Expr:
-        return self._leaf(s, "prev")
+        source = self.level.source
+        return self._leaf(s, "prev") if source is None else self._own(source, s)
 
     def _gradient(self, s: State) -> Expr:
         name = self.level.name if self.step else s.name

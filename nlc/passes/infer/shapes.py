@@ -231,6 +231,8 @@ class ShapesOf:
                 own = part(e, i)
                 if (shape := self._of(own)) is not None:
                     self._gate(level, key, own, shape, state)
+        if level.source is not None:
+            self._of(level.source)
         if level.reset is not None and level.reset.to is not None:
             self._of(level.reset.to)
             for i, state in enumerate(level.states):

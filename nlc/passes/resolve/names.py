@@ -70,12 +70,11 @@ def _reserved(terms: Terms, e: Expr, at: Place) -> Expr:
     if name == "age":
         helps = ["write it inside, as in `sum(gamma**age * e, last=4)`"]
         return terms.wrong(e, "only a sum over the last ticks has ages", helps=helps)
-    if name in ("substep", "loss"):
+    if name == "loss":
         return terms.later(f"`{name}`", e)
-    if name in ("pos", "head") and scope.gradients:
-        what = "the position of a token" if name == "pos" else "the index of a head"
-        return terms.wrong(e, f"{what}: token systems only")
-    if name not in ("t", "pos", "head"):
+    if name in ("pos", "head", "substep") and scope.gradients:
+        return terms.wrong(e, f"{RESERVED[name]}: token systems only")
+    if name not in ("t", "pos", "head", "substep"):
         return terms.wrong(e, f"`{name}` is a word of the language: {RESERVED[name]}")
     return Expr("index", (), (name, at.level if name == "t" else None), None, e.span)
 
