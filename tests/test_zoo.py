@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import zoo_page
 import zoo_transcriptions as zoo
 from torch import Tensor
 from transcriptions import compare, drawn
@@ -89,10 +90,15 @@ def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], nl
 def test_the_recurrence_of_the_paper(
     name: str, backend: str, exact: Callable[[str], nlc.Spec]
 ) -> None:
+    _apart(name, backend, exact)
+
+
+def _apart(name: str, backend: str, exact: Callable[[str], nlc.Spec]) -> float:
+    """How far, at most."""
     oracle = ORACLES[name]
     module = exact(name).compile(backend)(**oracle.sizes)
     drawn(module)
-    compare(module, oracle.written, _inputs(oracle))
+    return compare(module, oracle.written, _inputs(oracle))
 
 
 # fla's own code, which computes in float32
@@ -155,3 +161,22 @@ def test_the_naive_code_of_fla(name: str) -> None:
     x = _inputs(oracle)["x"]
     theirs, (mine, _) = run(naive, weights, x), module(x)
     torch.testing.assert_close(mine, theirs.double(), rtol=1e-5, atol=1e-5)
+
+
+# the page
+
+
+def test_the_page_is_current(
+    exact: Callable[[str], nlc.Spec], golden: Callable[..., None], request: pytest.FixtureRequest
+) -> None:
+    """Errors are measured anew where the page is written; on another machine their last digits differ."""
+    folder = Path(__file__).parent.parent / "docs"
+    assert not ORACLES.keys() & zoo_page.ELSEWHERE.keys()
+    assert ORACLES.keys() | zoo_page.ELSEWHERE.keys() == set(zoo_page.tokens())
+    held = {name: zoo_page.WRITTEN + (", and fla's" if name in FLA else "") for name in ORACLES}
+    if request.config.getoption("--update-golden"):
+        worst = {name: max(_apart(name, b, exact) for b in EXACT) for name in ORACLES}
+        errors = {name: f"{error:.0e}" for name, error in worst.items()}
+    else:
+        errors = zoo_page.measured((folder / "zoo.md").read_text(encoding="utf-8"))
+    golden("zoo.md", zoo_page.page(held, errors), folder)

@@ -61,11 +61,11 @@ def _row(f: Fact, e: Explanation) -> list[str]:
 def _numbers(c: Cost, e: Explanation) -> list[str]:
     if e.matrix:
         each = e.matrix[0] * e.matrix[1]
-        return [_count(x / each) for x in (c.flops, c.moved, c.state)]
-    return [_count(c.flops), _size(c.moved), _size(c.state), _steps(c.steps, e.tokens)]
+        return [count(x / each) for x in (c.flops, c.moved, c.state)]
+    return [count(c.flops), _size(c.moved), _size(c.state), _steps(c.steps, e.tokens)]
 
 
-def _count(x: float) -> str:
+def count(x: float) -> str:
     """``281 k``, ``1.98 M``."""
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if x >= unit:
