@@ -202,6 +202,24 @@ MATRICES: dict[str, tuple[str, Callable[[Tensor, SimpleNamespace], Tensor]]] = {
             outer(f.k, f.k) + (1 / f.a).diag(), outer(f.v, f.k) + f.alpha * S / f.a
         ),
     ),
+    "longhorn_per_value": (
+        _matrix("q k v b alpha", SQUARE, "retain: alpha", "rule: prox(lr=per_value(b))"),
+        lambda S, f: torch.stack([
+            _solve(outer(f.k, f.k) + EYE / b, (v * f.k + f.alpha * row / b)[None])[0]
+            for row, v, b in zip(S, f.v, f.b)
+        ]),
+    ),
+    "prox_per_value_with_a_penalty": (
+        _matrix(
+            "q k v b",
+            "objective: 0.5 * sqnorm(S(key) - value) + 1.5 * sqnorm(S)",
+            "rule: prox(lr=per_value(b))",
+        ),
+        lambda S, f: torch.stack([
+            _solve(outer(f.k, f.k) + (3 + 1 / b) * EYE, (v * f.k + row / b)[None])[0]
+            for row, v, b in zip(S, f.v, f.b)
+        ]),
+    ),
     "prox_with_a_penalty": (
         _matrix(
             "q k v b eta alpha",

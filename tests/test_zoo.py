@@ -49,6 +49,13 @@ ORACLES = {
     "mlstm": Oracle(zoo.mlstm, SMALL),
     "oja": Oracle(zoo.oja, SMALL),
     "rwkv7": Oracle(zoo.rwkv7, dict(**SMALL, rank=2)),
+    "rwkv6": Oracle(zoo.rwkv6, dict(**SMALL, rank=2)),
+    "kda": Oracle(zoo.kda, dict(**SMALL, rank=2)),
+    "gated_delta_net2": Oracle(zoo.gated_delta_net2, SMALL),
+    "comba": Oracle(zoo.comba, SMALL),
+    "longhorn": Oracle(zoo.longhorn, SMALL),
+    "hgrn2": Oracle(zoo.hgrn2, SMALL),
+    "mamba": Oracle(zoo.mamba, dict(d=6, n=3, rank=2)),
     "linear_transformer": Oracle(zoo.linear_transformer, SMALL),
     "delta_product": Oracle(zoo.delta_product(2), SMALL),
     "sliding_attention": Oracle(zoo.sliding_attention(5), dict(**EVEN, window=5)),
@@ -133,7 +140,32 @@ def _fla_delta_product(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
     return zoo.closed(w, list(reads.unbind(1)), x)
 
 
+def _fla_kda(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    f = zoo.kda_flows(w, x)
+    reads, _ = naive(**f, scale=1.0)
+    y = zoo.normed(reads, w["y.rmsnorm.weight"]) * zoo.in_heads(w, "y", x).sigmoid()
+    return zoo.linear(w, "y.linear_2", y.flatten(2))
+
+
+def _fla_gated_delta_net2(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    f = zoo.gated_delta_net2_flows(w, x)
+    flows = (f["q"], f["k"], f["v"], f["alpha"].log(), f["b"], f["w"])
+    reads, _ = naive(*flows, scale=1.0)
+    return zoo.closed(w, list(reads.unbind(1)), x)
+
+
+def _fla_comba(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    """The form in chunks: their recurrence token by token is of another system."""
+    f = zoo.comba_flows(w, x)
+    flows = (f["q"], f["k"], f["v"], f["p"], f["alpha"].log(), f["beta"])
+    reads, _ = naive(*flows, scale=1.0)
+    return zoo.closed(w, list(reads.to(x.dtype).unbind(1)), x)
+
+
 FLA = {
+    "kda": ("kda.naive", "naive_recurrent_kda", _fla_kda),
+    "gated_delta_net2": ("gdn2.naive", "naive_recurrent_gdn2", _fla_gated_delta_net2),
+    "comba": ("comba.naive", "naive_chunk_comba", _fla_comba),
     "delta_product": (
         "gated_delta_product.naive",
         "naive_recurrent_gated_delta_product",

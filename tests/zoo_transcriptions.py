@@ -139,11 +139,8 @@ def rwkv7_flows(w: State, x: Tensor) -> dict[str, Tensor]:
 
 def rwkv7_output(w: State, f: dict[str, Tensor], reads: Tensor) -> Tensor:
     """Each head standardised, the bonus of the own token beside it, gated, projected."""
-    c = reads - reads.mean(-1, keepdim=True)
-    c = c / torch.sqrt((c * c).mean(-1, keepdim=True) + EPS)
-    c = c * w["y.layernorm.weight"] + w["y.layernorm.bias"]
     bonus = (f["r"] * w["bonus"] * f["k"]).sum(-1, keepdim=True) * f["v"]
-    return linear(w, "y.linear", (c + bonus).flatten(2) * f["gate"])
+    return linear(w, "y.linear", (standardised(w, reads) + bonus).flatten(2) * f["gate"])
 
 
 def rwkv7(w: State, x: Tensor) -> Found:
@@ -184,6 +181,131 @@ def attended(w: State, x: Tensor, window: int | None = None) -> Tensor:
 
 def sliding_attention(window: int) -> Callable[[State, Tensor], Found]:
     return lambda w, x: (linear(w, "y.linear", attended(w, x, window).flatten(2)), {})
+
+
+def kda_flows(w: State, x: Tensor) -> State:
+    """q, k of length 1, v, β, and the logarithm of the gate of each key channel."""
+    low = linear(w, "alpha.linear_2", linear(w, "alpha.linear", x)).unflatten(-1, (H, -1))
+    return dict(
+        q=unit(mixed(w, "q", x)),
+        k=unit(mixed(w, "S.key", x)),
+        v=mixed(w, "S.value", x),
+        g=-w["A_log"].exp()[:, None] * F.softplus(low + w["dt_bias"]),
+        beta=gate(w, "beta", x).sigmoid(),
+    )
+
+
+def kda(w: State, x: Tensor) -> Found:
+    """S_t = S diag(α) (I − β k kᵀ) + β v kᵀ."""
+    f = kda_flows(w, x)
+    S, reads = empty(x, f["v"].shape[-1], f["k"].shape[-1]), []
+    for t in range(x.shape[1]):
+        q, k, v, g, beta = (f[n][:, t] for n in ("q", "k", "v", "g", "beta"))
+        S = S * g.exp()[..., None, :]
+        S = S - each(beta) * outer(read(S, k) - v, k)
+        reads.append(read(S, q))
+    y = normed(torch.stack(reads, 1), w["y.rmsnorm.weight"]) * in_heads(w, "y", x).sigmoid()
+    return linear(w, "y.linear_2", y.flatten(2)), {"S": S}
+
+
+def gated_delta_net2_flows(w: State, x: Tensor) -> State:
+    gates = {n: in_heads(w, n, x).sigmoid() for n in ("b", "w")}
+    flows = dict(q=unit(mixed(w, "q", x)), k=unit(mixed(w, "S.key", x)), v=mixed(w, "S.value", x))
+    return flows | gates | {"alpha": (in_heads(w, "alpha", x) + 4).sigmoid()}
+
+
+def gated_delta_net2(w: State, x: Tensor) -> Found:
+    """S_t = S diag(α) (I − (b ∘ k) kᵀ) + (w ∘ v) kᵀ."""
+    f = gated_delta_net2_flows(w, x)
+    S, reads = empty(x, f["v"].shape[-1], f["k"].shape[-1]), []
+    eye = torch.eye(f["k"].shape[-1], dtype=x.dtype)
+    for t in range(x.shape[1]):
+        q, k, v, b, write, alpha = (f[n][:, t] for n in ("q", "k", "v", "b", "w", "alpha"))
+        S = S @ torch.diag_embed(alpha) @ (eye - outer(b * k, k)) + outer(write * v, k)
+        reads.append(read(S, q))
+    return closed(w, reads, x), {"S": S}
+
+
+def comba_flows(w: State, x: Tensor) -> State:
+    k = unit(mixed(w, "k", x))
+    return dict(
+        q=unit(mixed(w, "q", x)) - w["correction"][:, None] * k,
+        k=k,
+        v=mixed(w, "S.value", x),
+        p=w["weaker"].sigmoid()[:, None] * k,
+        alpha=(gate(w, "alpha", x) + 4).sigmoid(),
+        beta=gate(w, "beta", x).sigmoid(),
+    )
+
+
+def comba(w: State, x: Tensor) -> Found:
+    """S_t = S (α I − β p kᵀ) + β v kᵀ, with p a weakened k."""
+    f = comba_flows(w, x)
+    S, reads = empty(x, f["v"].shape[-1], f["k"].shape[-1]), []
+    for t in range(x.shape[1]):
+        q, k, v, p, alpha, beta = (f[n][:, t] for n in ("q", "k", "v", "p", "alpha", "beta"))
+        S = each(alpha) * S - each(beta) * outer(read(S, p), k) + each(beta) * outer(v, k)
+        reads.append(read(S, q))
+    return closed(w, reads, x), {"S": S}
+
+
+def longhorn(w: State, x: Tensor) -> Found:
+    """Each row of S by itself: S_i ← S_i (I − ε_i k kᵀ) + ε_i v_i kᵀ with ε_i = β_i / (1 + β_i ‖k‖²)."""
+    q, k, v = mixed(w, "q", x), mixed(w, "S.key", x), mixed(w, "S.value", x)
+    beta = in_heads(w, "beta", x).sigmoid()
+    rate = beta / (1 + beta * k.square().sum(-1, keepdim=True))
+    S, reads = empty(x, v.shape[-1], k.shape[-1]), []
+    for t in range(x.shape[1]):
+        S = S + outer(rate[:, t] * (v[:, t] - read(S, k[:, t])), k[:, t])
+        reads.append(read(S, q[:, t]))
+    return closed(w, reads, x), {"S": S}
+
+
+def hgrn2(w: State, x: Tensor) -> Found:
+    """S_t = S diag(f) + v (1 − f)ᵀ."""
+    forget, v = 0.9 + 0.1 * in_heads(w, "f", x).sigmoid(), in_heads(w, "S.value", x)
+    q = F.silu(in_heads(w, "q", x))
+    S, reads = empty(x, v.shape[-1], forget.shape[-1]), []
+    for t in range(x.shape[1]):
+        S = S * forget[:, t, :, None] + outer(v[:, t], 1 - forget[:, t])
+        reads.append(read(S, q[:, t]))
+    y = normed(torch.stack(reads, 1), w["y.rmsnorm.weight"]).flatten(2)
+    return linear(w, "y.linear", y), {"S": S}
+
+
+def mamba(w: State, x: Tensor) -> Found:
+    """h_t[i, j] = e^{Δ_i A_ij} h[i, j] + Δ_i u_i B_j, y_i = Σ_j h[i, j] C_j + D_i u_i, A = −e^{A_log}."""
+    u = short_conv(linear(w, "u.linear", x), w["u.conv.weight"]) + w["u.conv.bias"]
+    u = F.silu(u)
+    dt = F.softplus(linear(w, "dt.linear_2", linear(w, "dt.linear", u)) + w["dt_bias"])
+    B, C, A = linear(w, "B.linear", u), linear(w, "C.linear", u), -w["A_log"].exp()
+    h, out = torch.zeros(x.shape[0], *A.shape, dtype=x.dtype), []
+    for t in range(x.shape[1]):
+        h = (dt[:, t, :, None] * A).exp() * h + outer(dt[:, t] * u[:, t], B[:, t])
+        out.append(read(h, C[:, t]) + w["D"] * u[:, t])
+    y = torch.stack(out, 1) * F.silu(linear(w, "y.linear", x))
+    return linear(w, "y.linear_2", y), {"S": h}
+
+
+def standardised(w: State, x: Tensor) -> Tensor:
+    """Each head over its channels, with a weight and a bias."""
+    c = x - x.mean(-1, keepdim=True)
+    c = c / torch.sqrt((c * c).mean(-1, keepdim=True) + EPS)
+    return c * w["y.layernorm.weight"] + w["y.layernorm.bias"]
+
+
+def rwkv6(w: State, x: Tensor) -> Found:
+    """o_t = (S_{t−1} + v (u ∘ k)ᵀ) r, S_t = S_{t−1} diag(w) + v kᵀ."""
+    u = x + w["mix"] * (F.pad(x[:, :-1], (0, 0, 1, 0)) - x)
+    r, k, v = (in_heads(w, n, u) for n in "rkv")
+    low = linear(w, "w.linear_2", linear(w, "w.linear", u).tanh()).unflatten(-1, (H, -1))
+    decay = torch.exp(-torch.exp(low - 4))
+    S, out = empty(x, v.shape[-1], k.shape[-1]), []
+    for t in range(x.shape[1]):
+        out.append(read(S + outer(v[:, t], w["bonus"] * k[:, t]), r[:, t]))
+        S = S * decay[:, t, :, None] + outer(v[:, t], k[:, t])
+    y = standardised(w, torch.stack(out, 1)).flatten(2)
+    return linear(w, "y.linear_2", y * F.silu(linear(w, "y.linear", u))), {"S": S}
 
 
 def delta_product_flows(w: State, x: Tensor, substeps: int) -> State:

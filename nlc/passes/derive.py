@@ -461,10 +461,14 @@ class _Level:
         curvature, strength, x = hessian
         g, one = self._gradient(s), num(1.0)
         per_key = lr.op == "per_key"
-        if lr.type.dims != () and not (per_key and curvature is None and x is not None):
+        by_rows = (
+            lr.op == "per_value" and len(s.dims) == 2
+        )  # the Hessian acts on each row by itself
+        by_keys = per_key and curvature is None and x is not None
+        if lr.type.dims != () and not (by_rows or by_keys):
             self.report.add(
                 "NLC504",
-                "`prox` takes a scalar or `per_key` step",
+                "`prox` takes a scalar, `per_value` or `per_key` step",
                 lr.span or self.level.rule.span,
                 "no closed form for this shape",
             )
