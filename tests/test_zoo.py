@@ -14,11 +14,12 @@ import pytest
 import torch
 import zoo_page
 import zoo_transcriptions as zoo
+from test_every_spec import exact as in_float64
 from torch import Tensor
 from transcriptions import compare, drawn
 
 import nlc
-from nlc.pipeline import EXACT, shipped
+from nlc.pipeline import EXACT
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,7 @@ def _inputs(oracle: Oracle) -> dict[str, Tensor]:
 
 @pytest.fixture
 def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], nlc.Spec]:
-    """A shipped spec, but that a Muon inside it works in the precision of what it is given, not in float32."""
-    muon = shipped()["muon"].read_text()
-    assert muon.count(", quintic, float32)") == 1
-    (tmp_path / "muon.yaml").write_text(muon.replace(", quintic, float32)", ", quintic)"))
-    monkeypatch.setenv("NLC_PATH", str(tmp_path))
-    return lambda name: nlc.loads(shipped()[name].read_text())  # which has no specs beside it
+    return lambda name: in_float64(name, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("backend", EXACT)
