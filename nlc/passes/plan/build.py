@@ -100,7 +100,7 @@ class Builder:
                 self.names.taken = before
                 for name in stuck.names:
                     if stuck.why:
-                        body.block(name, stuck.why, stuck.expr)
+                        body.block(name, stuck.why, stuck.expr, stuck.linear)
                     else:
                         body.together.add(name)
         return self._program(body, statements), self._choices(body)
@@ -378,6 +378,8 @@ class Builder:
             beside = other.level if other and other.level != level.name else ""
             records = [self.records[v].record for v in mine if v in self.records]
             kind = records[0].name if records else "constant" if plan == "anchored" else "nonlinear"
+            if kind == "nonlinear" and blocked is not None and blocked.linear:
+                kind = "affine"
             span = blocked.expr.span if blocked and blocked.expr is not None else None
             periods = next(
                 (
