@@ -38,6 +38,7 @@ from nlc.passes.outer import outer
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
+from nlc.passes.substeps import substeps
 from nlc.passes.use import use
 from nlc.syntax.allow import silenced
 from nlc.syntax.parse import parse
@@ -58,6 +59,7 @@ STAGES = {
     "expand": "SpecTree -> SpecTree: families written out",
     "resolve": "SpecTree -> System: names, reads of states with their time, calls",
     "use": "System -> System: used systems written out",
+    "substeps": "System -> System: levels of several sub-steps a token written out",
     "outer": "System -> System: levels on the outer loss become slow weights",
     "inline": "System -> System: rules that are systems become levels",
     "clocks": "System -> System: what slow levels gather over their periods",
@@ -268,7 +270,7 @@ class Spec:
     def _analysed(self, system: System) -> tuple[System, dict[str, Update]]:
         """From names to updates, for the system and for those beside it."""
         self._shallow(system)
-        system = outer(use(system))
+        system = outer(substeps(use(system), self.report))
         system = infer(clocks(inline(system, self.report), self.report), self.report)
         self.report.raise_if_errors()
         cycles(system, self.report)

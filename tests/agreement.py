@@ -80,14 +80,25 @@ class Both:
         """Inputs, the state that they meet and what the reference makes of them, as drawn or scaled down."""
         for scale in (1.0, 0.5, 0.25, 0.125):
             given = self._draw(batch, length, scale)
-            state = None
+            state = self._start(given)
             if before:
                 with torch.no_grad():
-                    _, state = self.reference(**named(self._draw(batch, before, scale)))
+                    early = named(self._draw(batch, before, scale))
+                    _, state = self.reference(**early, state=state)
             expected = self._run(self.reference, given, state)
             if all((x.abs() < LARGE).all() for x in expected.values()):
                 return given, state, expected
         raise TooLarge
+
+    def _start(self, given: Tensors) -> Tensors | None:
+        """What is learned of an operator's start comes in with the state, and is not zero."""
+        mine = [s.name for s in self.spec.system.states.values() if s.given]
+        if not mine:
+            return None
+        state = self.reference.initial_state(next(iter(given.values())))
+        begun = {n: torch.randn_like(state[n]) * state[n].shape[-1] ** -0.5 for n in mine}
+        anchors = {f"{n}.anchor": x for n, x in begun.items() if f"{n}.anchor" in state}
+        return state | begun | anchors
 
     def _draw(self, batch: int, length: int, scale: float) -> Tensors:
         given = draw(self.spec.system, self.hypers, batch, length)

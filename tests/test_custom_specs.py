@@ -51,18 +51,19 @@ def _check(text: str, tick: Tick, fresh: bool = False) -> None:
         dims = [int(d.evaluate(vars(module))) for d in given.dims]
         flows[name] = _draw(name, [*([module.heads] if given.head else []), *dims])
     start = module.initial_state(next(iter(flows.values())))
+    states = [key for key in spec.system.states if key in start]
     if not fresh:
-        for key in spec.system.states:
+        for key in states:
             start[key] = torch.randn_like(start[key]).requires_grad_()
     y, end = module(**flows, state=start)
 
     heads = range(module.heads) if spec.system.heads is not None else [None]
     weights = dict(module.named_parameters())
-    rows, ends = [], {key: [] for key in spec.system.states}
+    rows, ends = [], {key: [] for key in states}
     for b in range(BATCH):
         for h in heads:
             at = (b,) if h is None else (b, h)
-            state = {key: start[key][at] for key in spec.system.states}
+            state = {key: start[key][at] for key in states}
             outputs = []
             for t in range(LENGTH):
                 now = {
@@ -200,6 +201,24 @@ MATRICES: dict[str, tuple[str, Callable[[Tensor, SimpleNamespace], Tensor]]] = {
         lambda S, f: _solve(
             outer(f.k, f.k) + (1 / f.a).diag(), outer(f.v, f.k) + f.alpha * S / f.a
         ),
+    ),
+    "longhorn_per_value": (
+        _matrix("q k v b alpha", SQUARE, "retain: alpha", "rule: prox(lr=per_value(b))"),
+        lambda S, f: torch.stack([
+            _solve(outer(f.k, f.k) + EYE / b, (v * f.k + f.alpha * row / b)[None])[0]
+            for row, v, b in zip(S, f.v, f.b)
+        ]),
+    ),
+    "prox_per_value_with_a_penalty": (
+        _matrix(
+            "q k v b",
+            "objective: 0.5 * sqnorm(S(key) - value) + 1.5 * sqnorm(S)",
+            "rule: prox(lr=per_value(b))",
+        ),
+        lambda S, f: torch.stack([
+            _solve(outer(f.k, f.k) + (3 + 1 / b) * EYE, (v * f.k + row / b)[None])[0]
+            for row, v, b in zip(S, f.v, f.b)
+        ]),
     ),
     "prox_with_a_penalty": (
         _matrix(

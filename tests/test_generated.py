@@ -161,11 +161,12 @@ def test_loops_and_tables_only_shorten(name: str, monkeypatch: pytest.MonkeyPatc
         net.reset_parameters()
         again.append({key: p.clone() for key, p in net.state_dict().items()})
     states = [net.initial_state(torch.zeros(2, 1, 16, dtype=torch.bfloat16)) for net in nets]
+    inputs = [torch.zeros(2, 1, *([16] if i.dims else [])) for i in spec.system.inputs.values()]
     for a, b in (again, states):
         assert list(a) == list(b)
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     with pytest.raises(ValueError, match="it is not of this system"):
-        nets[0](torch.zeros(2, 1, 16), state={**states[0], "another": states[0][next(iter(a))]})
+        nets[0](*inputs, state={**states[0], "another": states[0][next(iter(a))]})
 
 
 def test_learned_starts_may_be_tensors_of_a_functional_call() -> None:

@@ -121,7 +121,8 @@ def test_bfloat16_and_autocast_stay_finite_and_near(name: str, autocast: bool) -
     for a, b in zip(_outputs(y), _outputs(exact(**inputs)[0]), strict=True):
         assert a.isfinite().all() and (a.double() - b).norm() < 0.05 * b.norm()
     memories = nlc.load(name).system.states
-    assert all(state[key].dtype == torch.float32 for key in memories)
+    kept = [key for key, s in memories.items() if not s.passing]
+    assert all(state[key].dtype == torch.float32 for key in kept)
 
 
 # gradients

@@ -104,22 +104,30 @@ def drawn(module: torch.nn.Module, seed: int = 0) -> dict[str, Tensor]:
     return dict(module.named_parameters())
 
 
-Run = Callable[[dict[str, Tensor], Tensor], tuple[Tensor, dict[str, Tensor]]]
+Run = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
-def compare(module: torch.nn.Module, written: Run, x: Tensor, tolerance: float = 1e-10) -> None:
+def compare(
+    module: torch.nn.Module,
+    written: Run,
+    inputs: Tensor | dict[str, Tensor],
+    tolerance: float = 1e-10,
+) -> float:
     """A module against code written out: outputs, every state that the code gives, and all gradients.
 
     The loss weighs the outputs and the final states at random; its gradients are those with respect
-    to x and every slow weight. Errors are relative to the largest entry.
+    to the first input and every slow weight. Gives the largest error, relative to the largest entry of its tensor.
     """
     weights = dict(module.named_parameters())
-    x = x.clone().requires_grad_()
-    y, state = module(x)
-    expected, end = written(weights, x)
+    inputs = {"x": inputs} if isinstance(inputs, Tensor) else dict(inputs)
+    first = next(iter(inputs))
+    x = inputs[first] = inputs[first].clone().requires_grad_()
+    y, state = module(**inputs)
+    expected, end = written(weights, *inputs.values())
     assert set(end) <= set(state)
     pairs = {"y": (y, expected), **{key: (state[key], end[key]) for key in end}}
-    near(pairs, tolerance)
+    worst = near(pairs, tolerance)
     generator = torch.Generator().manual_seed(9)
     share = {
         key: torch.randn(a.shape, generator=generator, dtype=a.dtype)
@@ -130,12 +138,12 @@ def compare(module: torch.nn.Module, written: Run, x: Tensor, tolerance: float =
     for side in (0, 1):
         loss = sum((share[key] * pair[side]).sum() for key, pair in pairs.items())
         slopes.append(torch.autograd.grad(loss, list(leaves.values())))
-    near({key: pair for key, *pair in zip(leaves, *slopes)}, tolerance)
     assert all(g.abs().max() > 0 for g in slopes[1])
+    return max(worst, near({key: pair for key, *pair in zip(leaves, *slopes)}, tolerance))
 
 
-def near(pairs: dict[str, tuple[Tensor, Tensor]], tolerance: float) -> None:
-    """Each pair differs by less than ``tolerance`` of the expected tensor's largest entry."""
+def near(pairs: Pairs, tolerance: float) -> float:
+    """Each pair differs by less than ``tolerance`` of the expected tensor's largest entry; by how much at most."""
     worst = {}
     for key, (found, expected) in pairs.items():
         assert found.shape == expected.shape, (key, found.shape, expected.shape)
@@ -143,3 +151,4 @@ def near(pairs: dict[str, tuple[Tensor, Tensor]], tolerance: float) -> None:
         size = expected.abs().max().clamp_min(1e-30)
         worst[key] = ((found - expected).abs().max() / size).item()
     assert max(worst.values()) < tolerance, worst
+    return max(worst.values())

@@ -23,6 +23,12 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
     """a bᵀ over the last axis of each."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
 ''',
+    "concat": '''
+def concat(a: Tensor, b: Tensor) -> Tensor:
+    """The channels of a, then those of b."""
+    lead = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    return torch.cat([a.expand(*lead, -1), b.expand(*lead, -1)], -1)
+''',
     "l2norm": '''
 def l2norm(x: Tensor, eps: float) -> Tensor:
     """x / √(‖x‖² + eps)."""
@@ -133,7 +139,8 @@ def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tens
     "shifted": '''
 def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """x [B, T, ...] one token earlier, after ``last``; and its own last value."""
-    return torch.cat([last.unsqueeze(1), x[:, :-1]], 1), x[:, -1]
+    before = torch.cat([last.unsqueeze(1).to(x.dtype), x[:, :-1]], 1)
+    return before, x[:, -1].to(last.dtype)
 ''',
     "push": '''
 def push(window: Tensor, x: Tensor) -> Tensor:

@@ -364,6 +364,17 @@ class TorchPrinter(MatrixFunctions):
             ATOM,
         )
 
+    def op_concat(self, e: Expr) -> tuple[str, int]:
+        parts = ", ".join(self.headed(a, e.type.head) for a in e.args)
+        return f"{self.use('concat')}({parts})", ATOM
+
+    def op_flatten(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.flatten(-2)", ATOM
+
+    def op_unflatten(self, e: Expr) -> tuple[str, int]:
+        sides = ", ".join(self.size(d) for d in e.attr)
+        return f"{self.at(e.args[0], ATOM)}.unflatten(-1, ({sides}))", ATOM
+
     def op_slice(self, e: Expr) -> tuple[str, int]:
         start, stop = (self.size(d) for d in e.attr)
         return f"{self.at(e.args[0], ATOM)}[..., {start if start != '0' else ''}:{stop}]", ATOM

@@ -208,6 +208,10 @@ class Notation:
             args = ", ".join(self.text(a) for a in e.args[:keep])
         if e.op == "attend":
             return f"{self.symbol(e.attr[0])}({self.text(e.args[0])})"
+        if e.op == "slice":
+            bounds = f"{e.attr[0]}:{e.attr[1]}"
+            x = self.inside(e.args[0], POW)
+            return f"{x}_{{{bounds}}}" if self.latex else f"{x}[{bounds}]"
         if e.op == "slope":
             return self._word(e.attr) + ("'" if self.latex else "′") + f"({args})"
         return f"{name}({args})"

@@ -68,6 +68,8 @@ def with_dims(node: Expr, dims: Dims) -> Expr:
     bounds = rule.range(*(t.range for t in types)) if types else ANY
     if rule.shape is _elementwise and any(t.dims != dims for t in types):
         bounds = replace(bounds, norm=_broadcast_norm(node.op, types))
+    if rowwise(node.op) and len(dims) == 2:
+        bounds = replace(bounds, norm=math.inf)  # what is known is the norm of a row
     if dims == ():
         bounds = replace(bounds, norm=bounds.magnitude)
     if rule.size is not None:
@@ -163,6 +165,30 @@ def _pair_to_scalar(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
 def _vector_first(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
     s.vector(dims[0], 0)
     return dims[0]
+
+
+def _rows(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    """Of a vector; of a matrix row by row, over its key channels."""
+    view = s.view(dims[0])
+    if s.known(dims[0]) and len(view) == 2:
+        return view
+    return _vector_first(s, dims, e)
+
+
+def _concat(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    return (s.vector(dims[0], 0) + s.vector(dims[1], 1),)
+
+
+def _flatten(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    m, n = s.matrix(dims[0], 0)
+    return (m * n,)
+
+
+def _unflatten(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    m, n = e.attr
+    if not s.same_dim(s.vector(dims[0], 0), m * n):
+        raise ShapeError(f"[{m}, {n}] is needed", 0)
+    return (m, n)
 
 
 def _norm_with_weights(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
@@ -270,10 +296,34 @@ def _extremum(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
     return (mul(div(g, make("sum", mask)), mask),)
 
 
+def _dot_of_rows(a: Expr, b: Expr) -> Expr:
+    """The inner product of two vectors; of two matrices that of each row, as a factor for its row."""
+    if a.type.rank == 2:
+        return make("per_value", make("sum_cols", mul(a, b)))
+    return make("dot", a, b)
+
+
 def _l2norm(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
     x, eps = node.args
-    length = make("sqrt", add(make("sqnorm", x), eps))
-    return div(sub(g, mul(node, make("dot", node, g))), length), None
+    square = _dot_of_rows(x, x) if x.type.rank == 2 else make("sqnorm", x)
+    length = make("sqrt", add(square, eps))
+    return div(sub(g, mul(node, _dot_of_rows(node, g))), length), None
+
+
+def _concat_vjp(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    (n,), (m,) = (a.type.dims for a in node.args)
+    return make("slice", g, attr=(Dim.of(0), n)), make("slice", g, attr=(n, n + m))
+
+
+def _slice_vjp(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    """The adjoint among zeros for the other channels."""
+    (x,), (start, stop) = node.args, node.attr
+    (n,) = x.type.dims
+    if start != Dim.of(0):
+        g = make("concat", make("zeros", make("slice", x, attr=(Dim.of(0), start))), g)
+    if stop != n:
+        g = make("concat", g, make("zeros", make("slice", x, attr=(stop, n))))
+    return (g,)
 
 
 def _rmsnorm(node: Expr, g: Expr) -> tuple[Expr | None, ...]:
@@ -501,11 +551,11 @@ OPS: dict[str, Op] = {
         lambda n, g: (mul(make("ones", n.args[0]), make("per_value", g)),),
     ),
     "softmax": Op(
-        _vector_first,
-        lambda n, g: (mul(n, sub(g, make("dot", g, n))),),
+        _rows,
+        lambda n, g: (mul(n, sub(g, _dot_of_rows(g, n))),),
         lambda a: Range(0.0, 1.0, 1.0),
     ),
-    "l2norm": Op(_vector_first, _l2norm, r.unit),
+    "l2norm": Op(_rows, _l2norm, r.unit),
     "rmsnorm": Op(_norm_with_weights, _rmsnorm),
     "layernorm": Op(_norm_with_weights, _layernorm),
     "rotary": Op(
@@ -513,7 +563,12 @@ OPS: dict[str, Op] = {
         lambda n, g: (make("rotary", g, neg(n.args[1]), n.args[2]), None, None),
         lambda a, pos, base: Range(-a.norm, a.norm, a.norm),
     ),
-    "slice": Op(_slice, None, lambda a: a, why="a slice has no gradient rule yet"),
+    "slice": Op(_slice, _slice_vjp, lambda a: a),
+    "concat": Op(_concat, _concat_vjp, r.either),
+    "flatten": Op(
+        _flatten, lambda n, g: (make("unflatten", g, attr=n.args[0].type.dims),), lambda a: a
+    ),
+    "unflatten": Op(_unflatten, lambda n, g: (make("flatten", g),), lambda a: a),
     # functions of matrices
     "newton_schulz": Op(matrices.matrix, why="its iteration has no gradient rule"),
     "inv_root": Op(matrices.root, why="a root of a matrix has no gradient rule"),
@@ -524,6 +579,9 @@ OPS: dict[str, Op] = {
     # heads
     "split": Op(
         lambda s, d, e: s.split(d[0]), None, lambda a: a, "same", why="it changes the heads"
+    ),
+    "part": Op(  # attr: which of how many equal parts
+        lambda s, d, e: s.split(d[0], Dim.of(e.attr[1])), None, lambda a: a, "same"
     ),
     "merge": Op(
         lambda s, d, e: s.merge(d[0]),
@@ -555,6 +613,11 @@ def pointwise(op: str) -> bool:
 def elementwise(op: str) -> bool:
     """Whether an operator maps several values element by element."""
     return op in OPS and OPS[op].shape is _elementwise
+
+
+def rowwise(op: str) -> bool:
+    """Whether an operator maps a vector, and a matrix row by row."""
+    return op in OPS and OPS[op].shape is _rows
 
 
 def like_type(name: str, **kwargs: object) -> Type:

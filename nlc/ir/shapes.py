@@ -103,9 +103,9 @@ class Shapes:
                 ) from None
         return out
 
-    def split(self, dims: Dims) -> Dims:
-        """[h·n] → n per head; exactly ``heads`` gives a scalar per head."""
-        n = self.vector(dims, 0) / HEADS
+    def split(self, dims: Dims, count: Dim = HEADS) -> Dims:
+        """[h·n] → n per head, or for each of another number of parts; exactly as many give a scalar for each."""
+        n = self.vector(dims, 0) / count
         return () if n == ONE else (n,)
 
     def merge(self, dims: Dims) -> Dims:

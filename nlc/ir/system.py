@@ -139,6 +139,7 @@ class State:
     given: bool = (
         False  # an operator's: what is learned of its start comes in with the stream's state
     )
+    passing: bool = False  # between two sub-steps: the next token knows nothing of it
 
     @property
     def borrowed(self) -> bool:
@@ -199,6 +200,7 @@ class Level:
 
     ``inner``: where the rule is a gradient system, the step of that system's trained tensor for each state, as a level
     without a state of its own; ``gradient`` leaves of its name are the gradients of its objective.
+    ``source``: the state that its step starts from, instead of its own before the tick.
     """
 
     name: str
@@ -210,6 +212,7 @@ class Level:
     update: dict[str, Expr] | None = None
     retain: Expr | None = None
     toward: Expr | None = None
+    source: Expr | None = None
     project: Expr | None = None
     anchor: Clock | None = None
     reset: Reset | None = None
@@ -245,7 +248,7 @@ class Level:
     @property
     def expressions(self) -> Iterator[Expr]:
         """Everything that its tick evaluates, besides flows."""
-        parts = [self.objective, self.retain, self.toward, self.project]
+        parts = [self.objective, self.retain, self.toward, self.source, self.project]
         parts += [self.reset.to] if self.reset else []
         parts += list(self.rule.args.values()) if self.rule else []
         parts += list(self.update.values()) if self.update else []
@@ -266,6 +269,7 @@ class Level:
             update=self.update and {k: rule(e) for k, e in self.update.items()},
             retain=each(self.retain),
             toward=each(self.toward),
+            source=each(self.source),
             project=each(self.project),
             reset=self.reset and replace(self.reset, to=each(self.reset.to)),
             memory=replace(

@@ -72,10 +72,12 @@ _TABLE = [
     _function("outer", "x, y", "x y', a matrix of x's size by y's"),
     _function("per_key", "x", "a factor for each key channel (column) of a memory"),
     _function("per_value", "x", "a factor for each value channel (row) of a memory"),
-    _function("softmax", "x", "softmax over the channels"),
-    _function("l2norm", "x, eps=1e-6", "x / sqrt(sqnorm(x) + eps)"),
+    _function("softmax", "x", "softmax over the channels; of a matrix, of each row over its key channels"),
+    _function("l2norm", "x, eps=1e-6", "x / sqrt(sqnorm(x) + eps); of a matrix, of each row"),
     _function("rotary", "x, position, base=10000", "rotary position embedding of channel pairs (i, i + n/2)"),
     _function("slice", "x, start, stop", "channels start to stop - 1", static=("start", "stop")),
+    _function("concat", "x, y", "the channels of x, then those of y"),
+    _function("flatten", "A", "the elements of a matrix as one vector, row by row"),
     # functions of matrices
     _function("newton_schulz", "A, steps=5, coefficients=quintic, dtype=none",
               "the polar factor of A, approached from A / norm(A) by `steps` of `cubic`, `quintic` or [a, b, c]",
@@ -101,6 +103,7 @@ _TABLE = [
     # heads, time
     _function("split", "x", "[heads * n] channels to n per head"),
     _function("merge", "x", "n channels per head to [heads * n]"),
+    _function("substeps", "x", "for a level of `n per token`: the n equal parts of x, one for each sub-step"),
     _function("last", "x", "the newest value of something faster, for a level with a period", op="total"),
     _function("stop", "x", "x as a constant: no gradient passes, inner or outer"),
     # where a weight or a state starts
@@ -110,7 +113,7 @@ _TABLE = [
 ]  # fmt: skip
 
 # Functions of the language that this version has not.
-LATER = frozenset("embedding substeps eigh_basis qr".split())
+LATER = frozenset("embedding eigh_basis qr".split())
 
 
 def usage(name: str, params: dict[str, object]) -> str:

@@ -193,7 +193,8 @@ class _Level:
         return part(e, self.level.states.index(s))
 
     def _prev(self, s: State) -> Expr:
-        return self._leaf(s, "prev")
+        source = self.level.source
+        return self._leaf(s, "prev") if source is None else self._own(source, s)
 
     def _gradient(self, s: State) -> Expr:
         name = self.level.name if self.step else s.name
@@ -460,10 +461,14 @@ class _Level:
         curvature, strength, x = hessian
         g, one = self._gradient(s), num(1.0)
         per_key = lr.op == "per_key"
-        if lr.type.dims != () and not (per_key and curvature is None and x is not None):
+        by_rows = (
+            lr.op == "per_value" and len(s.dims) == 2
+        )  # the Hessian acts on each row by itself
+        by_keys = per_key and curvature is None and x is not None
+        if lr.type.dims != () and not (by_rows or by_keys):
             self.report.add(
                 "NLC504",
-                "`prox` takes a scalar or `per_key` step",
+                "`prox` takes a scalar, `per_value` or `per_key` step",
                 lr.span or self.level.rule.span,
                 "no closed form for this shape",
             )

@@ -150,7 +150,10 @@ class Interpreter(Expressions):
         if step.name not in tick.starts:
             outer = self.around.get(step.name)
             held = self.base_of(outer, tick) if outer is not None else tick.before
-            before = {s.name: held[s.name] for s in step.states}
+            if step.source is None:
+                before = {s.name: held[s.name] for s in step.states}
+            else:
+                before = self.each(step, step.source, Place(tick, step.clock))
             at = Place(tick, step.clock, step.states[0].level).where("base", before)
             T = self.target(step, at, before)
             kept = step.retain is not None

@@ -73,7 +73,13 @@ def _outer(lead: int, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _l2norm(lead: int, x: Tensor, eps: Tensor) -> Tensor:
-    return x / (x.square().sum(-1, keepdim=True) + eps[..., None]).sqrt()
+    square, eps = aligned(lead, x.square().sum(-1, keepdim=True), eps)
+    return x / (square + eps).sqrt()
+
+
+def _concat(lead: int, *parts: Tensor) -> Tensor:
+    shape = torch.broadcast_shapes(*(x.shape[:lead] for x in parts))
+    return torch.cat([x.expand(*shape, -1) for x in parts], -1)
 
 
 def _rmsnorm(lead: int, x: Tensor, weight: Tensor) -> Tensor:
@@ -164,6 +170,8 @@ OPERATIONS: dict[str, Operation] = {
     "rmsnorm": _rmsnorm,
     "layernorm": _layernorm,
     "rotary": _rotary,
+    "concat": _concat,
+    "flatten": lambda lead, x: x.flatten(-2),
     "linear": _linear,
     "stop": lambda lead, x: x.detach(),
 }

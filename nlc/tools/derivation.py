@@ -109,7 +109,7 @@ def _state(
     """The rows (left, relation, right, why) of one state's derivation."""
     bare = Notation(system, latex=latex, own=level.name, plain_base=True)
     base = update.base[state]
-    plain = base.op == "state"
+    plain = base.op == "state" and base.attr == (state, "prev")
     n = Notation(system, latex=latex, own=level.name, plain_base=plain)
     S, eq, arrow = n.symbol(state), "=", r"\leftarrow" if latex else "←"
     ell, nabla = (r"\ell", r"\nabla") if latex else ("ℓ", "∇")

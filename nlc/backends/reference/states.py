@@ -110,6 +110,6 @@ class States:
             return f"{attribute_path(s.of or s.key)}.init.to(dtype).expand({whole})"
         if s.init is None:
             return f"{first}.new_zeros({shape}, dtype=dtype)"
-        if s.init.op == "num" or (s.init.op == "neg" and s.init.args[0].op == "num"):
+        if self.printer.is_number(s.init):
             return f"{first}.new_full(({shape},), {self.printer(s.init)}, dtype=dtype)"
         return f"({self.printer(s.init)}).to(dtype).expand({shape})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, part, walk
-from nlc.ir.ops import OPS, elementwise
+from nlc.ir.ops import OPS, elementwise, rowwise
 from nlc.ir.shapes import ShapeError, as_matrix
 from nlc.ir.show import show
 from nlc.ir.system import Level, Module, State, System
@@ -183,6 +183,8 @@ class ShapesOf:
             if elementwise(node.op):  # a vector stands beside every column
                 views = [self.solver.view(a) for a in args]
                 args = [(*v, ONE) if self._beside(v) else a for v, a in zip(views, args)]
+            if rowwise(node.op):  # whose rows are no vectors of the reader
+                self.solver.vector(args[0], 0)
         if node.attr in system.modules and node.op in ("linear", "conv", "rmsnorm", "layernorm"):
             return self._module(node, args)
         return OPS[node.op].shape(self.solver, args, node)
@@ -227,6 +229,8 @@ class ShapesOf:
                 own = part(e, i)
                 if (shape := self._of(own)) is not None:
                     self._gate(level, key, own, shape, state)
+        if level.source is not None:
+            self._of(level.source)
         if level.reset is not None and level.reset.to is not None:
             self._of(level.reset.to)
             for i, state in enumerate(level.states):

@@ -140,8 +140,8 @@ class Solver(Shapes):
             return super().elementwise(dims)
         return self._wait("elementwise", dims)
 
-    def split(self, dims) -> Dims:
-        return super().split(dims) if self.known(dims) else self._wait("split", [dims])
+    def split(self, dims, count: Dim = HEADS) -> Dims:
+        return super().split(dims, count) if self.known(dims) else self._wait("split", [dims])
 
     def merge(self, dims) -> Dims:
         return super().merge(dims) if self.known(dims) else self._wait("merge", [dims])
@@ -183,7 +183,7 @@ class Solver(Shapes):
         if not open_args:
             rule = {
                 "elementwise": super().elementwise,
-                "split": lambda a: Shapes.split(self, a[0]),
+                "split": lambda a: Shapes.split(self, a[0], _count(w.node)),
                 "merge": lambda a: Shapes.merge(self, a[0]),
             }
             self.same(w.result, rule[w.kind](w.args))
@@ -194,7 +194,8 @@ class Solver(Shapes):
             return False
         out = self.view(w.result)
         if w.kind == "split":
-            self.same(w.args[0], (HEADS,) if out == () else (self.vector(out, 0) * HEADS,))
+            count = _count(w.node)
+            self.same(w.args[0], (count,) if out == () else (self.vector(out, 0) * count,))
         else:
             n = self.vector(out, 0) / HEADS
             self.same(w.args[0], () if n == ONE else (n,))
@@ -236,3 +237,8 @@ class Solver(Shapes):
                 self.bind(other, first)
                 moved = True
         return moved
+
+
+def _count(node: Expr) -> Dim:
+    """Into how many parts a node takes its operand."""
+    return Dim.of(node.attr[1]) if node.op == "part" else HEADS

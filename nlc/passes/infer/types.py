@@ -110,6 +110,8 @@ class TypesOf:
         ):
             return self._weighted(old, node)
         dims = self.shapes.final(old)
+        if node.op == "part":
+            return _part(node, dims)
         if node.args and node.op in OPS:
             return with_dims(node, dims)
         return node.with_type(self._leaf(node, dims))
@@ -249,3 +251,11 @@ class TypesOf:
                             node.span or span,
                             f"it is {float(value):g} at the default hypers",
                         )
+
+
+def _part(node: Expr, dims: Dims) -> Expr:
+    """One of the equal parts of a vector: so many channels of it, or one number."""
+    (x,), (i, _) = node.args, node.attr
+    size = dims[0] if dims else ONE
+    found = make("slice", x, attr=(size * i, size * (i + 1)), span=node.span)
+    return found if dims else make("squeeze", found, span=node.span)

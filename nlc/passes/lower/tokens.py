@@ -99,6 +99,7 @@ class Tokens(Constants, Windows, Lowering):
             for level in self.system.levels.values()
             if level.name in self.updates
             for s in level.states
+            if not s.passing
         ]
         self.slots = levels + self.timed + self.slots
 
@@ -319,7 +320,11 @@ class Tokens(Constants, Windows, Lowering):
         inner: dict[str, str] = {}
         first = (*share(self.first, self.names), *self.holding())
         assigned = {n for x in (*first, *body) for n in x.names}
-        carries = [v for n, v in self.state_vars.items() if self._owner(n) in self.updates]
+        carries = [
+            v
+            for n, v in self.state_vars.items()
+            if self._owner(n) in self.updates and not system.states[n].passing
+        ]
         carries += [*self.carries, *(s.var for s in self.timed)]
         for x in body:
             for n in walk(x.expr):

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 class Stuck(Exception):
     """Carried variables that need a loop over tokens, and why; without a reason: what reads them stands with them."""
 
-    def __init__(self, names: Iterable[str], why: str = "", expr: Expr | None = None):
+    def __init__(
+        self, names: Iterable[str], why: str = "", expr: Expr | None = None, linear: bool = False
+    ):
         super().__init__(why)
-        self.names, self.why, self.expr = list(names), why, expr
+        self.names, self.why, self.expr, self.linear = list(names), why, expr, linear
 
 
 class Block:
@@ -145,7 +147,7 @@ class Block:
             still = lambda e: not steady.moving(e)  # noqa: E731
             found = record(tuple(states), steps, still, self._inside())
         except NotLinear as error:
-            raise Stuck(states, error.why, error.expr) from None
+            raise Stuck(states, error.why, error.expr, error.linear) from None
         first = self.body.steps[states[-1]].let
         name = states[-1]
         found = self._named(self._logged(found), name, self.piece.body)
@@ -197,7 +199,7 @@ class Block:
             return r
         log = log_of(a, self._definitions(), self._named_log)
         if log is None and r.channel:
-            raise Stuck(r.states, "a decay by channel that may be negative", a)
+            raise Stuck(r.states, "a decay by channel that may be negative", a, linear=True)
         if log is not None:
             self.builder.assumed |= self._assumed(a)
         return replace(r, log=log)

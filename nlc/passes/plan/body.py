@@ -43,6 +43,7 @@ class Blocked:
 
     why: str
     expr: Expr | None = None
+    linear: bool = False  # the step is linear in what is carried, all the same
 
 
 @dataclass
@@ -172,9 +173,9 @@ class Body:
             for n in walk(e)
         )
 
-    def block(self, name: str, why: str, e: Expr | None = None) -> None:
+    def block(self, name: str, why: str, e: Expr | None = None, linear: bool = False) -> None:
         """The first reason stays."""
-        self.blocked.setdefault(name, Blocked(why, e))
+        self.blocked.setdefault(name, Blocked(why, e, linear))
 
     def whole(self, e: Expr) -> list[str]:
         """Running matrices that it reads other than at a vector."""

@@ -100,7 +100,7 @@ class Builder:
                 self.names.taken = before
                 for name in stuck.names:
                     if stuck.why:
-                        body.block(name, stuck.why, stuck.expr)
+                        body.block(name, stuck.why, stuck.expr, stuck.linear)
                     else:
                         body.together.add(name)
         return self._program(body, statements), self._choices(body)
@@ -378,6 +378,8 @@ class Builder:
             beside = other.level if other and other.level != level.name else ""
             records = [self.records[v].record for v in mine if v in self.records]
             kind = records[0].name if records else "constant" if plan == "anchored" else "nonlinear"
+            if kind == "nonlinear" and blocked is not None and blocked.linear:
+                kind = "affine"
             span = blocked.expr.span if blocked and blocked.expr is not None else None
             periods = next(
                 (
@@ -391,6 +393,27 @@ class Builder:
             found = records[0] if records else None
             cause = blocked.expr if blocked else None
             out.append(Choice(level.name, kind, plan, why, span, found, periods, cause, beside))
+        return tuple(out) + self._between(out)
+
+    def _between(self, found: list[Choice]) -> tuple[Choice, ...]:
+        """Of a sub-step whose states pass to the next one, that of the level whose states are kept."""
+        levels = self.program.system.levels
+        choices = {c.level: c for c in found}
+        owner = {s.name: s.level for s in self.program.system.states.values()}
+        after = {
+            owner[n.attr[0]]: level.name
+            for level in levels.values()
+            if level.source is not None
+            for n in walk(level.source)
+            if n.op == "state"
+        }
+        out = []
+        for level in levels.values():
+            name = level.name
+            while name not in choices and name in after and levels[name].states[0].passing:
+                name = after[name]
+            if name != level.name and name in choices:
+                out.append(replace(choices[name], level=level.name, beside=""))
         return tuple(out)
 
     def _with(self, state: str, body: Body) -> str | None:

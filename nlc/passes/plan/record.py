@@ -20,11 +20,11 @@ from nlc.passes.simplify import simplify
 
 
 class NotLinear(Exception):
-    """``why`` in words, and the expression that is the reason."""
+    """``why`` in words, and the expression that is the reason; ``linear``: it is, but no record says it."""
 
-    def __init__(self, why: str, expr: Expr | None = None):
+    def __init__(self, why: str, expr: Expr | None = None, linear: bool = False):
         super().__init__(why)
-        self.why, self.expr = why, expr
+        self.why, self.expr, self.linear = why, expr, linear
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,22 @@ def record(
             raise NotLinear(
                 "the step is not linear in the state", hidden.shown(error.node)
             ) from None
+    try:
+        return _of_words(names, words, types[0], steady, defined, hidden)
+    except NotLinear as error:
+        raise NotLinear(error.why, error.expr, linear=True) from None
+
+
+def _of_words(
+    names: tuple[str, ...],
+    words: dict[str, list[Word]],
+    kind: Type,
+    steady: Callable[[Expr], bool],
+    defined: Mapping[str, Expr],
+    hidden: _Hidden,
+) -> Record:
+    """The record of steps that are sums of words, each linear in the states."""
+    rank = kind.rank
     flip = rank == 2 and _stands_last(words)
     terms = [
         [_term(w.flipped() if flip else w, names, rank, hidden) for w in words[n]] for n in names
@@ -72,7 +88,7 @@ def record(
         flip = True
         terms = [[_term(w.flipped(), names, rank, hidden) for w in words[n]] for n in names]
     terms = _named_alike(terms, defined)
-    wide = types[0].dims[-1 if flip else 0] if rank == 2 else None
+    wide = kind.dims[-1 if flip else 0] if rank == 2 else None
     return _assemble(names, rank, terms, flip, wide, steady)
 
 

@@ -23,7 +23,7 @@ from nlc.passes.resolve.checks import (
     without_unread,
 )
 from nlc.passes.resolve.constants import settle
-from nlc.passes.resolve.level import initial, resolve_level
+from nlc.passes.resolve.level import flows_of, initial, resolve_level
 from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.memory import dims_of, resolve_memory
 from nlc.passes.resolve.rule import resolve_routes
@@ -61,8 +61,7 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
     resolve_uses(terms)
     flows: dict[str, Flow] = {}
     for name, let in scope.lets.items():
-        flow = one(terms, terms.resolve(let.expr, Place(name, reader=name)))
-        flows[name] = Flow(name, flow, let.span)
+        flows |= flows_of(terms, let, Place(name, reader=name))
     unit = "step" if scope.gradients else "token"
     for name, item in scope.clocks.items():
         marks = Clock("every", unit, name=name).marks

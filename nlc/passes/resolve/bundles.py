@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
-from nlc.ir.ops import OPS, elementwise, pointwise
+from nlc.ir.ops import elementwise, pointwise, rowwise
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.terms import Terms, quoted
 
@@ -21,6 +21,11 @@ _MAPPED = ("stop", "delay", "total", "neg")
 
 def bundle(parts: Iterable[Expr], span: Span | None) -> Expr:
     return Expr("bundle", tuple(parts), None, None, span)
+
+
+def maps(op: str) -> bool:
+    """Whether an operator over a memory's states is one operator for each."""
+    return op in _MAPPED or elementwise(op) or pointwise(op) or rowwise(op)
 
 
 def each(terms: Terms, e: Expr) -> Expr:
@@ -41,7 +46,14 @@ def each(terms: Terms, e: Expr) -> Expr:
         tiny = Expr("num", (), TINY, None, e.span)  # its gradient at 0 is 0, as that of `norm`
         positive = Expr("maximum", (square, tiny), None, None, e.span)
         return Expr("sqrt", (positive,), None, None, e.span)
-    mapped = e.op in _MAPPED or (e.op in OPS and (elementwise(e.op) or pointwise(e.op)))
+    if e.op == "norm":
+        x, p = e.args
+        power = Expr("pow", (Expr("abs", (x,), None, None, e.span), p), None, None, e.span)
+        raised = each(terms, power.with_args((each(terms, power.args[0]), p)))
+        total = each(terms, Expr("sum", (raised,), None, None, e.span))
+        one_over = Expr("div", (Expr("num", (), 1, None, e.span), p), None, None, e.span)
+        return Expr("pow", (total, one_over), None, None, e.span)
+    mapped = maps(e.op)
     if not mapped and e.op not in _ADDED:
         at = bundles[0]
         return terms.say(

@@ -75,8 +75,13 @@ def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
 # ---------------------------------------------------------------------------------------------------- memories
 
 
-def _level_of_let(terms: Terms, target: Expr, at: Place) -> str | None:
-    """The level whose state a let is made of, so that ``P(q)`` reads through it (language §3)."""
+def _level_of_let(
+    terms: Terms, target: Expr, at: Place, within: frozenset[object] = frozenset()
+) -> str | None:
+    """The level whose state a let is made of, so that ``P(q)`` reads through it (language §3).
+
+    ``within`` are the lets that are being looked into: one that reads its own past is made of no state by that.
+    """
     scope = terms.scope
     bound = dict(at.bound).get(target.attr)
     if bound is not None:
@@ -87,10 +92,15 @@ def _level_of_let(terms: Terms, target: Expr, at: Place) -> str | None:
     written = written if written is not None else let.expr if let is not None else None
     if written is None:
         return None
-    found = {n.attr for n in walk(written) if n.op == "name" and n.attr in scope.levels}
     called = {n.args[0].attr for n in walk(written) if n.op == "call" and n.args[0].op == "name"}
-    made_of = found - called
-    return made_of.pop() if len(made_of) == 1 else None
+    read = {n.attr: n for n in walk(written) if n.op == "name" and n.attr not in called}
+    within |= {target.attr}
+    made_of = {n for n in read if n in scope.levels}
+    for n, e in read.items():
+        if n not in scope.levels and n not in within:
+            made_of.add(_level_of_let(terms, e, at, within))
+    made_of.discard(None)
+    return str(made_of.pop()) if len(made_of) == 1 else None
 
 
 def _read(
@@ -166,7 +176,10 @@ def _grad(terms: Terms, e: Expr, at: Place) -> Expr:
     inside = one(terms, inside)
     if inside.op == "error":
         return inside
-    found = [Expr("grad", (inside, v), s, None, e.span) for v, s in zip(values, states)]
+    found = []  # each by one state, the others being where they are
+    for x, v in zip(leaves, values):
+        others = {y: w for y, w in zip(leaves, values) if y is not x}
+        found.append(Expr("grad", (substitute(inside, others), v), x.attr, None, e.span))
     return found[0] if len(found) == 1 else bundle(found, e.span)
 
 

@@ -145,7 +145,7 @@ def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
     elif ticks.kind == "never":
         label = "declare it under `weights`"
         _misplaced(scope, "a level that never ticks is a weight", tree.span, label)
-    elif ticks.kind == "per":
+    elif ticks.kind == "per" and scope.gradients:
         scope.later(f"`frequency: {_shown(tree)}`", tree.span)
 
 

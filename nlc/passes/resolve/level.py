@@ -11,10 +11,11 @@ from nlc.ir.ops import OPS
 from nlc.ir.system import Flow, Level, Memory, Reset, State
 from nlc.ir.types import STEP, TOKEN
 from nlc.passes.resolve.bundles import one
+from nlc.passes.resolve.names import several
 from nlc.passes.resolve.rule import is_loss, resolve_rule
 from nlc.passes.resolve.sizes import clock
 from nlc.passes.resolve.terms import Place, Terms, quoted
-from nlc.syntax.tree import LevelTree
+from nlc.syntax.tree import LetTree, LevelTree
 
 
 def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Level | None:
@@ -42,8 +43,8 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
             flows[full] = Flow(full, flow, level.keys.get(key, level.span), name)
     for let in level.let:
         full = f"{name}.{let.name}"
-        flow = one(terms, terms.resolve(let.expr, Place(full, name, "flow", reader=full)))
-        flows[full] = Flow(full, flow, let.span, name)
+        place = Place(full, name, "flow", reader=full)
+        flows |= flows_of(terms, let, place, name)
     rule, update = resolve_rule(level, terms), _update(level, terms)
     objective = None if is_loss(level) else own("objective", "objective")
     retain, project = own("retain", "rule"), own("project", "rule")
@@ -72,6 +73,14 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
         doc=level.doc.text if level.doc else "",
         keys=level.keys,
     )
+
+
+def flows_of(terms: Terms, let: LetTree, place: Place, level: str | None = None) -> dict[str, Flow]:
+    """What a let is: one flow, or one for each state of a memory that it maps over."""
+    value, names = terms.resolve(let.expr, place), several(terms, place.path)
+    if value.op == "bundle" and names:
+        return {n: Flow(n, part, let.span, level) for n, part in zip(names, value.args)}
+    return {place.path: Flow(place.path, one(terms, value), let.span, level)}
 
 
 def _reset(level: LevelTree, terms: Terms) -> Reset | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from nlc.base.diagnostics import Label, certain, nearest
 from nlc.ir.expr import Expr
 from nlc.lib.functions import FUNCTIONS
-from nlc.passes.resolve.bundles import bundle, each
+from nlc.passes.resolve.bundles import bundle, each, maps
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import no_member
 from nlc.passes.resolve.terms import Place, Terms, quoted
@@ -73,12 +73,11 @@ def _reserved(terms: Terms, e: Expr, at: Place) -> Expr:
     if name == "age":
         helps = ["write it inside, as in `sum(gamma**age * e, last=4)`"]
         return terms.wrong(e, "only a sum over the last ticks has ages", helps=helps)
-    if name in ("substep", "loss"):
+    if name == "loss":
         return terms.later(f"`{name}`", e)
-    if name in ("pos", "head") and scope.gradients:
-        what = "the position of a token" if name == "pos" else "the index of a head"
-        return terms.wrong(e, f"{what}: token systems only")
-    if name not in ("t", "pos", "head"):
+    if name in ("pos", "head", "substep") and scope.gradients:
+        return terms.wrong(e, f"{RESERVED[name]}: token systems only")
+    if name not in ("t", "pos", "head", "substep"):
         return terms.wrong(e, f"`{name}` is a word of the language: {RESERVED[name]}")
     return Expr("index", (), (name, at.level if name == "t" else None), None, e.span)
 
@@ -91,7 +90,9 @@ def flow(terms: Terms, full: str, e: Expr, at: Place) -> Expr:
     terms.scope.read(full, at.reader)
     owner = full.partition(".")[0] if "." in full else None
     if at.mode == "flow" or owner not in (None, at.level) or full not in _bare(terms, at.level):
-        return Expr("flow", (), full, None, e.span)
+        parts = several(terms, full)
+        leaves = tuple(Expr("flow", (), part, None, e.span) for part in parts or (full,))
+        return bundle(leaves, e.span) if parts else leaves[0]
     key = (full, at.level, at.mode, at.bound)
     if key in terms.opened:
         return _circle(terms, full, e)
@@ -104,6 +105,52 @@ def flow(terms: Terms, full: str, e: Expr, at: Place) -> Expr:
             terms.written[key] = terms.bounded(terms.resolve(text, inside), text)
             terms.opened.pop()
     return terms.written[full, at.level, at.mode, at.bound].at(e.span)
+
+
+def several(terms: Terms, full: str) -> tuple[str, ...]:
+    """The flows that a let of several states is, one for each state of the memory; empty where it is one value."""
+    if full not in terms.several:
+        terms.several[full] = ()  # what reads itself is no such let
+        level, _, own = full.rpartition(".")
+        if own not in ("key", "value") or not level:
+            suffixes = _suffixes(terms, _text(terms, full), level or None)
+            terms.several[full] = tuple(_unused(terms, f"{full}_{s}") for s in suffixes)
+    return terms.several[full]
+
+
+def _suffixes(terms: Terms, e: Expr, level: str | None) -> tuple[str, ...]:
+    """The names of the states that an expression maps over, as they stand behind the name of their level."""
+    scope = terms.scope
+    if e.op == "name":
+        if level is not None and scope.own(level, e.attr) is not None:
+            return _behind(several(terms, f"{level}.{e.attr}"), f"{level}.{e.attr}")
+        if e.attr in scope.levels and (memory := terms.memories.get(e.attr)) is not None:
+            names = [s.name.rpartition(".")[2] for s in memory.states]
+            return tuple(names) if len(names) > 1 else ()
+        if e.attr in scope.lets:
+            return _behind(several(terms, e.attr), e.attr)
+        return ()
+    args = e.args
+    if e.op == "call":
+        name = e.args[0].attr if e.args[0].op == "name" else None
+        op = FUNCTIONS[name].op if name in FUNCTIONS else name
+        if name == "grad":
+            args = e.args[2:]
+        elif name not in PAST and not maps(op):
+            return ()
+    elif not maps(e.op):
+        return ()
+    return next((found for a in args if (found := _suffixes(terms, a, level))), ())
+
+
+def _behind(names: tuple[str, ...], full: str) -> tuple[str, ...]:
+    return tuple(n.removeprefix(f"{full}_") for n in names)
+
+
+def _unused(terms: Terms, name: str) -> str:
+    while name in terms.scope.spans:
+        name += "_"
+    return name
 
 
 def _text(terms: Terms, full: str) -> Expr:

@@ -65,6 +65,7 @@ class Terms:
     reads: dict[str, set[str]] = field(default_factory=dict)  # what flows read, but for the past
     bare_flows: dict[str, set[str]] = field(default_factory=dict)  # by level: what is written out
     unreadable: set[str] = field(default_factory=set)  # levels of which a read is reported
+    several: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of lets of several states
     bare: list[Span] = field(default_factory=list)  # where objectives read their own state by name
 
     def resolve(self, e: Expr, at: Place) -> Expr:

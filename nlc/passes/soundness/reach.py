@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from nlc.ir import ranges as r
 from nlc.ir.expr import Expr
+from nlc.ir.ops import rowwise
 from nlc.ir.system import System
 from nlc.ir.types import Range
 
@@ -170,6 +171,8 @@ class Reaches:
             return Reach(Range(0.0, self._longest(e)), self.sources(e))
         if op in ("neg", "stop", "split", "T", "per_key", "per_value", "rotary"):
             return self.norm(args[0])
+        if e.type.rank == 2 and rowwise(op):
+            return Reach(Range(0.0, self._longest(e)), None)
         if op == "l2norm":
             inner = self.norm(args[0])
             longest = r.unit(Range(norm=inner.range.high), args[1].type.range).norm

@@ -65,7 +65,8 @@ class _Life:
         ]
         states = [s for s in self.system.states.values() if s.name in start]
         out += [self._norm(s, start[s.name], state[s.name]) for s in states]
-        return [*out, self._depends(before, pieces, back, any(_born(s, start) for s in states))]
+        judged = any(_born(s, start) and self._ticks_within(s, back) for s in states)
+        return [*out, self._depends(before, pieces, back, judged)]
 
     # ---------------------------------------------------------------------------------------- what is run
 
@@ -108,8 +109,17 @@ class _Life:
         what = f"{s.name} keeps its norm within [{KEPT[0]:g}, {KEPT[1]:g}] of its start"
         return Check(what, passed=kept, note=f"{_span(ratio)} of its start", life=True)
 
-    def _depends(self, before: dict, pieces: list[dict], back: int, born: bool) -> Check:
-        """Two streams that differ in one token, in float64; a memory from zero may forget it by its gates."""
+    def _ticks_within(self, s: State, tokens: int) -> bool:
+        """Whether its level, where that has a period, ends one within so many tokens."""
+        clock = self.system.levels[s.level].clock
+        sizes = {n: v for n, v in self.hypers.items() if not isinstance(v, list)}
+        return clock.kind != "every" or bool(clock.name) or clock.count.evaluate(sizes) <= tokens
+
+    def _depends(self, before: dict, pieces: list[dict], back: int, judged: bool) -> Check:
+        """Two streams that differ in one token, in float64.
+
+        A memory from zero may forget it by its gates, and one with a longer period has not written it yet.
+        """
         net = self.net.double()
         twice = lambda x: torch.cat([x, x]) if x.ndim else x  # noqa: E731
         wide = lambda x: x.double() if x.is_floating_point() else x  # noqa: E731
@@ -121,10 +131,10 @@ class _Life:
                 for n, x in given.items():
                     x[len(KINDS) :, 0] = other[n][:, 0]
             y, state = self._call(net, given, state)
-        last = torch.cat([x[:, -1].flatten(1) for x in y.values()], 1)
+        last = torch.cat([x[:, -1].reshape(len(x), -1) for x in y.values()], 1)
         plain, changed = last.chunk(2)
         size = ((changed - plain).norm(dim=1) / plain.norm(dim=1)).min().item()
-        passed = True if size > DEPENDS else False if born else None
+        passed = True if size > DEPENDS else False if judged else None
         what = f"the last output depends on the token {back:,} back"
         return Check(what, passed=passed, note=f"changes by {size:.0e} of itself", life=True)
 

@@ -87,7 +87,7 @@ class _Module:
             starts = {  # a memory from zero starts elsewhere, so that its first tick shows what it does
                 s.name: torch.randn_like(self.fresh[s.name])
                 for s in self.system.states.values()
-                if s.init is None and not s.learned
+                if s.init is None and not s.learned and not s.passing
             }
             starts = {n: x.abs() if positive else x for n, x in starts.items()}
             self.start = {n: x.requires_grad_() for n, x in starts.items()}
@@ -175,7 +175,8 @@ class _Module:
     def equals(self) -> list[Check]:
         """Outputs, states, and the gradients of a random projection of the outputs."""
         found, state = self.compiled(self.given)
-        states = {n: self.expected[n] for n in self.system.states}
+        kept = (n for n, s in self.system.states.items() if not s.passing)
+        states = {n: self.expected[n] for n in kept}
         mine = self._slopes(found)
         equal = "= the interpreter's"
         outputs = difference(found, {n: self.expected[n] for n in found})

@@ -24,8 +24,8 @@ from nlc.tools.sizes import BadHyper
 
 _FREE = frozenset(
     "var num bool hyper input weight initial g size numel nrows ncols zeros ones T split merge squeeze unsqueeze"
-    " per_key per_value slice spread first_token last_token lift push extend advance positions index ages filled"
-    " stack stop settle watch slopes delay read".split()
+    " per_key per_value slice concat flatten unflatten spread first_token last_token lift push extend advance positions"
+    " index ages filled stack stop settle watch slopes delay read".split()
 )
 _PER_OPERAND = {"sum": 1, "mean": 1, "amax": 1, "amin": 1, "sum_rows": 1, "sum_cols": 1}
 _PER_OPERAND |= {"dot": 2, "sqnorm": 2, "norm": 2}

@@ -1,0 +1,210 @@
+"""The token systems of the zoo against their papers, written out in `zoo_transcriptions`, and against fla's own code.
+
+Outputs, states and gradients by the input and every slow weight, in float64, of both exact backends.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+import zoo_page
+import zoo_transcriptions as zoo
+from test_every_spec import exact as in_float64
+from torch import Tensor
+from transcriptions import compare, drawn
+
+import nlc
+from nlc.pipeline import EXACT
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What a system is compared with: the paper's recurrence at these sizes; ``inputs`` of another kind than x."""
+
+    written: Callable[..., zoo.Found]
+    sizes: dict[str, object] = field(default_factory=dict)
+    length: int = 23
+    inputs: Callable[[], dict[str, Tensor]] | None = None
+
+
+SMALL = dict(d=6, heads=2)
+DEEP = dict(**SMALL, expand=2)
+EVEN = dict(d=8, heads=2)
+
+
+def _episodes() -> dict[str, Tensor]:
+    """Observations, rewards and the ends of episodes, which differ between sequences."""
+    noise = torch.Generator().manual_seed(1)
+    shapes = {"x": (2, 23, 5), "reward": (2, 23), "done": (2, 23)}
+    drawn = {n: torch.randn(s, generator=noise, dtype=torch.float64) for n, s in shapes.items()}
+    return drawn | {"done": (drawn["done"] > 1).double()}
+
+
+HOPE = dict(chunk=4, memory_chunk=3, periods=(2, 6, 18), cms_lr=0.1)
+ORACLES = {
+    "mlstm": Oracle(zoo.mlstm, SMALL),
+    "oja": Oracle(zoo.oja, SMALL),
+    "rwkv7": Oracle(zoo.rwkv7, dict(**SMALL, rank=2)),
+    "rwkv6": Oracle(zoo.rwkv6, dict(**SMALL, rank=2)),
+    "kda": Oracle(zoo.kda, dict(**SMALL, rank=2)),
+    "gated_delta_net2": Oracle(zoo.gated_delta_net2, SMALL),
+    "comba": Oracle(zoo.comba, SMALL),
+    "longhorn": Oracle(zoo.longhorn, SMALL),
+    "hgrn2": Oracle(zoo.hgrn2, SMALL),
+    "mamba": Oracle(zoo.mamba, dict(d=6, n=3, rank=2)),
+    "linear_transformer": Oracle(zoo.linear_transformer, SMALL),
+    "delta_product": Oracle(zoo.delta_product(2), SMALL),
+    "sliding_attention": Oracle(zoo.sliding_attention(5), dict(**EVEN, window=5)),
+    "omega": Oracle(zoo.omega(4), dict(**DEEP, c=4)),
+    "atlas": Oracle(zoo.atlas(3, 0.1), dict(**SMALL, c=3), length=11),
+    "moneta": Oracle(zoo.moneta(3, 4), DEEP),
+    "yaad": Oracle(zoo.yaad, DEEP),
+    "memora": Oracle(zoo.memora, SMALL),
+    "srwm": Oracle(zoo.srwm, SMALL),
+    "ada_transformer": Oracle(zoo.ada_transformer(5, 0.2), dict(**EVEN, expand=2, chunk=5, lr=0.2)),
+    "hope_query": Oracle(zoo.hope_query(bias=3.0, **HOPE), dict(**DEEP, gate_bias=3.0, **HOPE)),
+    "lact": Oracle(zoo.lact(5, 0.05), dict(**DEEP, chunk=5, rate=0.05)),
+    "surprise": Oracle(
+        zoo.surprise(4, 0.3, 0.9), dict(d=5, n=4, lr=0.3, discount=0.9), inputs=_episodes
+    ),
+}
+
+
+def _inputs(oracle: Oracle) -> dict[str, Tensor]:
+    if oracle.inputs is not None:
+        return oracle.inputs()
+    noise = torch.Generator().manual_seed(1)
+    shape = (2, oracle.length, oracle.sizes["d"])
+    return {"x": torch.randn(shape, generator=noise, dtype=torch.float64)}
+
+
+@pytest.fixture
+def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], nlc.Spec]:
+    return lambda name: in_float64(name, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("backend", EXACT)
+@pytest.mark.parametrize("name", ORACLES)
+def test_the_recurrence_of_the_paper(
+    name: str, backend: str, exact: Callable[[str], nlc.Spec]
+) -> None:
+    _apart(name, backend, exact)
+
+
+def _apart(name: str, backend: str, exact: Callable[[str], nlc.Spec]) -> float:
+    """How far, at most."""
+    oracle = ORACLES[name]
+    module = exact(name).compile(backend)(**oracle.sizes)
+    drawn(module)
+    return compare(module, oracle.written, _inputs(oracle))
+
+
+# fla's own code, which computes in float32
+
+
+def _fla_rwkv7(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    """Their diagonal plus low rank: S diag(e^g) + (S a) bᵀ + v kᵀ, [B, H, T, n], queries over √n."""
+    f = zoo.rwkv7_flows(w, x)
+    n = f["r"].shape[-1]
+    flows = (f["r"] * n**0.5, f["k"], f["v"], -f["kap"], f["a"] * f["kap"], f["decay"].log())
+    reads, _ = naive(*(z.transpose(1, 2).float() for z in flows))
+    return zoo.rwkv7_output(w, f, reads.transpose(1, 2).to(x.dtype))
+
+
+def _fla_linear_transformer(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    q, k = (torch.nn.functional.elu(zoo.in_heads(w, name, x)) + 1 for name in ("qx", "kx"))
+    reads, _ = naive(q, k, zoo.in_heads(w, "S.value", x), normalize=True)
+    return zoo.linear(w, "y.linear", reads.flatten(2))
+
+
+def _fla_sliding_attention(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    q, k = zoo.turned(zoo.in_heads(w, "q", x)), zoo.turned(zoo.in_heads(w, "A.key", x))
+    reads, _ = naive(q, k, zoo.in_heads(w, "A.value", x), window_size=5)
+    return zoo.linear(w, "y.linear", reads.flatten(2))
+
+
+def _fla_delta_product(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    """Their sub-steps stand one after the other along the time axis: [B, 2 T, H, n]."""
+    f = zoo.delta_product_flows(w, x, 2)
+    k, v, beta = (f[name].flatten(1, 2) for name in ("k", "v", "beta"))
+    reads, _ = naive(f["q"], k, v, f["alpha"].log(), beta, 1.0, num_householder=2)
+    return zoo.closed(w, list(reads.unbind(1)), x)
+
+
+def _fla_kda(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    f = zoo.kda_flows(w, x)
+    reads, _ = naive(**f, scale=1.0)
+    y = zoo.normed(reads, w["y.rmsnorm.weight"]) * zoo.in_heads(w, "y", x).sigmoid()
+    return zoo.linear(w, "y.linear_2", y.flatten(2))
+
+
+def _fla_gated_delta_net2(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    f = zoo.gated_delta_net2_flows(w, x)
+    flows = (f["q"], f["k"], f["v"], f["alpha"].log(), f["b"], f["w"])
+    reads, _ = naive(*flows, scale=1.0)
+    return zoo.closed(w, list(reads.unbind(1)), x)
+
+
+def _fla_comba(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+    """The form in chunks: their recurrence token by token is of another system."""
+    f = zoo.comba_flows(w, x)
+    flows = (f["q"], f["k"], f["v"], f["p"], f["alpha"].log(), f["beta"])
+    reads, _ = naive(*flows, scale=1.0)
+    return zoo.closed(w, list(reads.to(x.dtype).unbind(1)), x)
+
+
+FLA = {
+    "kda": ("kda.naive", "naive_recurrent_kda", _fla_kda),
+    "gated_delta_net2": ("gdn2.naive", "naive_recurrent_gdn2", _fla_gated_delta_net2),
+    "comba": ("comba.naive", "naive_chunk_comba", _fla_comba),
+    "delta_product": (
+        "gated_delta_product.naive",
+        "naive_recurrent_gated_delta_product",
+        _fla_delta_product,
+    ),
+    "rwkv7": ("generalized_delta_rule.dplr.naive", "dplr_recurrence", _fla_rwkv7),
+    "linear_transformer": (
+        "linear_attn.naive",
+        "naive_recurrent_linear_attn",
+        _fla_linear_transformer,
+    ),
+    "sliding_attention": ("attn.naive", "naive_parallel_attn", _fla_sliding_attention),
+}
+
+
+@pytest.mark.parametrize("name", FLA)
+def test_the_naive_code_of_fla(name: str) -> None:
+    """What differs is the precision; they also divide by another epsilon than we do."""
+    pytest.importorskip("fla")
+    folder, function, run = FLA[name]
+    naive = getattr(importlib.import_module(f"fla.ops.{folder}"), function)
+    oracle = ORACLES[name]
+    module = nlc.compile(name)(**oracle.sizes)
+    weights = drawn(module)
+    x = _inputs(oracle)["x"]
+    theirs, (mine, _) = run(naive, weights, x), module(x)
+    torch.testing.assert_close(mine, theirs.double(), rtol=1e-5, atol=1e-5)
+
+
+# the page
+
+
+def test_the_page_is_current(
+    exact: Callable[[str], nlc.Spec], golden: Callable[..., None], request: pytest.FixtureRequest
+) -> None:
+    """Errors are measured anew where the page is written; on another machine their last digits differ."""
+    folder = Path(__file__).parent.parent / "docs"
+    assert not ORACLES.keys() & zoo_page.ELSEWHERE.keys()
+    assert ORACLES.keys() | zoo_page.ELSEWHERE.keys() == set(zoo_page.tokens())
+    held = {name: zoo_page.WRITTEN + (", and fla's" if name in FLA else "") for name in ORACLES}
+    if request.config.getoption("--update-golden"):
+        worst = {name: max(_apart(name, b, exact) for b in EXACT) for name in ORACLES}
+        errors = {name: f"{error:.0e}" for name, error in worst.items()}
+    else:
+        errors = zoo_page.measured((folder / "zoo.md").read_text(encoding="utf-8"))
+    golden("zoo.md", zoo_page.page(held, errors), folder)
