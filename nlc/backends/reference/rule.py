@@ -34,8 +34,7 @@ class RuleWriter:
         )
         self.printer.op_g = lambda e: ("g", 6)  # type: ignore[attr-defined]
         self.kept = [s for s in program.slots if s is not self.trained]
-        names = {n for let in program.lets() for n in let.names}
-        self.parts = PartNames(names | set(self.system.hypers))
+        self.parts = PartNames(program.names | set(self.system.hypers))
 
     def whole_class(self) -> None:
         """A class that only holds the rule."""
