@@ -169,12 +169,12 @@ def weight(spec: nlc.Spec) -> float:
     return max([*dims, 1.0]) ** 2 * (1e9 if ticks > 64 else 1)
 
 
-def campaign(first: int, last: int) -> None:
+def campaign(first: int, last: int, full: bool) -> None:
     said: Counter[str] = Counter()
     seen: set[int] = set()
     for seed in range(first, last):
         try:
-            said[case(seed, seen)] += 1
+            said[case(seed, seen, full)] += 1
         except Exception as error:
             said["FAILED"] += 1
             lines = [x for x in str(error).splitlines() if "FAIL" in x] or [str(error)[:300]]
@@ -204,4 +204,4 @@ if __name__ == "__main__":
         print(text if isinstance(text, str) else repr(text))
         print(case(int(sys.argv[1]), set()))
     else:
-        campaign(int(sys.argv[1]), int(sys.argv[2]))
+        campaign(int(sys.argv[1]), int(sys.argv[2]), "static" not in sys.argv)

@@ -43,6 +43,7 @@ SYMBOLS = "{}[]()&*!|>%@`?-:,#\"'\\ \n\t^=+.<>/$;~aZ0179_α²‖⟨½\u00a0\u202
 CONFUSABLES = str.maketrans(  # what looks like ASCII, or normalises to it, and is not
     "aeopxdSMk(*-=:'.,2 ", "аеорхｄＳМκ（∗−＝：’․，²\u2003"
 )
+ENDINGS = "_2 _rows _product _total _ratio _difference _sum _lr _init _held _prev _anchor _grad _end".split()
 CLOCKS = (
     "every token|every 2 tokens|every 3 tokens|every 0 tokens|every d tokens|infinite|2 per token"
     "|every 7 tokens|every step|every 2 steps|never|every episode|learned|every 1e3 tokens"
@@ -262,6 +263,8 @@ def _duplicate(rng: random.Random, tree: Tree) -> None:
 def _rename(rng: random.Random, tree: Tree) -> None:
     """A name everywhere, perhaps to one that is taken."""
     old, new = rng.choice(_names(tree)), rng.choice([*_names(tree), *WORDS])
+    if rng.random() < 0.3:  # what the compiler may call a part of it
+        new = rng.choice(_names(tree)) + rng.choice(ENDINGS)
     text = re.sub(rf"\b{re.escape(old)}\b", new, text_of(tree))
     if (made := tree_of(text)) is not None:
         tree.clear()
