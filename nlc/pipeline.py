@@ -210,6 +210,10 @@ class Spec:
     _rules: dict[str, tuple[System, nx.DiGraph, dict[str, Update]]] = field(
         default_factory=dict, init=False
     )
+    _plans: dict[tuple, tuple[Program, tuple[Choice, ...]]] = field(
+        default_factory=dict, init=False
+    )
+    _variants: dict[str, Spec] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         return f"<nlc.Spec {self.source.name}{' as an operator' if self.as_operator else ''}>"
@@ -347,13 +351,22 @@ class Spec:
         return self._planned(self.backend(backend), plan)[1]
 
     def _planned(self, name: str, plans: Plans | None) -> tuple[Program, tuple[Choice, ...]]:
-        system, _, updates = self._checked
-        reserved = _backend(name).RESERVED
-        with _deep():
-            lowered = lower(system, updates, reserved)
-            found = requested(lowered, reserved, plans or {}, name == "reference", self._said)
-        _known_tiles(name, found[0])
-        return found
+        asked = (name, tuple(sorted((plans or {}).items())))
+        if asked not in self._plans:
+            system, _, updates = self._checked
+            reserved = _backend(name).RESERVED
+            with _deep():
+                lowered = lower(system, updates, reserved)
+                found = requested(lowered, reserved, plans or {}, name == "reference", self._said)
+            _known_tiles(name, found[0])
+            self._plans[asked] = found
+        return self._plans[asked]
+
+    def variant(self, text: str) -> Spec:
+        """The same spec with another text, read once."""
+        if text not in self._variants:
+            self._variants[text] = Spec(Source(self.source.name, text), self.as_operator)
+        return self._variants[text]
 
     def _said(self, level: str) -> tuple[list[str], list[str]]:
         """What is to be known of a level whose plan does not hold: its steps, and other ways."""

@@ -11,6 +11,7 @@ from nlc.ir.shapes import as_matrix
 from nlc.ir.system import Level, Module, System
 from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
 from nlc.passes.infer.shapes import ShapesOf
+from nlc.passes.infer.valued import valued
 
 
 class TypesOf:
@@ -39,8 +40,7 @@ class TypesOf:
         )
         self._whole_sizes(typed)
         self._declared(typed)
-        self._split_once(typed)
-        self._numbers(typed)
+        valued(typed, self.report)
         for name, e in typed.output.items():
             if not e.type.clock.batched:
                 self.report.add(
@@ -204,45 +204,6 @@ class TypesOf:
         )
         return with_dims(node.with_args((node.args[0], *weights)), dims)
 
-    def _split_once(self, system: System) -> None:
-        """What is split has no head axis yet, what is merged has one."""
-        nodes = (n for e in _expressions(system) for n in walk(e))
-        for node in (n for n in nodes if n.op in ("split", "merge")):
-            headed = node.args[0].type.head
-            if headed == (node.op == "merge"):
-                continue
-            several = "several inputs of a system with heads have a head axis each"
-            notes = [several] if headed and any(i.head for i in system.inputs.values()) else []
-            self.report.add(
-                "NLC304",
-                "this has a head axis already" if headed else "this has no head axis to merge",
-                node.args[0].span or node.span or system.span,
-                f"what `{node.op}` is given",
-                notes=notes,
-                helps=[f"leave out the `{node.op}`"],
-            )
-
-    def _numbers(self, system: System) -> None:
-        """A truth value chooses in `where`, or is compared with another; it is no number."""
-        roots = list(system.output.values())
-        roots += [e for level in system.levels.values() for e in level.expressions]
-        wrong = [e for e in roots if _is_truth(e) and e.op != "bool"]  # switches of rules
-        for node in (n for e in _expressions(system) for n in walk(e)):
-            truths = [a for a in node.args if _is_truth(a)]
-            if node.op == "where":
-                truths = [a for a in node.args[1:] if _is_truth(a)]
-            elif node.op in ("eq", "ne") and len(truths) == len(node.args):
-                truths = []
-            wrong += truths
-        for e in wrong:
-            self.report.add(
-                "NLC208",
-                "a truth value is not a number",
-                e.span or system.span,
-                "true or false",
-                helps=["write `where(condition, 1, 0)` for a number"],
-            )
-
     def _declared(self, system: System) -> None:
         """A declared clock ticks for a whole sequence, and not in every token or none."""
         for name, clock in system.declared.items():
@@ -288,13 +249,3 @@ class TypesOf:
                             node.span or span,
                             f"it is {float(value):g} at the default hypers",
                         )
-
-
-def _expressions(system: System) -> list[Expr]:
-    """Everything that is computed."""
-    out = [f.expr for f in system.flows.values()] + list(system.output.values())
-    return out + [e for level in system.levels.values() for e in level.expressions]
-
-
-def _is_truth(e: Expr) -> bool:
-    return e.type is not None and e.type.dtype == "bool"

@@ -13,6 +13,7 @@ from nlc.ir.show import show
 from nlc.ir.system import Hyper
 from nlc.ir.types import Number
 from nlc.passes.resolve.scope import Scope, error
+from nlc.syntax.math import LARGEST_WHOLE
 from nlc.syntax.tree import Field
 
 LARGEST = 2**40  # a size beyond it is a slip, and sizes must stay printable
@@ -225,7 +226,7 @@ def _evaluate(scope: Scope, e: Expr) -> Number | bool | list:
     value = _MATH[e.op](*args) if e.op in _MATH else _BINARY[e.op](*args)
     if isinstance(value, complex) or value != value:
         raise ValueError("no real number")
-    if isinstance(value, int) and abs(value) > LARGEST**2:
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
         raise OverflowError
     whole = e.op == "div" and all(isinstance(a, int) for a in args)
     return int(value) if whole and value == int(value) else value
