@@ -24,12 +24,12 @@ from nlc.base.span import Source, Span
 from nlc.ir.expr import walk
 from nlc.ir.notation import Notation
 from nlc.ir.program import Program
-from nlc.ir.system import System
+from nlc.ir.system import Level, System
 from nlc.ir.update import Update
 from nlc.lib.rules import SYSTEM
 from nlc.passes.clocks import clocks
 from nlc.passes.derive import derive
-from nlc.passes.expand import expand
+from nlc.passes.expand import LEVELS, expand
 from nlc.passes.infer import infer
 from nlc.passes.inline import inline
 from nlc.passes.link import combine, link
@@ -118,6 +118,7 @@ class Library:
 
     def __init__(self, beside: Path | None, within: tuple[str, ...]):
         self.paths, self.within = search(beside), within
+        self._read: dict[str, System] = {}  # those without mistakes
 
     @property
     def names(self) -> frozenset[str]:
@@ -125,6 +126,14 @@ class Library:
 
     def system(self, name: str, span: Span, report: Report) -> System | None:
         """A system with its names resolved; its own warnings are not this spec's."""
+        if name not in self._read:
+            system = self._resolved(name, span, report)
+            if system is None:
+                return None
+            self._read[name] = system
+        return self._read[name]
+
+    def _resolved(self, name: str, span: Span, report: Report) -> System | None:
         if name not in self.paths:  # a step formula
             source = Source(f"<{name}>", SYSTEM.format(name=name))
             return resolve(expand(parse(source, report), report), report, self)
@@ -184,6 +193,7 @@ def _not_found(text: str, message: str, close: str | None, known: list[str] | No
 
 
 DEEPEST = 200  # operations inside one another
+STATES = 200  # of a system
 
 
 @contextmanager
@@ -255,17 +265,26 @@ class Spec:
 
     def _analysed(self, system: System) -> tuple[System, nx.DiGraph, dict[str, Update]]:
         """From names to updates, for the system and for those beside it."""
-        self._shallow(system)
-        system = outer(use(system))
-        system = infer(clocks(inline(system, self.report), self.report), self.report)
+        self._bounded(system)
+        system = inline(outer(use(system)), self.report)
+        self._few_states(system)
+        system = infer(clocks(system, self.report), self.report)
         self.report.raise_if_errors()
         graph = link(system, self.report)
         updates = derive(system, self.report)
         self.report.raise_if_errors()
         return system, graph, updates
 
-    def _shallow(self, system: System) -> None:
-        """What lets within lets come to is bounded, as the depth of one expression is."""
+    def _bounded(self, system: System) -> None:
+        """What lets within lets come to is bounded, as the depth of one expression is, and what used systems do."""
+        if (count := _levels(system)) > LEVELS:
+            self.report.add(
+                "NLC007",
+                f"a system has at most {LEVELS} levels",
+                next((u.span for u in system.uses.values()), system.span),
+                f"{count} with those of the systems that it uses",
+            )
+            self.report.raise_if_errors()
         exprs = [e for level in system.levels.values() for e in level.expressions]
         for e in (*exprs, *(f.expr for f in system.flows.values()), *system.output.values()):
             depth: dict[int, int] = {}
@@ -279,6 +298,19 @@ class Spec:
                     "with what it reads written out",
                     helps=["split it, with a level or a flow that stands on its own in between"],
                 )
+
+    def _few_states(self, system: System) -> None:
+        """What the rules of levels remember counts too."""
+        counts = {name: _states(level) for name, level in system.levels.items()}
+        if sum(counts.values()) > STATES:
+            largest = system.levels[max(counts, key=lambda name: counts[name])]
+            self.report.add(
+                "NLC007",
+                f"a system has at most {STATES} states, those of the rules of its levels with them",
+                largest.span,
+                f"{counts[largest.name]} of {sum(counts.values())} are of this level",
+            )
+            self.report.raise_if_errors()
 
     def _free_names(self, system: System) -> None:
         """Hypers are arguments of the generated constructor, under their own names."""
@@ -516,6 +548,15 @@ class Spec:
     def _folder(self) -> Path | None:
         path = Path(self.source.name)
         return path.parent if path.is_file() else None
+
+
+def _levels(system: System) -> int:
+    """How many levels it has once those that it uses are written out."""
+    return len(system.levels) + sum(_levels(u.system) for u in system.uses.values())
+
+
+def _states(level: Level) -> int:
+    return len(level.states) + sum(map(_states, level.inner))
 
 
 def _backend(name: str):

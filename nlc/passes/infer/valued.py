@@ -17,10 +17,12 @@ def valued(system: System, report: Report) -> None:
     """Every expression is a number, for each head where it is said to be."""
     steps = [e for level in system.levels.values() for e in level.expressions]
     roots = [*steps, *system.output.values()]
+    starts = [w.init for w in system.weights.values()] + [s.init for s in system.states.values()]
     for e in roots:
         if _is_truth(e) and e.op != "bool":  # a switch of a rule
             _no_number(e, system, report)
-    for node in (n for e in (*(f.expr for f in system.flows.values()), *roots) for n in walk(e)):
+    every = [*(f.expr for f in system.flows.values()), *roots, *filter(None, starts)]
+    for node in (n for e in every for n in walk(e)):
         if node.op in ("split", "merge"):
             _split(node, system, report)
         for truth in _truths(node):
@@ -80,6 +82,8 @@ def _undefined(node: Expr) -> str | None:
     own = node.type.range
     if node.op == "div" and ranges[1].low == ranges[1].high == 0:
         return "it divides by zero"
+    if node.op == "uniform" and ranges[0].low > ranges[1].high:
+        return "its upper bound is below the lower one"
     if node.op == "sqrt" and ranges[0].low < 0 >= ranges[0].high:
         return "the root of what is never positive"
     if node.op == "log" and ranges[0].high <= 0:

@@ -232,8 +232,11 @@ def _evaluate(scope: Scope, e: Expr) -> Number | bool | list:
     return int(value) if whole and value == int(value) else value
 
 
-def as_whole(scope: Scope, name: str) -> bool:
-    """Makes `64.0` and `1e3` the whole numbers that sizes are made of, and says whether the hyper comes out whole."""
+def as_whole(scope: Scope, name: str, index: int | None = None) -> bool:
+    """Makes `64.0` and `1e3` the whole numbers that sizes are made of, and says whether the hyper comes out whole.
+
+    ``index``: of the member that is asked for, if the hyper is a list.
+    """
     wanted: set[str] = set()
     stack = [name]
     while stack:
@@ -249,7 +252,8 @@ def as_whole(scope: Scope, name: str) -> bool:
             with suppress(ArithmeticError):
                 value = _evaluate(scope, default)
                 scope.hypers[each] = replace(hyper, default=default, value=value)
-    return not isinstance(scope.hypers[name].value, float)
+    value = scope.hypers[name].value
+    return not isinstance(value[index] if isinstance(value, list) else value, float)
 
 
 def _whole(n: Expr) -> Expr | None:
