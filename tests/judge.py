@@ -1,7 +1,7 @@
 """Whatever the text: coded diagnostics at places in it, or a sound system that compiles and runs.
 
 ``python tests/judge.py SEED`` shows a mutant and judges it; ``python tests/judge.py FIRST LAST`` judges a range of
-them and prints what fails.
+them, with ``static`` without running any, and prints what fails.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import nlc
 from nlc.base.codes import CODES
 from nlc.base.diagnostics import Report, SpecError
 from nlc.base.render import render_github, render_json, render_report
+from nlc.ir.types import Dim
 
 SECONDS = 1.0  # for one case; the slowest take a fifth of it
 
@@ -39,7 +40,9 @@ def judge(text: str | bytes, name: str = "spec.yaml") -> str:
     return verdict(text, name).said
 
 
-def verdict(text: str | bytes, name: str = "spec.yaml", backends: tuple[str, ...] = ("torch",)) -> Verdict:
+def verdict(
+    text: str | bytes, name: str = "spec.yaml", backends: tuple[str, ...] = ("torch",)
+) -> Verdict:
     """Checks a text, or a file of bytes, and prints what is sound by each of the backends."""
     started = time.process_time()
     try:
@@ -85,7 +88,11 @@ def check_report(report: Report, name: str) -> None:
         assert d.code in CODES and d.code != "NLC901", d
         assert d.message and d.span.source.text is not None
         assert d.span.source.name == name, f"{d} is not in the text"
-        for span in (d.span, *(label.span for label in d.related), *([d.fix.span] if d.fix else [])):
+        for span in (
+            d.span,
+            *(label.span for label in d.related),
+            *([d.fix.span] if d.fix else []),
+        ):
             assert span.source.name == name, f"{d} points outside of the text"
             assert 0 <= span.start <= span.end <= len(span.source.text), d
     for rendered in (render_report(report), render_json(report), render_github(report)):
@@ -98,7 +105,14 @@ def check_python(source: str) -> None:
     tree = ast.parse(source)
     compile(source, "generated.py", "exec")
     for node in tree.body:
-        allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+        allowed = (
+            ast.Import,
+            ast.ImportFrom,
+            ast.FunctionDef,
+            ast.ClassDef,
+            ast.Assign,
+            ast.AnnAssign,
+        )
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         known = docstring or _of_the_backend(node)
         assert isinstance(node, allowed) or known, ast.dump(node)[:200]
@@ -110,7 +124,17 @@ def check_python(source: str) -> None:
     }
     modules = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     known = {"__future__", "torch", "math", "collections", "functools", "typing"}
-    kernels = {"triton", "inspect", "json", "pathlib", "warnings", "concurrent", "hashlib", "os", "re"}
+    kernels = {
+        "triton",
+        "inspect",
+        "json",
+        "pathlib",
+        "warnings",
+        "concurrent",
+        "hashlib",
+        "os",
+        "re",
+    }
     found = imported | modules
     assert found <= (known | kernels if "triton" in found else known), found
 
@@ -141,10 +165,13 @@ def shown(spec: nlc.Spec) -> None:
 
 
 def runs(spec: nlc.Spec) -> str:
-    """Runs a sound system, small: both backends against the interpreter; ``too large`` where it is not made small."""
+    """Runs a sound system, small: both backends against the interpreter, in pieces, saved and loaded.
+
+    ``too large``: its sizes do not become small; ``unclear``: there are no finite numbers to compare.
+    """
     from nlc.tools.sizes import BadHyper
 
-    if weight(spec) > 1e5:
+    if too_large(spec):
         return "too large"
     try:
         result = spec.verify(tokens=2)
@@ -156,52 +183,50 @@ def runs(spec: nlc.Spec) -> str:
     return "unclear" if unclear else "runs"
 
 
-def weight(spec: nlc.Spec) -> float:
-    """Elements of the largest tensor, and ticks of the longest period, at the hypers that ``verify`` takes."""
-    from nlc.tools.sizes import _dims, settled, small
+def too_large(spec: nlc.Spec) -> bool:
+    """Whether it has a tensor of more than 100,000 elements or a period of more than 64 ticks, small as it can be."""
     from nlc.runtime.verify import WIDTH
-    from nlc.tools.sizes import longest
+    from nlc.tools.sizes import longest, settled, small
 
-    hypers = settled(spec.system, small(spec.system, {}, WIDTH))
+    system, hypers = spec.system, settled(spec.system, small(spec.system, {}, WIDTH))
     sizes = {k: v for k, v in hypers.items() if not isinstance(v, list)}
-    dims = [float(d.evaluate(sizes)) for d in _dims(spec.system) if d.symbols <= sizes.keys()]
-    ticks = longest(spec.system, hypers)
-    return max([*dims, 1.0]) ** 2 * (1e9 if ticks > 64 else 1)
+    dims = [d for s in system.states.values() for d in s.dims if isinstance(d, Dim)]
+    dims += [d for m in system.modules.values() for shape in m.shapes.values() for d in shape]
+    dims += [d for i in system.inputs.values() for d in i.dims]
+    known = [float(d.evaluate(sizes)) for d in dims if d.symbols <= sizes.keys()]
+    known.append(float(sizes.get("heads", 1)))
+    return max(known, default=1.0) ** 2 > 1e5 or longest(system, hypers) > 64
 
 
-def campaign(first: int, last: int, full: bool) -> None:
+def case(seed: int, full: bool = True, run: bool = True) -> str:
+    """Judges one mutant; if it is sound, ``full`` prints it by every backend and shows it, ``run`` runs it."""
+    backends = ("torch", "reference", "triton") if full else ("torch",)
+    found = verdict(mutant(seed), backends=backends)
+    if found.spec is None or not full:
+        return found.said
+    shown(found.spec)
+    return runs(found.spec) if run else found.said
+
+
+def campaign(first: int, last: int, run: bool) -> None:
+    """Judges mutants and prints what fails, in a few lines each."""
     said: Counter[str] = Counter()
-    seen: set[int] = set()
     for seed in range(first, last):
         try:
-            said[case(seed, seen, full)] += 1
+            said[case(seed, run=run)] += 1
         except Exception as error:
             said["FAILED"] += 1
             lines = [x for x in str(error).splitlines() if "FAIL" in x] or [str(error)[:300]]
             print(f"--- {seed}: {type(error).__name__}: {' | '.join(lines)}")
             print("".join(traceback.format_tb(error.__traceback__)[-3:]), flush=True)
-        if seed % 1000 == 999:
-            print(f"at {seed}: {dict(said.most_common())}", flush=True)
-
-
-def case(seed: int, seen: set[int], full: bool = True) -> str:
-    """Judges one mutant; runs what it compiles to, unless the same was run before."""
-    found = verdict(mutant(seed), backends=("torch", "reference", "triton"))
-    if found.spec is not None:
-        started = time.process_time()
-        shown(found.spec)
-        _within(SECONDS, started)
-        digest = hash(found.sources["torch"].split("\n", 12)[-1])
-        if full and digest not in seen:
-            seen.add(digest)
-            return runs(found.spec)
-    return found.said
+        if (seed - first) % 1000 == 999:
+            print(f"{seed + 1 - first} cases: {dict(said.most_common())}", flush=True)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        text = mutant(int(sys.argv[1]))
-        print(text if isinstance(text, str) else repr(text))
-        print(case(int(sys.argv[1]), set()))
+    first, *last = [int(x) for x in sys.argv[1:] if x.isdecimal()]
+    if last:
+        campaign(first, last[0], "static" not in sys.argv)
     else:
-        campaign(int(sys.argv[1]), int(sys.argv[2]), "static" not in sys.argv)
+        print(mutant(first))
+        print(case(first))

@@ -276,14 +276,30 @@ def _wrap(rng: random.Random, tree: Tree) -> None:
     if paths := _leaves(tree):
         path, f, name = rng.choice(paths), rng.choice(FUNCTIONS), rng.choice(_names(tree))
         old = _at(tree, path)
-        forms = [f"{f}({old})", f"({old}).T", f"{old} + {name}", f"{name}({old})", f"({old}) * {f}(t)"]
+        forms = [
+            f"{f}({old})",
+            f"({old}).T",
+            f"{old} + {name}",
+            f"{name}({old})",
+            f"({old}) * {f}(t)",
+        ]
         forms += [f"{name} @ ({old})", f"[{old}, {old}]", f"where({name} < 1, {old}, 0)"]
         _at(tree, path[:-1])[path[-1]] = rng.choice(forms)
 
 
 def _hyper(rng: random.Random, tree: Tree) -> None:
     if blocks := _blocks(tree, "hyper"):
-        values = [*NUMBERS, *blocks[0], "d / 2", "[1, 2, 3]", "true", "2**d", "-d", "exp(1)", "1 / 0"]
+        values = [
+            *NUMBERS,
+            *blocks[0],
+            "d / 2",
+            "[1, 2, 3]",
+            "true",
+            "2**d",
+            "-d",
+            "exp(1)",
+            "1 / 0",
+        ]
         blocks[0][rng.choice([*blocks[0], "d", "n"])] = rng.choice(values)
 
 

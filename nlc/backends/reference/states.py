@@ -135,9 +135,7 @@ class States:
 def started(e: Expr, printer: TorchPrinter, fresh: Callable[[str], str]) -> str:
     """An expression of a first value as text, where the states that it reads are what they start as, by name."""
     names = {n.attr[0]: f"{n.attr[0]} at first" for n in walk(e) if n.op == "state"}
-    value = rewrite(
-        e, lambda n: leaf("var", names[n.attr[0]], n.type) if n.op == "state" else None
-    )
+    value = rewrite(e, lambda n: leaf("var", names[n.attr[0]], n.type) if n.op == "state" else None)
     before = printer.places
     printer.places = before | {named: fresh(name) for name, named in names.items()}
     text = printer(value)
