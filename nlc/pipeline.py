@@ -43,7 +43,9 @@ from nlc.passes.rules import groups, rules
 from nlc.passes.soundness import soundness
 from nlc.passes.use import use
 from nlc.syntax.parse import parse
+from nlc.syntax.text import decoded
 from nlc.syntax.tree import SpecTree
+from nlc.syntax.yamlerrors import cut
 from nlc.syntax.yamltree import read_source
 from nlc.version import __version__
 
@@ -164,19 +166,22 @@ def find(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or os.sep in text:
-        if path.is_file():
+        if os.path.isfile(path):  # of a name that no file can have too
             return path
-        if path.is_dir():
-            return _not_found(text, f"`{text}` is a folder, not a spec", None)
-        near = [p.name for p in path.parent.glob(f"*{_SUFFIX}")] if path.parent.is_dir() else []
+        if os.path.isdir(path):
+            return _not_found(text, f"`{cut(text)}` is a folder, not a spec", None)
+        if os.path.exists(path):
+            return _not_found(text, f"`{cut(text)}` is a device or a pipe, not a spec", None)
+        beside = os.path.isdir(path.parent)
+        near = [p.name for p in path.parent.glob(f"*{_SUFFIX}")] if beside else []
         close = nearest(path.name, near)
         return _not_found(
-            text, f"there is no file `{text}`", str(path.parent / close) if close else None
+            text, f"there is no file `{cut(text)}`", str(path.parent / close) if close else None
         )
     known = search()
     if text in known:
         return known[text]
-    return _not_found(text, f"there is no spec `{text}`", nearest(text, known), sorted(known))
+    return _not_found(text, f"there is no spec `{cut(text)}`", nearest(text, known), sorted(known))
 
 
 def _not_found(text: str, message: str, close: str | None, known: list[str] | None = None) -> Path:
@@ -592,9 +597,15 @@ def load(spec: str | os.PathLike[str], *, operator: bool = False) -> Spec:
     return Spec(source, operator, report)
 
 
-def loads(text: str, name: str = "<text>", *, operator: bool = False) -> Spec:
-    """A spec from its text."""
-    return Spec(Source(name, text), operator)
+def loads(text: str | bytes, name: str = "<text>", *, operator: bool = False) -> Spec:
+    """A spec from its text. Raises SpecError if it is given as bytes that are no text."""
+    if isinstance(text, str):
+        return Spec(Source(name, text), operator)
+    report = Report()
+    source = decoded(text, name, report)
+    report.raise_if_errors()
+    assert source is not None
+    return Spec(source, operator, report)
 
 
 __all__ = [

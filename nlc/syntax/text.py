@@ -21,8 +21,11 @@ _TAB = re.compile(r"^[ ]*(\t)", re.MULTILINE)
 def read_source(path: str | Path, report: Report) -> Source | None:
     """The text of a file, or None if it is none; a file that cannot be opened raises OSError."""
     with open(path, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    name = str(path)
+        return decoded(file.read(MAX_BYTES + 1), str(path), report)
+
+
+def decoded(data: bytes, name: str, report: Report) -> Source | None:
+    """The text that bytes are, or None if they are none."""
     if len(data) > MAX_BYTES:
         _too_large(Source(name, ""), report)
         return None
