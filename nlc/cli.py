@@ -89,7 +89,7 @@ def _load(name: str, **kwargs: Any) -> Any:
     from nlc import pipeline
 
     if name == "-":
-        return pipeline.loads(sys.stdin.read(), "<stdin>", **kwargs)
+        return pipeline.loads(sys.stdin.buffer.read(), "<stdin>", **kwargs)
     return pipeline.load(name, **kwargs)
 
 

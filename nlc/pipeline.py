@@ -25,13 +25,13 @@ from nlc.base.span import Source, Span
 from nlc.ir.expr import walk
 from nlc.ir.notation import Notation
 from nlc.ir.program import Program
-from nlc.ir.system import System
+from nlc.ir.system import Level, System
 from nlc.ir.update import Update
 from nlc.lib.rules import SYSTEM
 from nlc.passes.clocks import clocks
 from nlc.passes.cycles import cycles
 from nlc.passes.derive import derive
-from nlc.passes.expand import expand
+from nlc.passes.expand import LEVELS, expand
 from nlc.passes.infer import infer
 from nlc.passes.inline import inline
 from nlc.passes.outer import outer
@@ -42,7 +42,9 @@ from nlc.passes.substeps import substeps
 from nlc.passes.use import use
 from nlc.syntax.allow import silenced
 from nlc.syntax.parse import parse
+from nlc.syntax.text import decoded
 from nlc.syntax.tree import SpecTree
+from nlc.syntax.yamlerrors import cut
 from nlc.syntax.yamltree import read_source
 from nlc.version import __version__
 
@@ -117,6 +119,7 @@ class Library:
 
     def __init__(self, beside: Path | None, within: tuple[str, ...]):
         self.paths, self.within = search(beside), within
+        self._read: dict[str, System] = {}  # those without mistakes
 
     @property
     def names(self) -> frozenset[str]:
@@ -124,6 +127,14 @@ class Library:
 
     def system(self, name: str, span: Span, report: Report) -> System | None:
         """A system with its names resolved; its own warnings are not this spec's."""
+        if name not in self._read:
+            system = self._resolved(name, span, report)
+            if system is None:
+                return None
+            self._read[name] = system
+        return self._read[name]
+
+    def _resolved(self, name: str, span: Span, report: Report) -> System | None:
         if name not in self.paths:  # a step formula
             source = Source(f"<{name}>", SYSTEM.format(name=name))
             return resolve(expand(parse(source, report), report), report, self)
@@ -158,19 +169,22 @@ def find(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or os.sep in text:
-        if path.is_file():
+        if os.path.isfile(path):  # of a name that no file can have too
             return path
-        if path.is_dir():
-            return _not_found(text, f"`{text}` is a folder, not a spec", None)
-        near = [p.name for p in path.parent.glob(f"*{_SUFFIX}")] if path.parent.is_dir() else []
+        if os.path.isdir(path):
+            return _not_found(text, f"`{cut(text)}` is a folder, not a spec", None)
+        if os.path.exists(path):
+            return _not_found(text, f"`{cut(text)}` is a device or a pipe, not a spec", None)
+        beside = os.path.isdir(path.parent)
+        near = [p.name for p in path.parent.glob(f"*{_SUFFIX}")] if beside else []
         close = nearest(path.name, near)
         return _not_found(
-            text, f"there is no file `{text}`", str(path.parent / close) if close else None
+            text, f"there is no file `{cut(text)}`", str(path.parent / close) if close else None
         )
     known = search()
     if text in known:
         return known[text]
-    return _not_found(text, f"there is no spec `{text}`", nearest(text, known), sorted(known))
+    return _not_found(text, f"there is no spec `{cut(text)}`", nearest(text, known), sorted(known))
 
 
 def _not_found(text: str, message: str, close: str | None, known: list[str] | None = None) -> Path:
@@ -190,6 +204,7 @@ def _not_found(text: str, message: str, close: str | None, known: list[str] | No
 
 
 DEEPEST = 200  # operations inside one another
+STATES = 200  # of a system
 
 
 @contextmanager
@@ -214,6 +229,10 @@ class Spec:
     as_operator: bool = False
     report: Report = field(default_factory=Report)
     _rules: dict[str, tuple[System, dict[str, Update]]] = field(default_factory=dict, init=False)
+    _plans: dict[tuple, tuple[Program, tuple[Choice, ...]]] = field(
+        default_factory=dict, init=False
+    )
+    _variants: dict[str, Spec] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         return f"<nlc.Spec {self.source.name}{' as an operator' if self.as_operator else ''}>"
@@ -269,17 +288,26 @@ class Spec:
 
     def _analysed(self, system: System) -> tuple[System, dict[str, Update]]:
         """From names to updates, for the system and for those beside it."""
-        self._shallow(system)
-        system = outer(substeps(use(system), self.report))
-        system = infer(clocks(inline(system, self.report), self.report), self.report)
+        self._bounded(system)
+        system = inline(outer(substeps(use(system), self.report)), self.report)
+        self._few_states(system)
+        system = infer(clocks(system, self.report), self.report)
         self.report.raise_if_errors()
         cycles(system, self.report)
         updates = derive(system, self.report)
         self.report.raise_if_errors()
         return system, updates
 
-    def _shallow(self, system: System) -> None:
-        """What lets within lets come to is bounded, as the depth of one expression is."""
+    def _bounded(self, system: System) -> None:
+        """What lets within lets come to is bounded, as the depth of one expression is, and what used systems do."""
+        if (count := _levels(system)) > LEVELS:
+            self.report.add(
+                "NLC007",
+                f"a system has at most {LEVELS} levels",
+                next((u.span for u in system.uses.values()), system.span),
+                f"{count} with those of the systems that it uses",
+            )
+            self.report.raise_if_errors()
         exprs = [e for level in system.levels.values() for e in level.expressions]
         for e in (*exprs, *(f.expr for f in system.flows.values()), *system.output.values()):
             depth: dict[int, int] = {}
@@ -293,6 +321,19 @@ class Spec:
                     "with what it reads written out",
                     helps=["split it, with a level or a flow that stands on its own in between"],
                 )
+
+    def _few_states(self, system: System) -> None:
+        """What the rules of levels remember counts too."""
+        counts = {name: _states(level) for name, level in system.levels.items()}
+        if sum(counts.values()) > STATES:
+            largest = system.levels[max(counts, key=lambda name: counts[name])]
+            self.report.add(
+                "NLC007",
+                f"a system has at most {STATES} states, those of the rules of its levels with them",
+                largest.span,
+                f"{counts[largest.name]} of {sum(counts.values())} are of this level",
+            )
+            self.report.raise_if_errors()
 
     def _free_names(self, system: System) -> None:
         """Hypers are arguments of the generated constructor, under their own names."""
@@ -376,13 +417,22 @@ class Spec:
         from nlc.passes.lower import lower
         from nlc.passes.plan.asked import requested
 
-        system, updates = self._checked
-        reserved = _backend(name).RESERVED
-        with _deep():
-            lowered = lower(system, updates, reserved)
-            found = requested(lowered, reserved, plans or {}, name == "reference", self._said)
-        _known_tiles(name, found[0])
-        return found
+        asked = (name, tuple(sorted((plans or {}).items())))
+        if asked not in self._plans:
+            system, updates = self._checked
+            reserved = _backend(name).RESERVED
+            with _deep():
+                lowered = lower(system, updates, reserved)
+                found = requested(lowered, reserved, plans or {}, name == "reference", self._said)
+            _known_tiles(name, found[0])
+            self._plans[asked] = found
+        return self._plans[asked]
+
+    def variant(self, text: str) -> Spec:
+        """The same spec with another text, read once."""
+        if text not in self._variants:
+            self._variants[text] = Spec(Source(self.source.name, text), self.as_operator)
+        return self._variants[text]
 
     def _said(self, level: str) -> tuple[list[str], list[str]]:
         """What is to be known of a level whose plan does not hold: its steps, and other ways."""
@@ -554,6 +604,15 @@ class Spec:
         return path.parent if path.is_file() else None
 
 
+def _levels(system: System) -> int:
+    """How many levels it has once those that it uses are written out."""
+    return len(system.levels) + sum(_levels(u.system) for u in system.uses.values())
+
+
+def _states(level: Level) -> int:
+    return len(level.states) + sum(map(_states, level.inner))
+
+
 def _backend(name: str):
     if not isinstance(name, str):
         raise TypeError(f"a backend is a name, as 'torch', not {type(name).__name__}")
@@ -589,9 +648,15 @@ def load(spec: str | os.PathLike[str], *, operator: bool = False) -> Spec:
     return Spec(source, operator, report)
 
 
-def loads(text: str, name: str = "<text>", *, operator: bool = False) -> Spec:
-    """A spec from its text."""
-    return Spec(Source(name, text), operator)
+def loads(text: str | bytes, name: str = "<text>", *, operator: bool = False) -> Spec:
+    """A spec from its text. Raises SpecError if it is given as bytes that are no text."""
+    if isinstance(text, str):
+        return Spec(Source(name, text), operator)
+    report = Report()
+    source = decoded(text, name, report)
+    report.raise_if_errors()
+    assert source is not None
+    return Spec(source, operator, report)
 
 
 __all__ = [

@@ -1,188 +1,61 @@
-"""Whatever the text: coded diagnostics at places in it, or a sound system whose generated file is Python."""
+"""Whatever the text: coded diagnostics at places in it, or a sound system that compiles and runs.
+
+``mutants`` changes good and bad specs, ``judge`` looks at what becomes of them. What fails prints its seed and its
+text; ``python tests/judge.py SEED`` does it again.
+"""
 
 from __future__ import annotations
 
-import ast
-import random
 import re
-import time
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
-from language_specs import SPECS as LANGUAGE
+from judge import case, judge
+from mutants import GOOD, mutant, text_of, tree_of
 
-import nlc
-from nlc.base.codes import CODES
-from nlc.base.diagnostics import SpecError
-from nlc.base.render import render_github, render_json, render_report
-
-SHIPPED = {
-    p.stem: p.read_text() for p in Path(__file__).parents[1].joinpath("specs").rglob("*.yaml")
-}
-BAD = {
-    p.stem: p.read_text(errors="replace")
-    for p in Path(__file__).parent.joinpath("bad").glob("*.yaml")
-}
-SEEDS = [*SHIPPED.items(), *LANGUAGE.items(), *BAD.items()]
-SECONDS = 1.0  # for one case; the slowest take a fifth of it
-
-_TOKENS = re.compile(r"\w+|[^\w\s]|\s+")
-_WORDS = (
-    "nlc system context doc ref hyper heads inputs outputs weights clocks use let levels output"
-    " applies_to frequency memory key value objective rule update retain toward project anchor init"
-    " reset through backprop for is every token tokens step steps per infinite never matrix vector"
-    " scalar like cache W S M x d q k v g t pos head gd dgd prox lr decay exact true false linear"
-    " conv split merge prev stop grad sum mean last max dot sqnorm norm outer per_key softmax none"
-    " where slice rotary learned zeros shape uniform normal gradients layers lambda class self None"
-).split()
-_SYMBOLS = "{}[]()&*!|>%@`?-:,#\"'\\ \n\t^=+.<>/$;~aZ0179_α²‖⟨½\u00a0\u2028\x00\x1b\ufeff🦆"
-_NUMBERS = ["0", "-1", "1e9", "1e400", "0.5", "inf", "99999999999999999999", "1e-320", "7"]
+MANY = 3000  # cases
+BLOCK = 100
+FULL = 10  # every tenth is printed by all backends, shown and run if it is sound; `make test-long` does so with all
 
 
-def mutate(rng: random.Random, text: str) -> str:
-    """One edit: of a character, a token, a line, a piece, or of everything behind a place."""
-    kind = rng.choice("eeeeeeeeeeennnncctllkksrx")
-    at = rng.randrange(len(text) + 1)
-    if kind == "c":
-        cut = rng.choice([0, 0, 1, 1, 4])
-        return text[:at] + rng.choice(_SYMBOLS) * rng.choice([0, 1, 1]) + text[at + cut :]
-    if kind == "e":
-        return _within(rng, text)
-    if kind in "tn":
-        tokens = _TOKENS.findall(text)
-        if not tokens:
-            return text
-        i = rng.randrange(len(tokens))
-        new = rng.choice(_NUMBERS if kind == "n" else [*_WORDS, *tokens])
-        if kind == "n":
-            numbers = [j for j, token in enumerate(tokens) if token.isdigit()]
-            i = rng.choice(numbers) if numbers else i
-        tokens[i] = rng.choice([new, new, new, "", f"{tokens[i]} {new}", f"{tokens[i]}({new})"])
-        return "".join(tokens)
-    lines = text.splitlines(keepends=True)
-    if kind in "lk" and lines:
-        i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
-        if kind == "k":
-            del lines[i : i + rng.choice([1, 1, 3])]
-        elif rng.random() < 0.5:
-            lines[i], lines[j] = lines[j], lines[i]
-        else:
-            lines.insert(i, rng.choice([" ", "    ", ""]) + lines[j])
-        return "".join(lines)
-    if kind == "s":
-        other = rng.choice(SEEDS)[1]
-        start = rng.randrange(len(other))
-        return text[:at] + other[start : start + rng.choice([5, 40, 400])] + text[at:]
-    if kind == "x":
-        return text[:at]
-    noise = bytes(rng.randrange(256) for _ in range(rng.choice([1, 3, 20])))
-    return text[:at] + noise.decode("latin-1") + text[at:]
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Thousands of generated files are nobody's business but this module's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NLC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
-_OPERATORS = (" + ", " - ", " * ", " / ", " @ ", "**", ", ", " == ", ".")
-_NAME = re.compile(r"[A-Za-z_]\w*")
-_OPERATOR = re.compile(r" [-+*/@] |\*\*|, | == ")
-
-
-def _within(rng: random.Random, text: str) -> str:
-    """An edit that YAML does not see: of a name, an operator or an argument on the right of a key."""
-    places = [m.span() for m in re.finditer(r"(?<=: )[^\s#].*?(?=$| +#)", text, re.MULTILINE)]
-    if not places:
-        return text
-    start, end = rng.choice(places)
-    value = text[start:end]
-    pattern, words = rng.choice(
-        [(_NAME, _WORDS), (_NAME, _NAME.findall(text)), (_OPERATOR, _OPERATORS)]
-    )
-    found = list(pattern.finditer(value))
-    if not found:
-        return text
-    old, new = rng.choice(found), rng.choice(words)
-    forms = (
-        [new]
-        if pattern is _OPERATOR
-        else [new] * 6 + [f"{new}({old[0]})", f"prev({old[0]})", f"{old[0]}.T"]
-    )
-    value = value[: old.start()] + rng.choice(forms) + value[old.end() :]
-    return text[:start] + value + text[end:]
-
-
-def judge(text: str, name: str = "spec.yaml") -> str:
-    """``sound`` or the first code; fails on anything else."""
-    started = time.process_time()
-    spec = nlc.loads(text, name)
-    report = spec.check()
-    took = time.process_time() - started
-    assert took < SECONDS, f"{took:.2f} s"
-    for d in report.diagnostics:
-        assert d.code in CODES and d.code != "NLC901", d
-        assert d.message and d.span.source.text is not None
-        assert d.span.source.name == name, f"{d} is not in the text"
-        assert 0 <= d.span.start <= d.span.end <= len(d.span.source.text)
-        for label in d.related:
-            assert label.span.source.name == name, f"{d} points outside of the text"
-    for rendered in (render_report(report), render_json(report), render_github(report)):
-        assert isinstance(rendered, str)
-        assert "\x1b" not in rendered and "\x00" not in rendered
-    if not report.has_errors:
-        try:
-            source = spec.source_text()
-        except SpecError as error:
-            assert error.report.has_errors
-            return error.report.ordered[0].code
-        check_python(source)
-        return "sound"
-    return next(d.code for d in report.ordered if d.severity == "error")
-
-
-def check_python(source: str) -> None:
-    """It compiles, and has no more at its top level than such a file has: nothing broke out."""
-    tree = ast.parse(source)
-    compile(source, "generated.py", "exec")
-    for node in tree.body:
-        allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign)
-        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        assert isinstance(node, allowed) or docstring, ast.dump(node)[:200]
-    imported = {
-        alias.name.split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    modules = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported | modules <= {
-        "__future__",
-        "torch",
-        "math",
-        "collections",
-        "functools",
-        "typing",
-    }
-
-
-def run(seed: int) -> str:
-    rng = random.Random(seed)
-    _, text = SEEDS[seed % len(SEEDS)] if seed % 3 else rng.choice([*SHIPPED.items()])
-    for _ in range(rng.choice([1, 1, 1, 2, 3, 6])):
-        text = mutate(rng, text)
+def run(seed: int, full: bool) -> str:
     try:
-        return judge(text)
+        return case(seed, full)
     except BaseException:
-        print(f"seed {seed}:\n{text}")
+        print(f"python tests/judge.py {seed}:\n{mutant(seed)!s}")
         raise
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(MANY // BLOCK))
 def test_mutations(block: int) -> None:
-    found = [run(seed) for seed in range(30 * block, 30 * (block + 1))]
-    assert len(set(found)) > 3, "the mutations find too little"
+    seeds = range(BLOCK * block, BLOCK * (block + 1))
+    found = Counter(run(seed, seed % FULL == 0) for seed in seeds)
+    assert len(found) > 10, "the mutations find too little"
+    assert found["sound"] + found["runs"] > 5, "too few are sound"
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("block", range(50))
+@pytest.mark.parametrize("block", range(200))
 def test_many_mutations(block: int) -> None:
-    for seed in range(1000 + 100 * block, 1000 + 100 * (block + 1)):
-        run(seed)
+    """Twenty thousand others, and all that are sound run."""
+    for seed in range(MANY + BLOCK * block, MANY + BLOCK * (block + 1)):
+        run(seed, True)
+
+
+def test_mutants_are_the_same_everywhere() -> None:
+    assert [mutant(seed) for seed in range(50)] == [mutant(seed) for seed in range(50)]
+    for text in GOOD:  # what trees are written as is what they were read from
+        tree = tree_of(text)
+        assert tree is not None and tree_of(text_of(tree)) == tree
 
 
 # --------------------------------------------------------------------------------- breaking out of the file

@@ -136,6 +136,11 @@ CODES.update(
             "tensor without a rule",
             "`applies_to` names kinds of tensors, and none of them has this shape.",
         ),
+        "NLC214": Code(
+            "expression without a value",
+            "Whatever the inputs are, it divides by zero, takes a root or a logarithm of what is never"
+            " positive, or is too large a number at the default hypers.",
+        ),
         # 3 shapes and heads
         "NLC301": Code(
             "shapes do not match", "The operands' sizes differ where they must be equal."

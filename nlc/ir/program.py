@@ -156,6 +156,24 @@ class Program:
                 stack += reversed((*s.first, *s.body))
 
     @property
+    def names(self) -> set[str]:
+        """Every name that it gives or takes, at any depth."""
+        out = {s.var for s in self.slots} | set(self.inputs.values())
+        stack: list[object] = list(self.body)
+        while stack:
+            s = stack.pop()
+            if isinstance(s, Let):
+                out |= set(s.names)
+            elif isinstance(s, Scan):
+                out |= {s.name, *s.record.states}
+            elif isinstance(s, Loop | Parallel):
+                stack += (*s.first, *s.body)
+                out |= {*s.slices, *s.slices.values(), *s.collects, *s.collects.values()}
+            if isinstance(s, Loop):
+                out |= {*s.carries, *([s.counter] if s.counter else [])}
+        return out
+
+    @property
     def matrices(self) -> bool:
         """Whether the trained tensor must be a matrix: it, or one like it, is taken as one somewhere."""
         use, nodes = MatrixUse(), [n for let in self.lets() for n in walk(let.expr)]

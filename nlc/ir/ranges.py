@@ -64,7 +64,7 @@ def div(a: Range, b: Range) -> Range:
 def power(a: Range, b: Range) -> Range:
     if b.low == b.high and b.low == int(b.low) if math.isfinite(b.low) else False:
         exponent = int(b.low)
-        corners = [_finite(lambda x=x: x**exponent, inf) for x in (a.low, a.high)]
+        corners = [_finite(lambda x=x: float(x) ** exponent, inf) for x in (a.low, a.high)]
         if exponent % 2 == 0:
             inside = a.low <= 0 <= a.high
             return Range(
@@ -75,7 +75,7 @@ def power(a: Range, b: Range) -> Range:
     if a.low < 0:
         return ANY
     corners = [
-        _finite(lambda x=x, y=y: x**y, inf if x > 1 or y < 0 else 0.0)
+        _finite(lambda x=x, y=y: float(x) ** y, inf if x > 1 or y < 0 else 0.0)
         for x in (a.low, a.high)
         for y in (b.low, b.high)
     ]

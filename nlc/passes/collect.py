@@ -74,7 +74,7 @@ def _scalar(s: Expr, n: Notation) -> str:
 def _word(w: Word, n: Notation, identity: bool = False) -> str:
     sign = n.minus if w.number < 0 else ""
     size = abs(w.number)
-    parts = [n.number(int(size) if size == int(size) else size)] if size != 1 else []
+    parts = [n.number(int(size) if float(size).is_integer() else size)] if size != 1 else []
     parts += [_scalar(s, n) for s in w.scalars]
     factors = [_factor(f, n) for f in w.factors] + (["I"] if identity else [])
     if parts and factors and (identity or w.factors[0].kind == "state") and not n.latex:

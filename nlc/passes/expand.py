@@ -19,6 +19,7 @@ Env = dict[str, Expr]
 Part = TypeVar("Part", LevelTree, LetTree)
 
 MEMBERS = 256  # of one family
+LEVELS = 100  # of a system, those of used systems with them
 _LARGEST = 20_000  # operations of a sum written out
 _ALL = 200_000  # operations of all families written out
 
@@ -40,6 +41,11 @@ class _Expander:
 
     def run(self) -> SpecTree:
         levels = [m for level in self.tree.levels for m in self._members(level)]
+        if len(levels) > LEVELS:
+            message = f"a system has at most {LEVELS} levels"
+            self.report.add("NLC007", message, levels[LEVELS].span, f"{len(levels)} with families")
+            self.lost |= {level.name for level in levels[LEVELS:]}
+            levels = levels[:LEVELS]
         levels = [replace(level, let=self._all(level.let)) for level in levels]
         out = replace(self.tree, levels=tuple(levels), let=self._all(self.tree.let))
         return replace(_map(out, self._settle), lost=frozenset(self.lost))

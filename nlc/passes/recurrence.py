@@ -31,6 +31,8 @@ class Recurrence:
 
     def recurrent(self, e: Expr) -> bool:
         """Whether ``e`` depends on a state or on its own past."""
+        if id(e) in self._node:
+            return self._node[id(e)]
         self._alive.append(e)
         for node in walk(e):
             if id(node) not in self._node:

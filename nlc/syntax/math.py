@@ -28,6 +28,7 @@ from nlc.syntax.yamltree import Scalar
 MAX_LENGTH = 10_000
 MAX_DEPTH = 100
 MAX_NUMBER = 40
+LARGEST_WHOLE = 2**63 - 1  # that torch can store
 
 _CALLEES = ("name", "attr", "index", "call")
 
@@ -179,8 +180,10 @@ class _Builder:
 
     def _number(self, rule: str, children: list[_Child]) -> _Built:
         text = str(children[0])
-        if len(text) > MAX_NUMBER or float(text) == math.inf:
+        whole = len(text) <= MAX_NUMBER and text.isdecimal() and int(text) > LARGEST_WHOLE
+        if len(text) > MAX_NUMBER or whole or float(text) == math.inf:
             label = f"at most {MAX_NUMBER} characters, and below 1e308"
+            label = "a whole number below 2^63; write it as `1e20`" if whole else label
             self._fail("NLC007", "this number is too large or too long", children[0], label)
             return "num", [], 0
         return "num", [], int(text) if text.isdecimal() else float(text)

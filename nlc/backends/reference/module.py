@@ -65,11 +65,7 @@ class ModuleWriter:
             name: RuleWriter(rule, header, w, class_name(rule.system))
             for name, rule in program.rules.items()
         }
-        loops = [s for s in program.body if isinstance(s, Loop)]
-        taken = {name for let in program.lets() for name in let.names}
-        taken |= {name for loop in loops for name in (*loop.slices.values(), *loop.collects)}
-        taken |= {*(s.var for s in program.slots), *program.inputs.values()}
-        self.parts = PartNames(taken)
+        self.parts = PartNames(program.names)
 
     def _hyper(self, name: str) -> str:
         base, bracket, index = name.partition("[")

@@ -10,6 +10,7 @@ from itertools import groupby
 
 from nlc.backends.reference import hypers
 from nlc.backends.reference.file import PartNames, declarations, ticks_now, title, write_let
+from nlc.backends.reference.states import started
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.program import Let, Program, Slot
@@ -34,8 +35,7 @@ class RuleWriter:
         )
         self.printer.op_g = lambda e: ("g", 6)  # type: ignore[attr-defined]
         self.kept = [s for s in program.slots if s is not self.trained]
-        names = {n for let in program.lets() for n in let.names}
-        self.parts = PartNames(names | set(self.system.hypers))
+        self.parts = PartNames(program.names | set(self.system.hypers))
 
     def whole_class(self) -> None:
         """A class that only holds the rule."""
@@ -95,17 +95,23 @@ class RuleWriter:
         if s.init is None:
             return f"torch.zeros_like({W})" if s.type.like else f"{W}.new_zeros({shape})"
         if s.init.op == "state":  # starts where another starts
-            origin = next(x for x in self.program.slots if x.key == s.init.attr[0])
-            return f"{W}.detach().clone()" if origin is self.trained else self._fresh(origin)
+            return self._copy(next(x for x in self.program.slots if x.key == s.init.attr[0]))
         if s.init.op in ("normal", "uniform"):
             args = [self.printer(a) for a in s.init.args]
             args = ["0.0", *args] if s.init.op == "normal" else args
             empty = f"torch.empty_like({W})" if s.type.like else f"{W}.new_empty({shape})"
             return f"{empty}.{s.init.op}_({', '.join(args)})"
-        value = self.printer(s.init)
+        slots = {x.key: x for x in self.program.slots}
+        value = started(s.init, self.printer, lambda name: self._copy(slots[name]))
+        if s.init.type.dims == s.type.dims and s.init.type.dims:
+            return value
         return (
             f"torch.full_like({W}, {value})" if s.type.like else f"{W}.new_full({shape}, {value})"
         )
+
+    def _copy(self, s: Slot) -> str:
+        """What another tensor starts as."""
+        return f"{self.trained.var}.detach().clone()" if s is self.trained else self._fresh(s)
 
     def _shape(self, t: Type) -> str:
         """``(W.shape[-2],)``: sizes of the trained matrix are those of its last axes."""

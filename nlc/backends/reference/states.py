@@ -8,6 +8,8 @@ from nlc.backends.reference.file import attribute_path, ending_call
 from nlc.backends.reference.loops import Said, write_all
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import Writer
+from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.ops import leaf
 from nlc.ir.program import Program, Slot
 from nlc.ir.types import Type
 
@@ -112,4 +114,20 @@ class States:
             return f"{first}.new_zeros({shape}, dtype=dtype)"
         if self.printer.is_number(s.init):
             return f"{first}.new_full(({shape},), {self.printer(s.init)}, dtype=dtype)"
-        return f"({self.printer(s.init)}).to(dtype).expand({shape})"
+        return f"({self._started(s.init)}).to(dtype).expand({shape})"
+
+    def _started(self, e: Expr) -> str:
+        """An expression of a first value."""
+        slots = {x.key: x for x in self.slots}
+        return started(e, self.printer, lambda name: self._fresh(slots[name]))
+
+
+def started(e: Expr, printer: TorchPrinter, fresh: Callable[[str], str]) -> str:
+    """An expression of a first value as text, where the states that it reads are what they start as, by name."""
+    names = {n.attr[0]: f"{n.attr[0]} at first" for n in walk(e) if n.op == "state"}
+    value = rewrite(e, lambda n: leaf("var", names[n.attr[0]], n.type) if n.op == "state" else None)
+    before = printer.places
+    printer.places = before | {named: fresh(name) for name, named in names.items()}
+    text = printer(value)
+    printer.places = before
+    return text

@@ -39,6 +39,7 @@ class Scans:
     parts: PartNames
     scans: dict[str, _Scanned]
     around: tuple[Let | Scan, ...]  # the body of the method that is printed
+    _readers: tuple[object, dict[str, list[Expr]]] = (None, {})  # of a body, by scan
 
     def form(self, r: Record, read: bool) -> Form:
         """What of the algebra a record needs."""
@@ -126,8 +127,13 @@ class Scans:
 
     def _reads(self, s: Scan) -> Iterable[Expr]:
         """The nodes that read it, where it is printed."""
-        nodes = (n for x in self.around or self.program.body for n in all_nodes(x))
-        return (n for n in nodes if n.op == "read" and n.attr.scan == s.name)
+        body = self.around or self.program.body
+        if self._readers[0] is not body:
+            found: dict[str, list[Expr]] = {}
+            for n in (n for x in body for n in all_nodes(x) if n.op == "read"):
+                found.setdefault(n.attr.scan, []).append(n)
+            self._readers = body, found
+        return self._readers[1].get(s.name, [])
 
     def _shifted(self, s: Scan, j: int) -> bool:
         r = s.record

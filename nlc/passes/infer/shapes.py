@@ -163,7 +163,7 @@ class ShapesOf:
             return self.states[node.attr].dims if node.attr in self.states else None
         if node.op == "initial":
             level = system.levels.get(node.attr)
-            return level.states[0].dims if level else None
+            return level.states[0].dims if level and level.states else None
         if node.op in ("size", "bundle", "objective"):
             return ()
         if node.op == "g":

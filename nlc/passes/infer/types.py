@@ -11,6 +11,7 @@ from nlc.ir.shapes import as_matrix
 from nlc.ir.system import Level, Module, System
 from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
 from nlc.passes.infer.shapes import ShapesOf
+from nlc.passes.infer.valued import valued
 
 
 class TypesOf:
@@ -39,6 +40,7 @@ class TypesOf:
         )
         self._whole_sizes(typed)
         self._declared(typed)
+        valued(typed, self.report)
         for name, e in typed.output.items():
             if not e.type.clock.batched:
                 self.report.add(

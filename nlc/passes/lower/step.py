@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, walk
@@ -96,7 +97,7 @@ class Lowering(Periods):
     def level_items(self) -> dict[str, Item]:
         """What the levels compute in a tick: ``step L``, and before it ``gradient L`` where a rule's levels read it."""
         items = {}
-        shared = self._shared_gradients()
+        shared = self._shared_gradients
         for level in self.system.levels.values():
             if (update := self.updates.get(level.name)) is None:
                 continue
@@ -117,6 +118,7 @@ class Lowering(Periods):
             items |= {name: Item(name, [*e, *waits], level.clock) for name, e in parts.items()}
         return items
 
+    @cached_property
     def _shared_gradients(self) -> set[str]:
         """The levels whose gradients are read by others: by the levels of their rules, or for their objectives."""
         known = self.system.gradients
@@ -147,7 +149,7 @@ class Lowering(Periods):
         if kind == "gradient":
             lets = self.gradients(level) if name == owner else self.inner_gradient(level, name)
             return self.during(level.clock, lets)
-        lets = [] if level.name in self._shared_gradients() else self.gradients(level)
+        lets = [] if level.name in self._shared_gradients else self.gradients(level)
         ticked = [] if level.clock.late else self.counted(level)
         return self.during(level.clock, [*lets, *self.step(level)]) + ticked
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
@@ -19,22 +19,27 @@ class Node:
     index: int
     let: Let
     expr: Expr
+    _known: tuple[Expr | None, dict[str, tuple]] = field(default=(None, {}), init=False, repr=False)
 
     @property
     def guarded(self) -> bool:
         return self.let.when is not None
 
-    def carries(self) -> Iterator[tuple[str, str]]:
+    def carries(self) -> tuple[tuple[str, str], ...]:
         """What it reads of the carried variables, and of which tick."""
-        for n in walk(self.expr):
-            if n.op == "carry":
-                yield n.attr
+        return self._leaves("carry")
 
-    def reads(self) -> Iterator[str]:
+    def reads(self) -> tuple[str, ...]:
         """The plain variables that it reads."""
-        for n in walk(self.expr):
-            if n.op == "var":
-                yield n.attr
+        return self._leaves("var")
+
+    def _leaves(self, op: str) -> tuple:
+        """Found once for an expression, since every statement asks every other."""
+        if self._known[0] is not self.expr:
+            leaves = [n for n in walk(self.expr) if not n.args]
+            found = {x: tuple(n.attr for n in leaves if n.op == x) for x in ("carry", "var")}
+            self._known = self.expr, found
+        return self._known[1][op]
 
 
 @dataclass(frozen=True)

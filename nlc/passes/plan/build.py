@@ -27,7 +27,6 @@ from nlc.passes.plan.statements import (
     reads,
     renamed,
     shared,
-    taken,
     timed,
 )
 from nlc.passes.share import share
@@ -79,7 +78,7 @@ class Builder:
         self.after, self.loop = pulled(list(program.body[at + 1 :]), self.loop)
         self.loop = without_numbers(self.before, self.loop)
         self.names = Names(reserved | frozenset(program.system.hypers))
-        self.names.taken |= taken(program)
+        self.names.taken |= program.names
         self.loop = apart(self.loop, self.names)
         self.levels = {s.var: s.key for s in program.slots if s.kind == "level"}
         self.records: dict[str, Scan] = {}

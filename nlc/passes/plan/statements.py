@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from nlc.ir.expr import Expr, rewrite, walk
-from nlc.ir.program import Let, Loop, Parallel, Program, Return
+from nlc.ir.program import Let, Loop, Parallel, Return
 from nlc.ir.scan import Scan
 from nlc.ir.types import TOKEN, Clock
 from nlc.passes.naming import Names
@@ -138,14 +138,3 @@ def shared(statements: Iterable[Statement], names: Names) -> list[Statement]:
             s = replace(s, body=tuple(shared(s.body, names)))
         out.append(s)
     return out + share(run, names)
-
-
-def taken(program: Program) -> set[str]:
-    """Every name that a program uses."""
-    out = {s.var for s in program.slots} | set(program.inputs.values())
-    out |= {n for let in program.lets() for n in let.names}
-    for s in program.body:
-        if isinstance(s, Loop):
-            out |= {*s.slices, *s.slices.values(), *s.collects, *s.collects.values()}
-            out |= {s.counter} if s.counter else set()
-    return out

@@ -13,6 +13,7 @@ from nlc.ir.show import show
 from nlc.ir.system import Hyper
 from nlc.ir.types import Number
 from nlc.passes.resolve.scope import Scope, error
+from nlc.syntax.math import LARGEST_WHOLE
 from nlc.syntax.tree import Field
 
 LARGEST = 2**40  # a size beyond it is a slip, and sizes must stay printable
@@ -226,14 +227,17 @@ def _evaluate(scope: Scope, e: Expr) -> Number | bool | list:
     value = _MATH[e.op](*args) if e.op in _MATH else _BINARY[e.op](*args)
     if isinstance(value, complex) or value != value:
         raise ValueError("no real number")
-    if isinstance(value, int) and abs(value) > LARGEST**2:
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
         raise OverflowError
     whole = e.op == "div" and all(isinstance(a, int) for a in args)
     return int(value) if whole and value == int(value) else value
 
 
-def as_whole(scope: Scope, name: str) -> bool:
-    """Makes `64.0` and `1e3` the whole numbers that sizes are made of, and says whether the hyper comes out whole."""
+def as_whole(scope: Scope, name: str, index: int | None = None) -> bool:
+    """Makes `64.0` and `1e3` the whole numbers that sizes are made of, and says whether the hyper comes out whole.
+
+    ``index``: of the member that is asked for, if the hyper is a list.
+    """
     wanted: set[str] = set()
     stack = [name]
     while stack:
@@ -249,7 +253,8 @@ def as_whole(scope: Scope, name: str) -> bool:
             with suppress(ArithmeticError):
                 value = _evaluate(scope, default)
                 scope.hypers[each] = replace(hyper, default=default, value=value)
-    return not isinstance(scope.hypers[name].value, float)
+    value = scope.hypers[name].value
+    return not isinstance(value[index] if isinstance(value, list) else value, float)
 
 
 def _whole(n: Expr) -> Expr | None:

@@ -155,7 +155,7 @@ def _symbol(scope: Scope, e: Expr, name: str, index: object, what: str) -> Dim |
             related=[Label(hyper.span, f"`{name}` is defined here")],
         )
         return None
-    if isinstance(value, float) and value.is_integer() and not as_whole(scope, name):
+    if isinstance(value, float) and value.is_integer() and not as_whole(scope, name, index):
         scope.report.add(
             "NLC305",
             f"hyper `{name}` must be a whole number of at least 1: it is a size",

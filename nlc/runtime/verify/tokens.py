@@ -151,8 +151,9 @@ class _Module:
     def _first(self) -> dict[str, Tensor]:
         """The state before the first token; a declared boundary is first where the state starts."""
         anchors = {f"{n}.anchor": x for n, x in self.start.items()}
+        fresh = self.net.initial_state(next(iter(self.given.values())))  # computed, so anew
         return {
-            **self.fresh,
+            **fresh,
             **self.start,
             **{n: x for n, x in anchors.items() if n in self.fresh},
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nlc.backends.torch.scans import CHUNK
-from nlc.base.span import Source
 from nlc.ir.system import Level
 from nlc.passes.plan import Choice
 from nlc.passes.plan.alone import alone
@@ -50,8 +49,7 @@ def _with_line(spec: Spec, level: Level, line: str) -> Spec | None:
     indent = text[start : key.start]
     if indent.strip():
         return None
-    source = Source(spec.source.name, f"{text[:start]}{indent}{line}\n{text[start:]}")
-    return type(spec)(source, spec.as_operator)
+    return spec.variant(f"{text[:start]}{indent}{line}\n{text[start:]}")
 
 
 def chunked(choice: Choice, periods: list[int]) -> list[str]:

@@ -1,0 +1,102 @@
+"""Once types are known: what is split twice, a truth value as a number, what has no value at the defaults."""
+
+from __future__ import annotations
+
+import sys
+from math import inf, log
+
+from nlc.base.diagnostics import Report
+from nlc.ir.expr import Expr, walk
+from nlc.ir.system import System
+from nlc.syntax.math import LARGEST_WHOLE
+
+LARGEST_EXPONENT = log(sys.float_info.max)
+
+
+def valued(system: System, report: Report) -> None:
+    """Every expression is a number, for each head where it is said to be."""
+    steps = [e for level in system.levels.values() for e in level.expressions]
+    roots = [*steps, *system.output.values()]
+    starts = [w.init for w in system.weights.values()] + [s.init for s in system.states.values()]
+    for e in roots:
+        if _is_truth(e) and e.op != "bool":  # a switch of a rule
+            _no_number(e, system, report)
+    every = [*(f.expr for f in system.flows.values()), *roots, *filter(None, starts)]
+    for node in (n for e in every for n in walk(e)):
+        if node.op in ("split", "merge"):
+            _split(node, system, report)
+        for truth in _truths(node):
+            _no_number(truth, system, report)
+        if (why := _undefined(node)) is not None:
+            report.add(
+                "NLC214",
+                "this has no value",
+                node.span or system.span,
+                why,
+                notes=_defaults(node, system),
+                helps=["change the expression, or the defaults that it is made of"],
+            )
+
+
+def _split(node: Expr, system: System, report: Report) -> None:
+    """What is split has no head axis yet, what is merged has one."""
+    headed = node.args[0].type.head
+    if headed == (node.op == "merge"):
+        return
+    several = "several inputs of a system with heads have a head axis each"
+    report.add(
+        "NLC304",
+        "this has a head axis already" if headed else "this has no head axis to merge",
+        node.args[0].span or node.span or system.span,
+        f"what `{node.op}` is given",
+        notes=[several] if headed and any(i.head for i in system.inputs.values()) else [],
+        helps=[f"leave out the `{node.op}`"],
+    )
+
+
+def _truths(node: Expr) -> list[Expr]:
+    """Operands that are true or false where a number is due: not to choose by, not two that are compared."""
+    truths = [a for a in node.args[node.op == "where" :] if _is_truth(a)]
+    return [] if node.op in ("eq", "ne") and len(truths) == len(node.args) else truths
+
+
+def _is_truth(e: Expr) -> bool:
+    return e.type is not None and e.type.dtype == "bool"
+
+
+def _no_number(e: Expr, system: System, report: Report) -> None:
+    report.add(
+        "NLC208",
+        "a truth value is not a number",
+        e.span or system.span,
+        "true or false",
+        helps=["write `where(condition, 1, 0)` for a number"],
+    )
+
+
+def _undefined(node: Expr) -> str | None:
+    """Why it has no value, whatever the inputs are."""
+    ranges = [a.type.range for a in node.args if a.type is not None]
+    if node.type is None or len(ranges) < len(node.args):
+        return None
+    own = node.type.range
+    if node.op == "div" and ranges[1].low == ranges[1].high == 0:
+        return "it divides by zero"
+    if node.op == "uniform" and ranges[0].low > ranges[1].high:
+        return "its upper bound is below the lower one"
+    if node.op == "sqrt" and ranges[0].low < 0 >= ranges[0].high:
+        return "the root of what is never positive"
+    if node.op == "log" and ranges[0].high <= 0:
+        return "the logarithm of what is never positive"
+    if node.op == "pow" and ranges[0].low == ranges[0].high == 0 and ranges[1].high < 0:
+        return "it divides by zero"
+    whole = node.type.dtype == "int" and max(-own.high, own.low) > LARGEST_WHOLE
+    grown = node.op == "pow" and own.low == inf and ranges[1].high < inf
+    grown = grown or (node.op in ("exp", "expm1") and ranges[0].low > LARGEST_EXPONENT)
+    return "too large a number" if whole or grown else None
+
+
+def _defaults(node: Expr, system: System) -> list[str]:
+    read = {str(n.attr) for n in walk(node) if n.op == "hyper"}
+    said = [f"{n} = {system.sizes[n]:g}" for n in sorted(read) if n in system.sizes]
+    return [f"at the defaults {', '.join(said)}"] if said else []

@@ -1,0 +1,232 @@
+"""Whatever the text: coded diagnostics at places in it, or a sound system that compiles and runs.
+
+``python tests/judge.py SEED`` shows a mutant and judges it; ``python tests/judge.py FIRST LAST`` judges a range of
+them, with ``static`` without running any, and prints what fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mutants import mutant
+
+import nlc
+from nlc.base.codes import CODES
+from nlc.base.diagnostics import Report, SpecError
+from nlc.base.render import render_github, render_json, render_report
+from nlc.ir.types import Dim
+
+SECONDS = 1.0  # for one case; the slowest take a fifth of it
+
+
+@dataclass
+class Verdict:
+    """``sound`` or the first code, what was loaded, and what every backend printed."""
+
+    said: str
+    spec: nlc.Spec | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+def judge(text: str | bytes, name: str = "spec.yaml") -> str:
+    """``sound`` or the first code; fails on anything else."""
+    return verdict(text, name).said
+
+
+def verdict(
+    text: str | bytes, name: str = "spec.yaml", backends: tuple[str, ...] = ("torch",)
+) -> Verdict:
+    """Checks a text, or a file of bytes, and prints what is sound by each of the backends."""
+    started = time.process_time()
+    try:
+        spec = nlc.loads(text, name) if isinstance(text, str) else _loaded(text)
+    except SpecError as error:
+        check_report(error.report, error.report.ordered[0].span.source.name)
+        return Verdict(error.report.ordered[0].code)
+    report = spec.check()
+    _within(SECONDS, started)
+    check_report(report, spec.source.name)
+    if report.has_errors:
+        return Verdict(next(d.code for d in report.ordered if d.severity == "error"))
+    found = Verdict("sound", spec)
+    for backend in backends:
+        started = time.process_time()
+        try:
+            found.sources[backend] = spec.source_text(backend)
+        except SpecError as error:
+            assert error.report.has_errors
+            if backend == backends[0]:
+                return Verdict(error.report.ordered[0].code)
+        _within(SECONDS, started)
+    for source in found.sources.values():
+        check_python(source)
+    return found
+
+
+def _within(seconds: float, started: float) -> None:
+    took = time.process_time() - started
+    assert took < seconds, f"{took:.2f} s"
+
+
+def _loaded(data: bytes) -> nlc.Spec:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spec.yaml"
+        path.write_bytes(data)
+        return nlc.load(path)
+
+
+def check_report(report: Report, name: str) -> None:
+    """Every diagnostic has a code of ours and stands in the text; every way to write it gives plain text."""
+    for d in report.diagnostics:
+        assert d.code in CODES and d.code != "NLC901", d
+        assert d.message and d.span.source.text is not None
+        assert d.span.source.name == name, f"{d} is not in the text"
+        for span in (
+            d.span,
+            *(label.span for label in d.related),
+            *([d.fix.span] if d.fix else []),
+        ):
+            assert span.source.name == name, f"{d} points outside of the text"
+            assert 0 <= span.start <= span.end <= len(span.source.text), d
+    for rendered in (render_report(report), render_json(report), render_github(report)):
+        assert isinstance(rendered, str)
+        assert "\x1b" not in rendered and "\x00" not in rendered
+
+
+def check_python(source: str) -> None:
+    """It compiles, and has no more at its top level than such a file has: nothing broke out."""
+    tree = ast.parse(source)
+    compile(source, "generated.py", "exec")
+    for node in tree.body:
+        allowed = (
+            ast.Import,
+            ast.ImportFrom,
+            ast.FunctionDef,
+            ast.ClassDef,
+            ast.Assign,
+            ast.AnnAssign,
+        )
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        known = docstring or _of_the_backend(node)
+        assert isinstance(node, allowed) or known, ast.dump(node)[:200]
+    imported = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    modules = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    known = {"__future__", "torch", "math", "collections", "functools", "typing"}
+    kernels = {
+        "triton",
+        "inspect",
+        "json",
+        "pathlib",
+        "warnings",
+        "concurrent",
+        "hashlib",
+        "os",
+        "re",
+    }
+    found = imported | modules
+    assert found <= (known | kernels if "triton" in found else known), found
+
+
+def _of_the_backend(node: ast.stmt) -> bool:
+    """What files with kernels of their own do: slopes are registered, launch options added."""
+    if isinstance(node, ast.AugAssign):
+        return isinstance(node.target, ast.Name) and node.target.id == "CONFIG"
+    call = node.value if isinstance(node, ast.Expr) else None
+    function = call.func if isinstance(call, ast.Call) else None
+    return isinstance(function, ast.Attribute) and function.attr == "register_autograd"
+
+
+# ------------------------------------------------------------------------------------------------ sound
+
+
+def shown(spec: nlc.Spec) -> None:
+    """What people read of a sound system, in every form."""
+    from nlc.tools.draw import draw
+
+    for form in ("text", "json", "mermaid", "dot", "svg"):
+        assert draw(spec.graph, form)
+    for form in ("text", "latex"):
+        assert isinstance(spec.derive(format=form), str)
+    for backend in ("reference", "torch"):
+        made = spec.explain(backend)
+        assert str(made) and made.asdict()
+
+
+def runs(spec: nlc.Spec) -> str:
+    """Runs a sound system, small: both backends against the interpreter, in pieces, saved and loaded.
+
+    ``too large``: its sizes do not become small; ``unclear``: there are no finite numbers to compare.
+    """
+    from nlc.tools.sizes import BadHyper
+
+    if too_large(spec):
+        return "too large"
+    try:
+        result = spec.verify(tokens=2)
+    except BadHyper:
+        return "no hypers"
+    wrong = [c for c in result.checks if c.passed is False and not c.life]
+    unclear = [c for c in wrong if " stay " in c.what or "reaches the start" in c.what]
+    assert len(wrong) == len(unclear), str(result)
+    return "unclear" if unclear else "runs"
+
+
+def too_large(spec: nlc.Spec) -> bool:
+    """Whether it has a tensor of more than 100,000 elements or a period of more than 64 ticks, small as it can be."""
+    from nlc.runtime.verify import WIDTH
+    from nlc.tools.sizes import longest, settled, small
+
+    system, hypers = spec.system, settled(spec.system, small(spec.system, {}, WIDTH))
+    sizes = {k: v for k, v in hypers.items() if not isinstance(v, list)}
+    dims = [d for s in system.states.values() for d in s.dims if isinstance(d, Dim)]
+    dims += [d for m in system.modules.values() for shape in m.shapes.values() for d in shape]
+    dims += [d for i in system.inputs.values() for d in i.dims]
+    known = [float(d.evaluate(sizes)) for d in dims if d.symbols <= sizes.keys()]
+    known.append(float(sizes.get("heads", 1)))
+    return max(known, default=1.0) ** 2 > 1e5 or longest(system, hypers) > 64
+
+
+def case(seed: int, full: bool = True, run: bool = True) -> str:
+    """Judges one mutant; if it is sound, ``full`` prints it by every backend and shows it, ``run`` runs it."""
+    backends = ("torch", "reference", "triton") if full else ("torch",)
+    found = verdict(mutant(seed), backends=backends)
+    if found.spec is None or not full:
+        return found.said
+    shown(found.spec)
+    return runs(found.spec) if run else found.said
+
+
+def campaign(first: int, last: int, run: bool) -> None:
+    """Judges mutants and prints what fails, in a few lines each."""
+    said: Counter[str] = Counter()
+    for seed in range(first, last):
+        try:
+            said[case(seed, run=run)] += 1
+        except Exception as error:
+            said["FAILED"] += 1
+            lines = [x for x in str(error).splitlines() if "FAIL" in x] or [str(error)[:300]]
+            print(f"--- {seed}: {type(error).__name__}: {' | '.join(lines)}")
+            print("".join(traceback.format_tb(error.__traceback__)[-3:]), flush=True)
+        if (seed - first) % 1000 == 999:
+            print(f"{seed + 1 - first} cases: {dict(said.most_common())}", flush=True)
+
+
+if __name__ == "__main__":
+    first, *last = [int(x) for x in sys.argv[1:] if x.isdecimal()]
+    if last:
+        campaign(first, last[0], "static" not in sys.argv)
+    else:
+        print(mutant(first))
+        print(case(first))
