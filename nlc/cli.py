@@ -19,6 +19,7 @@ from nlc.base.diagnostics import SpecError, nearest
 from nlc.passes.plan.asked import BadPlan
 from nlc.pipeline import BACKENDS
 from nlc.tools import options
+from nlc.tools.catalogue import TABLES
 from nlc.tools.sizes import BadHyper
 from nlc.version import __version__
 
@@ -279,7 +280,7 @@ def verify(
 
 
 @main.command()
-@click.argument("spec", metavar="SPEC|CODE")
+@click.argument("spec", metavar="SPEC|CODE|WORD")
 @options.explained
 @_verb
 def explain(
@@ -290,7 +291,10 @@ def explain(
     tokens: int,
     format: str,
 ) -> None:
-    """Say how each level runs, why, what it costs, and what would make it faster; or what a code means."""
+    """Say how each level runs, why, what it costs, and what would make it faster; or what a code means.
+
+    WORD is a word of the language: a function, a memory, a rule, a key, a clock.
+    """
     from nlc.tools.catalogue import code, is_code
 
     if is_code(spec):
@@ -301,12 +305,27 @@ def explain(
             raise click.BadParameter(f"there is no code {spec}; {hint}", param_hint="CODE")
         click.echo(json.dumps(found, ensure_ascii=False) if format == "json" else found["said"])
         return
+    if words := _words(spec):
+        from nlc.tools import reference
+
+        as_json = format == "json"
+        told = [reference.asdict(w) if as_json else reference.said(w) for w in words]
+        click.echo(json.dumps(told, ensure_ascii=False, indent=2) if as_json else "\n\n".join(told))
+        return
     loaded = _load(spec)
     hypers = dict(map(options.setting, settings))
     made = loaded.explain(backend, dict(map(options.plan, plans)), hypers=hypers, tokens=tokens)
     _warn(loaded)
     as_json = format == "json"
     click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
+
+
+def _words(text: str) -> list[Any]:
+    """What a text means in the language, if it is no spec."""
+    from nlc.pipeline import search
+    from nlc.tools.reference import find
+
+    return [] if text == "-" or text in search() else find(text)
 
 
 @main.command()
@@ -406,21 +425,24 @@ def _progress() -> Callable[[str], None] | None:
 @main.command(name="list")
 @click.argument(
     "what",
-    type=click.Choice(["specs", "functions", "memories", "rules", "tensors", "codes"]),
+    type=click.Choice(TABLES),
     default="specs",
 )
 @click.option(
     "--format",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "json", "markdown"]),
     default="text",
     show_default=True,
     help="How the rows are written.",
 )
 @_verb
 def list_(what: str, format: str) -> None:
-    """List the shipped specs, or the functions, memories, rules, kinds of tensors or codes of the language."""
-    from nlc.tools.catalogue import catalogue
+    """List the shipped specs, or the words of one table of the language."""
+    from nlc.tools.catalogue import catalogue, markdown
 
+    if format == "markdown":
+        click.echo(markdown(what).rstrip("\n"))
+        return
     rows = catalogue(what)
     if format == "json":
         click.echo(

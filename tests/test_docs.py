@@ -9,6 +9,9 @@ Fenced blocks of README.md and docs/, in the order of each document and in one t
 ``pycon``    the same with ``>>> `` and what is printed;
 ``sh``       is for the reader's machine: it must name targets of the Makefile and extras of pyproject.toml.
 
+A table of the language stands between the command that prints it and an end, as comments of Markdown
+(``nlc/tools/reference.py: filled``).
+
 ``pytest tests/test_docs.py --update-golden`` writes what is printed now into the documents.
 """
 
@@ -31,6 +34,7 @@ import pytest
 import nlc
 from nlc.lib import functions, memories
 from nlc.pipeline import shipped
+from nlc.tools.reference import filled
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -175,6 +179,16 @@ def test_blocks_run_and_print_what_is_shown(
         document.write_text(found, encoding="utf-8")
     else:
         assert found == text, f"{document.name} shows something else than what is printed"
+
+
+@each_document
+def test_tables_are_those_of_the_compiler(document: Path, request: pytest.FixtureRequest) -> None:
+    text = document.read_text(encoding="utf-8")
+    found = filled(text)
+    if request.config.getoption("--update-golden"):
+        document.write_text(found, encoding="utf-8")
+    else:
+        assert found == text, f"`python -m nlc.tools.reference {document.name}` writes them anew"
 
 
 def _done(reader: Reader, document: Path) -> list[tuple[Block, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nlc.base.diagnostics import Fix, Label, Report, nearest
 from nlc.base.span import Span
-from nlc.syntax.schema import EXCLUSIVE, Block, keys_of
+from nlc.syntax.schema import EXCLUSIVE, Block, keys_of, sentence_of
 from nlc.syntax.values import Entry
 from nlc.syntax.yamlerrors import cut
 from nlc.syntax.yamltree import Mapping, Scalar
@@ -52,12 +52,11 @@ def block(
                 found[other] = Entry(key, Scalar("", value.span, broken=True), where)
     for key, required in keys.items():
         if required and key not in found:
-            description = _description(model, key)
             report.add(
                 "NLC102",
                 f"{where} has no `{key}`, which is required",
                 at,
-                helps=[f"add `{key}`: {description}"],
+                helps=[f"add `{key}`: {sentence_of(model, key)}"],
             )
     _exclude(found, model, where, report)
     return found
@@ -84,11 +83,6 @@ def _unknown(
         helps=[f"{kind} has: {', '.join(keys)}"],
         fix=Fix(key.span, near) if missing else None,
     )
-
-
-def _description(model: type[Block], key: str) -> str:
-    field = next(f for n, f in model.model_fields.items() if (f.alias or n) == key)
-    return field.description or ""
 
 
 def _exclude(found: dict[str, Entry], model: type[Block], where: str, report: Report) -> None:

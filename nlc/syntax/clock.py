@@ -17,6 +17,18 @@ _NAME = r"[A-Za-z][A-Za-z0-9_]*"
 _EVERY = re.compile(rf"\s*every\b\s*(?P<count>.*?)\s*\b(?P<unit>{_NAME})\s*", re.DOTALL)
 _PERIOD = re.compile(rf"\s*(?P<count>.*?)\s*\b(?P<unit>{_NAME})\s*", re.DOTALL)
 _PER = re.compile(rf"\s*(?P<count>\S.*?)\s+per\s+(?P<unit>{_NAME})\s*", re.DOTALL)
+
+# The forms of a clock, fastest first.
+FORMS = {
+    "infinite": "solved anew for every query: a cache",
+    "n per token": "n times in every token; not in this version",
+    "every token": "once a token",
+    "every n tokens": "once in n tokens, behind the last of them; n is a number or hypers",
+    "every NAME": "in the tokens where the declared clock NAME is positive, in each sequence by itself",
+    "every step": "once a step of the optimizer",
+    "every n steps": "once in n steps, behind the last of them",
+    "never": "slow weights, between the steps of the optimizer",
+}
 _WRITE = (
     "a clock is `every token`, `every n tokens`, `n per token`, `every step`, `every n steps`,"
     " `infinite` or `never`"

@@ -37,7 +37,7 @@ def parse_expr(scalar: Scalar, report: Report) -> Expr | None:
     if scalar.broken or not _bounded(scalar, report) or hints.foreign(scalar, report):
         return None
     try:
-        tree = _parser().parse(scalar.text)
+        tree = grammar().parse(scalar.text)
     except UnexpectedCharacters as error:
         hints.stray(scalar, error.pos_in_stream, report)
         return None
@@ -57,18 +57,17 @@ def parse_text(text: str) -> Expr:
 
 
 @cache
-def _parser() -> Lark:
-    grammar = files("nlc.syntax").joinpath("math.lark").read_text(encoding="utf-8")
-    return Lark(
-        grammar, parser="lalr", lexer="basic", keep_all_tokens=True, maybe_placeholders=False
-    )
+def grammar() -> Lark:
+    """The parser of expressions; its rules and terminals are ``math.lark``."""
+    text = files("nlc.syntax").joinpath("math.lark").read_text(encoding="utf-8")
+    return Lark(text, parser="lalr", lexer="basic", keep_all_tokens=True, maybe_placeholders=False)
 
 
 def _tokens(text: str) -> list[Token]:
     """The tokens of a text, as far as there are any."""
     tokens: list[Token] = []
     with suppress(UnexpectedCharacters):
-        tokens.extend(_parser().lex(text))
+        tokens.extend(grammar().lex(text))
     return tokens
 
 

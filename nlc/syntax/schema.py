@@ -6,7 +6,8 @@ only describe: a spec is read by ``parse``, which knows places.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -159,9 +160,60 @@ def keys_of(model: type[Block]) -> dict[str, bool]:
     return {f.alias or n: f.is_required() for n, f in model.model_fields.items()}
 
 
+def sentence_of(model: type[Block], key: str) -> str:
+    """What a key says."""
+    return _field(model, key)[1].description or ""
+
+
+def _field(model: type[Block], key: str) -> tuple[str, Any]:
+    return next((n, f) for n, f in model.model_fields.items() if (f.alias or n) == key)
+
+
+def kind_of(model: type[Block], key: str) -> str:
+    """What a key takes, in words: ``an expression``, ``a clock or a mapping``."""
+    hints = get_type_hints(model, include_extras=True)
+    return _said(hints[_field(model, key)[0]])
+
+
+_KINDS: list[tuple[Any, str]] = [
+    (Expression, "an expression"),
+    (ListOrExpression, "an expression or a list"),
+    (Dims, "a list of sizes"),
+    (Clock, "a clock"),
+    (Name, "a name"),
+    (Prose, "text"),
+    (Words, "names and a value or a list for each"),
+]
+
+
+def _said(annotation: Any) -> str:
+    for kind, said in _KINDS:
+        if annotation == kind:
+            return said
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{word}`" for word in inside)
+    if origin is dict:
+        return f"names, each with {_said(inside[1])}"
+    if origin in (Union, UnionType):
+        return " or ".join(_said(kind) for kind in inside if kind is not type(None))
+    return f"a mapping ({BLOCKS[annotation]})"
+
+
+# What a person calls each mapping of a spec.
+BLOCKS: dict[type[Block], str] = {
+    Spec: "a spec",
+    Level: "a level",
+    InlineMemory: "a memory written out",
+    Reset: "a reset",
+    Weight: "a weight",
+    Family: "a member of a family",
+}
+
+
 def choices_of(model: type[Block], key: str) -> tuple[str, ...]:
     """The words that a key takes; none if it takes anything else."""
-    field = next(f for n, f in model.model_fields.items() if (f.alias or n) == key)
+    field = _field(model, key)[1]
     kinds = [field.annotation, *get_args(field.annotation)]
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from nlc.base.diagnostics import Fix, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, substitute, walk
-from nlc.lib.functions import FUNCTIONS, LATER, REQUIRED, Function
+from nlc.lib.functions import FUNCTIONS, LATER, READS, REQUIRED, Function
 from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
 from nlc.passes.resolve.bundles import bundle, each, one
@@ -72,7 +72,7 @@ def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
             "a value takes no arguments",
             helps=["write `*` for a product"],
         )
-    close = nearest(name, [*FUNCTIONS, *scope.levels, *names.PAST, "grad"])
+    close = nearest(name, [*FUNCTIONS, *READS, *scope.levels])
     return terms.say(
         "NLC202",
         f"there is no function or level `{name}`",
