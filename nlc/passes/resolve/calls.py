@@ -29,7 +29,8 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
         target, when = fn.args[1] if len(fn.args) == 2 else fn, fn.args[0].attr
     if fn.op == "index" and fn.args[0].op == "name" and fn.args[0].attr in FUNCTIONS:
         target, label = fn.args[0], fn
-    if target.op == "name" and target.attr in scope.levels:
+    bound = when is None and target.op == "name" and target.attr in dict(at.bound)
+    if target.op == "name" and target.attr in scope.levels and not bound:
         return _read(terms, target.attr, when, e, at)
     if target.op == "name" and target.attr in scope.uses:
         return call_use(terms, target.attr, e, at)
@@ -169,7 +170,10 @@ def _grad(terms: Terms, e: Expr, at: Place) -> Expr:
     inside = one(terms, inside)
     if inside.op == "error":
         return inside
-    found = [Expr("grad", (inside, v), s, None, e.span) for v, s in zip(values, states)]
+    found = []
+    for i, (v, s) in enumerate(zip(values, states)):  # by one state the others are what they are
+        others = {leaf: w for j, (leaf, w) in enumerate(zip(leaves, values)) if j != i}
+        found.append(Expr("grad", (substitute(inside, others), v), s, None, e.span))
     return found[0] if len(found) == 1 else bundle(found, e.span)
 
 
