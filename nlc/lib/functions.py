@@ -131,8 +131,8 @@ _READS = [
               "a state before the tick; a flow one tick of its clock earlier, `init` before the first"),
     _function("anchor", "M", "anchor(S)",
               "the state of a level at its last boundary; without `anchor:` the same as prev(M)"),
-    _function("grad", "e, P", "grad(0.5 * sqnorm(S(k) - v), S)",
-              "the gradient of e by P, a level or a let made of a level's state"),
+    _function("grad", "e, P", "grad(0.5 * sqnorm(M(k) - v), M)",
+              "in an `update`: the gradient of e by P, its level or a let made of the level's state"),
 ]  # fmt: skip
 
 FUNCTIONS: dict[str, Function] = {f.name: f for f in _TABLE}

@@ -20,6 +20,7 @@ NAMES = {
     "b": "another",
     "u": "a number per head of any size",
     "S": "a memory, matrix(n, n), with boundaries",
+    "M": "the level whose `update` it is",
     "g": "the gradient at W, in a gradient system",
 }
 _TOKENS = """\
@@ -87,6 +88,12 @@ def value(function: Function) -> Type | None:
         return None
     if any(n.op == "name" and n.attr == "g" for n in walk(parse_text(e))):
         return _typed(_GRADIENTS.format(flow=e, level=""), "W.example")
+    if function.name == "grad":
+        update = f"update: M - b * {e}"
+        spec = _with(f"frequency: every token\nmemory: matrix(n, n)\n{update}", False)
+        return next(
+            n.type for n in walk(spec.system.levels["M"].update["M"]) if n.op == function.name
+        )
     if function.op == "total":  # it reads something faster than its own level
         spec = _checked(_TOKENS.format(init=0, flow="x", slow=e, level=""))
         return next(n.type for n in walk(spec.system.levels["C"].objective) if n.op == function.op)
