@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import keyword
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlc import backends
 from nlc.base.diagnostics import InternalError, Report, SpecError, nearest
 from nlc.base.span import Source, Span
 from nlc.ir.expr import walk
@@ -74,8 +76,8 @@ STAGES = (
     ("plan", plan, "Program -> Program, Choices: loops over tokens taken apart into scans"),
     ("emit", None, "Program -> source text, by a backend"),
 )
-BACKENDS = ("reference", "torch", "triton")
-EXACT = BACKENDS[:2]  # those that have float64 and need no device of their own
+BACKENDS = tuple(sorted(m.name for m in pkgutil.iter_modules(backends.__path__) if m.ispkg))
+EXACT = ("reference", "torch")  # those that have float64 and need no device of their own
 Plans = Mapping[str, str]  # by level: "sequential", "chunked", "anchored", "chunked(32)"
 _SUFFIX = ".yaml"
 
