@@ -208,11 +208,21 @@ def test_paths_and_links_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     prose = FENCE.sub("", text)
     assert text.count("```") == 2 * len(_blocks(document)), "a fence is open"
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
-        assert "://" in target or (document.parent / target).exists(), target
+    for target, _, place in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", re.sub(r"`[^`]*`", "", prose)):
+        other = document.parent / target if target else document
+        assert "://" in target or other.exists(), target
+        if place and other.suffix == ".md":
+            assert place in _headings(other), f"{other.name} has no heading {place}"
     top = "|".join(p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith("."))
     for name in re.findall(rf"`((?:{top})/[\w./-]*)`", prose):
         assert (ROOT / name).exists(), f"{document.name} names {name}"
+
+
+def _headings(document: Path) -> set[str]:
+    """As GitHub writes them in links."""
+    prose = FENCE.sub("", document.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.*)$", prose, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @each_document
