@@ -305,12 +305,7 @@ def explain(
             raise click.BadParameter(f"there is no code {spec}; {hint}", param_hint="CODE")
         click.echo(json.dumps(found, ensure_ascii=False) if format == "json" else found["said"])
         return
-    if words := _words(spec):
-        from nlc.tools import reference
-
-        as_json = format == "json"
-        told = [reference.asdict(w) if as_json else reference.said(w) for w in words]
-        click.echo(json.dumps(told, ensure_ascii=False, indent=2) if as_json else "\n\n".join(told))
+    if _is_word(spec, format):
         return
     loaded = _load(spec)
     hypers = dict(map(options.setting, settings))
@@ -320,12 +315,24 @@ def explain(
     click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
 
 
-def _words(text: str) -> list[Any]:
-    """What a text means in the language, if it is no spec."""
+def _is_word(text: str, format: str) -> bool:
+    """Says what a text means in the language, unless it is, or is nearly, a spec."""
     from nlc.pipeline import search
-    from nlc.tools.reference import find
+    from nlc.tools import reference
 
-    return [] if text == "-" or text in search() else find(text)
+    specs = search()
+    if text == "-" or text in specs or Path(text).suffix:
+        return False
+    if words := reference.find(text):
+        as_json = format == "json"
+        told = [reference.asdict(w) if as_json else reference.said(w) for w in words]
+        click.echo(json.dumps(told, ensure_ascii=False, indent=2) if as_json else "\n\n".join(told))
+        return True
+    close = None if nearest(text, specs) else reference.meant(text)
+    if close:
+        hint = f"`{text}` is no spec and no word of the language; did you mean {close}?"
+        raise click.BadParameter(hint, param_hint="WORD")
+    return False
 
 
 @main.command()

@@ -135,6 +135,13 @@ def test_a_word_is_explained() -> None:
     assert "the number of the tick" in explained("t")
 
 
+def test_a_word_that_is_nearly_one_is_meant() -> None:
+    result = CliRunner().invoke(cli.main, ["explain", "convv"])
+    assert result.exit_code == 2 and "did you mean conv?" in result.output
+    result = CliRunner().invoke(cli.main, ["explain", "delta_nett"])
+    assert result.exit_code == 1 and "did you mean `delta_net`?" in result.output
+
+
 def test_a_spec_comes_before_a_word(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLC_PATH", str(tmp_path))
     text = nlc.load("sgd").source.text.replace("system: sgd", "system: conv")

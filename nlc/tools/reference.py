@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from nlc.base.diagnostics import nearest
 from nlc.ir.ops import OPS
 from nlc.ir.show import show
 from nlc.ir.types import Range, Type
@@ -233,6 +234,11 @@ def find(name: str) -> list[Entry]:
     found = [e for e in every if name in (e.name, e.usage)]
     functions = {e.name for e in found if e.kind == "a function"}
     return [e for e in found if e.kind != "a reserved word" or e.name not in functions]
+
+
+def meant(name: str) -> str | None:
+    """The word that a name which is none most likely misspells."""
+    return nearest(name, [e.name for w in TABLES if w not in _NO_WORDS for e in entries(w)])
 
 
 _NO_WORDS = ("specs", "names", "letters")
