@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 import nlc
@@ -15,12 +17,14 @@ from nlc.base.span import Source, Span
 from nlc.lib.functions import FUNCTIONS, READS, Function
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import RULES
+from nlc.pipeline import shipped
 from nlc.syntax import clock, operators
 from nlc.syntax.math import grammar, parse_text
-from nlc.syntax.schema import BLOCKS, Block
+from nlc.syntax.schema import BLOCKS, Block, example_of, keys_of, kind_of
 from nlc.syntax.yamltree import Scalar
 from nlc.tools import examples, reference
 
+ROOT = Path(__file__).parent.parent
 EVERY = [
     pytest.param(entry, id=f"{what}: {entry.usage}")
     for what in reference.TABLES
@@ -124,6 +128,36 @@ def test_every_mapping_of_a_spec_has_a_table() -> None:
     assert set(BLOCKS) == set(Block.__subclasses__())
     kinds = {e.kind for what in reference.TABLES for e in reference.entries(what)}
     assert {f"a key of {said}" for said in BLOCKS.values()} <= kinds
+
+
+def written() -> set[str]:
+    """Every `key: value` of the shipped specs and of those in the documents, which are all checked."""
+    texts = [path.read_text(encoding="utf-8") for path in shipped().values()]
+    for page in (ROOT / "docs").glob("*.md"):
+        texts += re.findall(r"^```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    found = set()
+
+    def walk(node: yaml.Node) -> None:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            text = value.start_mark.buffer[value.start_mark.pointer : value.end_mark.pointer]
+            found.add(f"{key.value}: {text.strip().strip(chr(34))}")
+            walk(value)
+
+    for text in texts:
+        walk(yaml.compose(text))
+    return found
+
+
+def test_every_key_has_an_example_from_a_spec_that_is_checked() -> None:
+    known = written()
+    for model in BLOCKS:
+        for key in keys_of(model):
+            example = example_of(model, key)
+            if example:
+                assert f"{key}: {example}" in known
+            else:
+                later = key in ("grad_at", "eval_at")
+                assert later or kind_of(model, key) == "text" or "names" in kind_of(model, key), key
 
 
 def test_a_word_is_explained() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 _EXPRESSION = {"type": ["string", "number", "boolean"], "description": "an expression"}
@@ -58,24 +59,36 @@ class Block(BaseModel):
 class Family(Block):
     """One member or more of a family: an expression with the names that run."""
 
-    for_: Words = _required("the names that run, zipped: `{i: [1, 2, 3]}`", alias="for")
-    is_: Expression = _required("the expression, one for each member", alias="is")
+    for_: Words = _required(
+        "the names that run, zipped: `{i: [1, 2, 3]}`", alias="for", examples=["{i: [1, 2, 3]}"]
+    )
+    is_: Expression = _required(
+        "the expression, one for each member", alias="is", examples=["C[i](h[i-1])"]
+    )
 
 
 class Weight(Block):
     """A free slow weight."""
 
-    shape: Dims = _required("its sizes, `[]` for a scalar")
-    per: Literal["head"] | None = _key("`head`: one for each head")
-    init: Expression | None = _key("its first value; `uniform(a, b)` and `normal(s)` draw it")
+    shape: Dims = _required("its sizes, `[]` for a scalar", examples=["[]"])
+    per: Literal["head"] | None = _key("`head`: one for each head", examples=["head"])
+    init: Expression | None = _key(
+        "its first value; `uniform(a, b)` and `normal(s)` draw it", examples=["log(uniform(1, 16))"]
+    )
 
 
 class Reset(Block):
     """When a level starts over, and from what."""
 
-    every: Clock = _required("the period, such as `512 tokens`, or a declared clock")
-    to: Expression | None = _key("the value it starts over from: a level or an expression")
-    rule: Literal["true", "false"] | None = _key("`true`: the states of its rule start over too")
+    every: Clock = _required(
+        "the period, such as `512 tokens`, or a declared clock", examples=["k steps"]
+    )
+    to: Expression | None = _key(
+        "the value it starts over from: a level or an expression", examples=["phi"]
+    )
+    rule: Literal["true", "false"] | None = _key(
+        "`true`: the states of its rule start over too", examples=["true"]
+    )
 
 
 class InlineMemory(Block):
@@ -91,48 +104,86 @@ class InlineMemory(Block):
     )
 
     dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = _key(
-        "the number format of the states; float32 if it is not said"
+        "the number format of the states; float32 if it is not said", examples=["float64"]
     )
 
 
 class Level(Block):
     """An associative memory: what it stores, by which objective and rule, and how often."""
 
-    frequency: Clock | None = _key("its clock: `every token`, `every n tokens`, `every step`, …")
+    frequency: Clock | None = _key(
+        "its clock: `every token`, `every n tokens`, `every step`, …", examples=["every token"]
+    )
     memory: Expression | InlineMemory | None = _key(
-        "`matrix(m, n)`, `mlp(n, expand)`, `like(W)`, … or states and `read(z)` written out"
+        "`matrix(m, n)`, `mlp(n, expand)`, `like(W)`, … or states and `read(z)` written out",
+        examples=["mlp(n, expand)"],
     )
-    key: Expression | None = _key("what the memory is asked with, a flow: `key` in this level")
-    value: Expression | None = _key("what it should answer, a flow: `value` in this level")
+    key: Expression | None = _key(
+        "what the memory is asked with, a flow: `key` in this level", examples=["l2norm(k)"]
+    )
+    value: Expression | None = _key(
+        "what it should answer, a flow: `value` in this level",
+        examples=["silu(conv(split(linear(x)), 4))"],
+    )
     let: dict[str, ListOrExpression | Family] | None = _key("named expressions of this level")
-    objective: Expression | None = _key("the inner loss, a scalar; `loss` is the outer one")
-    rule: Expression | None = _key("`gd(lr=…)`, `dgd(…)`, `prox(…)` or an optimizer's spec")
-    update: Expression | dict[str, Expression] | None = _key(
-        "the new state written out, in place of objective and rule"
+    objective: Expression | None = _key(
+        "the inner loss, a scalar; `loss` is the outer one",
+        examples=["0.5 * sqnorm(S(key) - value)"],
     )
-    retain: Expression | None = _key("what is kept of the state before the gradient is taken")
-    toward: Expression | None = _key("where retain and decay lead: 0, `init` or an expression")
-    project: Expression | None = _key("what is done to the new state last")
-    anchor: Clock | None = _key("the gradient is taken at the state of the last such boundary")
-    phase: Literal["start", "end"] | None = _key("tick at the start or the end of the period")
-    init: Expression | None = _key("`zeros`, `learned`, `learned(e)`, an expression or a level")
-    reset: Clock | Reset | None = _key("when the level starts over")
-    through: Expression | None = _key("the faster level whose updates are differentiated through")
-    backprop: Literal["through", "none"] | None = _key("may the outer gradient pass its updates")
-    for_: Words | None = _key("the names that run, zipped: a family of levels", alias="for")
+    rule: Expression | None = _key(
+        "`gd(lr=…)`, `dgd(…)`, `prox(…)` or an optimizer's spec", examples=["gd(lr=beta)"]
+    )
+    update: Expression | dict[str, Expression] | None = _key(
+        "the new state written out, in place of objective and rule", examples=["max(m, abs(k))"]
+    )
+    retain: Expression | None = _key(
+        "what is kept of the state before the gradient is taken", examples=["alpha"]
+    )
+    toward: Expression | None = _key(
+        "where retain and decay lead: 0, `init` or an expression", examples=["init"]
+    )
+    project: Expression | None = _key(
+        "what is done to the new state last", examples=["U / max(1, norm(U))"]
+    )
+    anchor: Clock | None = _key(
+        "the gradient is taken at the state of the last such boundary",
+        examples=["every chunk tokens"],
+    )
+    phase: Literal["start", "end"] | None = _key(
+        "tick at the start or the end of the period", examples=["start"]
+    )
+    init: Expression | None = _key(
+        "`zeros`, `learned`, `learned(e)`, an expression or a level", examples=["learned"]
+    )
+    reset: Clock | Reset | None = _key(
+        "when the level starts over", examples=["{every: k steps, to: phi}"]
+    )
+    through: Expression | None = _key(
+        "the faster level whose updates are differentiated through", examples=["B"]
+    )
+    backprop: Literal["through", "none"] | None = _key(
+        "may the outer gradient pass its updates", examples=["through"]
+    )
+    for_: Words | None = _key(
+        "the names that run, zipped: a family of levels",
+        alias="for",
+        examples=["{i: [1, 2, 3], period: periods}"],
+    )
     doc: Prose | None = _key("what it is, in a sentence")
 
 
 class Spec(Block):
     """A system of levels."""
 
-    nlc: Literal["1"] = _required("the version of the language")
-    system: Name = _required("its name, that of the file")
-    context: Literal["tokens", "gradients", "layers"] = _required("what the levels compress")
+    nlc: Literal["1"] = _required("the version of the language", examples=["1"])
+    system: Name = _required("its name, that of the file", examples=["hope"])
+    context: Literal["tokens", "gradients", "layers"] = _required(
+        "what the levels compress", examples=["tokens"]
+    )
     doc: Prose | None = _key("what it is, in a sentence or two")
     ref: Prose | None = _key("where it was published")
     hyper: dict[str, ListOrExpression] | None = _key("hyper-parameters and their defaults")
-    heads: Expression | None = _key("how many heads")
+    heads: Expression | None = _key("how many heads", examples=["4"])
     inputs: dict[str, Dims] | None = _key("the flows that come from outside, and their sizes")
     outputs: dict[str, Dims] | None = _key("the sizes of the outputs; the first input's if unsaid")
     weights: dict[str, Weight] | None = _key("free slow weights")
@@ -140,7 +191,9 @@ class Spec(Block):
     use: dict[str, Expression] | None = _key("token systems used as functions")
     let: dict[str, ListOrExpression | Family] | None = _key("named expressions")
     levels: dict[str, Level] | None = _key("the levels")
-    output: Expression | dict[str, Expression] | None = _key("what the system gives for a token")
+    output: Expression | dict[str, Expression] | None = _key(
+        "what the system gives for a token", examples=["M(q)"]
+    )
     applies_to: dict[str, Expression] | None = _key("which rule trains which kind of tensor")
     grad_at: Expression | None = _key("where the gradient is taken, if not at W")
     eval_at: Expression | None = _key("what takes the place of W in evaluation")
@@ -163,6 +216,11 @@ def keys_of(model: type[Block]) -> dict[str, bool]:
 def sentence_of(model: type[Block], key: str) -> str:
     """What a key says."""
     return _field(model, key)[1].description or ""
+
+
+def example_of(model: type[Block], key: str) -> str:
+    """What may stand behind a key; "" for a mapping of names and for prose."""
+    return next(iter(_field(model, key)[1].examples or ()), "")
 
 
 def _field(model: type[Block], key: str) -> tuple[str, Any]:
@@ -223,7 +281,9 @@ def json_schema() -> dict[str, Any]:
     schema = Spec.model_json_schema(by_alias=True)
     for block in (schema, *schema["$defs"].values()):
         for name, prop in block.get("properties", {}).items():
-            block["properties"][name] = _without_null(prop)
+            block["properties"][name] = kept = _without_null(prop)
+            if "examples" in kept:  # they are the text of a spec; editors want values
+                kept["examples"] = [yaml.safe_load(text) for text in kept["examples"]]
     _accept_unquoted(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

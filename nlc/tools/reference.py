@@ -24,7 +24,7 @@ from nlc.pipeline import load, shipped
 from nlc.syntax.clock import FORMS
 from nlc.syntax.math import parse_text
 from nlc.syntax.operators import Operator, operators
-from nlc.syntax.schema import BLOCKS, Block, choices_of, keys_of, kind_of, sentence_of
+from nlc.syntax.schema import BLOCKS, Block, choices_of, example_of, keys_of, kind_of, sentence_of
 from nlc.syntax.symbols import letters
 from nlc.syntax.values import RESERVED
 from nlc.tools import examples
@@ -77,7 +77,12 @@ def _keys(model: type[Block]) -> Iterator[Entry]:
         takes = kind_of(model, key)
         if words := choices_of(model, key):
             takes = " or ".join(f"`{word}`" for word in words)
-        facts: Facts = {"takes": takes, "required": "yes" if required else ""}
+        example = example_of(model, key)
+        facts: Facts = {
+            "takes": takes,
+            "example": f"`{key}: {example}`" if example else "",
+            "required": "yes" if required else "",
+        }
         yield Entry(
             f"a key of {BLOCKS[model]}", key, key, sentence_of(model, key), lambda f=facts: f
         )
