@@ -19,7 +19,6 @@ from nlc.base.diagnostics import SpecError, nearest
 from nlc.passes.plan.asked import BadPlan
 from nlc.pipeline import BACKENDS
 from nlc.tools import options
-from nlc.tools.catalogue import TABLES
 from nlc.tools.sizes import BadHyper
 from nlc.version import __version__
 
@@ -432,7 +431,7 @@ def _progress() -> Callable[[str], None] | None:
 @main.command(name="list")
 @click.argument(
     "what",
-    type=click.Choice(TABLES),
+    type=click.Choice(options.TABLES),
     default="specs",
 )
 @click.option(

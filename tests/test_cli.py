@@ -23,7 +23,7 @@ from nlc.pipeline import shipped
 from nlc.syntax.clock import FORMS
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, keys_of
 from nlc.syntax.values import RESERVED
-from nlc.tools import catalogue
+from nlc.tools import catalogue, options
 from nlc.tools.draw import FORMATS
 
 ROOT = Path(__file__).parent.parent
@@ -307,6 +307,7 @@ def test_list_is_complete_and_says_something_of_each(what: str) -> None:
 
 def test_every_table_is_looked_at() -> None:
     assert set(catalogue.TABLES) == TABLES.keys() | OTHERS
+    assert options.TABLES == catalogue.TABLES
 
 
 def test_list_shows_the_specs_if_nothing_is_named() -> None:

@@ -12,6 +12,14 @@ import click
 from nlc.pipeline import BACKENDS
 
 
+# What `nlc list` lists, by name here, since `nlc check` should not wait for the tables themselves.
+TABLES = (
+    *("specs", "keys", "level-keys", "weight-keys", "reset-keys", "memory-keys", "family-keys"),
+    *("functions", "memories", "rules", "tensors", "clocks", "words", "operators", "letters"),
+    *("names", "codes"),
+)
+
+
 def setting(text: str) -> tuple[str, Any]:
     """``d=32``; several numbers are a list, ``periods=2,4``."""
     name, equals, value = text.partition("=")
