@@ -11,7 +11,6 @@ import click
 
 from nlc.pipeline import BACKENDS
 
-
 # What `nlc list` lists, by name here, since `nlc check` should not wait for the tables themselves.
 TABLES = (
     *("specs", "keys", "level-keys", "weight-keys", "reset-keys", "memory-keys", "family-keys"),
