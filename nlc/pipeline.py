@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import keyword
 import os
-import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlc import backends
 from nlc.base.diagnostics import InternalError, Report, SpecError, nearest
 from nlc.base.span import Source, Span
 from nlc.ir.expr import walk
@@ -76,7 +74,9 @@ STAGES = (
     ("plan", plan, "Program -> Program, Choices: loops over tokens taken apart into scans"),
     ("emit", None, "Program -> source text, by a backend"),
 )
-BACKENDS = tuple(sorted(m.name for m in pkgutil.iter_modules(backends.__path__) if m.ispkg))
+BACKENDS = tuple(
+    sorted(p.parent.name for p in Path(__file__).parent.glob("backends/*/__init__.py"))
+)
 EXACT = ("reference", "torch")  # those that have float64 and need no device of their own
 Plans = Mapping[str, str]  # by level: "sequential", "chunked", "anchored", "chunked(32)"
 _SUFFIX = ".yaml"
