@@ -110,7 +110,7 @@ class Reader:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     encoding="utf-8",
-                    timeout=60,
+                    timeout=300,  # a busy machine fails no test
                 ).stdout
                 out += self._lines(printed)
         return "".join(f"{line}\n" for line in out)
