@@ -325,7 +325,7 @@ def verify(
 
 
 @main.command()
-@click.argument("spec", metavar="SPEC|CODE")
+@click.argument("spec", metavar="SPEC|CODE|WORD")
 @options.explained
 @_verb
 def explain(
@@ -336,7 +336,10 @@ def explain(
     tokens: int,
     format: str,
 ) -> None:
-    """Say how each level runs, why, what it costs, and what would make it faster; or what a code means."""
+    """Say how each level runs, why, what it costs, and what would make it faster; or what a code means.
+
+    WORD is a word of the language: a function, a memory, a rule, a key, a clock.
+    """
     from nlc.tools import mistakes
 
     if mistakes.is_code(spec):
@@ -349,12 +352,34 @@ def explain(
         else:
             click.echo(mistakes.said(spec))
         return
+    if _is_word(spec, format):
+        return
     loaded = _load(spec)
     hypers = dict(map(options.setting, settings))
     made = loaded.explain(backend, dict(map(options.plan, plans)), hypers=hypers, tokens=tokens)
     _warn(loaded)
     as_json = format == "json"
     click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
+
+
+def _is_word(text: str, format: str) -> bool:
+    """Says what a text means in the language, unless it is, or is nearly, a spec."""
+    from nlc.pipeline import search
+    from nlc.tools import reference
+
+    specs = search()
+    if text == "-" or text in specs or Path(text).suffix:
+        return False
+    if words := reference.find(text):
+        as_json = format == "json"
+        told = [reference.asdict(w) if as_json else reference.said(w) for w in words]
+        click.echo(json.dumps(told, ensure_ascii=False, indent=2) if as_json else "\n\n".join(told))
+        return True
+    close = None if nearest(text, specs) else reference.meant(text)
+    if close:
+        hint = f"`{text}` is no spec and no word of the language; did you mean {close}?"
+        raise click.BadParameter(hint, param_hint="WORD")
+    return False
 
 
 @main.command()
@@ -454,7 +479,7 @@ def _progress() -> Callable[[str], None] | None:
 @main.command(name="list")
 @click.argument(
     "what",
-    type=click.Choice(["specs", "functions", "memories", "rules", "tensors", "codes"]),
+    type=click.Choice(options.TABLES),
     default="specs",
 )
 @click.option(
@@ -466,7 +491,7 @@ def _progress() -> Callable[[str], None] | None:
 )
 @_verb
 def list_(what: str, format: str) -> None:
-    """List the shipped specs, or the functions, memories, rules, kinds of tensors or codes of the language."""
+    """List the shipped specs, or the words of one table of the language."""
     from nlc.tools.catalogue import catalogue, markdown
 
     if format == "markdown":

@@ -44,7 +44,7 @@ from nlc.syntax.allow import silenced
 from nlc.syntax.parse import parse
 from nlc.syntax.text import decoded
 from nlc.syntax.tree import SpecTree
-from nlc.syntax.yamlerrors import cut
+from nlc.syntax.yamlplace import cut
 from nlc.syntax.yamltree import read_source
 from nlc.version import __version__
 
@@ -75,8 +75,10 @@ STAGES = {
     "placed": "Program -> Program: every statement with its place in the spec",
     "emit": "Program -> source text, by a backend",
 }
-BACKENDS = ("reference", "torch", "triton")
-EXACT = BACKENDS[:2]  # those that have float64 and need no device of their own
+BACKENDS = tuple(
+    sorted(p.parent.name for p in Path(__file__).parent.glob("backends/*/__init__.py"))
+)
+EXACT = ("reference", "torch")  # those that have float64 and need no device of their own
 Plans = Mapping[str, str]  # by level: "sequential", "chunked", "anchored", "chunked(32)"
 _SUFFIX = ".yaml"
 

@@ -16,10 +16,14 @@ from click.testing import CliRunner, Result
 import nlc
 from nlc import cli, pipeline
 from nlc.base.codes import CODES
-from nlc.lib.functions import FUNCTIONS
+from nlc.lib.functions import FUNCTIONS, READS
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import ROUTES, RULES
 from nlc.pipeline import shipped
+from nlc.syntax.clock import FORMS
+from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, keys_of
+from nlc.syntax.values import RESERVED
+from nlc.tools import catalogue, options
 from nlc.tools.draw import FORMATS
 
 ROOT = Path(__file__).parent.parent
@@ -322,12 +326,21 @@ def test_the_backends_are_those_of_the_pipeline() -> None:
 
 TABLES = {
     "specs": set(shipped()),
-    "functions": set(FUNCTIONS),
+    "keys": set(keys_of(Spec)),
+    "level-keys": set(keys_of(Level)),
+    "weight-keys": set(keys_of(Weight)),
+    "reset-keys": set(keys_of(Reset)),
+    "memory-keys": set(keys_of(InlineMemory)),
+    "family-keys": set(keys_of(Family)),
+    "functions": {*FUNCTIONS, *READS},
     "memories": set(MEMORIES),
     "rules": {*RULES, *(n for n in shipped() if nlc.load(n).system.context == "gradients")},
     "tensors": set(ROUTES),
+    "clocks": set(FORMS),
+    "words": set(RESERVED),
     "codes": set(CODES),
 }
+OTHERS = {"operators", "letters", "names"}  # tests/test_reference.py looks at them
 
 
 @pytest.mark.parametrize("what", TABLES)
@@ -338,6 +351,11 @@ def test_list_is_complete_and_says_something_of_each(what: str) -> None:
     assert all(row["doc"] for row in rows)
     text = printed(f"list {what}")
     assert all(row["name"] in text and row["doc"] in text for row in rows)
+
+
+def test_every_table_is_looked_at() -> None:
+    assert set(catalogue.TABLES) == TABLES.keys() | OTHERS
+    assert options.TABLES == catalogue.TABLES
 
 
 def test_list_shows_the_specs_if_nothing_is_named() -> None:

@@ -330,6 +330,64 @@ output: P(q)
     _check(text, tick)
 
 
+def test_an_update_differentiates_by_its_own_level() -> None:
+    """`grad(ℓ(S(k)), S)` in S's update is what `gd` does with ℓ for its objective."""
+    text = (
+        HEAD
+        + """
+inputs: {q: [dk], k: [dk], v: [dv], eta: []}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(dv, dk)
+    update: S - eta * grad(0.5 * sqnorm(S(k) - v), S)
+output: S(q)
+"""
+    )
+
+    def tick(s: State, f: SimpleNamespace) -> tuple[State, Tensor]:
+        S = s["S"] - f.eta * torch.outer(s["S"] @ f.k - f.v, f.k)
+        return {"S": S}, S @ f.q
+
+    _check(text, tick)
+
+
+def test_an_update_differentiates_by_every_state_of_its_memory() -> None:
+    text = (
+        HEAD
+        + """
+inputs: {q: [dk], k: [dk], eta: []}
+levels:
+  M:
+    frequency: every token
+    memory: mlp(dk, 2, act=tanh)
+    update: M - eta * grad(0.5 * sqnorm(M(k) - q), M)
+    init: learned
+output: M(k)
+"""
+    )
+
+    def read(W1: Tensor, W2: Tensor, k: Tensor) -> Tensor:
+        return k + W1 @ torch.tanh(W2 @ k)
+
+    def tick(s: State, f: SimpleNamespace) -> tuple[State, Tensor]:
+        names = ("M.W1", "M.W2")
+        W = [s[n] for n in names]
+        slopes = [
+            _slope(
+                lambda w, i=i: (
+                    0.5 * (read(*[w if j == i else W[j] for j in (0, 1)], f.k) - f.q).square().sum()
+                ),
+                W[i],
+            )
+            for i in (0, 1)
+        ]
+        new = [w - f.eta * slope for w, slope in zip(W, slopes)]
+        return dict(zip(names, new)), read(*new, f.k)
+
+    _check(text, tick)
+
+
 def test_mlstm_is_three_levels_that_share_a_stabiliser() -> None:
     text = (
         HEAD

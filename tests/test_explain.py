@@ -197,6 +197,14 @@ def test_an_optimizer_costs_so_much_for_each_weight() -> None:
     assert fact(nlc.load("muon").explain(), "W").kind == "matrix"
 
 
+def test_an_optimizer_is_explained_with_its_update() -> None:
+    made = nlc.load("momentum").explain()
+    lines = ["m ← β m + rate·(g + weight_decay·W⁻)", "W ← W − lr·m"]
+    assert [line for level in made.levels for f in level for line in f.updates] == lines
+    assert str(made).endswith("\n\n" + "\n".join(lines))
+    assert fact(nlc.load("delta_net").explain()).updates == ()
+
+
 # ---------------------------------------------------------------------------------------------- command line
 
 

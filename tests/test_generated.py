@@ -12,7 +12,7 @@ import torch
 
 import nlc
 from nlc.backends.reference import loops, weights
-from nlc.backends.reference.file import MODULE_ATTRIBUTES, MODULE_INTERNALS
+from nlc.backends.reference.file import MODULE_ATTRIBUTES, MODULE_INTERNALS, TAKEN
 from nlc.backends.torch_helpers import HELPERS
 from nlc.pipeline import BACKENDS, shipped
 
@@ -54,6 +54,24 @@ def test_module_attributes_cover_the_installed_torch() -> None:
     assert {name for name in dir(nn.Module) if not name.startswith("_")} <= MODULE_ATTRIBUTES
     private = {name for name in dir(nn.Module()) if re.match("_[^_]", name)}
     assert private <= MODULE_INTERNALS
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_classes_keep_clear_of_what_generated_files_define_and_import(backend: str) -> None:
+    reserved = importlib.import_module(f"nlc.backends.{backend}").RESERVED
+    assert {name for name in reserved if name[:1].isupper()} <= TAKEN
+
+
+@pytest.mark.parametrize("name", ["delta", "tensor", "f", "gated_delta", "delta_end", "tile"])
+def test_a_system_may_be_called_like_a_class_of_its_file(name: str) -> None:
+    text = nlc.load("delta_net").source.text.replace("system: delta_net", f"system: {name}")
+    made, other = nlc.compile(nlc.loads(text)), nlc.compile("delta_net")
+    assert made.__name__.endswith("_") and made.__name__ != other.__name__
+    x, outputs = torch.randn(1, 70, 16), []
+    for kind in (made, other):
+        torch.manual_seed(0)
+        outputs.append(kind(d=16, heads=2)(x)[0])
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,6 +1,7 @@
 """The functions of the language: what may be called, with which arguments, and which operator that becomes.
 
 To add one: a record here if it is an operator of ``ir/ops``, or one line of text in terms of the others (``is_``).
+``docs/language.md`` and ``nlc explain NAME`` are written from these records.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ REQUIRED = object()
 class Function:
     """``params`` maps names to defaults (language text, ``REQUIRED`` or None for "not given").
 
+    ``example`` is an expression over the names of ``tools/reference``, where it is compiled to say what comes out.
     ``static`` parameters are sizes or switches, fixed at construction, and are no operands. ``weights`` names the slow
     weights that the function owns. ``is_`` defines it in the language itself, over its parameters.
     """
 
     name: str
     params: dict[str, object]
+    example: str
     doc: str
     op: str = ""
     static: tuple[str, ...] = ()
@@ -28,88 +31,91 @@ class Function:
     init_only: bool = False
 
 
-def _function(name: str, params: str, doc: str, **kwargs: object) -> Function:
+def _function(name: str, params: str, example: str, doc: str, **kwargs: object) -> Function:
     table: dict[str, object] = {}
     for part in filter(None, params.split(", ")):
         key, _, default = part.partition("=")
         table[key] = REQUIRED if not default else None if default == "none" else default
     kwargs.setdefault("op", "" if kwargs.get("is_") else name)
-    return Function(name, table, doc, **kwargs)  # type: ignore[arg-type]
+    return Function(name, table, example, doc, **kwargs)  # type: ignore[arg-type]
 
 
 _TABLE = [
     # elementwise
-    _function("exp", "x", "e to the x"),
-    _function("expm1", "x", "exp(x) - 1, precise near 0"),
-    _function("log", "x", "natural logarithm"),
-    _function("sqrt", "x", "square root"),
-    _function("abs", "x", "absolute value"),
-    _function("sign", "x", "-1, 0 or 1"),
-    _function("sigmoid", "x", "1 / (1 + exp(-x))"),
-    _function("silu", "x", "x * sigmoid(x)"),
-    _function("gelu", "x", "x times the normal distribution function of x"),
-    _function("relu", "x", "max(x, 0)"),
-    _function("tanh", "x", "hyperbolic tangent"),
-    _function("softplus", "x", "log(1 + exp(x))"),
-    _function("erf", "x", "error function"),
-    _function("clip", "x, low, high", "x kept within [low, high]"),
-    _function("where", "condition, a, b", "a where the condition holds, else b"),
-    _function("max", "x, y=none", "the larger of two, elementwise; of one, its largest element",
+    _function("exp", "x", "exp(u)", "e to the x"),
+    _function("expm1", "x", "expm1(u)", "exp(x) - 1, precise near 0"),
+    _function("log", "x", "log(a)", "natural logarithm"),
+    _function("sqrt", "x", "sqrt(sqnorm(v))", "square root"),
+    _function("abs", "x", "abs(v)", "absolute value"),
+    _function("sign", "x", "sign(v)", "-1, 0 or 1"),
+    _function("sigmoid", "x", "sigmoid(u)", "1 / (1 + exp(-x))"),
+    _function("silu", "x", "silu(v)", "x * sigmoid(x)"),
+    _function("gelu", "x", "gelu(v)", "x times the normal distribution function of x"),
+    _function("relu", "x", "relu(v)", "max(x, 0)"),
+    _function("tanh", "x", "tanh(v)", "hyperbolic tangent"),
+    _function("softplus", "x", "softplus(u)", "log(1 + exp(x))"),
+    _function("erf", "x", "erf(v)", "error function"),
+    _function("clip", "x, low, high", "clip(u, 0, 1)", "x kept within [low, high]"),
+    _function("where", "condition, a, b", "where(u > 0, k, v)", "a where the condition holds, else b"),
+    _function("max", "x, y=none", "max(u, 1)", "the larger of two, elementwise; of one, its largest element",
               op="maximum"),
-    _function("min", "x, y=none", "the smaller of two, elementwise; of one, its smallest element",
+    _function("min", "x, y=none", "min(k, v)", "the smaller of two, elementwise; of one, its smallest element",
               op="minimum"),
     # reductions
-    _function("sum", "x", "sum of all elements; with `last=c`, over the last c ticks of a level"),
-    _function("mean", "x", "mean of all elements; with `last=c`, over the last c ticks of a level"),
-    _function("dot", "x, y", "inner product over all elements"),
-    _function("sqnorm", "x", "squared Euclidean norm"),
-    _function("norm", "x, p=2", "p-norm over all elements"),
-    _function("numel", "x", "number of elements"),
-    _function("huber", "x, delta=1", "Huber's loss, quadratic within delta, summed",
+    _function("sum", "x", "sum(v)", "sum of all elements; with `last=c`, over the last c ticks of a level"),
+    _function("mean", "x", "mean(v)", "mean of all elements; with `last=c`, over the last c ticks of a level"),
+    _function("dot", "x, y", "dot(k, v)", "inner product over all elements"),
+    _function("sqnorm", "x", "sqnorm(k)", "squared Euclidean norm"),
+    _function("norm", "x, p=2", "norm(v, p=1)", "p-norm over all elements"),
+    _function("numel", "x", "sum(v) / numel(v)", "number of elements"),
+    _function("huber", "x, delta=1", "huber(k - v, delta=0.1)", "Huber's loss, quadratic within delta, summed",
               is_="sum(where(abs(x) <= delta, 0.5 * x**2, delta * (abs(x) - 0.5 * delta)))"),
-    _function("lp", "x, p", "sum of |x|**p", is_="sum(abs(x)**p)"),
+    _function("lp", "x, p", "lp(k - v, 3)", "sum of |x|**p", is_="sum(abs(x)**p)"),
     # vectors and matrices
-    _function("outer", "x, y", "x y', a matrix of x's size by y's"),
-    _function("per_key", "x", "a factor for each key channel (column) of a memory"),
-    _function("per_value", "x", "a factor for each value channel (row) of a memory"),
-    _function("softmax", "x", "softmax over the channels; of a matrix, of each row over its key channels"),
-    _function("l2norm", "x, eps=1e-6", "x / sqrt(sqnorm(x) + eps); of a matrix, of each row"),
-    _function("rotary", "x, position, base=10000", "rotary position embedding of channel pairs (i, i + n/2)"),
-    _function("slice", "x, start, stop", "channels start to stop - 1", static=("start", "stop")),
-    _function("concat", "x, y", "the channels of x, then those of y"),
-    _function("flatten", "A", "the elements of a matrix as one vector, row by row"),
+    _function("outer", "x, y", "outer(v, k)", "x y', a matrix of x's size by y's"),
+    _function("per_key", "x", "per_key(sigmoid(v))", "a factor for each key channel (column) of a memory"),
+    _function("per_value", "x", "per_value(sigmoid(v))", "a factor for each value channel (row) of a memory"),
+    _function("softmax", "x", "softmax(v)",
+              "softmax over the channels; of a matrix, of each row over its key channels"),
+    _function("l2norm", "x, eps=1e-6", "l2norm(v)", "x / sqrt(sqnorm(x) + eps); of a matrix, of each row"),
+    _function("rotary", "x, position, base=10000", "rotary(k, pos)",
+              "rotary position embedding of channel pairs (i, i + n/2)"),
+    _function("slice", "x, start, stop", "slice(v, 0, n / 2)", "channels start to stop - 1", static=("start", "stop")),
+    _function("concat", "x, y", "concat(k, v)", "the channels of x, then those of y"),
+    _function("flatten", "A", "flatten(outer(v, k))", "the elements of a matrix as one vector, row by row"),
     # functions of matrices
-    _function("newton_schulz", "A, steps=5, coefficients=quintic, dtype=none",
+    _function("newton_schulz", "A, steps=5, coefficients=quintic, dtype=none", "newton_schulz(g, steps=3)",
               "the polar factor of A, approached from A / norm(A) by `steps` of `cubic`, `quintic` or [a, b, c]",
               static=("steps", "coefficients", "dtype")),
-    _function("inv_root", "A, p, eps=1e-6",
+    _function("inv_root", "A, p, eps=1e-6", "inv_root(g @ g.T, 4)",
               "A**(-1/p) of a symmetric A, its eigenvalues at least eps times the largest"),
-    _function("solve", "A, b, steps=none",
+    _function("solve", "A, b, steps=none", "solve(g @ g.T + 1, g)",
               "x with A @ x = b; by `steps` of conjugate gradients if given, for a positive definite A",
               static=("steps",)),
-    _function("nrows", "A", "number of rows of a matrix"),
-    _function("ncols", "A", "number of columns of a matrix"),
+    _function("nrows", "A", "sqrt(nrows(g))", "number of rows of a matrix"),
+    _function("ncols", "A", "sqrt(ncols(g))", "number of columns of a matrix"),
     # with slow weights of their own
-    _function("linear", "x, width=none, bias=false, shared=false",
+    _function("linear", "x, width=none, bias=false, shared=false", "linear(x, 2 * d)",
               "an affine map to `width` channels (inferred where not given)",
               static=("width", "bias", "shared"), weights=("weight", "bias")),
-    _function("conv", "x, width, bias=false, shared=false",
+    _function("conv", "x, width, bias=false, shared=false", "conv(x, 4)",
               "causal depthwise convolution over the last `width` tokens",
               static=("width", "bias", "shared"), weights=("weight", "bias")),
-    _function("rmsnorm", "x, shared=false", "x over its root mean square, times a weight",
+    _function("rmsnorm", "x, shared=false", "rmsnorm(x)", "x over its root mean square, times a weight",
               static=("shared",), weights=("weight",)),
-    _function("layernorm", "x, shared=false", "x standardised, times a weight, plus a bias",
+    _function("layernorm", "x, shared=false", "layernorm(x)", "x standardised, times a weight, plus a bias",
               static=("shared",), weights=("weight", "bias")),
     # heads, time
-    _function("split", "x", "[heads * n] channels to n per head"),
-    _function("merge", "x", "n channels per head to [heads * n]"),
-    _function("substeps", "x", "for a level of `n per token`: the n equal parts of x, one for each sub-step"),
-    _function("last", "x", "the newest value of something faster, for a level with a period", op="total"),
-    _function("stop", "x", "x as a constant: no gradient passes, inner or outer"),
+    _function("split", "x", "split(x)", "[heads * n] channels to n per head"),
+    _function("merge", "x", "merge(v)", "n channels per head to [heads * n]"),
+    _function("substeps", "x", "substeps(x)",
+              "for a level of `n per token`: the n equal parts of x, one for each sub-step"),
+    _function("last", "x", "last(v)", "the newest value of something faster, for a level with a period", op="total"),
+    _function("stop", "x", "stop(v)", "x as a constant: no gradient passes, inner or outer"),
     # where a weight or a state starts
-    _function("uniform", "low, high", "uniformly distributed", init_only=True),
-    _function("normal", "std", "normally distributed around 0", init_only=True),
-    _function("inv_softplus", "x", "the number whose softplus is x", is_="log(expm1(x))"),
+    _function("uniform", "low, high", "uniform(1, 16)", "uniformly distributed", init_only=True),
+    _function("normal", "std", "normal(0.02)", "normally distributed around 0", init_only=True),
+    _function("inv_softplus", "x", "inv_softplus(0.1)", "the number whose softplus is x", is_="log(expm1(x))"),
 ]  # fmt: skip
 
 # Functions of the language that this version has not.
@@ -124,4 +130,15 @@ def usage(name: str, params: dict[str, object]) -> str:
     return f"{name}({', '.join(inside)})"
 
 
+# Ways to read a name at another time, or to differentiate by it: they take the name itself, not its value.
+_READS = [
+    _function("prev", "f, init=0", "prev(k)",
+              "a state before the tick; a flow one tick of its clock earlier, `init` before the first"),
+    _function("anchor", "M", "anchor(S)",
+              "the state of a level at its last boundary; without `anchor:` the same as prev(M)"),
+    _function("grad", "e, P", "grad(0.5 * sqnorm(M(k) - v), M)",
+              "in an `update`: the gradient of e by P, its level or a let made of the level's state"),
+]  # fmt: skip
+
 FUNCTIONS: dict[str, Function] = {f.name: f for f in _TABLE}
+READS: dict[str, Function] = {f.name: f for f in _READS}

@@ -14,10 +14,14 @@ from nlc.ir.types import Dim, Dims
 
 @dataclass(frozen=True)
 class RuleKind:
-    """``params`` as in ``Function``; ``formula`` and ``latex`` with {T}, {B}, {P} for what they are called."""
+    """``params`` as in ``Function``; ``formula`` and ``latex`` with {T}, {B}, {P} for what they are called.
+
+    ``example`` is the ``rule:`` of a matrix with the objective ``0.5 * sqnorm(M(k) - v)``.
+    """
 
     name: str
     params: dict[str, object]
+    example: str
     doc: str
     formula: str
     latex: str
@@ -27,6 +31,7 @@ _TABLE = [
     RuleKind(
         "gd",
         {"lr": "1", "decay": None},
+        "gd(lr=b, decay=a)",
         "M = T + decay ∘ (B − T) − lr ∘ ∇ℓ(P): one step of gradient descent from the base B",
         "{T}decay ∘ {B} − lr ∘ ∇ℓ({P})",
         r"{T}\mathrm{decay} \circ {B} - \mathrm{lr} \circ \nabla\ell({P})",
@@ -34,6 +39,7 @@ _TABLE = [
     RuleKind(
         "dgd",
         {"lr": "1", "decay": None, "exact": "false"},
+        "dgd(lr=b / 2, decay=a)",
         "as gd, and erases what each weight holds at its own input x: − lr (B x) xᵀ (eqs. 56, 88, 113)",
         "{T}decay ∘ {B} − lr ∘ ∇ℓ({P}) − lr {B} x xᵀ, x the input of the weight",
         r"{T}\mathrm{decay} \circ {B} - \mathrm{lr} \circ \nabla\ell({P}) - \mathrm{lr}\,{B}\, x x^\top",
@@ -41,6 +47,7 @@ _TABLE = [
     RuleKind(
         "prox",
         {"lr": "1", "decay": None},
+        "prox(lr=b)",
         "M = argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ B) / √lr‖², in closed form for a quadratic objective",
         "argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ {B}) / √lr‖²",
         r"\arg\min_\Phi \ell(\Phi) + \tfrac12 \lVert (\Phi - \mathrm{decay} \circ {B}) / \sqrt{\mathrm{lr}} \rVert^2",

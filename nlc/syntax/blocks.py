@@ -7,7 +7,7 @@ import re
 from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.syntax.foreign import BELONGS, KEYS
-from nlc.syntax.schema import EXCLUSIVE, Block, keys_of
+from nlc.syntax.schema import EXCLUSIVE, Block, keys_of, sentence_of
 from nlc.syntax.values import Entry
 from nlc.syntax.yamlplace import cut
 from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
@@ -47,12 +47,11 @@ def block(
                 found[meant] = Entry(key, node, where)
     for key, required in keys.items():
         if required and key not in found:
-            description = _description(model, key)
             report.add(
                 "NLC102",
                 f"{where} has no `{key}`, which is required",
                 at,
-                helps=[_EXAMPLES.get(key) or f"add `{key}`: {description}"],
+                helps=[_EXAMPLES.get(key) or f"add `{key}`: {sentence_of(model, key)}"],
             )
     _exclude(found, model, where, report)
     return found
@@ -117,11 +116,6 @@ def _takes(key: str, value: Node) -> bool:
     if not isinstance(value, Scalar) or not value.text or value.broken:
         return False
     return key not in _BLOCKS and (key != "frequency" or _EVERY.match(value.text) is not None)
-
-
-def _description(model: type[Block], key: str) -> str:
-    field = next(f for n, f in model.model_fields.items() if (f.alias or n) == key)
-    return field.description or ""
 
 
 def _exclude(found: dict[str, Entry], model: type[Block], where: str, report: Report) -> None:

@@ -23,6 +23,18 @@ _COUNTED = {
     **dict.fromkeys("word frame position sample timestep element char character".split(), "token"),
     **dict.fromkeys("batch update iteration iter minibatch optimizer".split(), "step"),
 }
+
+# The forms of a clock, fastest first.
+FORMS = {
+    "infinite": "solved anew for every query: a cache",
+    "n per token": "n times in every token",
+    "every token": "once a token",
+    "every n tokens": "once in n tokens, behind the last of them; n is a number or hypers",
+    "every NAME": "in the tokens where the declared clock NAME is positive, in each sequence by itself",
+    "every step": "once a step of the optimizer",
+    "every n steps": "once in n steps, behind the last of them",
+    "never": "slow weights, between the steps of the optimizer",
+}
 _WRITE = (
     "a clock is `every token`, `every n tokens`, `n per token`, `every step`, `every n steps`,"
     " `infinite` or `never`"

@@ -9,7 +9,7 @@ from lark import UnexpectedInput
 
 from nlc.syntax import pieces
 from nlc.syntax.pieces import Piece
-from nlc.syntax.yamlerrors import quoted
+from nlc.syntax.yamlplace import quoted
 from nlc.syntax.yamltree import Scalar
 
 _BLANKS = " \t"  # of YAML; a no-break space is text

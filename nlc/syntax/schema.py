@@ -12,6 +12,7 @@ from importlib.resources import files
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 _EXPRESSION = {"type": ["string", "number", "boolean"], "description": "an expression"}
@@ -82,26 +83,38 @@ class Block(BaseModel):
 class Family(Block):
     """One member or more of a family: an expression with the names that run."""
 
-    for_: Words = _required("the names that run, zipped: `{i: [1, 2, 3]}`", alias="for")
-    is_: Expression = _required("the expression, one for each member", alias="is")
+    for_: Words = _required(
+        "the names that run, zipped: `{i: [1, 2, 3]}`", alias="for", examples=["{i: [1, 2, 3]}"]
+    )
+    is_: Expression = _required(
+        "the expression, one for each member", alias="is", examples=["C[i](h[i-1])"]
+    )
 
 
 class Weight(Block):
     """A free slow weight."""
 
     small = True
-    shape: Dims = _required("its sizes, `[]` for a scalar")
-    per: Literal["head"] | None = _key("`head`: one for each head")
-    init: Expression | None = _key("its first value; `uniform(a, b)` and `normal(s)` draw it")
+    shape: Dims = _required("its sizes, `[]` for a scalar", examples=["[]"])
+    per: Literal["head"] | None = _key("`head`: one for each head", examples=["head"])
+    init: Expression | None = _key(
+        "its first value; `uniform(a, b)` and `normal(s)` draw it", examples=["log(uniform(1, 16))"]
+    )
 
 
 class Reset(Block):
     """When a level starts over, and from what."""
 
     small = True
-    every: Clock = _required("the period, such as `512 tokens`, or a declared clock")
-    to: Expression | None = _key("the value it starts over from: a level or an expression")
-    rule: Literal["true", "false"] | None = _key("`true`: the states of its rule start over too")
+    every: Clock = _required(
+        "the period, such as `512 tokens`, or a declared clock", examples=["k steps"]
+    )
+    to: Expression | None = _key(
+        "the value it starts over from: a level or an expression", examples=["phi"]
+    )
+    rule: Literal["true", "false"] | None = _key(
+        "`true`: the states of its rule start over too", examples=["true"]
+    )
 
 
 class InlineMemory(Block):
@@ -117,48 +130,86 @@ class InlineMemory(Block):
     )
 
     dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = _key(
-        "the number format of the states; float32 if it is not said"
+        "the number format of the states; float32 if it is not said", examples=["float64"]
     )
 
 
 class Level(Block):
     """An associative memory: what it stores, by which objective and rule, and how often."""
 
-    frequency: Clock | None = _key("its clock: `every token`, `every n tokens`, `every step`, …")
+    frequency: Clock | None = _key(
+        "its clock: `every token`, `every n tokens`, `every step`, …", examples=["every token"]
+    )
     memory: Expression | InlineMemory | None = _key(
-        "`matrix(m, n)`, `mlp(n, expand)`, `like(W)`, … or states and `read(z)` written out"
+        "`matrix(m, n)`, `mlp(n, expand)`, `like(W)`, … or states and `read(z)` written out",
+        examples=["mlp(n, expand)"],
     )
-    key: Expression | None = _key("what the memory is asked with, a flow: `key` in this level")
-    value: Expression | None = _key("what it should answer, a flow: `value` in this level")
+    key: Expression | None = _key(
+        "what the memory is asked with, a flow: `key` in this level", examples=["l2norm(k)"]
+    )
+    value: Expression | None = _key(
+        "what it should answer, a flow: `value` in this level",
+        examples=["silu(conv(split(linear(x)), 4))"],
+    )
     let: dict[str, ListOrExpression | Family] | None = _key("named expressions of this level")
-    objective: Expression | None = _key("the inner loss, a scalar; `loss` is the outer one")
-    rule: Expression | None = _key("`gd(lr=…)`, `dgd(…)`, `prox(…)` or an optimizer's spec")
-    update: Expression | dict[str, Expression] | None = _key(
-        "the new state written out, in place of objective and rule"
+    objective: Expression | None = _key(
+        "the inner loss, a scalar; `loss` is the outer one",
+        examples=["0.5 * sqnorm(S(key) - value)"],
     )
-    retain: Expression | None = _key("what is kept of the state before the gradient is taken")
-    toward: Expression | None = _key("where retain and decay lead: 0, `init` or an expression")
-    project: Expression | None = _key("what is done to the new state last")
-    anchor: Clock | None = _key("the gradient is taken at the state of the last such boundary")
-    phase: Literal["start", "end"] | None = _key("tick at the start or the end of the period")
-    init: Expression | None = _key("`zeros`, `learned`, `learned(e)`, an expression or a level")
-    reset: Clock | Reset | None = _key("when the level starts over")
-    through: Expression | None = _key("the faster level whose updates are differentiated through")
-    backprop: Literal["through", "none"] | None = _key("may the outer gradient pass its updates")
-    for_: Words | None = _key("the names that run, zipped: a family of levels", alias="for")
+    rule: Expression | None = _key(
+        "`gd(lr=…)`, `dgd(…)`, `prox(…)` or an optimizer's spec", examples=["gd(lr=beta)"]
+    )
+    update: Expression | dict[str, Expression] | None = _key(
+        "the new state written out, in place of objective and rule", examples=["max(m, abs(k))"]
+    )
+    retain: Expression | None = _key(
+        "what is kept of the state before the gradient is taken", examples=["alpha"]
+    )
+    toward: Expression | None = _key(
+        "where retain and decay lead: 0, `init` or an expression", examples=["init"]
+    )
+    project: Expression | None = _key(
+        "what is done to the new state last", examples=["U / max(1, norm(U))"]
+    )
+    anchor: Clock | None = _key(
+        "the gradient is taken at the state of the last such boundary",
+        examples=["every chunk tokens"],
+    )
+    phase: Literal["start", "end"] | None = _key(
+        "tick at the start or the end of the period", examples=["start"]
+    )
+    init: Expression | None = _key(
+        "`zeros`, `learned`, `learned(e)`, an expression or a level", examples=["learned"]
+    )
+    reset: Clock | Reset | None = _key(
+        "when the level starts over", examples=["{every: k steps, to: phi}"]
+    )
+    through: Expression | None = _key(
+        "the faster level whose updates are differentiated through", examples=["B"]
+    )
+    backprop: Literal["through", "none"] | None = _key(
+        "may the outer gradient pass its updates", examples=["through"]
+    )
+    for_: Words | None = _key(
+        "the names that run, zipped: a family of levels",
+        alias="for",
+        examples=["{i: [1, 2, 3], period: periods}"],
+    )
     doc: Prose | None = _key("what it is, in a sentence")
 
 
 class Spec(Block):
     """A system of levels."""
 
-    nlc: Literal["1"] = _required("the version of the language")
-    system: Name = _required("its name, that of the file")
-    context: Literal["tokens", "gradients", "layers"] = _required("what the levels compress")
+    nlc: Literal["1"] = _required("the version of the language", examples=["1"])
+    system: Name = _required("its name, that of the file", examples=["hope"])
+    context: Literal["tokens", "gradients", "layers"] = _required(
+        "what the levels compress", examples=["tokens"]
+    )
     doc: Prose | None = _key("what it is, in a sentence or two")
     ref: Prose | None = _key("where it was published")
     hyper: dict[str, ListOrExpression] | None = _key("hyper-parameters and their defaults")
-    heads: Expression | None = _key("how many heads")
+    heads: Expression | None = _key("how many heads", examples=["4"])
     inputs: dict[str, Dims] | None = _key("the flows that come from outside, and their sizes")
     outputs: dict[str, Dims] | None = _key("the sizes of the outputs; the first input's if unsaid")
     weights: dict[str, Weight] | None = _key("free slow weights")
@@ -166,7 +217,9 @@ class Spec(Block):
     use: dict[str, Expression] | None = _key("token systems used as functions")
     let: dict[str, ListOrExpression | Family] | None = _key("named expressions")
     levels: dict[str, Level] | None = _key("the levels")
-    output: Expression | dict[str, Expression] | None = _key("what the system gives for a token")
+    output: Expression | dict[str, Expression] | None = _key(
+        "what the system gives for a token", examples=["M(q)"]
+    )
     applies_to: dict[str, Expression] | None = _key("which rule trains which kind of tensor")
     grad_at: Expression | None = _key("where the gradient is taken, if not at W")
     eval_at: Expression | None = _key("what takes the place of W in evaluation")
@@ -186,9 +239,65 @@ def keys_of(model: type[Block]) -> dict[str, bool]:
     return {f.alias or n: f.is_required() for n, f in model.model_fields.items()}
 
 
+def sentence_of(model: type[Block], key: str) -> str:
+    """What a key says."""
+    return _field(model, key)[1].description or ""
+
+
+def example_of(model: type[Block], key: str) -> str:
+    """What may stand behind a key; "" for a mapping of names and for prose."""
+    return next(iter(_field(model, key)[1].examples or ()), "")
+
+
+def _field(model: type[Block], key: str) -> tuple[str, Any]:
+    return next((n, f) for n, f in model.model_fields.items() if (f.alias or n) == key)
+
+
+def kind_of(model: type[Block], key: str) -> str:
+    """What a key takes, in words: ``an expression``, ``a clock or a mapping``."""
+    hints = get_type_hints(model, include_extras=True)
+    return _said(hints[_field(model, key)[0]])
+
+
+_KINDS: list[tuple[Any, str]] = [
+    (Expression, "an expression"),
+    (ListOrExpression, "an expression or a list"),
+    (Dims, "a list of sizes"),
+    (Clock, "a clock"),
+    (Name, "a name"),
+    (Prose, "text"),
+    (Words, "names and a value or a list for each"),
+]
+
+
+def _said(annotation: Any) -> str:
+    for kind, said in _KINDS:
+        if annotation == kind:
+            return said
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{word}`" for word in inside)
+    if origin is dict:
+        return f"names, each with {_said(inside[1])}"
+    if origin in (Union, UnionType):
+        return " or ".join(_said(kind) for kind in inside if kind is not type(None))
+    return f"a mapping ({BLOCKS[annotation]})"
+
+
+# What a person calls each mapping of a spec.
+BLOCKS: dict[type[Block], str] = {
+    Spec: "a spec",
+    Level: "a level",
+    InlineMemory: "a memory written out",
+    Reset: "a reset",
+    Weight: "a weight",
+    Family: "a member of a family",
+}
+
+
 def choices_of(model: type[Block], key: str) -> tuple[str, ...]:
     """The words that a key takes; none if it takes anything else."""
-    field = next(f for n, f in model.model_fields.items() if (f.alias or n) == key)
+    field = _field(model, key)[1]
     kinds = [field.annotation, *get_args(field.annotation)]
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
@@ -235,7 +344,9 @@ def json_schema() -> dict[str, Any]:
     definitions = schema.pop("$defs")
     for block in (schema, *definitions.values()):
         for name, prop in block.get("properties", {}).items():
-            block["properties"][name] = _without_null(prop)
+            block["properties"][name] = kept = _without_null(prop)
+            if "examples" in kept:  # they are the text of a spec; editors want values
+                kept["examples"] = [yaml.safe_load(text) for text in kept["examples"]]
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "$comment": MARK,

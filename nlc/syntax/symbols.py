@@ -15,12 +15,14 @@ _GREEK = {
 _VARIANTS = {"ς": "σ", "ϑ": "θ", "ϕ": "φ", "ϱ": "ρ", "ϵ": "ε", "µ": "μ"}
 _CAPITALS = "ΓΔΘΛΞΠΣΦΨΩ"  # those that do not look like a Latin letter
 
-_LETTERS = str.maketrans(
-    _GREEK
-    | {ch: _GREEK[plain] for ch, plain in _VARIANTS.items()}
-    | {ch: _GREEK[ch.lower()].capitalize() for ch in _CAPITALS}
-    | {chr(0x2080 + digit): str(digit) for digit in range(10)}
-)
+
+def letters() -> dict[str, str]:
+    """Each letter that a name may have beside Latin ones, and the name that it stands for."""
+    capitals = {ch: _GREEK[ch.lower()].capitalize() for ch in _CAPITALS}
+    return _GREEK | {ch: _GREEK[plain] for ch, plain in _VARIANTS.items()} | capitals
+
+
+_LETTERS = str.maketrans(letters() | {chr(0x2080 + digit): str(digit) for digit in range(10)})
 
 
 NAMES_OF_LETTERS = frozenset(_GREEK.values())

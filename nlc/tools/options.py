@@ -31,6 +31,14 @@ class Verbs(click.Group):
             raise click.UsageError(f"there is no verb `{name}`; {hint}", context) from None
 
 
+# What `nlc list` lists, by name here, since `nlc check` should not wait for the tables themselves.
+TABLES = (
+    *("specs", "keys", "level-keys", "weight-keys", "reset-keys", "memory-keys", "family-keys"),
+    *("functions", "memories", "rules", "tensors", "clocks", "words", "operators", "letters"),
+    *("names", "codes"),
+)
+
+
 def setting(text: str) -> tuple[str, Any]:
     """``d=32``; several numbers are a list, ``periods=2,4``."""
     name, equals, value = text.partition("=")

@@ -63,11 +63,21 @@ def attribute_path(path: str) -> str:
     return "self." + ".".join(attribute_name(part) for part in path.split("."))
 
 
+# What generated files of any backend define or import that a class could be called too.
+TAKEN = frozenset(
+    """
+    BLOCK CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd DeltaEnd F GatedDelta
+    GatedDeltaAt GatedDeltaAtEnd GatedDeltaEnd HOPPER HYPERS INTERPRETED Iterator LEAST OPERATORS Operator
+    Optimizer Path Sequence Tensor ThreadPoolExecutor Tile VERDICTS
+    """.split()
+)
+
+
 def class_name(system: System) -> str:
     """``gated_delta_net`` -> ``GatedDeltaNet``, its operator form ``GatedDeltaNetOperator``."""
     name = system.name + ("_operator" if system.operator else "")
     text = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
-    return f"{text}_" if keyword.iskeyword(text) else text
+    return f"{text}_" if keyword.iskeyword(text) or text in TAKEN else text
 
 
 def title(system: System) -> str:

@@ -158,6 +158,8 @@ def _grad(terms: Terms, e: Expr, at: Place) -> Expr:
     if len(e.args) != 3 or e.attr or e.args[2].op != "name":
         label = "write `grad(e, M)`"
         return terms.say("NLC204", "`grad` takes an expression and a name", e, label)
+    if at.key != "update":
+        return terms.later("`grad` outside an `update`", e, "write it in the `update` of a level")
     target = e.args[2]
     level = target.attr if target.attr in terms.scope.levels else None
     level = level or _level_of_let(terms, target, at)

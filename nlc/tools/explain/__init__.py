@@ -18,6 +18,7 @@ from nlc.passes.plan.asked import requested
 from nlc.passes.plan.causes import cause
 from nlc.tools.costs import Cost, Costs
 from nlc.tools.costs.owners import exprs
+from nlc.tools.derivation import update_lines
 from nlc.tools.explain import faster
 from nlc.tools.explain.facts import Explanation, Fact
 from nlc.tools.sizes import settled
@@ -103,7 +104,10 @@ class _Explainer:
         choice = self.choices.get(level.name)
         if choice is None:
             kind, how, why, place, quote, quicker = self._steady(level, costs)
-            return Fact(level.name, clock, kind, how, why, place, quote, None, (), cost, quicker)
+            steps = self._updates(level.name)
+            return Fact(
+                level.name, clock, kind, how, why, place, quote, None, (), cost, quicker, steps
+            )
         solve = costs.tiles.get(level.name) if choice.plan != "sequential" else None
         periods = tuple(map(self._valued, choice.periods))
         if choice.plan == "sequential":
@@ -124,6 +128,11 @@ class _Explainer:
         if self.backend != "triton" or choice.record is None:
             return ""
         return "; in kernels" if choice.record.rank == 2 else "; in PyTorch, as it is no matrix"
+
+    def _updates(self, level: str) -> tuple[str, ...]:
+        """An optimizer's steps are all that there is to say of it; a module's are many, and ``derive`` shows them."""
+        updates = self.spec.updates
+        return tuple(update_lines(self.system, updates[level])) if self.gradients else ()
 
     def _number(self, dim: Dim) -> int:
         return int(dim.evaluate(self.sizes))

@@ -14,7 +14,8 @@ from nlc.tools.costs import Cost
 class Fact:
     """A level. ``kind`` is its class, ``place`` what in the spec is the reason, ``tile`` the tokens of one solve.
 
-    ``faster`` are edits and requests that would make it so; those that change what the spec means say it.
+    ``faster`` are edits and requests that would make it so; those that change what the spec means say it. ``updates``
+    are the derived steps of an optimizer's level.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Fact:
     periods: tuple[str, ...]
     cost: Cost
     faster: tuple[str, ...] = ()
+    updates: tuple[str, ...] = ()
 
     @property
     def placed(self) -> str:
@@ -99,6 +101,7 @@ def _fact(f: Fact) -> dict[str, Any]:
         **_cost(f.cost),
         "steps": f.cost.steps,
         "faster": list(f.faster),
+        "updates": list(f.updates),
     }
 
 

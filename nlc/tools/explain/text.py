@@ -25,7 +25,7 @@ def text(e: Explanation) -> str:
         out += [line for f in level for line in body[id(f)]]
     out.append("─" * WIDTH)
     out += [line for row in lines[1 + len(shown) :] for line in row]
-    notes = _notes(shown, e)
+    notes = [*_notes(shown, e), *(line for f in shown for u in f.updates for line in _hung("", u))]
     out += ["", *notes] if notes else []
     return "\n".join(line.rstrip() for line in out)
 

@@ -1,0 +1,303 @@
+"""The words of the language, one entry each, from the tables that the compiler itself uses.
+
+``said`` is what ``nlc explain NAME`` prints, ``markdown`` a table of the reference, docs/language.md: both are made of
+the same entries. ``python -m nlc.tools.reference FILE...`` writes the tables of a document anew.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from nlc.base.diagnostics import nearest
+from nlc.ir.ops import OPS
+from nlc.ir.show import show
+from nlc.ir.types import Range, Type
+from nlc.lib.functions import FUNCTIONS, READS, Function, usage
+from nlc.lib.memories import MEMORIES, MemoryKind
+from nlc.lib.rules import ROUTES, RULES, RuleKind
+from nlc.pipeline import load, shipped
+from nlc.syntax.clock import FORMS
+from nlc.syntax.math import parse_text
+from nlc.syntax.operators import Operator, operators
+from nlc.syntax.schema import BLOCKS, Block, choices_of, example_of, keys_of, kind_of, sentence_of
+from nlc.syntax.symbols import letters
+from nlc.syntax.values import RESERVED
+from nlc.tools import samples
+from nlc.tools.layout import wrap
+from nlc.tools.table import WIDTH
+
+Facts = dict[
+    str, str | list[str]
+]  # by what they are called; several lines where a line is not enough
+
+
+@dataclass(frozen=True)
+class Entry:
+    """``kind`` in words, ``usage`` as it is written. ``facts`` are the columns of its table, ``more`` only said.
+
+    Both may compile the entry's example.
+    """
+
+    kind: str
+    name: str
+    usage: str
+    doc: str
+    facts: Callable[[], Facts] = dict
+    more: Callable[[], Facts] = dict
+
+
+def entries(what: str) -> list[Entry]:
+    """Those of one table; ValueError if there is no such table."""
+    if what not in TABLES:
+        raise ValueError(f"there is no table {what!r}; tables: {', '.join(TABLES)}")
+    return list(TABLES[what]())
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def _specs() -> Iterator[Entry]:
+    for name in sorted(shipped()):
+        yield Entry("a shipped spec", name, name, _first_sentence(name))
+
+
+def _first_sentence(spec: str) -> str:
+    """Of what a spec says of itself."""
+    tree = load(spec).tree
+    return re.split(r"(?<=\.)\s", tree.doc.text)[0] if tree.doc else ""
+
+
+def _keys(model: type[Block]) -> Iterator[Entry]:
+    for key, required in keys_of(model).items():
+        takes = kind_of(model, key)
+        if words := choices_of(model, key):
+            takes = " or ".join(f"`{word}`" for word in words)
+        example = example_of(model, key)
+        facts: Facts = {
+            "takes": takes,
+            "example": f"`{key}: {example}`" if example else "",
+            "required": "yes" if required else "",
+        }
+        yield Entry(
+            f"a key of {BLOCKS[model]}", key, key, sentence_of(model, key), lambda f=facts: f
+        )
+
+
+def _functions() -> Iterator[Entry]:
+    for f in (*FUNCTIONS.values(), *READS.values()):
+        yield Entry("a function", f.name, usage(f.name, f.params), f.doc, lambda f=f: _of(f))
+
+
+def _of(f: Function) -> Facts:
+    found: Facts = {"example": f"`{f.example}`"}
+    gives = samples.value(f)
+    found["gives"] = described(gives) if gives is not None else "where a weight or a state starts"
+    notes = []
+    if f.is_:
+        notes.append(f"is `{f.is_}`")
+    if f.weights:
+        notes.append(f"owns {' and '.join(f'`{w}`' for w in f.weights)}")
+    op = OPS.get(f.op)
+    if op is not None and op.vjp is None and op.size is None:
+        why = f": {op.why}" if op.why else ""
+        notes.append(f"not differentiable in an objective{why}")
+    found["notes"] = "; ".join(notes)
+    return found
+
+
+def _memories() -> Iterator[Entry]:
+    for m in MEMORIES.values():
+        call = usage(m.name, m.params) if m.params else m.name
+        more = lambda m=m: _derived(m.example, m.context == "gradients")  # noqa: E731
+        yield Entry("a memory", m.name, call, m.doc, lambda m=m: _stored(m), more)
+
+
+def _stored(m: MemoryKind) -> Facts:
+    """Its tensors and its read; what a switch brings stands in brackets."""
+    states = [f"{'M.' * bool(k)}{k or 'M'} {_optional(shape)}" for k, shape in m.states.items()]
+    read = _optional(m.read).replace("self", "M")
+    facts: Facts = {
+        "tensors": ", ".join(f"`{s}`" for s in states),
+        "M(z)": f"`{read}`" if read else "attention" if m.name == "cache" else "",
+        "in": m.context or "tokens, gradients",
+    }
+    return facts
+
+
+def _optional(text: str) -> str:
+    return re.sub(r"\{(\w+): (.*?)\}", r"⟮\2⟯", text)
+
+
+def _derived(level: str, gradients: bool = False) -> Facts:
+    lines = samples.derived(level, gradients)
+    return {"example": level.splitlines(), **({"derived": lines} if lines else {})}
+
+
+def _rules() -> Iterator[Entry]:
+    for r in RULES.values():
+        level = _LEARNED + f"rule: {r.example}"
+        more = lambda level=level: _derived(level)  # noqa: E731
+        yield Entry("a rule", r.name, usage(r.name, r.params), r.doc, lambda r=r: _step(r), more)
+    for name in sorted(
+        shipped()
+    ):  # every gradient system is a rule too: its hypers are the arguments
+        tree = load(name).tree
+        if tree.context.text == "gradients":
+            call = f"{name}({', '.join(h.name for h in tree.hyper)})"
+            yield Entry("a rule", name, call, _first_sentence(name))
+
+
+_LEARNED = "frequency: every token\nmemory: matrix(n, n)\nobjective: 0.5 * sqnorm(M(k) - v)\n"
+
+
+def _step(r: RuleKind) -> Facts:
+    step = samples.step(_LEARNED + f"rule: {r.example}")
+    return {"example": f"`{r.example}`", "the step then": " and ".join(f"`{x}`" for x in step)}
+
+
+def _operators() -> Iterator[Entry]:
+    for o in operators():
+        yield Entry("an operator", o.name, o.example, o.doc, lambda o=o: _read(o))
+
+
+def _read(o: Operator) -> Facts:
+    others = o.symbols[1:] if o.symbols else ()
+    plain = show(parse_text(o.example))
+    return {
+        "also": ", ".join(f"`{s}`" for s in others),
+        "is": f"`{plain}`" if plain != o.example else "",
+        "binds like": o.binds,
+    }
+
+
+def _plain(kind: str, table: dict[str, str]) -> Callable[[], Iterator[Entry]]:
+    return lambda: (Entry(kind, name, name, doc) for name, doc in table.items())
+
+
+def _block(name: str) -> Callable[[], Iterator[Entry]]:
+    model = next(m for m, said in BLOCKS.items() if said == name)
+    return lambda: _keys(model)
+
+
+def _letters() -> Iterator[Entry]:
+    for kind, small in (("small letters", True), ("capitals", False)):
+        found = {ch: name for ch, name in letters().items() if name.islower() == small}
+        yield Entry("Greek", kind, " ".join(found), ", ".join(dict.fromkeys(found.values())))
+
+
+TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
+    "specs": _specs,
+    "keys": _block("a spec"),
+    "level-keys": _block("a level"),
+    "weight-keys": _block("a weight"),
+    "reset-keys": _block("a reset"),
+    "memory-keys": _block("a memory written out"),
+    "family-keys": _block("a member of a family"),
+    "functions": _functions,
+    "memories": _memories,
+    "rules": _rules,
+    "tensors": lambda: (Entry("a kind of tensor", r.name, r.name, r.doc) for r in ROUTES.values()),
+    "clocks": _plain("a clock", FORMS),
+    "words": _plain("a reserved word", RESERVED),
+    "operators": _operators,
+    "letters": _letters,
+    "names": _plain("a name of the examples", samples.NAMES),
+}
+
+
+def described(type: Type) -> str:
+    """``[n] per head, from 0 to 1``."""
+    shape = type.shape().replace("heads, ", "").replace("heads", "")
+    what = "a number" if shape == "[]" else f"`{shape}`"
+    return what + (" per head" if type.head else "") + _bounds(type.range, shape != "[]")
+
+
+def _bounds(r: Range, long: bool) -> str:
+    out = ""
+    if r.low == r.high:
+        out = f", {r.low:.3g}"
+    elif r.low > -inf and r.high < inf and not (long and r.norm <= 1 and r.low == -r.high):
+        out = f", from {r.low:.3g} to {r.high:.3g}"
+    elif r.low > -inf and r.high == inf:
+        out = f", at least {r.low:.3g}"
+    elif r.high < inf and r.low == -inf:
+        out = f", at most {r.high:.3g}"
+    return out + (f", norm at most {r.norm:.3g}" if long and r.norm < inf else "")
+
+
+# ------------------------------------------------------------------------------------------------ printed
+
+
+def find(name: str) -> list[Entry]:
+    """Everything that a name means: ``anchor`` is a key and a function."""
+    every = [e for what in TABLES if what not in _NO_WORDS for e in entries(what)]
+    found = [e for e in every if name in (e.name, e.usage)]
+    functions = {e.name for e in found if e.kind == "a function"}
+    return [e for e in found if e.kind != "a reserved word" or e.name not in functions]
+
+
+def meant(name: str) -> str | None:
+    """The word that a name which is none most likely misspells."""
+    return nearest(name, [e.name for w in TABLES if w not in _NO_WORDS for e in entries(w)])
+
+
+_NO_WORDS = ("specs", "names", "letters")
+
+
+def said(entry: Entry) -> str:
+    """An entry for a terminal."""
+    out = [f"{entry.usage}: {entry.kind}", *wrap(_terminal(entry.doc), WIDTH), ""]
+    facts = {k: v for k, v in {**entry.facts(), **entry.more()}.items() if v}
+    wide = max((len(key) for key in facts), default=0)
+    for key, value in facts.items():
+        lines = value if isinstance(value, list) else wrap(_terminal(value), WIDTH - wide - 4)
+        out += [f"  {key if i == 0 else '':<{wide}}  {x}" for i, x in enumerate(lines)]
+    return "\n".join(line.rstrip() for line in out).rstrip()
+
+
+def _terminal(text: str) -> str:
+    """Without the marks of Markdown."""
+    return re.sub(r"`([^`]*)`", r"\1", text)
+
+
+def asdict(entry: Entry) -> dict[str, object]:
+    facts = {**entry.facts(), **entry.more()}
+    plain = {k: _terminal(v) if isinstance(v, str) else v for k, v in facts.items() if v}
+    return {"name": entry.name, "kind": entry.kind, "usage": entry.usage, "doc": entry.doc, **plain}
+
+
+def markdown(what: str) -> str:
+    """A table of entries as the reference has it; columns that are empty throughout are left out."""
+    found = entries(what)
+    rows = [{"": f"`{e.usage}`", "what it is": e.doc, **e.facts()} for e in found]
+    columns = [
+        c for c in dict.fromkeys(k for row in rows for k in row) if any(r.get(c) for r in rows)
+    ]
+    lines = [columns, ["---"] * len(columns), *([row.get(c, "") for c in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: str | list[str]) -> str:
+    text = value if isinstance(value, str) else "; ".join(value)
+    return text.replace("|", "\\|")
+
+
+_MARKED = re.compile(
+    r"(?P<head><!-- nlc list (?P<what>[\w-]+) --format markdown -->\n).*?(?P<end><!-- end -->)",
+    re.DOTALL,
+)
+
+
+def filled(text: str) -> str:
+    """A document with its tables written anew: each stands between the command that prints it and ``end``."""
+    return _MARKED.sub(lambda m: f"{m['head']}{markdown(m['what'])}\n{m['end']}", text)
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
