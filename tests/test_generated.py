@@ -201,4 +201,4 @@ def test_a_family_is_one_loop_and_one_paragraph() -> None:
     assert 'place(self, f"{name}.apply_.conv.weight", torch.empty(d, 3, **factory))' in text
     assert "for part in (self.C_1, self.C_2, self.C_3, self.C_4):" in text
     assert "  1. C_1, C_2, C_3, C_4, every token, [heads, n, expand*n]" in text
-    assert "whole_sizes(self, d=d, n=n, expand=expand, sizes=sizes, heads=heads)" in text
+    assert "whole_sizes(self, d=d, n=n, expand=expand, heads=heads)" in text

@@ -282,7 +282,7 @@ def test_memories_of_rows_and_columns_need_matrices_too(memory: str) -> None:
 
 def test_steps_are_fixed_at_construction_and_at_least_one() -> None:
     made = nlc.compile("muon")
-    with pytest.raises(ValueError, match="steps = 0 must be at least 1"):
+    with pytest.raises(ValueError, match="steps = 0 must be a whole number, at least 1"):
         made([torch.zeros(2, 2)], steps=0)
     with pytest.raises(SpecError, match="NLC305"):
         nlc.loads(GRADIENTS.replace("STEP", "newton_schulz(g, 0)")).compile()

@@ -175,5 +175,5 @@ output: flat(x) + merge(split_up(split(x)))
     assert y.shape == (3, 5, 8) and state["split_up"].shape == (3, 4, 2, 2)
     with pytest.raises(ValueError, match=r"d = 8 and heads\*n = 6 must be equal"):
         spec.compile()(d=8, heads=2, n=3)
-    with pytest.raises(ValueError, match="heads = 0 must be at least 1"):
+    with pytest.raises(ValueError, match="heads = 0 must be a whole number, at least 1"):
         spec.compile()(heads=0)

@@ -293,9 +293,11 @@ def started(module: nn.Module, state: dict | None, x: Tensor) -> dict:
     if not isinstance(state, dict):
         raise TypeError(f"state must be what a call returned, a dict, not {type(state).__name__}")
     batch, device, memory = x.shape[0], x.device, torch.promote_types(x.dtype, torch.float32)
+    others = [f"has {key!r}" for key in state if key not in module.STATE]
     for key, (shape, dtype) in module.STATE.items():
         if not isinstance(value := state.get(key), Tensor):
-            raise ValueError(f"state lacks the tensor {key!r} ({declared(module, key)})")
+            said = " and ".join([f"lacks the tensor {key!r}", *others[:1]])
+            raise ValueError(f"state {said} ({declared(module, key)})")
         sizes = (batch, *shape[1:]) if shape else ()
         if 0 in shape[1:] and value.ndim == len(shape):  # the axis of a cache, which grows
             sizes = tuple(n or m for n, m in zip(sizes, value.shape, strict=True))
@@ -304,8 +306,8 @@ def started(module: nn.Module, state: dict | None, x: Tensor) -> dict:
             said = f"state[{key!r}] must be {list(sizes)}, {dtype}, {device}, not"
             said = f"{said} {list(value.shape)}, {value.dtype}, {value.device}"
             raise ValueError(f"{said} ({declared(module, key)})")
-    for key in state.keys() - module.STATE.keys():
-        raise ValueError(f"state has {key!r}, it is not of this system ({module.SPEC})")
+    if others:
+        raise ValueError(f"state {others[0]}, it is not of this system ({module.SPEC})")
     return state
 ''',
     "expect_finite": '''
