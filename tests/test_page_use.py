@@ -167,7 +167,13 @@ def test_a_slider_moves_with_the_keys(show: Callable) -> None:
     from selenium.webdriver import Keys
 
     browser = show(page_of("hope by m3"), (1920, 1080))
-    assert texts(browser, ".row .total")[4:] == ["32 ticks", "16 ticks", "16 ticks", "2 ticks", "tokens"]
+    assert texts(browser, ".row .total")[4:] == [
+        "32 ticks",
+        "16 ticks",
+        "16 ticks",
+        "2 ticks",
+        "tokens",
+    ]
     label = next(x for x in browser.find_elements("css selector", ".control") if "f\n" in x.text)
     label.find_element("css selector", "input[type=range]").send_keys(Keys.ARROW_LEFT)
     settle(browser)
