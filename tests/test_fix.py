@@ -73,10 +73,9 @@ def run(*words: str, text: str | None = None):
 
 
 def test_a_fix_is_one_slip_away_from_one_name_alone() -> None:
-    span = Span(Source("s", "text"), 0, 4)
-
-    def meant(name: str, *known: str) -> str | None:
-        found = certain(span, name, known)
+    def meant(name: str, *known: str, written: str = "") -> str | None:
+        text = written or name
+        found = certain(Span(Source("s", text), 0, len(text)), name, known)
         return found.replacement if found else None
 
     assert meant("vlaue", "key", "value") == "value"
@@ -89,6 +88,7 @@ def test_a_fix_is_one_slip_away_from_one_name_alone() -> None:
     assert meant("W11", "W12") is None
     assert meant("k", "v") is None and meant("dk", "dv") is None, "short names are all alike"
     assert meant("float8", "float64") is None
+    assert meant("vlaue", "value", written="size") is None, "another name stands there for it"
 
 
 def test_distance_counts_neighbours_that_changed_places_once() -> None:

@@ -113,7 +113,9 @@ class Report:
         self.diagnostics[:] = [d for d in self.diagnostics if not silenced(d)]
 
     def _add(self, new: Diagnostic) -> None:
-        said = new.label or new.message  # of members of a family the message alone differs
+        said = new.message
+        if new.severity == "error" and new.label:
+            said = new.label  # of members of a family the message alone differs
         same = (new.code, said, new.span.start, new.span.end)
         if same not in self._known and not self.full:
             self._known.add(same)
