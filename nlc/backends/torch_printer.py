@@ -359,10 +359,10 @@ class TorchPrinter(MatrixFunctions):
 
     def op_rotary(self, e: Expr) -> tuple[str, int]:
         x, position, base = e.args
-        return (
-            f"{self.use('rotary')}({self(x)}, {self.aligned(position, e.type, SUM, rank=1)}, {self(base)})",
-            ATOM,
-        )
+        at = self.aligned(position, e.type, SUM, rank=1)
+        if self.is_number(position):
+            at = f"{self.like}.new_tensor({at})"
+        return f"{self.use('rotary')}({self(x)}, {at}, {self(base)})", ATOM
 
     def op_concat(self, e: Expr) -> tuple[str, int]:
         parts = ", ".join(self.headed(a, e.type.head) for a in e.args)

@@ -25,6 +25,8 @@ def valued(system: System, report: Report) -> None:
     for node in (n for e in every for n in walk(e)):
         if node.op in ("split", "merge"):
             _split(node, system, report)
+        if node.op == "delay" and system.context == "tokens":
+            _delayed(node, system, report)
         for truth in _truths(node):
             _no_number(truth, system, report)
         if (why := _undefined(node)) is not None:
@@ -52,6 +54,19 @@ def _split(node: Expr, system: System, report: Report) -> None:
         notes=[several] if headed and any(i.head for i in system.inputs.values()) else [],
         helps=[f"leave out the `{node.op}`"],
     )
+
+
+def _delayed(node: Expr, system: System, report: Report) -> None:
+    """What has a value before is another one in each token."""
+    value = node.args[0]
+    if not value.type.clock.batched:
+        report.add(
+            "NLC404",
+            "`prev` of what is the same for every token",
+            value.span or node.span or system.span,
+            "nothing in it comes from the tokens",
+            helps=["leave out the `prev`"],
+        )
 
 
 def _truths(node: Expr) -> list[Expr]:
