@@ -6,6 +6,7 @@ tick of its clock, the loop over tokens is a loop, and all of it is differentiab
 
 from __future__ import annotations
 
+from nlc.backends.reference.contract import OPTIONS
 from nlc.backends.reference.module import emit_module
 from nlc.backends.reference.optimizer import emit_optimizer
 from nlc.backends.writer import Header
@@ -25,13 +26,14 @@ RESERVED = frozenset(
     add_param_group load_state_dict check_group rule_of HYPERS
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
     list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
-    functools blocks one_pass as_tensors compiled BLOCK
+    functools blocks one_pass as_tensors compiled BLOCK in_place on_device out_of_place of either filled chosen
+    widened rounded due new old memory given advance run dtype settle stepped tensors numbers
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     """.split()
 )
 
 # What a parameter group holds beside the hypers of its optimizer.
-GROUP = frozenset({"params", "period", "rule", "maximize", "fused"})
+GROUP = frozenset({"params", "param_names", "period", "rule", "fused", *OPTIONS})
 
 
 def emit(program: Program, header: Header) -> str:

@@ -6,14 +6,57 @@ that are trained by a rule of their own.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from itertools import groupby
 
+from nlc.backends.plain import BINDS, PLAIN, closed
+from nlc.backends.precedence import ATOM, CONDITIONAL
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import PartNames, ticks_now, title, write_let
+from nlc.backends.reference.file import PartNames, place, ticks_now, title, write_let
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
+from nlc.ir.expr import Expr, walk
+from nlc.ir.ops import leaf
 from nlc.ir.program import Let, Program, Slot
 from nlc.ir.types import Dim, Type
+
+NUMBER = Type(())
+
+
+class RulePrinter(TorchPrinter):
+    """Numbers of a rule may be tensors: a rate that is learned, a count that the device keeps."""
+
+    def op_g(self, e: Expr) -> tuple[str, int]:
+        return "g", ATOM
+
+    def moves(self, e: Expr) -> bool:
+        """Whether a number is computed of such as may be tensors."""
+        return any(self._may_be_tensor(n) for n in walk(e))
+
+    def _may_be_tensor(self, n: Expr) -> bool:
+        if n.op != "hyper":
+            return n.op == "var" and n.attr in self.numbers
+        h = self.system.hypers.get(str(n.attr).partition("[")[0])
+        return h is not None and hypers.kind(h) == "float"
+
+    def write(self, e: Expr) -> tuple[str, int]:
+        if e.op == "where" and self.is_number(e.args[0]) and self.moves(e.args[0]):
+            c, a, b = map(self, e.args)
+            return f"{self.use('either')}({c}, lambda: {a}, lambda: {b})", ATOM
+        text, binds = super().write(e)
+        if e.op in PLAIN and e.args and self.is_number(e) and self.moves(e):
+            own = re.sub(r"(?<![\w.])(?:math\.(\w+)|(max|min))\(", self._of, PLAIN[e.op])
+            args = [
+                self.at(a, CONDITIONAL if closed(own, i) else ATOM) for i, a in enumerate(e.args)
+            ]
+            return own.format(*args), BINDS.get(e.op, ATOM)
+        if "torch.full_like(" in text and self.moves(e):
+            text = text.replace("torch.full_like(", f"{self.use('filled')}(")
+        return text, binds
+
+    def _of(self, found: re.Match) -> str:
+        return f'{self.use("of")}("{found[1] or found[2]}", '
 
 
 class RuleWriter:
@@ -29,11 +72,11 @@ class RuleWriter:
         )
         key, W = self.trained.key, self.trained.var
         sides = {f"rows({key})": f"{W}.shape[-2]", f"cols({key})": f"{W}.shape[-1]"}
-        self.printer = TorchPrinter(
+        self.printer = RulePrinter(
             self.system, lambda name: sides.get(name, name), lambda path: path, like=W
         )
-        self.printer.op_g = lambda e: ("g", 6)  # type: ignore[attr-defined]
         self.kept = [s for s in program.slots if s is not self.trained]
+        self.held = {s.var for s in program.slots}
         names = {n for let in program.lets() for n in let.names}
         self.parts = PartNames(names | set(self.system.hypers))
 
@@ -54,9 +97,9 @@ class RuleWriter:
         self.update()
 
     def hypers(self) -> None:
-        """The names of the hypers that ``update`` takes, as they stand in a parameter group."""
-        names = [f'"{n}"' for n in self.system.hypers]
-        self.w.collection("HYPERS = (", names, ")")
+        """The hypers that ``update`` takes, as they stand in a parameter group; floats may be tensors."""
+        named = [f'"{h.name}": {hypers.sort(h)}' for h in self.system.hypers.values()]
+        self.w.collection("HYPERS = {", named, "}")
 
     def initial_state(self) -> None:
         w, W = self.w, self.trained.var
@@ -94,7 +137,7 @@ class RuleWriter:
             return f"torch.zeros_like({W})" if s.type.like else f"{W}.new_zeros({shape})"
         if s.init.op == "state":  # starts where another starts
             origin = next(x for x in self.program.slots if x.key == s.init.attr[0])
-            return f"{W}.detach().clone()" if origin is self.trained else self._fresh(origin)
+            return f"{W}.clone()" if origin is self.trained else self._fresh(origin)
         if s.init.op in ("normal", "uniform"):
             args = [self.printer(a) for a in s.init.args]
             args = ["0.0", *args] if s.init.op == "normal" else args
@@ -112,12 +155,10 @@ class RuleWriter:
 
     def update(self) -> None:
         w, W = self.w, self.trained.var
-        args = [f"{W}: Tensor", "g: Tensor", "state: dict", "*"]
-        args += [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
         w("@staticmethod")
-        w.define("update", args, "None")
+        w.define("update", self.arguments(), "Tensor")
         w.depth += 1
-        w('"""One step of one tensor, in place; ``g`` is its gradient."""')
+        self.update_doc(f"``state`` gets what it remembers; neither {W} nor ``g`` is changed")
         for s in self.kept:
             if s.kind == "tick":
                 w(f'{s.var} = state["{s.key}"] + 1')
@@ -135,21 +176,53 @@ class RuleWriter:
                 for let in lets:
                     self._let(let)
                 continue
-            with w.block(f"if {ticks_now(when, tick, self.printer)}:"):
+            due = self._name("due")
+            w(f"{due} = {ticks_now(when, tick, self.printer)}")
+            with w.block(f"if {due} is not False:"):
                 for let in lets:
-                    self._let(let)
+                    self._let(let, due if self.held & {*let.names} else "")
         for s in self.kept:
             w(f'state["{s.key}"] = {s.var}')
+        w(f"return {W}")
         w.depth -= 1
 
-    def _let(self, let: Let) -> None:
-        W = self.trained.var
-        if let.expr.op == "var" and let.expr.attr == W and let.names != (W,):
-            self.w(f"{let.names[0]} = {W}.clone()", let.note)  # W itself is changed in place
+    def arguments(self) -> list[str]:
+        """Of ``update``: the tensor, its gradient, its memories, and the hypers."""
+        args = [f"{self.trained.var}: Tensor", "g: Tensor", "state: dict", "*"]
+        return args + [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
+
+    def update_doc(self, how: str) -> None:
+        said = f'"""One tensor after one step with the gradient ``g``; {how}."""'
+        for line in wrap(said, WIDTH - 8):
+            self.w(line)
+
+    def _let(self, let: Let, due: str = "") -> None:
+        """A statement; in a period it holds where that is ``due``, which the device may know alone."""
+        given = let.expr.op == "g" or (let.expr.op == "var" and let.expr.attr in self.held)
+        if given and let.names != (self.trained.var,):
+            value = f"{self.printer(let.expr)}.clone()"  # what is given may be changed in place
+            self._say(let.names[0], value, due, let.note)
             return
-        if let.names == (W,):
-            stepped = Let((f"{W}_next",), let.expr, let.note, let.span)
-            write_let(self.w, stepped, self.printer, self.header, self.parts)
-            self.w(f"{W}.copy_({W}_next)")
+        if not due:
+            write_let(self.w, let, self.printer, self.header, self.parts)
             return
-        write_let(self.w, let, self.printer, self.header, self.parts)
+        (name,) = let.names
+        text = self.printer(let.expr)
+        if 4 * self.w.depth + len(f"{name} = {self._chosen(due, text, name)}") <= WIDTH:
+            where = place(self.header, let)
+            note = "; ".join(filter(None, [let.note, where if where != self.w.place else ""]))
+            self.w.place = where
+            self._say(name, text, due, note)
+            return
+        new = self._name(f"{name}_next")
+        write_let(self.w, replace(let, names=(new,)), self.printer, self.header, self.parts)
+        self._say(name, new, due)
+
+    def _name(self, base: str) -> str:
+        return self.parts(base, leaf("var", base, NUMBER))
+
+    def _chosen(self, due: str, new: str, old: str) -> str:
+        return f"{self.printer.use('chosen')}({due}, {new}, {old})" if due else new
+
+    def _say(self, name: str, text: str, due: str, note: str = "") -> None:
+        self.w(f"{name} = {self._chosen(due, text, name)}", note)

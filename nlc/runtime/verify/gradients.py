@@ -129,7 +129,7 @@ def rule_checks(spec: Spec, net: torch.nn.Module, backend: str, seed: int) -> li
             expected = _interpreted(derived.watch(run), start, g)
             state, steps = rule.initial_state(W), []
             for slope in g:
-                rule.update(W, slope, state, **hypers)
+                W = rule.update(W.clone(), slope, state, **hypers)
                 steps.append(W.clone())
             found = {"": _changes(start, {"": torch.stack(steps)})}
             error = max(error, difference(found, {"": _changes(start, expected)}))
