@@ -226,7 +226,7 @@ def test_steps_read_as_if_written_by_hand() -> None:
         "v.mul_(beta2).addcmul_(g, g, value=1 - beta2)",
         "torch.mul(v, 1 / (1 - beta2**t), out=a).sqrt_().add_(eps)",
         "W.mul_(1 - lr * weight_decay).addcdiv_(m, a, value=-lr / (1 - beta1**t))",
-        "W = c5 * W + c6 * m / (torch.sqrt(c7 * v) + c8)",
+        "W = c5 * W + c6 * m / (sqrt(c7 * v) + c8)",
     ):
         assert line in lines
 

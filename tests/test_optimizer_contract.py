@@ -542,7 +542,7 @@ def test_a_compiled_step_is_not_compiled_anew_under_a_schedule(way: Way) -> None
 def unrolled(opt: Optimizer, params: list[Tensor], steps: int, graph: bool) -> list[Tensor]:
     """Steps down a loss with a curvature; the tensors after the last."""
     for tick in range(steps):
-        noise = torch.Generator().manual_seed(tick)
+        noise = torch.Generator().manual_seed(tick + 1)
         params = opt.param_groups[0]["params"]
         loss = sum(
             (p - torch.randn(p.shape, generator=noise, dtype=p.dtype)).pow(4).sum() for p in params
@@ -594,6 +594,28 @@ def test_gradients_pass_through_the_steps(way: Way) -> None:
         assert (0.0 if found is None else found.item()) == pytest.approx(
             expected, rel=2e-4, abs=1e-5
         ), name
+
+
+@plain
+def test_a_gradient_of_zero_gives_gradients_that_are_finite(way: Way) -> None:
+    """Roots of second moments are then roots of 0, whose slope is infinite."""
+    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    params = tensors()
+    opt = way(params, differentiable=True, lr=rate)
+    for _ in range(3):
+        now = opt.param_groups[0]["params"]
+        for p, g in zip(
+            now,
+            torch.autograd.grad(
+                now[0].sum(), now, create_graph=True, allow_unused=True, materialize_grads=True
+            ),
+            strict=True,
+        ):
+            p.grad = g
+        opt.step()
+    total = sum(p.sum() for p in opt.param_groups[0]["params"])
+    found = torch.autograd.grad(total, [rate, *params])
+    assert all(x.isfinite().all() for x in found)
 
 
 @plain

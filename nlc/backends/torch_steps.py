@@ -12,6 +12,14 @@ def of(name: str, *numbers: float | Tensor) -> float | Tensor:
     name = {"max": "maximum", "min": "minimum"}.get(name, name)
     return getattr(torch, name)(*(x + torch.zeros_like(like) for x in numbers))
 ''',
+    "sqrt": '''
+def sqrt(x: Tensor) -> Tensor:
+    """√x. Its slope at 0 counts as 0: weights without gradients have roots of 0 in their steps."""
+    if not x.requires_grad:
+        return torch.sqrt(x)
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
+''',
     "either": '''
 def either(condition: bool | Tensor, a: Callable, b: Callable) -> float | Tensor:
     """a() where the condition holds, b() otherwise; of both where the device decides."""

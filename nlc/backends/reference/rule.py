@@ -44,6 +44,8 @@ class RulePrinter(TorchPrinter):
         if e.op == "where" and self.is_number(e.args[0]) and self.moves(e.args[0]):
             c, a, b = map(self, e.args)
             return f"{self.use('either')}({c}, lambda: {a}, lambda: {b})", ATOM
+        if e.op == "sqrt" and not self.is_number(e):
+            return f"{self.use('sqrt')}({self(e.args[0])})", ATOM
         text, binds = super().write(e)
         if e.op in PLAIN and e.args and self.is_number(e) and self.moves(e):
             own = re.sub(r"(?<![\w.])(?:math\.(\w+)|(max|min))\(", self._of, PLAIN[e.op])
