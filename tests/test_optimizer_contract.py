@@ -459,6 +459,48 @@ def test_steps_below_half_of_a_bit_add_up_by_chance() -> None:
         assert (1 - p.detach().double()).mean().item() == pytest.approx(moved, abs=3e-4)
 
 
+FORMATS = """
+nlc: 1
+system: formats
+context: gradients
+hyper: {lr: 0.01, beta: 0.9}
+levels:
+  m:
+    frequency: every step
+    memory: like(W, dtype=bfloat16)
+    objective: -dot(m, g)
+    rule: gd(lr=1 - beta, decay=beta)
+  W:
+    frequency: every step
+    objective: dot(W, m)
+    rule: gd(lr=lr)
+"""
+
+
+@pytest.mark.parametrize("backend", ("reference", "torch"))
+def test_a_memory_can_say_its_format(backend: str) -> None:
+    """It is rounded after every step; the option of the constructor goes before."""
+    made = nlc.loads(FORMATS).compile(backend)
+    params = tensors(torch.float32)
+    opt = made(params)
+    train(opt, params, range(3))
+    m, before = torch.zeros(4, 3).bfloat16(), tensors(torch.float32)[0].detach()
+    for tick in range(3):
+        wide = 0.9 * m.float() + (1 - 0.9) * slope(before, tick, 0)
+        m, before = wide.bfloat16(), before - 0.01 * wide
+    torch.testing.assert_close(params[0].detach(), before)
+    torch.testing.assert_close(opt.state[params[0]]["m"], m)
+    other = made(tensors(torch.float32), state_dtype=torch.float32)
+    train(other, other.param_groups[0]["params"], range(1))
+    assert {s["m"].dtype for s in other.state.values()} == {torch.float32}
+    assert nlc.loads(FORMATS).verify().passed
+
+
+def test_a_format_that_is_none_is_said_to_be_wrong() -> None:
+    with pytest.raises(nlc.SpecError, match="did you mean `bfloat16`"):
+        nlc.loads(FORMATS.replace("bfloat16", "bflot16")).compile()
+
+
 # ---------------------------------------------------------------------------------------------- on the device
 
 
@@ -534,6 +576,53 @@ def test_a_compiled_step_is_not_compiled_anew_under_a_schedule(way: Way) -> None
         other.param_groups[0]["lr"] *= 0.9
 
     close([p.detach() for p in params], train(other, others, range(8), slower))
+
+
+RECTIFIED = """
+nlc: 1
+system: rectified
+context: gradients
+doc: A rate that is a function of the step, beyond arithmetic.
+hyper: {lr: 0.02, beta1: 0.9, beta2: 0.8}
+let:
+  far: 2 / (1 - beta2) - 1
+  rho: far - 2 * t * beta2**t / (1 - beta2**t)
+  r: sqrt(max((rho - 4) * (rho - 2) * far, 1e-9) / ((far - 4) * (far - 2) * max(rho, 1)))
+levels:
+  m:
+    frequency: every step
+    memory: like(W)
+    objective: -dot(m, g)
+    rule: gd(lr=1 - beta1, decay=beta1)
+  W:
+    frequency: every step
+    objective: dot(W, where(rho > 4.5, r * m, tanh(lr) * g))
+    rule: gd(lr=lr)
+"""
+
+
+@pytest.mark.parametrize("backend", ("reference", "torch"))
+def test_functions_of_numbers_stay_on_the_device_and_keep_the_graph(backend: str) -> None:
+    made = nlc.loads(RECTIFIED).compile(backend)
+
+    def after(**given: Any) -> list[Tensor]:
+        opt = made([p.detach() if "differentiable" in given else p for p in tensors()], **given)
+        for tick in range(8):
+            for i, p in enumerate(opt.param_groups[0]["params"]):
+                p.grad = slope(p, tick, i) if not i else torch.ones_like(p)
+            opt.step()
+        return opt.param_groups[0]["params"]
+
+    plain = [p.detach() for p in after()]
+    with NoSync():
+        captured = after(capturable=True)
+    close([p.detach() for p in captured], plain)
+    rate = torch.tensor(0.02, dtype=torch.float64, requires_grad=True)
+    kept = after(differentiable=True, lr=rate)
+    close([p.detach() for p in kept], plain)
+    (found,) = torch.autograd.grad(kept[1].sum(), rate)
+    up, down = (after(lr=0.02 + h)[1].sum().item() for h in (1e-6, -1e-6))
+    assert found.item() == pytest.approx((up - down) / 2e-6, rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------- gradients through it

@@ -8,7 +8,7 @@ def of(name: str, *numbers: float | Tensor) -> float | Tensor:
     """A function of numbers, torch's where one is a tensor: on its device, and with its graph."""
     like = next((x for x in numbers if isinstance(x, Tensor)), None)
     if like is None:
-        return {"max": max, "min": min}.get(name, getattr(math, name, None))(*numbers)
+        return {"max": max, "min": min, **math.__dict__}[name](*numbers)
     name = {"max": "maximum", "min": "minimum"}.get(name, name)
     return getattr(torch, name)(*(x + torch.zeros_like(like) for x in numbers))
 ''',

@@ -16,8 +16,9 @@ from nlc.lib.functions import REQUIRED
 class MemoryKind:
     """``params`` as in ``Function``; ``states`` maps suffixes to shapes, "" for the level's own name.
 
-    ``switches`` are parameters that are on or off, ``functions`` those that name an elementwise function. ``out`` is
-    the parameter that says the size of what is read: a scalar where it is 1.
+    ``dtype`` among the parameters names the number format of the states. ``switches`` are parameters that are on or
+    off, ``functions`` those that name an elementwise function. ``out`` is the parameter that says the size of what is
+    read: a scalar where it is 1.
     """
 
     name: str
@@ -43,11 +44,11 @@ _TABLE = [
                out="out", switches=("bias", "residual"), functions=("act",)),
     MemoryKind("vector", {"n": REQUIRED}, "n numbers", {"": "[n]"}),
     MemoryKind("scalar", {}, "one number", {"": "[]"}),
-    MemoryKind("like", {"W": REQUIRED}, "a tensor like the trained one",
+    MemoryKind("like", {"W": REQUIRED, "dtype": None}, "a tensor like the trained one",
                {"": "like(W)"}, context="gradients"),
-    MemoryKind("rows", {"W": REQUIRED}, "one number for each row of the trained matrix",
+    MemoryKind("rows", {"W": REQUIRED, "dtype": None}, "one number for each row of the trained matrix",
                {"": "rows(W)"}, context="gradients"),
-    MemoryKind("cols", {"W": REQUIRED}, "one number for each column of the trained matrix",
+    MemoryKind("cols", {"W": REQUIRED, "dtype": None}, "one number for each column of the trained matrix",
                {"": "cols(W)"}, context="gradients"),
     MemoryKind("cache", {"window": None, "scale": None},
                "every key and value, read by softmax attention", context="tokens"),

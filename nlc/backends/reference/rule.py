@@ -134,21 +134,28 @@ class RuleWriter:
         W = self.trained.var
         if s.kind == "tick":
             return "0"
-        shape = self._shape(s.type)
+        shape, dtype = self._shape(s.type), self._dtype(s)
         if s.init is None:
-            return f"torch.zeros_like({W})" if s.type.like else f"{W}.new_zeros({shape})"
+            zeros = "torch.zeros_like({W}{d})" if s.type.like else "{W}.new_zeros({s}{d})"
+            return zeros.format(W=W, s=shape, d=f", {dtype}" if dtype else "")
         if s.init.op == "state":  # starts where another starts
             origin = next(x for x in self.program.slots if x.key == s.init.attr[0])
-            return f"{W}.clone()" if origin is self.trained else self._fresh(origin)
+            copied = f"{W}.clone()" if origin is self.trained else self._fresh(origin)
+            return f"{copied}.to({dtype})" if dtype else copied
         if s.init.op in ("normal", "uniform"):
             args = [self.printer(a) for a in s.init.args]
             args = ["0.0", *args] if s.init.op == "normal" else args
-            empty = f"torch.empty_like({W})" if s.type.like else f"{W}.new_empty({shape})"
+            empty = "torch.empty_like({W}{d})" if s.type.like else "{W}.new_empty({s}{d})"
+            empty = empty.format(W=W, s=shape, d=f", {dtype}" if dtype else "")
             return f"{empty}.{s.init.op}_({', '.join(args)})"
+        full = "torch.full_like({W}, {x}{d})" if s.type.like else "{W}.new_full({s}, {x}{d})"
         value = self.printer(s.init)
-        return (
-            f"torch.full_like({W}, {value})" if s.type.like else f"{W}.new_full({shape}, {value})"
-        )
+        return full.format(W=W, s=shape, x=value, d=f", {dtype}" if dtype else "")
+
+    def _dtype(self, s: Slot) -> str:
+        """``dtype=torch.bfloat16`` for a memory that says its format."""
+        state = self.system.states.get(s.key)
+        return f"dtype=torch.{state.dtype}" if state is not None and state.dtype else ""
 
     def _shape(self, t: Type) -> str:
         """``(W.shape[-2],)``: sizes of the trained matrix are those of its last axes."""

@@ -161,11 +161,16 @@ def _interpreted(run: Interpreter, W: Tensor, g: Tensor) -> States:
         states, steps = run.begin(**{trained: W}), []
     for slope in g:
         _, states = run.tick({"g": slope}, states)
-        states = {n: x.detach() for n, x in states.items()}  # no gradient passes from step to step
+        # no gradient passes from step to step, and memories are kept in the formats that they say
+        states = {n: _kept(x.detach(), run.system.states[n].dtype) for n, x in states.items()}
         steps.append(states.pop(trained))
         states = {trained: steps[-1], **states}
     del states[trained]
     return {"": torch.stack(steps), **states}
+
+
+def _kept(x: Tensor, dtype: str | None) -> Tensor:
+    return x if dtype is None else x.to(getattr(torch, dtype)).to(x.dtype)
 
 
 def _compiled(
