@@ -35,6 +35,53 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """The weights of one kind of tensor at some steps of a fixed problem, as printed, and the digest of that text."""
+
+    kind: str
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
+    rows: tuple[tuple[str, ...], ...]
+    digest: str
+
+    def __str__(self) -> str:
+        """A line a step; the numbers of W, the last axis running fastest."""
+        of = f" of {self.kind}" if self.kind else ""
+        wide = [max(map(len, column)) for column in zip(*self.rows)]
+        lines = [f"trajectory{of}, W {list(self.shape)}, digest {self.digest}"]
+        for step, row in zip(self.steps, self.rows, strict=True):
+            numbers = "  ".join(x.rjust(w) for x, w in zip(row, wide, strict=True))
+            lines.append(f"{step:>6}  {numbers}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What another optimizer does otherwise: in ``rows`` what was tried, and ``same`` or the difference.
+
+    ``told``: the arguments that it got; ``alone``: hypers that it was not told of; ``own``: arguments at its defaults.
+    """
+
+    peer: str
+    told: dict[str, Any]
+    alone: tuple[str, ...]
+    own: dict[str, Any]
+    rows: dict[str, str]
+
+    def __str__(self) -> str:
+        """The arguments, then a table."""
+        said = lambda x: ", ".join(f"{n}={v}" for n, v in x.items())  # noqa: E731
+        lines = [f"differs from {self.peer}({said(self.told)}) in"]
+        wide = max(map(len, self.rows))
+        lines += [f"  {what:<{wide}}  {found}" for what, found in self.rows.items()]
+        if self.alone:
+            lines.append(f"it was not told of {', '.join(self.alone)}")
+        if self.own:
+            lines.append(f"its own: {said(self.own)}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
 class Verification:
     """What was checked, with which seed, at which hypers, and how it came out."""
 
@@ -42,6 +89,8 @@ class Verification:
     seed: int
     hypers: dict[str, Any]
     checks: tuple[Check, ...]
+    trajectories: tuple[Trajectory, ...] = ()
+    peer: Comparison | None = None
 
     @property
     def passed(self) -> bool:
@@ -65,7 +114,9 @@ class Verification:
             end = f"{len(failed)} of {len(failed) + passed} checks failed"
             if all(c.life for c in failed):
                 end += ": what was compiled is what the spec says, but its memories do not live"
-        return "\n".join([f"{self.system} at {at}; seed {self.seed}", *lines, end])
+        text = "\n".join([f"{self.system} at {at}; seed {self.seed}", *lines, end])
+        more = [str(x) for x in (*self.trajectories, self.peer) if x is not None]
+        return "\n\n".join([text, *more])
 
 
 def _verdict(c: Check) -> str:
