@@ -177,7 +177,7 @@ def _run(made: type, hypers: dict[str, Any], x: Scenario) -> Tensor:
         g = x.gradient(g, tick)
         p.grad = None if g is None else g.to(x.dtype)
         optimizer.step()
-        out.append(p.detach().double())
+        out.append(p.detach().double().clone())  # the parameter goes on
     return torch.stack(out)
 
 
