@@ -163,7 +163,7 @@ class Pair:
         if share.max() <= tolerance:
             return "same but for rounding" if rounded else "same"
         first = int((share > tolerance).nonzero()[0]) + 1
-        return f"from step {first}, by up to {(off / moved).max().item():.0e} of the way"
+        return f"from step {first}, by up to {(off.max() / moved.max()).item():.0e} of the way"
 
 
 def _run(made: type, hypers: dict[str, Any], x: Scenario) -> Tensor:
