@@ -112,7 +112,8 @@ def test_every_hyper_can_differ_by_group(way: Way) -> None:
     """A group's own value does what the constructor's would, and the other group keeps the default."""
     usual = way.numbers()
     other = {n: 0.5 * x for n, x in usual.items()}
-    other |= {n: way.spec.system.hypers[n].value + 1 for n in way.made.HYPERS if n not in usual}
+    found = way.spec.system.hypers
+    other |= {n: found[n].value + 1 for n in way.made.HYPERS if n in found and n not in usual}
     for name, value in other.items():
         value = not value if way.made.HYPERS[name] is bool else way.made.HYPERS[name](value)
         params, alone, changed = tensors(), tensors(), tensors()
@@ -499,6 +500,28 @@ def test_a_memory_can_say_its_format(backend: str) -> None:
 def test_a_format_that_is_none_is_said_to_be_wrong() -> None:
     with pytest.raises(nlc.SpecError, match="did you mean `bfloat16`"):
         nlc.loads(FORMATS.replace("bfloat16", "bflot16")).compile()
+
+
+@plain
+def test_the_format_of_matrix_products_can_be_chosen(way: Way) -> None:
+    """Where there are some: half precision changes the step by its rounding; float64 by that of the spec's format."""
+    if "newton_schulz" not in way.spec.source.text:
+        with pytest.raises(TypeError, match="matrix_dtype"):
+            way(tensors(), matrix_dtype=torch.bfloat16)
+        return
+    ends = {}
+    for dtype in (None, torch.float64, torch.bfloat16):
+        params = tensors()
+        ends[dtype] = train(way(params, lr=0.02, matrix_dtype=dtype), params, range(4))[0]
+    moved = (ends[None] - tensors()[0]).norm()
+    share = {d: ((x - ends[torch.float64]).norm() / moved).item() for d, x in ends.items()}
+    assert 1e-4 < share[torch.bfloat16] < 0.2 and share[None] < 1e-4
+    params = tensors()
+    kept = way(params, lr=0.02, matrix_dtype=torch.bfloat16)
+    train(kept, params, range(2))
+    other = way(params)
+    other.load_state_dict(saved(kept))
+    assert other.param_groups[0]["matrix_dtype"] is torch.bfloat16
 
 
 # ---------------------------------------------------------------------------------------------- on the device

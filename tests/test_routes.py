@@ -242,6 +242,35 @@ def test_a_parameter_can_join_a_route() -> None:
         opt.add_param_group({"params": [("x", more)], "route": "sgd"})
 
 
+def test_steps_on_the_device_and_steps_that_keep_their_graph() -> None:
+    model, other = net(), net()
+    asked = {"view": "flatten(1:)", "kinds": "stacks"}
+    routes = [nlc.Route("muon", **asked, capturable=x) for x in (True, False)]
+    captured = nlc.route(model, routes[0], rest=nlc.Route("adamw", capturable=True), tell=None)
+    plain = nlc.route(other, routes[1], rest="adamw", tell=None)
+    schedule = lr_scheduler.ExponentialLR(captured, 0.5)
+    assert all(isinstance(g["lr"], Tensor) for g in captured.param_groups)
+    for tick in range(4):
+        train(model, captured, range(tick, tick + 1))
+        train(other, plain, range(tick, tick + 1))
+        schedule.step()
+        for group in plain.param_groups:
+            group["lr"] *= 0.5
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+    small = nn.Linear(3, 2).double()
+    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    asked = [nlc.Route(x, lr=rate, differentiable=True) for x in ("m3_ema", "sgd")]
+    opt = nlc.route(small, *asked, tell=None)
+    for p in small.parameters():
+        p.grad = torch.ones_like(p)
+    opt.step()
+    now = [p for group in opt.param_groups for p in group["params"]]
+    assert sum(p.sum() for p in now).backward() is None and rate.grad.item() != 0
+    assert all(a is not b for a, b in zip(now, small.parameters(), strict=True))
+
+
 def test_a_rest_that_has_routes_of_its_own_keeps_them() -> None:
     model = nn.Sequential(nn.Linear(3, 4)).double()
     (opt,) = (nlc.route(model, rest="muon", tell=None),)

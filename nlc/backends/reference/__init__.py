@@ -33,7 +33,7 @@ RESERVED = frozenset(
 )
 
 # What a parameter group holds beside the hypers of its optimizer.
-GROUP = frozenset({"params", "param_names", "period", "rule", "fused", *OPTIONS})
+GROUP = frozenset({"params", "param_names", "period", "rule", "fused", "matrix_dtype", *OPTIONS})
 
 
 def emit(program: Program, header: Header) -> str:

@@ -29,6 +29,11 @@ OPTIONS: dict[str, tuple[str, str]] = {
     ),
 }
 
+MATRICES = (
+    "torch.dtype | None = None",
+    "in which ``newton_schulz`` multiplies, such as torch.bfloat16 on a GPU; None: as the spec says.",
+)
+
 GROUPS = '''
 def add_param_group(self, param_group: dict) -> None:
     """Adds a group. ValueError for an unknown rule, hypers that it lacks, a wrong period."""

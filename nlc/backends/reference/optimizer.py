@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlc.backends.reference import hypers
-from nlc.backends.reference.contract import GROUPS, OPTIONS, STEP
+from nlc.backends.reference.contract import GROUPS, MATRICES, OPTIONS, STEP
 from nlc.backends.reference.file import class_name, close_file, open_file, reference_helpers, title
 from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.torch_printer import TorchPrinter
@@ -47,6 +47,8 @@ class OptimizerWriter:
             kind: self.RULE(other, header, w, self.name + kind.capitalize())
             for kind, other in program.rules.items()
         }
+        for rule in (self.rule, *self.routes.values()):
+            rule.printer.free = True
 
     def write(self) -> None:
         w = self.w
@@ -112,7 +114,8 @@ class OptimizerWriter:
 
     def options(self) -> dict[str, tuple[str, str]]:
         """Arguments that are no hypers, each with its type and default, and what they say."""
-        return dict(OPTIONS)
+        chosen = any(x.chooses for x in (self.rule, *self.routes.values()))
+        return OPTIONS | ({"matrix_dtype": MATRICES} if chosen else {})
 
     @property
     def _only_matrices(self) -> bool:

@@ -7,7 +7,7 @@ that are trained by a rule of their own.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from nlc.backends.plain import BINDS, PLAIN, closed
@@ -17,6 +17,7 @@ from nlc.backends.reference.file import PartNames, place, ticks_now, title, writ
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr, walk
+from nlc.ir.matrices import NewtonSchulz
 from nlc.ir.ops import leaf
 from nlc.ir.program import Let, Program, Slot
 from nlc.ir.types import Dim, Type
@@ -24,11 +25,23 @@ from nlc.ir.types import Dim, Type
 NUMBER = Type(())
 
 
+@dataclass
 class RulePrinter(TorchPrinter):
     """Numbers of a rule may be tensors: a rate that is learned, a count that the device keeps."""
 
+    free: bool = False  # whether the user may choose in which format matrices are multiplied
+
     def op_g(self, e: Expr) -> tuple[str, int]:
         return "g", ATOM
+
+    def op_newton_schulz(self, e: Expr) -> tuple[str, int]:
+        text, binds = super().op_newton_schulz(e)
+        if not self.free:
+            return text, binds
+        how: NewtonSchulz = e.attr  # type: ignore[assignment]
+        said = f", torch.{how.dtype}" if how.dtype else ""
+        own = f", matrix_dtype or torch.{how.dtype}" if how.dtype else ", matrix_dtype"
+        return f"{text[:-1].removesuffix(said)}{own})", binds
 
     def moves(self, e: Expr) -> bool:
         """Whether a number is computed of such as may be tensors."""
@@ -101,6 +114,7 @@ class RuleWriter:
     def hypers(self) -> None:
         """The hypers that ``update`` takes, as they stand in a parameter group; floats may be tensors."""
         named = [f'"{h.name}": {hypers.sort(h)}' for h in self.system.hypers.values()]
+        named += ['"matrix_dtype": torch.dtype'] if self.chooses else []
         self.w.collection("HYPERS = {", named, "}")
 
     def initial_state(self) -> None:
@@ -198,7 +212,15 @@ class RuleWriter:
     def arguments(self) -> list[str]:
         """Of ``update``: the tensor, its gradient, its memories, and the hypers."""
         args = [f"{self.trained.var}: Tensor", "g: Tensor", "state: dict", "*"]
-        return args + [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
+        args += [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
+        return args + (["matrix_dtype: torch.dtype | None"] if self.chooses else [])
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the user chooses in which format its matrices are multiplied."""
+        exprs = [x.expr for x in self.program.lets()]
+        exprs += [s.init for s in self.program.slots if s.init is not None]
+        return self.printer.free and any(n.op == "newton_schulz" for e in exprs for n in walk(e))
 
     def update_doc(self, how: str) -> None:
         said = f'"""One tensor after one step with the gradient ``g``; {how}."""'
