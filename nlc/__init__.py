@@ -10,12 +10,13 @@ Importing nlc imports no torch; ``compile`` does.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nlc.base.diagnostics import Diagnostic, SpecError
 from nlc.pipeline import Spec, load, loads
 from nlc.runtime import loader as _loader  # noqa: F401  instances of generated classes unpickle
+from nlc.runtime.routes import Route
 from nlc.version import __version__
 
 
@@ -50,4 +51,39 @@ def compile(
     return made.compile(backend, plan)
 
 
-__all__ = ["Diagnostic", "Spec", "SpecError", "__version__", "compile", "load", "loads"]
+def route(
+    model: Any, *routes: Any, rest: Any = None, tell: Callable[[str], None] | None = print
+) -> Any:
+    """One optimizer of a model's parameters, each trained by the first route that takes it.
+
+        optimizer = nlc.route(model, nlc.Route("adamw", modules=nn.Embedding), "muon", rest="adamw")
+
+    Args:
+        model: its ``named_parameters`` are routed; those that need no gradient are left out.
+        routes: each a ``Route``, or what a Route's ``system`` is.
+        rest: the same, for all that no route takes.
+        tell: is given the table of what went where; None for silence.
+
+    Returns:
+        A ``torch.optim.Optimizer`` with a group for each route, which has that system's hypers.
+
+    Raises:
+        ValueError: no route takes a parameter; a pattern, a class or a route finds none; a system lacks a hyper.
+        SpecError: a spec has mistakes.
+    """
+    from nlc.runtime.routed import routed
+
+    return routed(model, *routes, rest=rest, tell=tell)
+
+
+__all__ = [
+    "Diagnostic",
+    "Route",
+    "Spec",
+    "SpecError",
+    "__version__",
+    "compile",
+    "load",
+    "loads",
+    "route",
+]

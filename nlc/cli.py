@@ -60,7 +60,7 @@ def _verb(f: Callable) -> Callable:
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except (BadHyper, BadPlan) as error:
-            hint = "--set" if isinstance(error, BadHyper) else "--plan"
+            hint = error.option if isinstance(error, BadHyper) else "--plan"
             raise click.BadParameter(str(error), param_hint=hint) from None
         except OSError as error:
             place = kwargs.get("output") or kwargs.get("path") or error.filename or ""
@@ -306,16 +306,26 @@ def compile(
     show_default=True,
     help="How long the memories of a token system are watched.",
 )
+@options.AGAINST
+@options.PEER
 @options.FORMAT
 @_verb
 def verify(
-    spec: str, operator: bool, settings: tuple[str, ...], seed: int, tokens: int, format: str
+    spec: str,
+    operator: bool,
+    settings: tuple[str, ...],
+    seed: int,
+    tokens: int,
+    against: str | None,
+    peers: tuple[str, ...],
+    format: str,
 ) -> None:
     """Compare what is compiled with the spec itself, on random inputs."""
     loaded = _load(spec, operator=operator)
     _warn(loaded)
     hypers = dict(map(options.setting, settings))
-    result = loaded.verify(seed=seed, tokens=tokens, hypers=hypers)
+    peer = dict(map(options.setting, peers))
+    result = loaded.verify(seed=seed, tokens=tokens, hypers=hypers, against=against, peer=peer)
     if format == "json":
         click.echo(json.dumps(result.asdict(), ensure_ascii=False, indent=2))
     else:

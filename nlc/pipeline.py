@@ -518,16 +518,24 @@ class Spec:
         return made
 
     def verify(
-        self, *, seed: int = 0, tokens: int = 2000, hypers: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int = 0,
+        tokens: int = 2000,
+        hypers: dict[str, Any] | None = None,
+        against: type | str | None = None,
+        peer: dict[str, Any] | None = None,
     ) -> Verification:
         """What was compiled against the spec itself, on random inputs; ``runtime/verify`` says how.
 
-        ``tokens``: how long memories are watched. ``hypers`` are kept as given, others made small.
+        ``tokens``: how long memories are watched. ``hypers`` are kept as given, others made small. ``against``: a class
+        of optimizers, or its path, that a gradient system is compared with, ``peer`` its other arguments.
         """
         from nlc.runtime.verify import verify
 
         with _deep():
-            return verify(self, EXACT, seed=seed, tokens=tokens, hypers=hypers)
+            more = {"against": against, "peer": peer}
+            return verify(self, EXACT, seed=seed, tokens=tokens, hypers=hypers, **more)
 
     def explain(
         self,

@@ -125,3 +125,32 @@ def test_kernels_stand_in_a_compiled_graph() -> None:
     x = torch.randn(2, 70, 64, device="cuda")
     compiled = torch.compile(net, fullgraph=True)
     torch.testing.assert_close(compiled(x)[0], net(x)[0], rtol=1e-2, atol=1e-3)
+
+
+OPTIMIZERS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_captured_step_goes_on_under_a_schedule(name: str) -> None:
+    """A CUDA graph of one step, replayed, beside plain steps: rates, counts and slow periods included."""
+    made = nlc.compile(name)
+    ends = []
+    for captured in (True, False):
+        noise = torch.Generator().manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(6, 4, generator=noise, dtype=torch.float64).cuda())
+        opt = made([p], lr=0.01, capturable=captured)
+        p.grad = torch.empty_like(p)
+        graph = torch.cuda.CUDAGraph()
+        for tick in range(20):
+            p.grad.copy_(torch.randn(6, 4, generator=noise, dtype=torch.float64))
+            opt.param_groups[0]["lr"] *= 0.9
+            if not captured or tick < 3:
+                opt.step()
+                continue
+            if tick == 3:
+                torch.cuda.synchronize()
+                with torch.cuda.graph(graph):
+                    opt.step()
+            graph.replay()
+        ends.append(p.detach().cpu())
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-6)

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -199,15 +200,15 @@ def test_rules_of_a_module_are_not_touched_by_fused() -> None:
     """A rule that a module brings has no such form, and is called as it is."""
 
     class Halved:
-        HYPERS = ("lr",)
+        HYPERS: ClassVar = {"lr": float}
 
         @staticmethod
         def initial_state(W: Tensor) -> dict:
             return {"t": 0}
 
         @staticmethod
-        def update(W: Tensor, g: Tensor, state: dict, *, lr: float) -> None:
-            W.mul_(0.5)
+        def update(W: Tensor, g: Tensor, state: dict, *, lr: float) -> Tensor:
+            return W * 0.5
 
     (p,) = params([(2,)], torch.float32)
     before = p.detach().clone()
@@ -225,7 +226,7 @@ def test_steps_read_as_if_written_by_hand() -> None:
         "v.mul_(beta2).addcmul_(g, g, value=1 - beta2)",
         "torch.mul(v, 1 / (1 - beta2**t), out=a).sqrt_().add_(eps)",
         "W.mul_(1 - lr * weight_decay).addcdiv_(m, a, value=-lr / (1 - beta1**t))",
-        "W.copy_(c5 * W + c6 * m / (torch.sqrt(c7 * v) + c8))",
+        "W = c5 * W + c6 * m / (sqrt(c7 * v) + c8)",
     ):
         assert line in lines
 

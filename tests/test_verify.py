@@ -390,7 +390,8 @@ def test_a_state_that_does_not_survive_a_file_fails(sources: Callable) -> None:
 def test_a_wrong_line_of_an_optimizer_fails(sources: Callable) -> None:
     sources("1 - beta2**t", "1 - beta2")
     assert failed(nlc.load("adamw")) == [
-        "reference: the changes of the weights = the interpreter's"
+        "reference: the changes of the weights = the interpreter's",
+        "reference: the trajectory = the interpreter's",
     ]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from nlc.backends.torch_steps import STEPS
+
 HELPERS: dict[str, str] = {
+    **STEPS,
     "place": '''
 def place(module: nn.Module, path: str, value: nn.Module | Tensor) -> None:
     """Makes ``module.a.b`` a layer or a parameter, for the path a.b, with modules in between."""
@@ -165,53 +168,6 @@ def causal_attention(
     hidden = age < 0 if window is None else (age < 0) | (age >= window)
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     return (weights @ values.transpose(1, 2)).transpose(1, 2)
-''',
-    "gathered": '''
-def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
-    """The sum of the last ``period`` gradients once they are complete, None before."""
-    total, count = state.get("sum of gradients"), state.get("gradients", 0) + 1
-    total = g.clone() if total is None else total + g
-    complete = count == period
-    state["sum of gradients"] = None if complete else total
-    state["gradients"] = 0 if complete else count
-    return total if complete else None
-''',
-    "blocks": '''
-BLOCK = 65536  # elements: they and what is computed of them stay in a core's cache
-
-
-def blocks(tensors: tuple[Tensor, ...], rooms: int = 0) -> Iterator[tuple[Tensor, ...]]:
-    """The elements of tensors of one shape, some after the others, and room for as many."""
-    W, g, *held = tensors
-    if W.numel() <= BLOCK or not all(x.is_contiguous() for x in (W, *held)):
-        yield *tensors, *(torch.empty_like(W) for _ in range(rooms))
-        return
-    tensors = (W, g.contiguous(), *held)  # a gradient is only read
-    beside = [W.new_empty(BLOCK) for _ in range(rooms)]
-    for pieces in zip(*(x.view(-1).split(BLOCK) for x in tensors), strict=True):
-        yield *pieces, *(x[: len(pieces[0])] for x in beside)
-''',
-    "one_pass": '''
-@functools.cache
-def compiled(advance: Callable) -> Callable:
-    """One for all shapes, and for any number of threads."""
-    options = {"cpp.dynamic_threads": True}
-    return torch.compile(advance, dynamic=True, fullgraph=True, options=options)
-
-
-@functools.lru_cache(16)
-def as_tensors(numbers: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Numbers of a step, which many tensors share."""
-    return tuple(torch.tensor(x, dtype=dtype) for x in numbers)
-
-
-def one_pass(advance: Callable, tensors: tuple, numbers: tuple, *flags: bool) -> None:
-    """A compiled step of tensors of one shape."""
-    if all(x.is_contiguous() for x in tensors):
-        tensors = tuple(x.view(-1).data for x in tensors)  # the shape behind a view would count
-    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-    numbers = as_tensors(tuple(map(float, numbers)), dtype)  # a rate may be a tensor that changes
-    compiled(advance)(*tensors, *numbers, *flags)
 ''',
     "watched": '''
 def watched(x: Tensor) -> Tensor:

@@ -12,11 +12,16 @@ RESERVED = frozenset(
     add_param_group load_state_dict check_group rule_of HYPERS
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
     list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
-    functools blocks one_pass as_tensors compiled BLOCK
+    functools blocks one_pass as_tensors compiled BLOCK in_place on_device out_of_place of either filled chosen
+    widened rounded sqrt due new old memory given advance run dtype settle stepped tensors numbers
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     declared whole_sizes plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
     """.split()
 )
 
 # What a parameter group holds beside the hypers of its optimizer.
-GROUP = frozenset({"params", "period", "rule", "maximize", "fused"})
+GROUP = frozenset(
+    """
+    params param_names period rule fused matrix_dtype maximize capturable differentiable state_dtype rounding_seed
+    """.split()
+)

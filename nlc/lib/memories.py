@@ -16,9 +16,9 @@ from nlc.lib.functions import REQUIRED
 class MemoryKind:
     """``params`` as in ``Function``; ``states`` maps suffixes to shapes, "" for the level's own name.
 
-    ``example`` is the text of a level M over the names of ``tools/reference``. ``switches`` are parameters that are on
-    or off, ``functions`` those that name an elementwise function. ``out`` is the parameter that says the size of what
-    is read: a scalar where it is 1.
+    ``example`` is the text of a level M over the names of ``tools/reference``. ``dtype`` among the parameters names the
+    number format of the states. ``switches`` are parameters that are on or off, ``functions`` those that name an
+    elementwise function. ``out`` is the parameter that says the size of what is read: a scalar where it is 1.
     """
 
     name: str
@@ -54,16 +54,16 @@ _TABLE = [
                _level("vector(n)", "objective: 0.5 * sqnorm(M - v); rule: gd(lr=b)"), {"": "[n]"}),
     MemoryKind("scalar", {}, "one number",
                _level("scalar", "update: max(M, b)"), {"": "[]"}),
-    MemoryKind("like", {"W": REQUIRED}, "a tensor like the trained one",
+    MemoryKind("like", {"W": REQUIRED, "dtype": None}, "a tensor like the trained one",
                _level("like(W)", "objective: -dot(M, g); rule: gd(lr=0.1, decay=0.9)", "every step"),
                {"": "like(W)"}, context="gradients"),
-    MemoryKind("rows", {"W": REQUIRED}, "one number for each row of the trained matrix",
+    MemoryKind("rows", {"W": REQUIRED, "dtype": None}, "one number for each row of the trained matrix",
                _level("rows(W)", "objective: 0.5 * sqnorm(per_value(M) * g - g); rule: gd(lr=0.1)", "every step"),
                {"": "rows(W)"}, context="gradients"),
-    MemoryKind("cols", {"W": REQUIRED}, "one number for each column of the trained matrix",
+    MemoryKind("cols", {"W": REQUIRED, "dtype": None}, "one number for each column of the trained matrix",
                _level("cols(W)", "objective: 0.5 * sqnorm(per_key(M) * g - g); rule: gd(lr=0.1)", "every step"),
                {"": "cols(W)"}, context="gradients"),
-    MemoryKind("gram", {"W": REQUIRED, "side": REQUIRED},
+    MemoryKind("gram", {"W": REQUIRED, "side": REQUIRED, "dtype": None},
                "a square matrix for the rows (`left`) or the columns (`right`) of the trained matrix",
                _level("gram(W, left)", "objective: -dot(M, g @ g.T); rule: gd(lr=1)", "every step"),
                {"": "gram(W, side)"}, context="gradients"),

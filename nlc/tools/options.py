@@ -85,6 +85,18 @@ _DTYPE = click.option(  # of kernels
     show_default=True,
     help="Of inputs and weights.",
 )
+AGAINST = click.option(
+    "--against",
+    metavar="CLASS",
+    help="Say what an optimizer does otherwise than that class, such as torch.optim.AdamW.",
+)
+PEER = click.option(
+    "--peer",
+    "peers",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="An argument of that class, where the spec has no hyper of that name.",
+)
 FORMAT = click.option(
     "--format",
     type=click.Choice(["text", "json", "github"]),

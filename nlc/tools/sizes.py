@@ -29,6 +29,14 @@ _BINARY: dict[str, Callable[[Number, Number], Number]] = {
 class BadHyper(ValueError):
     """A hyper that the spec has not, or a value that it cannot have."""
 
+    option = "--set"  # of the command line
+
+
+class BadPeer(BadHyper):
+    """A class to compare with that is not there, or an argument that it has not."""
+
+    option = "--against"
+
 
 def settled(system: System, given: Mapping[str, object]) -> Values:
     """All hypers by name, the derived ones computed; a list's elements as ``name[i]`` too."""

@@ -36,6 +36,11 @@ def kind(h: Hyper) -> str:
     )
 
 
+def sort(h: Hyper) -> str:
+    """The type of a hyper, as a class."""
+    return "tuple" if isinstance(h.value, list) else kind(h)
+
+
 def _default(h: Hyper) -> str:
     if h.derived:
         return "None"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from nlc.backends.reference import hypers
+from nlc.backends.reference.contract import GROUPS, MATRICES, OPTIONS, STEP
 from nlc.backends.reference.file import (
     class_name,
     close_file,
     declarations,
     open_file,
-    quoted,
     reference_helpers,
     title,
 )
@@ -54,6 +54,8 @@ class OptimizerWriter:
             kind: self.RULE(other, header, w, self.name + kind.capitalize())
             for kind, other in program.rules.items()
         }
+        for rule in (self.rule, *self.routes.values()):
+            rule.printer.free = True
 
     def write(self) -> None:
         w = self.w
@@ -73,13 +75,11 @@ class OptimizerWriter:
             w()
             self._init()
             w()
-            self._add_param_group()
-            w()
-            self._getstate()
+            self._text(GROUPS)
             w()
             self._rule_of()
             w()
-            self._step()
+            self._text(STEP)
             w()
             self.rule.initial_state()
             w()
@@ -100,7 +100,7 @@ class OptimizerWriter:
             w(f"    {'    ' if i else ''}{line}")
         for h in system.hypers.values():
             w(f"    {h.name}: {hypers.default_text(h)} by default.")
-        for name, said in self.options().items():
+        for name, (_, said) in self.options().items():
             for i, line in enumerate(wrap(f"{name}: {said}", WIDTH - 16)):
                 w(f"    {'    ' if i else ''}{line}")
         if system.routes:
@@ -123,9 +123,10 @@ class OptimizerWriter:
             w(line)
         w('"""')
 
-    def options(self) -> dict[str, str]:
-        """Arguments that are no hypers, False by default, and what they say."""
-        return {"maximize": "climb the loss instead of descending it."}
+    def options(self) -> dict[str, tuple[str, str]]:
+        """Arguments that are no hypers, each with its type and default, and what they say."""
+        chosen = any(x.chooses for x in (self.rule, *self.routes.values()))
+        return OPTIONS | ({"matrix_dtype": MATRICES} if chosen else {})
 
     @property
     def _only_matrices(self) -> bool:
@@ -138,7 +139,7 @@ class OptimizerWriter:
 
     def _init(self) -> None:
         w, system = self.w, self.system
-        flags = [f"{n}: bool = False" for n in self.options()]
+        flags = [f"{n}: {kind}" for n, (kind, _) in self.options().items()]
         args = ["self", "params", *hypers.signature(system), "*", *flags]
         w.define("__init__", args, "None")
         w.depth += 1
@@ -152,45 +153,20 @@ class OptimizerWriter:
         w("super().__init__(params, defaults)")
         w.depth -= 1
 
-    def _add_param_group(self) -> None:
-        w = self.w
-        with w.block("def add_param_group(self, param_group: dict) -> None:"):
-            w(
-                '"""Adds a group. ValueError for an unknown rule, hypers that it lacks, a wrong period."""'
-            )
-            w('rule = param_group.get("rule")')
-            with w.block("if isinstance(rule, type):"):
-                w('name = f"{rule.__module__}.{rule.__qualname__}"', "state_dict holds names only")
-                w("self.rules[name] = rule")
-                w('param_group = {**param_group, "rule": name}')
-                w(
-                    "missing = [key for key in rule.HYPERS if key not in {**self.defaults, **param_group}]"
-                )
-                with w.block("if missing:"):
-                    w('raise ValueError(f"the rule {name} needs {missing} in its group")')
-            w("self.check_group(param_group)")
-            w("super().add_param_group(param_group)")
-        w()
-        with w.block("def load_state_dict(self, state_dict: dict) -> None:"):
-            w(
-                '"""As torch\'s. ValueError for a rule that no group of this optimizer has brought."""'
-            )
-            with w.block('for group in state_dict["param_groups"]:'):
-                w("self.check_group(group)")
-            w("super().load_state_dict(state_dict)")
-        w()
-        with w.block("def check_group(self, group: dict) -> None:"):
-            w('rule, period = group.get("rule"), group.get("period", 1)')
-            with w.block("if rule is not None and rule not in self.rules:"):
-                w(
-                    'raise ValueError(f"there is no rule {rule!r} among {[*filter(None, self.rules)]}")'
-                )
-            with w.block("if not isinstance(period, int) or period < 1:"):
-                w('raise ValueError(f"period = {period} must be a whole number, at least 1")')
-
-    def _getstate(self) -> None:
-        with self.w.block("def __getstate__(self) -> dict:"):
-            self.w('return {**super().__getstate__(), "rules": self.rules}')
+    def _text(self, text: str) -> None:
+        """Members that all optimizers have."""
+        for line in text.strip("\n").split("\n"):
+            kept = line.removeprefix("fused:")
+            if kept != line and "fused" not in self.options():
+                continue
+            self.w(kept.replace("CLASS", self.name))
+        self.printer.helpers |= {
+            x
+            for x in ("gathered", "widened", "rounded", "declared", "all_finite")
+            if f"{x}(" in text
+        }
+        if "fused" in self.options() and "fused:" in text:
+            self.printer.helpers |= {"on_device", "one_pass", "out_of_place"}
 
     def _rule_of(self) -> None:
         w, W = self.w, self.rule.trained.var
@@ -212,45 +188,3 @@ class OptimizerWriter:
                 kinds = " and ".join(kind for kind, _ in self.system.routes)
                 found = f"takes {kinds}, found a parameter of shape {{list({W}.shape)}}"
                 w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
-
-    def call_rule(self) -> None:
-        """What is done with a gradient."""
-        W = self.rule.trained.var
-        self.w(f"rule.update({W}, g, state, **{{key: group[key] for key in rule.HYPERS}})")
-
-    def _finite(self, tensors: str) -> None:
-        """The test that users may ask for, before and behind a step."""
-        with self.w.block("if self.error_if_nonfinite:"):
-            self.w(f"{self.printer.use('all_finite')}(rule, {tensors})")
-
-    def _step(self) -> None:
-        w, W = self.w, self.rule.trained.var
-        w("@torch.no_grad()")
-        with w.block("def step(self, closure: Callable[[], float] | None = None) -> float | None:"):
-            w(
-                '"""One step of every tensor that has a gradient; ``closure`` computes the loss anew."""'
-            )
-            w("loss = None")
-            with w.block("if closure is not None:"), w.block("with torch.enable_grad():"):
-                w("loss = closure()")
-            with (
-                w.block("for group in self.param_groups:"),
-                w.block(f'for {W} in group["params"]:'),
-            ):
-                with w.block(f"if {W}.grad is None:"):
-                    w("continue")
-                with w.block(f"if {W}.is_complex() or {W}.grad.is_sparse:"):
-                    w(f'kind = "complex parameters" if {W}.is_complex() else "sparse gradients"')
-                    w(f"where = {self.printer.use('declared')}(self, {quoted(W)})")
-                    w(f'raise RuntimeError(f"{self.name} does not take {{kind}} ({{where}})")')
-                w(f"rule, state = self.rule_of({W}, group), self.state[{W}]")
-                with w.block("if not state:"):
-                    w(f"state.update(rule.initial_state({W}))")
-                w(f'g = -{W}.grad if group["maximize"] else {W}.grad')
-                with w.block('if group["period"] > 1:'):
-                    w(f'g = {self.printer.use("gathered")}(g, state, group["period"])')
-                with w.block("if g is not None:"):
-                    self._finite("g=g")
-                    self.call_rule()
-                    self._finite(f"**state, {W}={W}")
-            w("return loss")

@@ -6,15 +6,73 @@ that are trained by a rule of their own.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, replace
 from itertools import groupby
 
+from nlc.backends.plain import BINDS, PLAIN, closed
+from nlc.backends.precedence import ATOM, CONDITIONAL
 from nlc.backends.reference import hypers
-from nlc.backends.reference.file import PartNames, declarations, ticks_now, title, write_let
+from nlc.backends.reference.file import PartNames, declarations, place, ticks_now, title, write_let
 from nlc.backends.reference.states import started
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
+from nlc.ir.expr import Expr, walk
+from nlc.ir.matrices import NewtonSchulz
+from nlc.ir.ops import leaf
 from nlc.ir.program import Let, Program, Slot
 from nlc.ir.types import Dim, Type
+
+NUMBER = Type(())
+
+
+@dataclass
+class RulePrinter(TorchPrinter):
+    """Numbers of a rule may be tensors: a rate that is learned, a count that the device keeps."""
+
+    free: bool = False  # whether the user may choose in which format matrices are multiplied
+
+    def op_g(self, e: Expr) -> tuple[str, int]:
+        return "g", ATOM
+
+    def op_newton_schulz(self, e: Expr) -> tuple[str, int]:
+        text, binds = super().op_newton_schulz(e)
+        if not self.free:
+            return text, binds
+        how: NewtonSchulz = e.attr  # type: ignore[assignment]
+        said = f", torch.{how.dtype}" if how.dtype else ""
+        own = f", matrix_dtype or torch.{how.dtype}" if how.dtype else ", matrix_dtype"
+        return f"{text[:-1].removesuffix(said)}{own})", binds
+
+    def moves(self, e: Expr) -> bool:
+        """Whether a number is computed of such as may be tensors."""
+        return any(self._may_be_tensor(n) for n in walk(e))
+
+    def _may_be_tensor(self, n: Expr) -> bool:
+        if n.op != "hyper":
+            return n.op == "var" and n.attr in self.numbers
+        h = self.system.hypers.get(str(n.attr).partition("[")[0])
+        return h is not None and hypers.kind(h) == "float"
+
+    def write(self, e: Expr) -> tuple[str, int]:
+        if e.op == "where" and self.is_number(e.args[0]) and self.moves(e.args[0]):
+            c, a, b = map(self, e.args)
+            return f"{self.use('either')}({c}, lambda: {a}, lambda: {b})", ATOM
+        if e.op == "sqrt" and not self.is_number(e):
+            return f"{self.use('sqrt')}({self(e.args[0])})", ATOM
+        text, binds = super().write(e)
+        if e.op in PLAIN and e.args and self.is_number(e) and self.moves(e):
+            own = re.sub(r"(?<![\w.])(?:math\.(\w+)|(max|min))\(", self._of, PLAIN[e.op])
+            args = [
+                self.at(a, CONDITIONAL if closed(own, i) else ATOM) for i, a in enumerate(e.args)
+            ]
+            return own.format(*args), BINDS.get(e.op, ATOM)
+        if "torch.full_like(" in text and self.moves(e):
+            text = text.replace("torch.full_like(", f"{self.use('filled')}(")
+        return text, binds
+
+    def _of(self, found: re.Match) -> str:
+        return f'{self.use("of")}("{found[1] or found[2]}", '
 
 
 class RuleWriter:
@@ -30,12 +88,12 @@ class RuleWriter:
         )
         key, W = self.trained.key, self.trained.var
         sides = {f"rows({key})": f"{W}.shape[-2]", f"cols({key})": f"{W}.shape[-1]"}
-        self.printer = TorchPrinter(
+        self.printer = RulePrinter(
             self.system, lambda name: sides.get(name, name), lambda path: path, like=W
         )
-        self.printer.op_g = lambda e: ("g", 6)  # type: ignore[attr-defined]
         self.kept = [s for s in program.slots if s is not self.trained]
         self.parts = PartNames(program.names | set(self.system.hypers))
+        self.held = {s.var for s in program.slots}
 
     def whole_class(self) -> None:
         """A class that only holds the rule."""
@@ -56,9 +114,10 @@ class RuleWriter:
         self.update()
 
     def hypers(self) -> None:
-        """The names of the hypers that ``update`` takes, as they stand in a parameter group."""
-        names = [f'"{n}"' for n in self.system.hypers]
-        self.w.collection("HYPERS = (", names, ")")
+        """The hypers that ``update`` takes, as they stand in a parameter group; floats may be tensors."""
+        named = [f'"{h.name}": {hypers.sort(h)}' for h in self.system.hypers.values()]
+        named += ['"matrix_dtype": torch.dtype'] if self.chooses else []
+        self.w.collection("HYPERS = {", named, "}")
 
     def initial_state(self) -> None:
         w, W = self.w, self.trained.var
@@ -91,27 +150,34 @@ class RuleWriter:
         W = self.trained.var
         if s.kind == "tick":
             return "0"
-        shape = self._shape(s.type)
+        shape, dtype = self._shape(s.type), self._dtype(s)
         if s.init is None:
-            return f"torch.zeros_like({W})" if s.type.like else f"{W}.new_zeros({shape})"
+            zeros = "torch.zeros_like({W}{d})" if s.type.like else "{W}.new_zeros({s}{d})"
+            return zeros.format(W=W, s=shape, d=f", {dtype}" if dtype else "")
         if s.init.op == "state":  # starts where another starts
-            return self._copy(next(x for x in self.program.slots if x.key == s.init.attr[0]))
+            copied = self._copy(next(x for x in self.program.slots if x.key == s.init.attr[0]))
+            return f"{copied}.to({dtype})" if dtype else copied
         if s.init.op in ("normal", "uniform"):
             args = [self.printer(a) for a in s.init.args]
             args = ["0.0", *args] if s.init.op == "normal" else args
-            empty = f"torch.empty_like({W})" if s.type.like else f"{W}.new_empty({shape})"
+            empty = "torch.empty_like({W}{d})" if s.type.like else "{W}.new_empty({s}{d})"
+            empty = empty.format(W=W, s=shape, d=f", {dtype}" if dtype else "")
             return f"{empty}.{s.init.op}_({', '.join(args)})"
         slots = {x.key: x for x in self.program.slots}
         value = started(s.init, self.printer, lambda name: self._copy(slots[name]))
         if s.init.type.dims == s.type.dims and s.init.type.dims:
-            return value
-        return (
-            f"torch.full_like({W}, {value})" if s.type.like else f"{W}.new_full({shape}, {value})"
-        )
+            return f"{value}.to({dtype})" if dtype else value
+        full = "torch.full_like({W}, {x}{d})" if s.type.like else "{W}.new_full({s}, {x}{d})"
+        return full.format(W=W, s=shape, x=value, d=f", {dtype}" if dtype else "")
+
+    def _dtype(self, s: Slot) -> str:
+        """``dtype=torch.bfloat16`` for a memory that says its format."""
+        state = self.system.states.get(s.key)
+        return f"dtype=torch.{state.dtype}" if state is not None and state.dtype else ""
 
     def _copy(self, s: Slot) -> str:
         """What another tensor starts as."""
-        return f"{self.trained.var}.detach().clone()" if s is self.trained else self._fresh(s)
+        return f"{self.trained.var}.clone()" if s is self.trained else self._fresh(s)
 
     def _shape(self, t: Type) -> str:
         """``(W.shape[-2],)``: sizes of the trained matrix are those of its last axes."""
@@ -120,12 +186,10 @@ class RuleWriter:
 
     def update(self) -> None:
         w, W = self.w, self.trained.var
-        args = [f"{W}: Tensor", "g: Tensor", "state: dict", "*"]
-        args += [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
         w("@staticmethod")
-        w.define("update", args, "None")
+        w.define("update", self.arguments(), "Tensor")
         w.depth += 1
-        w('"""One step of one tensor, in place; ``g`` is its gradient."""')
+        self.update_doc(f"``state`` gets what it remembers; neither {W} nor ``g`` is changed")
         for s in self.kept:
             if s.kind == "tick":
                 w(f'{s.var} = state["{s.key}"] + 1')
@@ -143,21 +207,60 @@ class RuleWriter:
                 for let in lets:
                     self._let(let)
                 continue
-            with w.block(f"if {ticks_now(when, tick, self.printer)}:"):
+            due = self._name("due")
+            w(f"{due} = {ticks_now(when, tick, self.printer)}")
+            with w.block(f"if {due} is not False:"):
                 for let in lets:
-                    self._let(let)
+                    self._let(let, due if self.held & {*let.names} else "")
         for s in self.kept:
             w(f'state["{s.key}"] = {s.var}')
+        w(f"return {W}")
         w.depth -= 1
 
-    def _let(self, let: Let) -> None:
-        W = self.trained.var
-        if let.expr.op == "var" and let.expr.attr == W and let.names != (W,):
-            self.w(f"{let.names[0]} = {W}.clone()", let.note)  # W itself is changed in place
+    def arguments(self) -> list[str]:
+        """Of ``update``: the tensor, its gradient, its memories, and the hypers."""
+        args = [f"{self.trained.var}: Tensor", "g: Tensor", "state: dict", "*"]
+        args += [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
+        return args + (["matrix_dtype: torch.dtype | None"] if self.chooses else [])
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the user chooses in which format its matrices are multiplied."""
+        exprs = [x.expr for x in self.program.lets()]
+        exprs += [s.init for s in self.program.slots if s.init is not None]
+        return self.printer.free and any(n.op == "newton_schulz" for e in exprs for n in walk(e))
+
+    def update_doc(self, how: str) -> None:
+        said = f'"""One tensor after one step with the gradient ``g``; {how}."""'
+        for line in wrap(said, WIDTH - 8):
+            self.w(line)
+
+    def _let(self, let: Let, due: str = "") -> None:
+        """A statement; in a period it holds where that is ``due``, which the device may know alone."""
+        given = let.expr.op == "g" or (let.expr.op == "var" and let.expr.attr in self.held)
+        if given and let.names != (self.trained.var,):
+            value = f"{self.printer(let.expr)}.clone()"  # what is given may be changed in place
+            self.w.at(place(self.header, let.span))
+            self._say(let.names[0], value, due, let.note)
             return
-        if let.names == (W,):
-            stepped = Let((f"{W}_next",), let.expr, let.note, let.span)
-            write_let(self.w, stepped, self.printer, self.header, self.parts)
-            self.w(f"{W}.copy_({W}_next)")
+        if not due:
+            write_let(self.w, let, self.printer, self.header, self.parts)
             return
-        write_let(self.w, let, self.printer, self.header, self.parts)
+        (name,) = let.names
+        text = self.printer(let.expr)
+        if 4 * self.w.depth + len(f"{name} = {self._chosen(due, text, name)}") <= WIDTH:
+            self.w.at(place(self.header, let.span))
+            self._say(name, text, due, let.note)
+            return
+        new = self._name(f"{name}_next")
+        write_let(self.w, replace(let, names=(new,)), self.printer, self.header, self.parts)
+        self._say(name, new, due)
+
+    def _name(self, base: str) -> str:
+        return self.parts(base, leaf("var", base, NUMBER))
+
+    def _chosen(self, due: str, new: str, old: str) -> str:
+        return f"{self.printer.use('chosen')}({due}, {new}, {old})" if due else new
+
+    def _say(self, name: str, text: str, due: str, note: str = "") -> None:
+        self.w(f"{name} = {self._chosen(due, text, name)}", note)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import groupby
 from string import ascii_lowercase
 
-from nlc.backends.reference import hypers
 from nlc.backends.reference.file import place, ticks_now, write_let
 from nlc.backends.reference.optimizer import OptimizerWriter
 from nlc.backends.reference.optimizer import emit_optimizer as reference
@@ -68,19 +67,23 @@ class ElementRule(RuleWriter):
     def _update(
         self, lets: list[Let], scalars: list[Let], names: list[str], tick: str, key: str
     ) -> None:
-        w = self.w
+        w, kept = self.w, [s for s in self.kept if s.kind != "tick"]
         w("@staticmethod")
-        w.define("update", [*self._arguments(), "fused: bool = False"], "None")
+        w.define("update", [*self.arguments(), "run: Callable | None = None"], "Tensor")
         w.depth += 1
-        w('"""One step of one tensor, in place; ``g`` is its gradient."""')
+        self.update_doc("in place, in blocks, unless ``run`` runs ``advance``")
         self._open(scalars, tick, key)
         numbers, whens = self._numbers(lets), self._whens(lets, tick)
         w(f"tensors = ({', '.join(names)})")
-        with w.block(f"if fused and {self.trained.var}.numel() >= BLOCK:"):
+        with w.block("if run is not None:"):
             w.collection("numbers = (", list(numbers), ")")
-            run = self.printer.use("one_pass")
-            w.call(f"{run}(", [f"{self.name}.advance", "tensors", "numbers", *whens], ")")
-            w("return")
+            targets = [self.trained.var, *(f'state["{s.key}"]' for s in kept)]
+            run = [f"{self.name}.advance", "tensors", "numbers", *whens]
+            if kept:
+                w.call(f"{', '.join(targets)} = run(", run, ")")
+            else:
+                w.call(f"({targets[0]},) = run(", run, ")")
+            w(f"return {self.trained.var}")
         taken = {*self.parts.taken, *names}
         rooms = InPlace(self.printer, (x for x in ascii_lowercase if x not in taken))
         body: list[tuple[str, Let | None, str]] = []
@@ -99,6 +102,7 @@ class ElementRule(RuleWriter):
                         self._lines(list(group))
                 else:
                     self._lines(list(group))
+        w("return tensors[0]")
         w.depth -= 1
 
     def _lines(self, body: list[tuple[str, Let | None, str]]) -> None:
@@ -113,10 +117,6 @@ class ElementRule(RuleWriter):
             self.w.comment(note)
             for part in _calls(line):
                 self.w(part)
-
-    def _arguments(self) -> list[str]:
-        args = [f"{self.trained.var}: Tensor", "g: Tensor", "state: dict", "*"]
-        return args + [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
 
     def _numbers(self, lets: list[Let]) -> dict[str, str]:
         """Texts of the numbers that a step needs, and what the compiled step calls them."""
@@ -140,33 +140,35 @@ class ElementRule(RuleWriter):
         numbers, whens = self._numbers(lets), self._whens(lets, tick)
         w("@staticmethod")
         args = [f"{n}: Tensor" for n in (*names, *numbers.values())]
-        w.define("advance", [*args, *(f"{n}: bool" for n in whens.values())], "None")
+        flags = [f"{n}: bool | Tensor" for n in whens.values()]
+        w.define("advance", [*args, *flags], "tuple[Tensor, ...]")
         w.depth += 1
-        w(
-            '"""The same in one pass, compiled; numbers come as tensors, lest new ones compile anew."""'
-        )
+        w('"""The same as new tensors; numbers are tensors too, lest new ones be compiled anew."""')
         for guard, group in groupby(lets, key=lambda x: x.when):
-            if guard is not None:
-                w(f"if {whens[ticks_now(guard, tick, self.printer)]}:")
+            due = whens[ticks_now(guard, tick, self.printer)] if guard is not None else ""
+            if due:
+                w(f"if {due} is not False:")
                 w.depth += 1
             for x in group:
                 e = with_numbers(x.expr, self.printer.is_number, lambda e: self._number(e, numbers))
                 (name,) = x.names
-                text = (
-                    f"{name}.copy_({self.printer(e)})"
-                    if name in names
-                    else f"{name} = {self.printer(e)}"
-                )
+                now = due if name in names else ""
+                value = self.printer(e)
+                if e.op in ("var", "g"):
+                    value = f"{value}.clone()"  # what is given may be changed in place
+                text = f"{name} = {self._chosen(now, value, name)}"
                 w.at(place(self.header, x.span))
                 if 4 * w.depth + len(text) <= WIDTH:
                     w(text)
                     continue
-                new = f"{name}_next" if name in names else name
+                new = self._name(f"{name}_next") if now else name
                 write_let(w, Let((new,), e, "", x.span), self.printer, self.header, self.parts)
-                if name in names:
-                    w(f"{name}.copy_({new})")
-            if guard is not None:
+                if now:
+                    self._say(name, new, now)
+            if due:
                 w.depth -= 1
+        results = [n for n in names if n != "g"]
+        w(f"return {', '.join(results)}{',' if len(results) == 1 else ''}")
         w.depth -= 1
 
 
@@ -194,28 +196,9 @@ class TorchOptimizer(OptimizerWriter):
         rules = (self.rule, *self.routes.values())
         return any(isinstance(x, ElementRule) and x.fusible for x in rules)
 
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, tuple[str, str]]:
         said = (
             "compile what is done element by element to one pass over memory, but for small tensors;"
             " takes some seconds at the first step."
         )
-        return super().options() | ({"fused": said} if self.fusible else {})
-
-    def _getstate(self) -> None:
-        super()._getstate()
-        if self.fusible:
-            self.w()
-            with self.w.block("def __setstate__(self, state: dict) -> None:"):
-                self.w("super().__setstate__(state)")
-                with self.w.block("for group in self.param_groups:"):
-                    self.w('group.setdefault("fused", False)')
-
-    def call_rule(self) -> None:
-        if not self.fusible:
-            super().call_rule()
-            return
-        w, W = self.w, self.rule.trained.var
-        w("given = {key: group[key] for key in rule.HYPERS}")
-        with w.block('if group["fused"] and hasattr(rule, "advance"):'):
-            w('given["fused"] = True')
-        w(f"rule.update({W}, g, state, **given)")
+        return super().options() | ({"fused": ("bool = False", said)} if self.fusible else {})

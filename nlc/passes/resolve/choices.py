@@ -32,7 +32,7 @@ def _newton_schulz(terms: Terms, bound: Bound) -> NewtonSchulz | None:
     steps = _steps(terms, bound)
     coefficients = _coefficients(terms, bound["coefficients"])
     dtype = bound["dtype"]
-    named = dtype is None or _word(terms, dtype, "dtype", DTYPES)
+    named = dtype is None or word(terms, dtype, "dtype", DTYPES)
     if steps is None or coefficients is None or not named:
         return None
     return NewtonSchulz(steps, coefficients, None if dtype is None else str(dtype.attr))
@@ -40,7 +40,7 @@ def _newton_schulz(terms: Terms, bound: Bound) -> NewtonSchulz | None:
 
 def _coefficients(terms: Terms, e: Expr) -> tuple[float, float, float] | None:
     if e.op != "list":
-        known = _word(terms, e, "coefficients", COEFFICIENTS, "a list of three numbers")
+        known = word(terms, e, "coefficients", COEFFICIENTS, "a list of three numbers")
         return COEFFICIENTS[str(e.attr)] if known else None
     numbers = [_number(x) for x in e.args]
     if len(numbers) != 3 or None in numbers:
@@ -58,7 +58,7 @@ def _number(e: Expr) -> float | None:
     return float(e.attr) if e.op == "num" else None  # type: ignore[arg-type]
 
 
-def _word(terms: Terms, e: Expr, key: str, words: Collection[str], other: str = "") -> bool:
+def word(terms: Terms, e: Expr, key: str, words: Collection[str], other: str = "") -> bool:
     """Whether an argument is one of a few words; a mistake if not."""
     if e.op == "name" and e.attr in words:
         return True

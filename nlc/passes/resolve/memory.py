@@ -6,6 +6,7 @@ import re
 
 from nlc.base.diagnostics import Fix, certain, nearest
 from nlc.ir.expr import Expr, rewrite, walk
+from nlc.ir.matrices import DTYPES
 from nlc.ir.ops import pointwise
 from nlc.ir.show import show
 from nlc.ir.system import Memory, State
@@ -13,6 +14,7 @@ from nlc.ir.types import ONE, Dim, Dims, Like
 from nlc.lib.functions import FUNCTIONS
 from nlc.lib.memories import LATER, MEMORIES, MemoryKind
 from nlc.passes.resolve.arguments import Bound, bind
+from nlc.passes.resolve.choices import word
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
@@ -94,7 +96,7 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
         return None
     if kind.name == "cache":
         return _cache(level, bound, terms, call)
-    return _from_kind(level, kind, bound, terms, call, tree)
+    return _from_kind(level, kind, bound, terms, call)
 
 
 def _fitting(gradients: bool) -> list[str]:
@@ -103,9 +105,12 @@ def _fitting(gradients: bool) -> list[str]:
 
 
 def _from_kind(
-    level: LevelTree, kind: MemoryKind, bound: Bound, terms: Terms, call: Expr, tree: MemoryTree
+    level: LevelTree, kind: MemoryKind, bound: Bound, terms: Terms, call: Expr
 ) -> Memory | None:
-    dtype = tree.dtype.text if tree.dtype else None
+    named = bound.get("dtype")
+    if named is not None and not word(terms, named, "dtype", DTYPES):
+        return None
+    dtype = None if named is None else str(named.attr)
     switches = {key: _switch(key, bound[key], terms) for key in kind.switches}
     if None in switches.values() or not all(_pointwise(k, bound[k], terms) for k in kind.functions):
         return None

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nlc.runtime.verify.alive import alive
 from nlc.runtime.verify.gradients import optimizer_checks
-from nlc.runtime.verify.report import Check, Verification
+from nlc.runtime.verify.peers import Pair, peer_class
+from nlc.runtime.verify.report import Check, Comparison, Verification
 from nlc.runtime.verify.tokens import module_checks
-from nlc.tools.sizes import BadHyper, Values, small
+from nlc.runtime.verify.trajectories import trajectories
+from nlc.tools.sizes import BadHyper, BadPeer, Values, small
 
 if TYPE_CHECKING:
     from nlc.pipeline import Spec
@@ -32,13 +35,31 @@ def verify(
     seed: int = 0,
     tokens: int = 2000,
     hypers: Mapping[str, Any] | None = None,
+    against: type | str | None = None,
+    peer: Mapping[str, Any] | None = None,
 ) -> Verification:
     """All checks of a spec; ``hypers`` are kept as given, the others are made small.
+
+    ``against``: a class of optimizers, or its path, that a gradient system is compared with at its own hypers, and
+    ``peer`` the arguments of that class that are no hypers of the spec by their names.
 
     Raises SpecError for a spec with mistakes, BadHyper for a hyper that it has not or a value that it cannot have.
     """
     with _alone():
-        return _verify(spec, list(backends), seed, tokens, dict(hypers or {}))
+        given = dict(hypers or {})
+        found = _verify(spec, list(backends), seed, tokens, given)
+        if against is None:
+            return found
+        return replace(found, peer=_against(spec, against, given, dict(peer or {})))
+
+
+def _against(
+    spec: Spec, against: type | str, hypers: dict[str, Any], peer: dict[str, Any]
+) -> Comparison:
+    if spec.system.context != "gradients":
+        raise BadPeer(f"`{spec.system.name}` is a system over tokens, which no optimizer is like")
+    cls = peer_class(against) if isinstance(against, str) else against
+    return Pair.of(spec.compile(), cls, hypers, peer).comparison()
 
 
 @contextmanager
@@ -59,9 +80,10 @@ def _verify(
     if spec.system.context == "tokens":
         checks = module_checks(spec, backends, chosen, seed)
         checks += alive(spec, fixed, seed, tokens)
-    else:
-        checks = optimizer_checks(spec, backends, chosen, seed)
-    return Verification(spec.system.name, seed, chosen, tuple(checks))
+        return Verification(spec.system.name, seed, chosen, tuple(checks))
+    checks = optimizer_checks(spec, backends, chosen, seed)
+    paths, same = trajectories(spec, backends, fixed)
+    return Verification(spec.system.name, seed, chosen, (*checks, *same), tuple(paths))
 
 
 def _sound(spec: Spec, chosen: Values) -> Values:

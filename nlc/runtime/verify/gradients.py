@@ -45,13 +45,13 @@ def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: 
     """Steps of random gradients, tensor by tensor."""
     noise = torch.Generator().manual_seed(seed)
     runs, out, steps = [], [], LEAST
-    for kind in _kinds(spec):
+    for kind in kinds(spec):
         hypers, derived = settled(kind.system, chosen), Derived(kind.updates)
         steps = min(max(3 * longest(kind.system, hypers), LEAST), MOST)
         for shape in kind.shapes:
             W = torch.randn(shape, generator=noise, dtype=torch.float64)
             g = torch.randn([steps, *shape], generator=noise, dtype=torch.float64)
-            run = Interpreter(kind.system, hypers, {}, _sides(kind.system, shape))
+            run = Interpreter(kind.system, hypers, {}, sides(kind.system, shape))
             found = _interpreted(derived.watch(run), W, g)
             if not all(bool(x.isfinite().all()) for x in found.values()):
                 what = f"{steps} steps of random gradients {list(shape)} stay finite"
@@ -63,11 +63,11 @@ def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: 
     return out
 
 
-def _kinds(spec: Spec) -> Iterator[_Kind]:
+def kinds(spec: Spec, shapes: Iterable[tuple[int, ...]] = ()) -> Iterator[_Kind]:
     """Which system trains which shapes."""
     program, routes = spec.program(), dict(spec.system.routes)
     taken: dict[str, list[tuple[int, ...]]] = {}
-    for shape in (*SHAPES, *(KINDS if routes else ())):
+    for shape in shapes or (*SHAPES, *(KINDS if routes else ())):
         dims = tuple(map(Dim.of, shape))
         kind = next((k for k in routes if ROUTES[k].takes(dims)), "" if not routes else None)
         if kind is not None:
@@ -129,11 +129,11 @@ def rule_checks(spec: Spec, net: torch.nn.Module, backend: str, seed: int) -> li
         for p in group["params"]:
             start, W = p.detach(), p.detach().clone()
             g = torch.randn([LEAST, *W.shape], generator=noise, dtype=W.dtype)
-            run = Interpreter(system, settled_hypers, {}, _sides(system, tuple(W.shape)))
+            run = Interpreter(system, settled_hypers, {}, sides(system, tuple(W.shape)))
             expected = _interpreted(derived.watch(run), start, g)
             state, steps = rule.initial_state(W), []
             for slope in g:
-                rule.update(W, slope, state, **hypers)
+                W = rule.update(W.clone(), slope, state, **hypers)
                 steps.append(W.clone())
             found = {"": _changes(start, {"": torch.stack(steps)})}
             error = max(error, difference(found, {"": _changes(start, expected)}))
@@ -160,16 +160,30 @@ def _rounding(W: Tensor, changes: Tensor) -> float:
 
 def _interpreted(run: Interpreter, W: Tensor, g: Tensor) -> States:
     """The weights after every step, under "", and the memories after the last."""
-    trained = next(s.name for s in run.system.states.values() if s.trained)
-    with _same_draws():
-        states, steps = run.begin(**{trained: W}), []
+    trained, states = begun(run, W)
+    steps = []
     for slope in g:
-        _, states = run.tick({"g": slope}, states)
-        states = {n: x.detach() for n, x in states.items()}  # no gradient passes from step to step
-        steps.append(states.pop(trained))
-        states = {trained: steps[-1], **states}
+        states = interpreted_tick(run, states, slope)
+        steps.append(states[trained])
     del states[trained]
     return {"": torch.stack(steps), **states}
+
+
+def begun(run: Interpreter, W: Tensor) -> tuple[str, States]:
+    """The name of the trained tensor, and all states before the first step."""
+    trained = next(s.name for s in run.system.states.values() if s.trained)
+    with _same_draws():
+        return trained, run.begin(**{trained: W})
+
+
+def interpreted_tick(run: Interpreter, states: States, slope: Tensor) -> States:
+    """The states after a step; no gradient passes to the next, and memories are kept in the formats that they say."""
+    _, states = run.tick({"g": slope}, states)
+    return {n: _kept(x.detach(), run.system.states[n].dtype) for n, x in states.items()}
+
+
+def _kept(x: Tensor, dtype: str | None) -> Tensor:
+    return x if dtype is None else x.to(getattr(torch, dtype)).to(x.dtype)
 
 
 def _compiled(
@@ -207,7 +221,7 @@ def _same_draws() -> Iterator[None]:
         yield
 
 
-def _sides(system: System, shape: tuple[int, ...]) -> dict[str, int]:
+def sides(system: System, shape: tuple[int, ...]) -> dict[str, int]:
     """The sizes that a trained matrix brings with it."""
     trained = next(s.name for s in system.states.values() if s.trained)
     sides = zip((f"rows({trained})", f"cols({trained})"), shape)

@@ -17,6 +17,8 @@ EXACT = 1e-10  # float64 against float64, in another order of operations
 SAME = 1e-12  # the same operations in the same order
 ROUNDED = 1e3  # times the rounding of a format that a function asks for: its iteration enlarges it
 
+KEPT = 4.0  # times the rounding of a memory's own format: one that lies between two numbers may go to either
+
 
 @dataclass(frozen=True)
 class Check:
@@ -34,6 +36,53 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """The weights of one kind of tensor at some steps of a fixed problem, as printed, and the digest of that text."""
+
+    kind: str
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
+    rows: tuple[tuple[str, ...], ...]
+    digest: str
+
+    def __str__(self) -> str:
+        """A line a step; the numbers of W, the last axis running fastest."""
+        of = f" of {self.kind}" if self.kind else ""
+        wide = [max(map(len, column)) for column in zip(*self.rows)]
+        lines = [f"trajectory{of}, W {list(self.shape)}, digest {self.digest}"]
+        for step, row in zip(self.steps, self.rows, strict=True):
+            numbers = "  ".join(x.rjust(w) for x, w in zip(row, wide, strict=True))
+            lines.append(f"{step:>6}  {numbers}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What another optimizer does otherwise: in ``rows`` what was tried, and ``same`` or the difference.
+
+    ``told``: the arguments that it got; ``alone``: hypers that it was not told of; ``own``: arguments at its defaults.
+    """
+
+    peer: str
+    told: dict[str, Any]
+    alone: tuple[str, ...]
+    own: dict[str, Any]
+    rows: dict[str, str]
+
+    def __str__(self) -> str:
+        """The arguments, then a table."""
+        said = lambda x: ", ".join(f"{n}={v}" for n, v in x.items())  # noqa: E731
+        lines = [f"differs from {self.peer}({said(self.told)}) in"]
+        wide = max(map(len, self.rows))
+        lines += [f"  {what:<{wide}}  {found}" for what, found in self.rows.items()]
+        if self.alone:
+            lines.append(f"it was not told of {', '.join(self.alone)}")
+        if self.own:
+            lines.append(f"its own: {said(self.own)}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
 class Verification:
     """What was checked, with which seed, at which hypers, and how it came out."""
 
@@ -41,6 +90,8 @@ class Verification:
     seed: int
     hypers: dict[str, Any]
     checks: tuple[Check, ...]
+    trajectories: tuple[Trajectory, ...] = ()
+    peer: Comparison | None = None
 
     @property
     def passed(self) -> bool:
@@ -56,11 +107,18 @@ class Verification:
         rows = self._rows()
         wide = max((len(what) for _, what, _ in rows), default=0)
         lines = [f"{v}  {what:<{wide}}  {found}".rstrip() for v, what, found in rows]
-        return "\n".join([self._head(), *lines, self._end()])
+        text = "\n".join([self._head(), *lines, self._end()])
+        return "\n\n".join([text, *self._more()])
+
+    def _more(self) -> list[str]:
+        """How an optimizer goes, and what it does otherwise than another."""
+        return [str(x) for x in (*self.trajectories, self.peer) if x is not None]
 
     def _repr_html_(self) -> str:
         """The same for a notebook."""
-        return table(["", "check", "found"], self._rows(), caption=self._head()) + pre(self._end())
+        return table(["", "check", "found"], self._rows(), caption=self._head()) + "".join(
+            map(pre, [self._end(), *self._more()])
+        )
 
     def _rows(self) -> list[tuple[str, str, str]]:
         return [(_verdict(c), c.what, _found(c)) for c in self.checks]
@@ -119,13 +177,18 @@ def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
 
 def limit(systems: Iterable[System]) -> tuple[float, str]:
     """How far two evaluations of a system may differ, and why it is so far where something is not in float64."""
-    formats = set()
+    formats, kept = set(), set()
     for system in systems:
         exprs = [f.expr for f in system.flows.values()]
         exprs += [e for level in system.levels.values() for e in level.expressions]
         nodes = (n for e in exprs for n in walk(e) if n.op == "newton_schulz")
         formats |= {n.attr.dtype for n in nodes} - {None, "float64"}
-    worst = max(formats, key=lambda name: torch.finfo(getattr(torch, name)).eps, default=None)
-    if worst is None:
-        return EXACT, ""
-    return ROUNDED * torch.finfo(getattr(torch, worst)).eps, f", newton_schulz in {worst}"
+        if system.context == "gradients":
+            kept |= {s.dtype for s in system.states.values()} - {None, "float64"}
+    found = [(ROUNDED * _eps(x), f", newton_schulz in {x}") for x in formats]
+    found += [(KEPT * _eps(x), f", memories in {x}") for x in kept]
+    return max(found, default=(EXACT, ""))
+
+
+def _eps(dtype: str) -> float:
+    return torch.finfo(getattr(torch, dtype)).eps

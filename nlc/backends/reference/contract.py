@@ -1,0 +1,160 @@
+"""What every generated optimizer does for its groups and tensors, as text: ``torch.optim``'s contract.
+
+Lines that begin with ``fused:`` are there only in files that have a compiled form. CLASS is the name of the class.
+"""
+
+from __future__ import annotations
+
+# Arguments of the constructor that are no hypers: type and default, and what the documentation says.
+OPTIONS: dict[str, tuple[str, str]] = {
+    "maximize": ("bool = False", "climb the loss instead of descending it."),
+    "capturable": (
+        "bool = False",
+        "keep numbers and counts on the device: a step never waits for it, and a CUDA graph or a"
+        " compiled step goes on under a schedule. Change a number by ``group[...].fill_``.",
+    ),
+    "differentiable": (
+        "bool = False",
+        "keep the graph: a step puts new tensors into ``param_groups``, functions of the old ones,"
+        " of the gradients and of the numbers that are tensors.",
+    ),
+    "state_dtype": (
+        "torch.dtype | None = None",
+        "of the memories; None: that of the parameter, but float32 for half precision.",
+    ),
+    "rounding_seed": (
+        "int | None = None",
+        "parameters in half precision are rounded up or down by chance, right on average, from this"
+        " seed; None: to the nearest number.",
+    ),
+}
+
+MATRICES = (
+    "torch.dtype | None = None",
+    "in which ``newton_schulz`` multiplies, such as torch.bfloat16 on a GPU; None: as the spec says.",
+)
+
+GROUPS = '''
+def add_param_group(self, param_group: dict) -> None:
+    """Adds a group. ValueError for an unknown rule, hypers that it lacks, a wrong period."""
+    rule = param_group.get("rule")
+    if isinstance(rule, type):
+        name = f"{rule.__module__}.{rule.__qualname__}"  # state_dict holds names only
+        self.rules[name] = rule
+        param_group = {**param_group, "rule": name}
+        missing = [key for key in rule.HYPERS if key not in {**self.defaults, **param_group}]
+        if missing:
+            raise ValueError(f"the rule {name} needs {missing} in its group")
+    self.check_group({**self.defaults, **param_group})
+    super().add_param_group(param_group)
+    self.settle(self.param_groups[-1])
+
+def load_state_dict(self, state_dict: dict) -> None:
+    """As torch's, but memories keep their formats. ValueError for a rule that is not there."""
+    saved = state_dict["param_groups"]
+    for group in saved:
+        self.check_group({**self.defaults, **group})
+    super().load_state_dict(state_dict)
+    for group, old in zip(self.param_groups, saved, strict=True):
+        self.settle(group)
+        for W, number in zip(group["params"], old["params"], strict=True):
+            for key, x in state_dict["state"].get(number, {}).items():
+                if isinstance(x, Tensor):
+                    self.state[W][key] = x.to(W.device, copy=True)
+
+def check_group(self, group: dict) -> None:
+    """ValueError for what this optimizer cannot do."""
+    rule, period = group["rule"], group["period"]
+    if rule is not None and rule not in self.rules:
+        raise ValueError(f"there is no rule {rule!r} among {[*filter(None, self.rules)]}")
+    if not isinstance(period, int) or period < 1:
+        raise ValueError(f"period = {period} must be a whole number, at least 1")
+    if group["capturable"] and (period > 1 or group["rounding_seed"] is not None):
+        raise ValueError("periods and roundings are counted in Python, so not with capturable")
+    clash = group["capturable"] or group["rounding_seed"] is not None
+fused:    clash = clash or group["fused"]
+    if group["differentiable"] and clash:
+        raise ValueError("differentiable goes with none of capturable, rounding_seed and fused")
+
+def settle(self, group: dict) -> None:
+    """Numbers on the device, where steps are captured."""
+    brought = self.rules[group["rule"]].HYPERS if group["rule"] is not None else {}
+    for key, kind in {**self.HYPERS, **brought}.items():
+        if group["capturable"] and kind is float and group["params"]:
+            number = torch.as_tensor(group[key], dtype=torch.float64)
+            group[key] = number.to(group["params"][0].device)
+
+def __getstate__(self) -> dict:
+    return {**super().__getstate__(), "rules": self.rules}
+
+def __setstate__(self, state: dict) -> None:
+    super().__setstate__(state)
+    for group in self.param_groups:
+        group.update({**self.defaults, **group})  # options that were not saved
+'''
+
+STEP = '''
+@torch.no_grad()
+def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    """One step of every tensor that has a gradient; ``closure`` computes the loss anew."""
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    for group in self.param_groups:
+        for i, W in enumerate(group["params"]):
+            if W.grad is None:
+                continue
+            if W.is_complex() or W.grad.is_sparse:
+                kind = "complex parameters" if W.is_complex() else "sparse gradients"
+                where = declared(self, "W")
+                raise RuntimeError(f"CLASS does not take {kind} ({where})")
+            with torch.set_grad_enabled(group["differentiable"]):
+                new = self.stepped(W, group)
+            if new is not W:
+                group["params"][i] = new
+                self.state[new] = self.state.pop(W)
+    return loss
+
+def stepped(self, W: Tensor, group: dict) -> Tensor:
+    """W after one step: W itself, or a new tensor where steps are differentiable."""
+    rule, state = self.rule_of(W, group), self.state[W]
+    dtype = torch.promote_types(W.dtype, group["state_dtype"] or torch.float32)
+    dtype = torch.promote_types(dtype, torch.float32)  # in which the step is computed
+    if not state:
+        state.update(rule.initial_state(W.to(dtype)))
+        for key, x in state.items():
+            if isinstance(x, Tensor):
+                state[key] = x.to(group["state_dtype"] or x.dtype)
+            elif group["capturable"]:
+                state[key] = W.new_full((), x, dtype=torch.float64)
+    g = (-W.grad if group["maximize"] else W.grad).to(dtype)
+    if group["period"] > 1:
+        g = gathered(g, state, group["period"])
+        if g is None:
+            return W
+    if self.error_if_nonfinite:
+        all_finite(rule, g=g)
+    given = {key: group[key] for key in rule.HYPERS}
+fused:    if hasattr(rule, "advance"):
+fused:        apart = group["capturable"] or group["differentiable"]
+fused:        once = group["fused"] and W.numel() >= BLOCK
+fused:        given["run"] = one_pass if once else out_of_place if apart else None
+    memory = {key: widened(x, dtype) for key, x in state.items()}
+    new = rule.update(W.to(dtype), g, memory, **given)
+    if self.error_if_nonfinite:
+        all_finite(rule, **memory, W=new)
+    for key, x in memory.items():
+        old = state.get(key)
+        if not isinstance(old, Tensor):
+            state[key] = x
+        elif x is not old:
+            state[key] = old.copy_(x) if group["capturable"] else x.to(old.dtype)
+    if group["differentiable"]:
+        return new.to(W.dtype)
+    if group["rounding_seed"] is not None and W.dtype != dtype:
+        seed = state.get("seed", group["rounding_seed"] + len(self.state))
+        state["seed"] = (6364136223846793005 * seed + 1442695040888963407) % 2**63
+        new = rounded(new, W.dtype, seed)
+    return W if new is W else W.copy_(new)
+'''

@@ -1,0 +1,133 @@
+"""Functions that the file of an optimizer defines for itself: what is done with the step of a rule."""
+
+from __future__ import annotations
+
+STEPS: dict[str, str] = {
+    "of": '''
+def of(name: str, *numbers: float | Tensor) -> float | Tensor:
+    """A function of numbers, torch's where one is a tensor: on its device, and with its graph."""
+    like = next((x for x in numbers if isinstance(x, Tensor)), None)
+    if like is None:
+        return {"max": max, "min": min, **math.__dict__}[name](*numbers)
+    name = {"max": "maximum", "min": "minimum"}.get(name, name)
+    return getattr(torch, name)(*(x + torch.zeros_like(like) for x in numbers))
+''',
+    "sqrt": '''
+def sqrt(x: Tensor) -> Tensor:
+    """√x. Its slope at 0 counts as 0: weights without gradients have roots of 0 in their steps."""
+    if not x.requires_grad:
+        return torch.sqrt(x)
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
+''',
+    "either": '''
+def either(condition: bool | Tensor, a: Callable, b: Callable) -> float | Tensor:
+    """a() where the condition holds, b() otherwise; of both where the device decides."""
+    if not isinstance(condition, Tensor):
+        return a() if condition else b()
+    a, b = (torch.as_tensor(x(), device=condition.device) for x in (a, b))
+    return torch.where(condition, a, b)
+''',
+    "filled": '''
+def filled(like: Tensor, x: float | Tensor) -> Tensor:
+    """x in every element of a tensor like another."""
+    return torch.zeros_like(like) + x
+''',
+    "chosen": '''
+def chosen(condition: bool | Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a where the condition holds, b otherwise; one on the device is not asked for."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, a, b)
+    return a if condition else b
+''',
+    "gathered": '''
+def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
+    """The sum of the last ``period`` gradients once they are complete, None before."""
+    total, count = state.get("sum of gradients"), state.get("gradients", 0) + 1
+    total = g.clone() if total is None else total + g
+    complete = count == period
+    state["sum of gradients"] = None if complete else total
+    state["gradients"] = 0 if complete else count
+    return total if complete else None
+''',
+    "widened": '''
+def widened(x: object, dtype: torch.dtype) -> object:
+    """A memory in a format at least as wide; counts as they are."""
+    return x.to(torch.promote_types(x.dtype, dtype)) if isinstance(x, Tensor) else x
+''',
+    "rounded": '''
+def rounded(x: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
+    """x in a narrower format, up or down by chance, so that it is x on average."""
+    info, chance = torch.finfo(dtype), torch.Generator(x.device).manual_seed(seed)
+    quantum = torch.ldexp(torch.full_like(x, info.eps), torch.frexp(x).exponent - 1)
+    exact = x / quantum.clamp_(min=info.smallest_normal * info.eps)  # a power of two
+    low = exact.floor()
+    up = torch.rand(x.shape, generator=chance, dtype=x.dtype, device=x.device) < exact - low
+    return ((low + up) * quantum).to(dtype)
+''',
+    "blocks": '''
+BLOCK = 65536  # elements: they and what is computed of them stay in a core's cache
+
+
+def blocks(tensors: tuple[Tensor, ...], rooms: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    """The elements of tensors of one shape, some after the others, and room for as many."""
+    W, g, *held = tensors
+    if W.numel() <= BLOCK or not all(x.is_contiguous() for x in (W, *held)):
+        yield *tensors, *(torch.empty_like(W) for _ in range(rooms))
+        return
+    tensors = (W, g.contiguous(), *held)  # a gradient is only read
+    beside = [W.new_empty(BLOCK) for _ in range(rooms)]
+    for pieces in zip(*(x.view(-1).split(BLOCK) for x in tensors), strict=True):
+        yield *pieces, *(x[: len(pieces[0])] for x in beside)
+''',
+    "on_device": '''
+def on_device(numbers: tuple[float | Tensor, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """Numbers as tensors beside another, without waiting for the device."""
+    return tuple(
+        x.to(like.dtype) if isinstance(x, Tensor) else like.new_full((), x) for x in numbers
+    )
+''',
+    "one_pass": '''
+@functools.cache
+def in_place(advance: Callable) -> Callable:
+    """What changes the tensors to what ``advance`` makes of them."""
+
+    def run(tensors: tuple[Tensor, ...], *numbers: Tensor | bool) -> None:
+        W, _, *memories = tensors
+        for x, new in zip((W, *memories), advance(*tensors, *numbers), strict=True):
+            x.copy_(new)
+
+    return run
+
+
+@functools.cache
+def compiled(run: Callable) -> Callable:
+    """One for all shapes, and for any number of threads."""
+    options = {"cpp.dynamic_threads": True}
+    return torch.compile(run, dynamic=True, fullgraph=True, options=options)
+
+
+@functools.lru_cache(16)
+def as_tensors(numbers: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Numbers of a step, which many tensors share."""
+    return tuple(torch.tensor(x, dtype=dtype) for x in numbers)
+
+
+def one_pass(advance: Callable, tensors: tuple, numbers: tuple, *due: bool | Tensor) -> tuple:
+    """A compiled step of tensors of one shape, in place."""
+    W, _, *memories = tensors
+    if all(x.is_contiguous() for x in tensors):
+        tensors = tuple(x.view(-1).data for x in tensors)  # the shape behind a view would count
+    if any(isinstance(x, Tensor) for x in numbers):
+        numbers = on_device(numbers, W)
+    else:
+        numbers = as_tensors(numbers, W.dtype)
+    compiled(in_place(advance))(tensors, *numbers, *due)
+    return W, *memories
+''',
+    "out_of_place": '''
+def out_of_place(advance: Callable, tensors: tuple, numbers: tuple, *due: bool | Tensor) -> tuple:
+    """A step whose results are new tensors."""
+    return advance(*tensors, *on_device(numbers, tensors[0]), *due)
+''',
+}

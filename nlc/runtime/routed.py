@@ -1,0 +1,269 @@
+"""``nlc.route``: one optimizer of several systems, each for the parameters that its route takes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nlc.base.diagnostics import nearest
+from nlc.runtime.routes import NoAxis, Route, Trainer, View
+
+APART = ("params", "param_names")  # of a group: what is no hyper
+
+
+@dataclass
+class Part:
+    """What one route trains: its optimizer, over the parameters or over tensors that show them as its view says."""
+
+    label: str
+    made: type
+    given: dict[str, Any]  # hypers, as the route says them
+    view: View
+    names: list[str]
+    optimizer: Optimizer
+    shown: list[list[nn.Parameter]]  # of each parameter, if there is a view
+
+    @classmethod
+    def of(
+        cls, label: str, made: type, given: dict[str, Any], view: View, named: list[tuple]
+    ) -> Part:
+        """ValueError for hypers that the class has not."""
+        _known(label, made, given)
+        if view.steps and given.get("differentiable"):
+            raise ValueError(f"{label}: a view shows values, so it is not differentiable")
+        names, params = [n for n, _ in named], [p for _, p in named]
+        shown = [[nn.Parameter(x) for x in view(p.detach())] for p in params] if view.steps else []
+        optimizer = made([x for xs in shown for x in xs] or params, **given)
+        return cls(label, made, given, view, names, optimizer, shown)
+
+    @property
+    def hypers(self) -> dict[str, Any]:
+        (group,) = self.optimizer.param_groups
+        return {key: x for key, x in group.items() if key not in APART}
+
+    def step(self, group: dict) -> None:
+        """One step with the hypers of the visible group."""
+        (own,) = self.optimizer.param_groups
+        own.update({key: group[key] for key in own if key not in APART})
+        if not self.shown:
+            self.optimizer.step()
+            group["params"][:] = own["params"]  # new ones, where steps are differentiable
+            return
+        bases = [p.detach().contiguous() for p in group["params"]]
+        for name, p, base, shown in zip(
+            self.names, group["params"], bases, self.shown, strict=True
+        ):
+            if p.grad is not None and p.grad.is_sparse:
+                raise RuntimeError(f"{name}: a view of a parameter needs a dense gradient")
+            slopes = [None] * len(shown) if p.grad is None else self.view(p.grad)
+            for x, data, slope in zip(shown, self.view(base), slopes, strict=True):
+                x.data, x.grad = data, slope
+        self.optimizer.step()
+        for p, base, shown in zip(group["params"], bases, self.shown, strict=True):
+            for x in shown:
+                x.grad = None
+            if base.data_ptr() != p.data_ptr():
+                p.copy_(base)
+
+    def state(self, params: list[Tensor]) -> Iterator[tuple[Tensor, dict]]:
+        """The memories of every parameter that has some; those of a view by the number of the part."""
+        for i, p in enumerate(params):
+            if not self.shown:
+                found = self.optimizer.state.get(p)
+            else:
+                states = [self.optimizer.state.get(x) for x in self.shown[i]]
+                found = {str(k): x for k, x in enumerate(states) if x}
+            if found:
+                yield p, found
+
+    def load(self, group: dict, states: dict) -> None:
+        """Memories and hypers of a saved group."""
+        (own,) = self.optimizer.param_groups
+        if group.get("route") != self.label or len(group["params"]) != len(self.names):
+            found = f"{len(group['params'])} tensors by {group.get('route')}"
+            raise ValueError(f"saved were {found}, here are {len(self.names)} by {self.label}")
+        kept: dict[int, dict] = {}
+        for number, shown in zip(
+            group["params"], self.shown or [[]] * len(self.names), strict=True
+        ):
+            saved = states.get(number, {})
+            for x in [saved.get(str(k), {}) for k in range(len(shown))] if self.shown else [saved]:
+                kept[len(kept)] = x
+        numbers = list(range(len(kept)))
+        hypers = {key: group.get(key, x) for key, x in own.items() if key not in APART}
+        kept = {number: x for number, x in kept.items() if x}
+        self.optimizer.load_state_dict(
+            {"state": kept, "param_groups": [{**hypers, "params": numbers}]}
+        )
+
+
+class Routed(Optimizer):
+    """One group for each route, its hypers those of the route's system, under schedulers as any other's.
+
+    ``str`` of it is the table of what went where.
+    """
+
+    def __init__(self, parts: list[Part], params: dict[str, Tensor], left: Sequence[str] = ()):
+        self.parts, self.left = parts, tuple(left)
+        groups = [
+            {"params": [(n, params[n]) for n in x.names], **x.hypers, "route": x.label}
+            for x in parts
+        ]
+        self._ready = False
+        super().__init__(groups, {})
+        self._ready = True
+
+    def add_param_group(self, param_group: dict) -> None:
+        """A group that ``route`` names, with named parameters. ValueError where there is no such route."""
+        if not self._ready:  # those of the constructor
+            super().add_param_group(param_group)
+            return
+        label, named = param_group.get("route"), list(param_group["params"])
+        like = next((x for x in self.parts if x.label == label), None)
+        if like is None:
+            known = ", ".join(dict.fromkeys(x.label for x in self.parts))
+            raise ValueError(f"there is no route {label!r}; there are {known}")
+        given = {k: x for k, x in param_group.items() if k not in ("params", "route")}
+        part = Part.of(label, like.made, {**like.given, **given}, like.view, named)
+        super().add_param_group({"params": named, **part.hypers, "route": label})
+        self.parts.append(part)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of every route; ``closure`` computes the loss anew, once."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.step(group)
+        self._link()
+        return loss
+
+    def _link(self) -> None:
+        self.state.clear()
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            self.state.update(part.state(group["params"]))
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """ValueError for the state of other routes."""
+        saved = state_dict["param_groups"]
+        if len(saved) != len(self.parts):
+            raise ValueError(f"saved were {len(saved)} routes, here are {len(self.parts)}")
+        for part, group, old in zip(self.parts, self.param_groups, saved, strict=True):
+            part.load(old, state_dict["state"])
+            more = {key: copy.deepcopy(x) for key, x in old.items() if key not in APART}
+            group.update({**more, **part.hypers})
+        self._link()
+
+    def __getstate__(self) -> dict:
+        own = {"parts": self.parts, "left": self.left, "_ready": True}
+        return {**super().__getstate__(), **own}
+
+    def __str__(self) -> str:
+        rows = [("route", "hypers", "view", "tensors", "numbers", "which")]
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            given = ", ".join(f"{k}={x}" for k, x in part.given.items())
+            numbers = f"{sum(p.numel() for p in group['params']):,}"
+            rows.append((part.label, given, part.view.text, str(len(part.names)), numbers,
+                         _listed(part.names)))  # fmt: skip
+        if self.left:
+            rows.append(("not trained", "", "", str(len(self.left)), "", _listed(self.left)))
+        kept = [i for i in range(6) if i not in (1, 2) or any(row[i] for row in rows[1:])]
+        wide = [max(len(row[i]) for row in rows) for i in range(6)]
+        align = lambda i, x: x.rjust(wide[i]) if i in (3, 4) else x.ljust(wide[i])  # noqa: E731
+        return "\n".join("  ".join(align(i, row[i]) for i in kept).rstrip() for row in rows)
+
+    __repr__ = __str__
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names that differ in numbers as one, with their count."""
+    alike: dict[str, list[str]] = {}
+    for n in names:
+        alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", n), []).append(n)
+    said = (f"{n} ({len(x)})" if len(x) > 1 else x[0] for n, x in alike.items())
+    return ", ".join(said)
+
+
+def routed(model: nn.Module, *routes: Any, rest: Any, tell: Callable[[str], None] | None) -> Routed:
+    """``nlc.route``."""
+    whole = dict(model.named_parameters())
+    named = {n: p for n, p in whole.items() if p.requires_grad}
+    left = [n for n in whole if n not in named]
+    owners: dict[int, list[type]] = {}
+    for module in model.modules():
+        for p in module.parameters(recurse=False):
+            owners.setdefault(id(p), []).append(type(module))
+    asked = [x if isinstance(x, Route) else Route(x) for x in (*routes, rest) if x is not None]
+    trainers = [Trainer.of(x.system) for x in asked]
+    taken: dict[str, int] = {}
+    for i, (x, trainer) in enumerate(zip(asked, trainers, strict=True)):
+        _each_finds(x, named, owners)
+        last = i == len(routes)
+        meets = [n for n, p in named.items() if x.meets(n, p, owners[id(p)])]
+        fits = [n for n in meets if _fits(n, named[n], x, trainer, last)]
+        mine = [n for n in fits if n not in taken]
+        if not mine and not last:
+            why = "no parameter meets all that it asks for"
+            why = f"it is not for {_listed(meets)}" if meets else why
+            why = f"{_listed(fits)} went to an earlier one" if fits else why
+            raise ValueError(f"route {i + 1}, {trainer.name}, takes nothing: {why}")
+        taken |= dict.fromkeys(mine, i)
+    lost = [f"{n} {list(p.shape)}" for n, p in named.items() if n not in taken]
+    if lost:
+        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise ValueError(f"no route takes {shown}; `rest=` says what trains them")
+    labels: Counter[str] = Counter()
+    parts = []
+    for i in sorted({*taken.values()}):
+        x, trainer = asked[i], trainers[i]
+        labels[trainer.name] += 1
+        again = f"-{labels[trainer.name]}" if labels[trainer.name] > 1 else ""
+        mine = [(n, p) for n, p in named.items() if taken[n] == i]
+        parts.append(Part.of(trainer.name + again, trainer.made, x.hypers, x.view, mine))
+    made = Routed(parts, named, left)
+    if tell is not None:
+        tell(str(made))
+    return made
+
+
+def _fits(name: str, p: Tensor, x: Route, trainer: Trainer, last: bool) -> bool:
+    """Whether a system takes all that it would see of a parameter."""
+    try:
+        return all(trainer.takes(y, whole=last) for y in x.view(p.detach()))
+    except NoAxis:
+        return False
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _each_finds(x: Route, named: dict[str, Tensor], owners: dict[int, list[type]]) -> None:
+    """ValueError for a pattern or a class that finds no parameter."""
+    for pattern in x.names:
+        if not any(fnmatchcase(n, pattern) for n in named):
+            close = nearest(pattern, named)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise ValueError(f"the pattern {pattern!r} finds no parameter{hint}")
+    for kind in x.modules:
+        if not any(issubclass(t, kind) for p in named.values() for t in owners[id(p)]):
+            raise ValueError(f"no parameter belongs to a {kind.__name__}")
+
+
+def _known(label: str, made: type, hypers: dict[str, Any]) -> None:
+    known = list(inspect.signature(made.__init__).parameters)[2:]
+    for name in hypers:
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
+            raise ValueError(f"{label} has no hyper {name!r}; {hint}")

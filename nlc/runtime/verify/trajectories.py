@@ -1,0 +1,90 @@
+"""The first steps of a gradient system on one fixed problem: figures to keep beside a spec, the same on every machine.
+
+The loss is ½ Σ c (W − b)², its numbers and the start small fractions that float64 holds exactly, so that nothing is
+drawn. The interpreter makes the steps; what is compiled is compared with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nlc.runtime.interpreter import Interpreter
+from nlc.runtime.verify.gradients import begun, interpreted_tick, kinds, sides
+from nlc.runtime.verify.report import EXACT, Check, Trajectory, compared, difference, limit
+from nlc.tools.sizes import Values, longest, settled
+
+if TYPE_CHECKING:
+    from nlc.pipeline import Spec
+
+SHAPES = ((2, 3), (3,), (), (2, 2), (2, 2, 2))  # of a kind the first that its system takes
+MOST = 64
+DECIMALS, ROUGH = 9, 5  # printed; fewer where a function asks for a shorter format
+
+
+def trajectories(
+    spec: Spec, backends: Iterable[str], fixed: Mapping[str, Any]
+) -> tuple[list[Trajectory], list[Check]]:
+    """One of each kind of tensor, at the spec's own hypers but for those given; steps 1, 2, 4, … past two periods."""
+    found, errors = [], dict.fromkeys(backends, 0.0)
+    tolerance = EXACT
+    for kind in kinds(spec, SHAPES):
+        hypers = settled(kind.system, fixed)
+        least = min(max(8, 2 * longest(kind.system, hypers)), MOST)
+        marks = [2**i for i in range(MOST.bit_length()) if 2**i < 2 * least]
+        W = start(kind.shapes[0])
+        expected = _interpreted(kind.system, hypers, W, marks[-1])
+        wanted, _ = limit([kind.system])
+        tolerance = max(tolerance, wanted)
+        decimals = DECIMALS if wanted == EXACT else ROUGH
+        shown = [W, *(expected[m - 1] for m in marks)]
+        rows = tuple(
+            tuple(f"{x:.{decimals}f}" for x in (w + 0.0).flatten().tolist()) for w in shown
+        )
+        digest = hashlib.sha256("\n".join(map(" ".join, rows)).encode()).hexdigest()[:16]
+        found.append(Trajectory(kind.name, tuple(W.shape), (0, *marks), rows, digest))
+        for name in errors:
+            got = _compiled(spec.compile(name), fixed, W, marks[-1])
+            changes = [{"": x.diff(dim=0, prepend=W[None])} for x in (got, expected)]
+            errors[name] = max(errors[name], difference(*changes))
+    what = "{}: the trajectory = the interpreter's"
+    return found, [compared(what.format(n), e, max(tolerance, 1e-8)) for n, e in errors.items()]
+
+
+def start(shape: tuple[int, ...]) -> Tensor:
+    """(5 k + 3 mod 7 − 3) / 4 for the k-th number."""
+    k = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    return (((5 * k + 3) % 7 - 3) / 4).reshape(shape)
+
+
+def slope(W: Tensor) -> Tensor:
+    """c (W − b), c = 1 + k mod 3 and b = (3 k + 1 mod 5 − 2) / 2 for the k-th number."""
+    k = torch.arange(W.numel(), dtype=torch.float64).reshape(W.shape)
+    return (1 + k % 3) * (W - ((3 * k + 1) % 5 - 2) / 2)
+
+
+def _interpreted(system: Any, hypers: Values, W: Tensor, steps: int) -> Tensor:
+    run = Interpreter(system, hypers, {}, sides(system, tuple(W.shape)))
+    trained, states = begun(run, W)
+    out = []
+    for _ in range(steps):
+        states = interpreted_tick(run, states, slope(states[trained]))
+        out.append(states[trained])
+    return torch.stack(out)
+
+
+def _compiled(made: type, fixed: Mapping[str, Any], W: Tensor, steps: int) -> Tensor:
+    p = torch.nn.Parameter(W.clone())
+    optimizer = made([p], **fixed)
+    out = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(steps):
+            p.grad = slope(p.detach())
+            optimizer.step()
+            out.append(p.detach().clone())
+    return torch.stack(out)
