@@ -131,3 +131,35 @@ def test_a_step_between_two_starts_at_zero_and_is_no_slow_weight() -> None:
     text = LEVEL.replace("    rule:", "    init: learned\n    rule:")
     module = nlc.loads(text).compile()()
     assert [n for n, _ in module.named_parameters()] == ["S.init"]
+
+
+GATED = """
+nlc: 1
+system: gated
+context: tokens
+hyper: {d: 8}
+inputs: {x: [d]}
+levels:
+  S:
+    frequency: 2 per token
+    memory: matrix(d, d)
+    key: l2norm(substeps(linear(x, 2 * d)))
+    objective: 0.5 * sqnorm(S(key) - linear(x))
+    retain: where(substep == 0, sigmoid(linear(x)), 1)
+    rule: gd(lr=substeps(sigmoid(linear(x))))
+output: S(linear(x))
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "who"),
+    [
+        ("l2norm(substeps(linear(x, 2 * d)))", "substeps(linear(x, 2 * d))", "NLC803", "`S`"),
+        ("== 0, sigmoid", "== 0, 2 * sigmoid", "NLC802", "`S_1`"),
+    ],
+)
+def test_a_step_that_can_grow_is_warned_of_once(old: str, new: str, code: str, who: str) -> None:
+    assert not nlc.loads(GATED).check().diagnostics
+    assert old in GATED
+    found = nlc.loads(GATED.replace(old, new)).check().diagnostics
+    assert [(d.code, who in d.message) for d in found] == [(code, True)]

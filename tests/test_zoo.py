@@ -1,4 +1,4 @@
-"""The token systems of the zoo against their papers, written out in `zoo_transcriptions`, and against fla's own code.
+"""The token systems of the zoo against their papers (`zoo_linear`, `zoo_learners`), and against fla's own code.
 
 Outputs, states and gradients by the input and every slow weight, in float64, of both exact backends.
 """
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import zoo_layers
+import zoo_learners
+import zoo_linear
 import zoo_page
-import zoo_transcriptions as zoo
 from test_every_spec import exact as in_float64
 from torch import Tensor
 from transcriptions import compare, drawn
@@ -26,7 +28,7 @@ from nlc.pipeline import EXACT
 class Oracle:
     """What a system is compared with: the paper's recurrence at these sizes; ``inputs`` of another kind than x."""
 
-    written: Callable[..., zoo.Found]
+    written: Callable[..., zoo_layers.Found]
     sizes: dict[str, object] = field(default_factory=dict)
     length: int = 23
     inputs: Callable[[], dict[str, Tensor]] | None = None
@@ -47,30 +49,34 @@ def _episodes() -> dict[str, Tensor]:
 
 HOPE = dict(chunk=4, memory_chunk=3, periods=(2, 6, 18), cms_lr=0.1)
 ORACLES = {
-    "mlstm": Oracle(zoo.mlstm, SMALL),
-    "oja": Oracle(zoo.oja, SMALL),
-    "rwkv7": Oracle(zoo.rwkv7, dict(**SMALL, rank=2)),
-    "rwkv6": Oracle(zoo.rwkv6, dict(**SMALL, rank=2)),
-    "kda": Oracle(zoo.kda, dict(**SMALL, rank=2)),
-    "gated_delta_net2": Oracle(zoo.gated_delta_net2, SMALL),
-    "comba": Oracle(zoo.comba, SMALL),
-    "longhorn": Oracle(zoo.longhorn, SMALL),
-    "hgrn2": Oracle(zoo.hgrn2, SMALL),
-    "mamba": Oracle(zoo.mamba, dict(d=6, n=3, rank=2)),
-    "linear_transformer": Oracle(zoo.linear_transformer, SMALL),
-    "delta_product": Oracle(zoo.delta_product(2), SMALL),
-    "sliding_attention": Oracle(zoo.sliding_attention(5), dict(**EVEN, window=5)),
-    "omega": Oracle(zoo.omega(4), dict(**DEEP, c=4)),
-    "atlas": Oracle(zoo.atlas(3, 0.1), dict(**SMALL, c=3), length=11),
-    "moneta": Oracle(zoo.moneta(3, 4), DEEP),
-    "yaad": Oracle(zoo.yaad, DEEP),
-    "memora": Oracle(zoo.memora, SMALL),
-    "srwm": Oracle(zoo.srwm, SMALL),
-    "ada_transformer": Oracle(zoo.ada_transformer(5, 0.2), dict(**EVEN, expand=2, chunk=5, lr=0.2)),
-    "hope_query": Oracle(zoo.hope_query(bias=3.0, **HOPE), dict(**DEEP, gate_bias=3.0, **HOPE)),
-    "lact": Oracle(zoo.lact(5, 0.05), dict(**DEEP, chunk=5, rate=0.05)),
+    "mlstm": Oracle(zoo_linear.mlstm, SMALL),
+    "oja": Oracle(zoo_linear.oja, SMALL),
+    "rwkv7": Oracle(zoo_linear.rwkv7, dict(**SMALL, rank=2)),
+    "rwkv6": Oracle(zoo_linear.rwkv6, dict(**SMALL, rank=2)),
+    "kda": Oracle(zoo_linear.kda, dict(**SMALL, rank=2)),
+    "gated_delta_net2": Oracle(zoo_linear.gated_delta_net2, SMALL),
+    "comba": Oracle(zoo_linear.comba, SMALL),
+    "longhorn": Oracle(zoo_linear.longhorn, SMALL),
+    "hgrn2": Oracle(zoo_linear.hgrn2, SMALL),
+    "mamba": Oracle(zoo_linear.mamba, dict(d=6, n=3, rank=2)),
+    "linear_transformer": Oracle(zoo_linear.linear_transformer, SMALL),
+    "delta_product": Oracle(zoo_linear.delta_product(2), SMALL),
+    "sliding_attention": Oracle(zoo_linear.sliding_attention(5), dict(**EVEN, window=5)),
+    "omega": Oracle(zoo_learners.omega(4), dict(**DEEP, c=4)),
+    "atlas": Oracle(zoo_learners.atlas(3, 0.1), dict(**SMALL, c=3), length=11),
+    "moneta": Oracle(zoo_learners.moneta(3, 4), DEEP),
+    "yaad": Oracle(zoo_learners.yaad, DEEP),
+    "memora": Oracle(zoo_learners.memora, SMALL),
+    "srwm": Oracle(zoo_learners.srwm, SMALL),
+    "ada_transformer": Oracle(
+        zoo_learners.ada_transformer(5, 0.2), dict(**EVEN, expand=2, chunk=5, lr=0.2)
+    ),
+    "hope_query": Oracle(
+        zoo_learners.hope_query(bias=3.0, **HOPE), dict(**DEEP, gate_bias=3.0, **HOPE)
+    ),
+    "lact": Oracle(zoo_learners.lact(5, 0.05), dict(**DEEP, chunk=5, rate=0.05)),
     "surprise": Oracle(
-        zoo.surprise(4, 0.3, 0.9), dict(d=5, n=4, lr=0.3, discount=0.9), inputs=_episodes
+        zoo_learners.surprise(4, 0.3, 0.9), dict(d=5, n=4, lr=0.3, discount=0.9), inputs=_episodes
     ),
 }
 
@@ -107,55 +113,58 @@ def _apart(name: str, backend: str, exact: Callable[[str], nlc.Spec]) -> float:
 # fla's own code, which computes in float32
 
 
-def _fla_rwkv7(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+def _fla_rwkv7(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
     """Their diagonal plus low rank: S diag(e^g) + (S a) bᵀ + v kᵀ, [B, H, T, n], queries over √n."""
-    f = zoo.rwkv7_flows(w, x)
+    f = zoo_linear.rwkv7_flows(w, x)
     n = f["r"].shape[-1]
     flows = (f["r"] * n**0.5, f["k"], f["v"], -f["kap"], f["a"] * f["kap"], f["decay"].log())
     reads, _ = naive(*(z.transpose(1, 2).float() for z in flows))
-    return zoo.rwkv7_output(w, f, reads.transpose(1, 2).to(x.dtype))
+    return zoo_linear.rwkv7_output(w, f, reads.transpose(1, 2).to(x.dtype))
 
 
-def _fla_linear_transformer(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
-    q, k = (torch.nn.functional.elu(zoo.in_heads(w, name, x)) + 1 for name in ("qx", "kx"))
-    reads, _ = naive(q, k, zoo.in_heads(w, "S.value", x), normalize=True)
-    return zoo.linear(w, "y.linear", reads.flatten(2))
+def _fla_linear_transformer(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
+    q, k = (torch.nn.functional.elu(zoo_layers.in_heads(w, name, x)) + 1 for name in ("qx", "kx"))
+    reads, _ = naive(q, k, zoo_layers.in_heads(w, "S.value", x), normalize=True)
+    return zoo_layers.linear(w, "y.linear", reads.flatten(2))
 
 
-def _fla_sliding_attention(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
-    q, k = zoo.turned(zoo.in_heads(w, "q", x)), zoo.turned(zoo.in_heads(w, "A.key", x))
-    reads, _ = naive(q, k, zoo.in_heads(w, "A.value", x), window_size=5)
-    return zoo.linear(w, "y.linear", reads.flatten(2))
+def _fla_sliding_attention(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
+    q, k = (
+        zoo_layers.turned(zoo_layers.in_heads(w, "q", x)),
+        zoo_layers.turned(zoo_layers.in_heads(w, "A.key", x)),
+    )
+    reads, _ = naive(q, k, zoo_layers.in_heads(w, "A.value", x), window_size=5)
+    return zoo_layers.linear(w, "y.linear", reads.flatten(2))
 
 
-def _fla_delta_product(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+def _fla_delta_product(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
     """Their sub-steps stand one after the other along the time axis: [B, 2 T, H, n]."""
-    f = zoo.delta_product_flows(w, x, 2)
+    f = zoo_linear.delta_product_flows(w, x, 2)
     k, v, beta = (f[name].flatten(1, 2) for name in ("k", "v", "beta"))
     reads, _ = naive(f["q"], k, v, f["alpha"].log(), beta, 1.0, num_householder=2)
-    return zoo.closed(w, list(reads.unbind(1)), x)
+    return zoo_layers.closed(w, list(reads.unbind(1)), x)
 
 
-def _fla_kda(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
-    f = zoo.kda_flows(w, x)
+def _fla_kda(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
+    f = zoo_linear.kda_flows(w, x)
     reads, _ = naive(**f, scale=1.0)
-    y = zoo.normed(reads, w["y.rmsnorm.weight"]) * zoo.in_heads(w, "y", x).sigmoid()
-    return zoo.linear(w, "y.linear_2", y.flatten(2))
+    y = zoo_layers.normed(reads, w["y.rmsnorm.weight"]) * zoo_layers.in_heads(w, "y", x).sigmoid()
+    return zoo_layers.linear(w, "y.linear_2", y.flatten(2))
 
 
-def _fla_gated_delta_net2(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
-    f = zoo.gated_delta_net2_flows(w, x)
+def _fla_gated_delta_net2(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
+    f = zoo_linear.gated_delta_net2_flows(w, x)
     flows = (f["q"], f["k"], f["v"], f["alpha"].log(), f["b"], f["w"])
     reads, _ = naive(*flows, scale=1.0)
-    return zoo.closed(w, list(reads.unbind(1)), x)
+    return zoo_layers.closed(w, list(reads.unbind(1)), x)
 
 
-def _fla_comba(naive: Callable, w: zoo.State, x: Tensor) -> Tensor:
+def _fla_comba(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
     """The form in chunks: their recurrence token by token is of another system."""
-    f = zoo.comba_flows(w, x)
+    f = zoo_linear.comba_flows(w, x)
     flows = (f["q"], f["k"], f["v"], f["p"], f["alpha"].log(), f["beta"])
     reads, _ = naive(*flows, scale=1.0)
-    return zoo.closed(w, list(reads.to(x.dtype).unbind(1)), x)
+    return zoo_layers.closed(w, list(reads.to(x.dtype).unbind(1)), x)
 
 
 FLA = {

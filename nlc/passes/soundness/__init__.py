@@ -10,7 +10,7 @@ from math import inf, isfinite
 
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
-from nlc.ir.expr import Expr, contains
+from nlc.ir.expr import Expr, contains, part
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, State, System
 from nlc.ir.types import Range
@@ -28,8 +28,18 @@ SLACK = 1e-9  # rounding of bounds: 1 / n * n
 def soundness(system: System, updates: dict[str, Update], report: Report) -> None:
     """Warns of every level whose step the ranges show to be unsound."""
     reaches, reads = Reaches(system), states_of_flows(system)
+    between = []
     for name, update in updates.items():
-        _Level(system, system.levels[name], update, reaches, reads, report).check()
+        level, found = system.levels[name], Report()
+        _Level(system, level, update, reaches, reads, found).check()
+        if any(s.passing for s in level.states):
+            between += found.diagnostics
+        else:
+            report.take(found)
+    said = {
+        (d.code, d.span) for d in report.diagnostics
+    }  # of a sub-step what is not true of the last
+    report.take(Report([d for d in between if (d.code, d.span) not in said]))
 
 
 class _Level:
@@ -67,6 +77,8 @@ class _Level:
 
     def _reads(self, n: Expr, s: State, time: str) -> bool:
         """Whether a node is the state at that time; with boundaries at every tick both are one."""
+        if time == "prev" and self.level.source is not None:
+            return n == part(self.level.source, self.level.states.index(s))
         if n.op != "state" or n.attr[0] != s.name:
             return False
         at = "prev" if n.attr[1] == "anchor" and self.period == 1 else n.attr[1]
