@@ -32,7 +32,7 @@ from pathlib import Path
 import pytest
 
 import nlc
-from nlc.lib import functions, memories
+from nlc.lib import functions
 from nlc.pipeline import shipped
 from nlc.tools.reference import filled
 
@@ -269,7 +269,6 @@ REFUSED = [
         (f"`{name}`", "delta_net", "sqnorm(S(key) - value)", f"sqnorm({name}(S))")
         for name in sorted(functions.LATER)
     ),
-    *((f"`{name}`", "adamw", "like(W)", f"{name}(W, 2)") for name in sorted(memories.LATER)),
     (
         "`grad` outside an `update`",
         "delta_net",

@@ -11,19 +11,21 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from mutants import SEEDS, edited
 from test_docs import DOCUMENTS, _blocks
-from test_fuzz import SEEDS, SHIPPED, mutate
 
 import nlc
 from nlc import cli
 from nlc.base.diagnostics import Report
 from nlc.base.span import Source, Span
+from nlc.pipeline import shipped
 from nlc.syntax import fmt, pieces
 from nlc.syntax.math import parse_text
 from nlc.syntax.yamltree import Scalar
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = {p.stem: p.read_text() for p in sorted((ROOT / "examples").glob("*.yaml"))}
+SHIPPED = {name: path.read_text(encoding="utf-8") for name, path in shipped().items()}
 SPECS = {**SHIPPED, **EXAMPLES}
 HEAD = "nlc: 1\nsystem: a\ncontext: tokens\n"
 
@@ -110,16 +112,16 @@ def test_mutants_are_formatted_once_and_for_all() -> None:
     """``formatted`` itself raises if the tree, a comment or the second time differs; here, all of it anew."""
     rng, changed = random.Random(6), 0
     for _ in range(500):
-        _, text = rng.choice(SEEDS)
+        text = rng.choice(SEEDS)
         for _ in range(rng.choice([1, 1, 2])):
-            text = mutate(rng, text)
+            text = edited(rng, text)
         report = Report()
         made = fmt.formatted(Source("spec.yaml", text), report)
         assert (made is None) == report.has_errors
         if made is not None:
             changed += made != text
             assert form(made) == made
-    assert changed > 20
+    assert changed > 10
 
 
 def noisy(rng: random.Random, text: str) -> str:

@@ -24,7 +24,8 @@ def printed(*words: str) -> str:
 
 
 def test_every_code_that_a_spec_can_have_has_an_example() -> None:
-    assert CODES.keys() - EXAMPLES.keys() == {"NLC901"}
+    without = {"NLC015", "NLC901"}  # of a layout, by `nlc fmt --check` alone; of a bug
+    assert CODES.keys() - EXAMPLES.keys() == without
     assert EXAMPLES.keys() <= CODES.keys()
 
 
@@ -84,6 +85,5 @@ def test_the_page_of_codes_is_current(request: pytest.FixtureRequest) -> None:
 
 def test_other_lists_are_tables() -> None:
     lines = printed("list", "memories", "--format", "markdown").splitlines()
-    assert lines[:2] == ["| name | |", "| --- | --- |"] and lines[2].startswith(
-        "| `matrix(m, n)` |"
-    )
+    assert lines[0].startswith("|") and lines[1].startswith("| --- |")
+    assert lines[2].startswith("| `matrix(m, n)` |")

@@ -211,7 +211,12 @@ class Notation:
         if e.op == "slice":
             bounds = f"{e.attr[0]}:{e.attr[1]}"
             x = self.inside(e.args[0], POW)
-            return f"{x}_{{{bounds}}}" if self.latex else f"{x}[{bounds}]"
+            if not self.latex:
+                return f"{x}[{bounds}]"
+            at = _script(x)  # a second subscript is none to LaTeX
+            if at is not None and x[at] == "_":
+                return f"{x[:at]}_{{{x[at + 2 : -1]},{bounds}}}"
+            return f"{x}_{{{bounds}}}"
         if e.op == "slope":
             return self._word(e.attr) + ("'" if self.latex else "′") + f"({args})"
         return f"{name}({args})"
@@ -364,10 +369,10 @@ class Notation:
         return f"{self.text(a)} {latex if self.latex else glyph} {self.text(b)}", 0
 
     def _le(self, a: Expr, b: Expr) -> tuple[str, int]:
-        return self._compare("≤", r"\le", a, b)
+        return self._compare("≤", r"\leq", a, b)
 
     def _ge(self, a: Expr, b: Expr) -> tuple[str, int]:
-        return self._compare("≥", r"\ge", a, b)
+        return self._compare("≥", r"\geq", a, b)
 
     def _lt(self, a: Expr, b: Expr) -> tuple[str, int]:
         return self._compare("<", "<", a, b)

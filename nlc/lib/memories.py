@@ -72,6 +72,4 @@ _TABLE = [
                _level("cache", "key: k; value: v", "infinite"), context="tokens"),
 ]  # fmt: skip
 
-LATER: frozenset[str] = frozenset()  # memories of the language that this version has not
-
 MEMORIES: dict[str, MemoryKind] = {m.name: m for m in _TABLE}

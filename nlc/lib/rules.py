@@ -50,7 +50,8 @@ _TABLE = [
         "prox(lr=b)",
         "M = argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ B) / √lr‖², in closed form for a quadratic objective",
         "argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ {B}) / √lr‖²",
-        r"\arg\min_\Phi \ell(\Phi) + \tfrac12 \lVert (\Phi - \mathrm{decay} \circ {B}) / \sqrt{\mathrm{lr}} \rVert^2",
+        r"\arg\min_\Phi \ell(\Phi)"
+        r" + \tfrac{1}{2} \lVert (\Phi - \mathrm{decay} \circ {B}) / \sqrt{\mathrm{lr}} \rVert^2",
     ),
 ]
 

@@ -468,9 +468,11 @@ class _Level:
         if lr.type.dims != () and not (by_rows or by_keys):
             self.report.add(
                 "NLC504",
-                "`prox` takes a scalar, `per_value` or `per_key` step",
+                f"`prox` has no closed form for this step in level `{self.level.name}`",
                 lr.span or self.level.rule.span,
-                "no closed form for this shape",
+                "a factor for each key channel needs an objective with one term, of one key"
+                if per_key
+                else "a scalar or `per_value(…)` has one",
             )
             return None
         damp = one if curvature is None else add(one, mul(lr, curvature))

@@ -121,11 +121,11 @@ WRITTEN = {
     **dict.fromkeys(("matmul", "mm", "bmm", "mv"), "a product of matrices is `A @ B`"),
     **dict.fromkeys(("transpose", "swapaxes", "permute", "t", "T"), "the transpose is `A.T`"),
     **dict.fromkeys(
-        ("cat", "concat", "concatenate", "stack"),
-        "there is no concatenation: give each part a map of its own, `linear(a) + linear(b)`",
+        ("cat", "concatenate", "stack", "hstack"),
+        "two vectors in a row are `concat(a, b)`",
     ),
     **dict.fromkeys(
-        ("reshape", "view", "rearrange", "flatten"),
+        ("reshape", "view", "rearrange"),
         "heads are made by `split(z)` and joined by `merge(z)`",
     ),
     **dict.fromkeys(("float", "int", "to"), "values have one type; a size divides as `d / heads`"),

@@ -172,6 +172,9 @@ EXAMPLES.update(
             "    rule: muon(lr=lr)\napplies_to:\n  matrices: self\n",
             base=GRADIENTS,
         ),
+        "NLC214": of(
+            "q: l2norm(linear(x, d))", "q: linear(x, d) / (d - 64)", "q: linear(x, d) / d"
+        ),
         # 3 shapes and heads
         "NLC301": of(VALUE, "value: linear(x, 2 * d)"),
         "NLC302": of(OBJECTIVE, "objective: S(key) - value"),

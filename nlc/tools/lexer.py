@@ -26,7 +26,6 @@ from pygments.token import (
 )
 
 from nlc.lib.functions import FUNCTIONS, LATER
-from nlc.lib.memories import LATER as LATER_MEMORIES
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import RULES
 from nlc.syntax.clock import WORDS
@@ -59,7 +58,7 @@ for _block in _BLOCKS:
 _NAMES: dict[str, _TokenType] = {
     **dict.fromkeys(RESERVED, Name.Builtin.Pseudo),
     **dict.fromkeys([*FUNCTIONS, *LATER], Name.Builtin),
-    **dict.fromkeys([*MEMORIES, *LATER_MEMORIES], Name.Class),
+    **dict.fromkeys(MEMORIES, Name.Class),
     **dict.fromkeys(RULES, Name.Function),
     **dict.fromkeys(["true", "false"], Keyword.Constant),
     "for": Keyword,

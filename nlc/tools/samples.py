@@ -74,6 +74,12 @@ levels:
     rule: gd(lr=sum(example))
 """
 _SLOW = "last(k)"
+_SEVERAL = """\
+frequency: 2 per token
+memory: matrix(n, d / 2)
+let: {{each: "{flow}"}}
+objective: -dot(M(l2norm(each)), v)
+rule: gd(lr=a)"""
 _UNUSED = "NLC210"  # the example does not read every name that it might
 
 
@@ -94,6 +100,9 @@ def value(function: Function) -> Type | None:
         return next(
             n.type for n in walk(spec.system.levels["M"].update["M"]) if n.op == function.name
         )
+    if function.op == "substeps":  # it has a value for each sub-step of a level of several
+        spec = _with(_SEVERAL.format(flow=e), False)
+        return spec.system.flows["M.each"].expr.type
     if function.op == "total":  # it reads something faster than its own level
         spec = _checked(_TOKENS.format(init=0, flow="x", slow=e, level=""))
         return next(n.type for n in walk(spec.system.levels["C"].objective) if n.op == function.op)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from math import inf, log
 
-from nlc.base.diagnostics import Report
+from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import System
 from nlc.syntax.math import LARGEST_WHOLE
@@ -22,9 +22,12 @@ def valued(system: System, report: Report) -> None:
         if _is_truth(e) and e.op != "bool":  # a switch of a rule
             _no_number(e, system, report)
     every = [*(f.expr for f in system.flows.values()), *roots, *filter(None, starts)]
+    twice: list[Expr] = []
     for node in (n for e in every for n in walk(e)):
-        if node.op in ("split", "merge"):
-            _split(node, system, report)
+        if node.op == "split" and node.args[0].type.head:
+            twice.append(node)
+        if node.op == "merge" and not node.args[0].type.head:
+            _merge(node, system, report)
         if node.op == "delay" and system.context == "tokens":
             _delayed(node, system, report)
         for truth in _truths(node):
@@ -38,21 +41,39 @@ def valued(system: System, report: Report) -> None:
                 notes=_defaults(node, system),
                 helps=["change the expression, or the defaults that it is made of"],
             )
+    _split(twice, system, report)
 
 
-def _split(node: Expr, system: System, report: Report) -> None:
-    """What is split has no head axis yet, what is merged has one."""
-    headed = node.args[0].type.head
-    if headed == (node.op == "merge"):
-        return
-    several = "several inputs of a system with heads have a head axis each"
+def _split(twice: list[Expr], system: System, report: Report) -> None:
+    """What is split has no head axis yet; where all inputs have one that is one mistake, made in one place."""
+    inputs = [i for i in system.inputs.values() if i.head]
+    for node in twice[:1] if inputs else twice:
+        lines = sorted(
+            {n.span.line for n in twice if n.span} - {node.span.line if node.span else 0}
+        )
+        more = f"so it is in line {', '.join(map(str, lines))}" if lines else ""
+        several = "several inputs of a system with heads have a head axis each"
+        report.add(
+            "NLC304",
+            "this has a head axis already",
+            node.args[0].span or node.span or system.span,
+            "what `split` is given",
+            related=[
+                Label(i.span, f"`{i.name}` is one of {len(inputs)} inputs") for i in inputs[1:2]
+            ],
+            notes=[x for x in (several, more) if x] if inputs else [],
+            helps=["leave out the `split`"],
+        )
+
+
+def _merge(node: Expr, system: System, report: Report) -> None:
+    """What is merged has a head axis."""
     report.add(
         "NLC304",
-        "this has a head axis already" if headed else "this has no head axis to merge",
+        "this has no head axis to merge",
         node.args[0].span or node.span or system.span,
-        f"what `{node.op}` is given",
-        notes=[several] if headed and any(i.head for i in system.inputs.values()) else [],
-        helps=[f"leave out the `{node.op}`"],
+        "what `merge` is given",
+        helps=["leave out the `merge`"],
     )
 
 

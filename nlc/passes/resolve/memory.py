@@ -12,7 +12,7 @@ from nlc.ir.show import show
 from nlc.ir.system import Memory, State
 from nlc.ir.types import ONE, Dim, Dims, Like
 from nlc.lib.functions import FUNCTIONS
-from nlc.lib.memories import LATER, MEMORIES, MemoryKind
+from nlc.lib.memories import MEMORIES, MemoryKind
 from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.choices import word
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED
@@ -63,9 +63,6 @@ def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:
     named = call.args[0] if call.op == "call" else call
     name = named.attr if named.op == "name" else None
     kind = MEMORIES.get(name) if isinstance(name, str) else None
-    if name in LATER:
-        scope.later(f"the memory `{name}`", named.span)
-        return None
     if kind is None:
         alien = FOREIGN.get(str(name))
         close = alien or nearest(str(name or ""), MEMORIES)

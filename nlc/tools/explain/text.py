@@ -25,7 +25,7 @@ def text(e: Explanation) -> str:
         out += [line for f in level for line in body[id(f)]]
     out.append("─" * WIDTH)
     out += [line for row in lines[1 + len(shown) :] for line in row]
-    notes = [*_notes(shown, e), *(line for f in shown for u in f.updates for line in _hung("", u))]
+    notes = _remarks(shown, e)
     out += ["", *notes] if notes else []
     return "\n".join(line.rstrip() for line in out)
 
@@ -40,7 +40,12 @@ def html(e: Explanation) -> str:
     rows = [*([f.clock, *_row(f, e)] for f in shown), *(["", *row] for row in _sums(e))]
     right = range(columns.index("flops"), len(columns))
     caption = "\n".join([f"{e.system} by {e.backend}", *_scope(e)])
-    return markup(columns, rows, right, caption) + pre("\n".join(_notes(shown, e)))
+    return markup(columns, rows, right, caption) + pre("\n".join(_remarks(shown, e)))
+
+
+def _remarks(shown: list[Fact], e: Explanation) -> list[str]:
+    """What stands below the table: reasons, and the steps of an optimizer."""
+    return [*_notes(shown, e), *(line for f in shown for u in f.updates for line in _hung("", u))]
 
 
 def _columns(e: Explanation) -> list[str]:
