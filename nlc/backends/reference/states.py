@@ -121,5 +121,6 @@ class States:
         if s.init is None:
             return f"{first}.new_zeros({shape}, dtype=dtype)"
         if self.printer.is_number(s.init):
-            return f"{first}.new_full(({shape},), {self.printer(s.init)}, dtype=dtype)"
+            shape = f"{shape}," if "," not in shape else shape
+            return f"{first}.new_full(({shape}), {self.printer(s.init)}, dtype=dtype)"
         return f"({self.printer(s.init)}).to(dtype).expand({shape})"
