@@ -59,7 +59,7 @@ def grow(draw: st.DrawFn, depth: int) -> Expr:
 def special(draw: st.DrawFn, a: Expr, depth: int) -> Expr:
     """Functions with a domain or with arguments of their own."""
     safe = make("add", make("mul", a, a), num(0.5))
-    choice = draw(st.integers(0, 9))
+    choice = draw(st.integers(0, 11))
     if choice == 0:
         return make("log", safe)
     if choice == 1:
@@ -78,6 +78,11 @@ def special(draw: st.DrawFn, a: Expr, depth: int) -> Expr:
         return make("where", make("ge", a, num(0.1)), grow(draw, depth - 1), a)
     if choice == 8:
         return make("clip", a, num(-0.7), num(0.9))
+    if choice == 9:
+        return make("unflatten", make("flatten", a), attr=a.type.dims)
+    if choice == 10:
+        both = make("concat", a, grow(draw, depth - 1))
+        return make("slice", both, attr=(Dim.of(1), both.type.dims[0] - 1))
     return (
         make("rmsnorm", a, LEAVES[3])
         if a.type.dims == (N,)
@@ -192,6 +197,10 @@ def test_every_differentiable_operator_is_drawn_or_derived_elsewhere() -> None:
         "where",
         "clip",
         "rmsnorm",
+        "concat",
+        "slice",
+        "flatten",
+        "unflatten",
     }
     elsewhere = {
         "eq",

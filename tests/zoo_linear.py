@@ -210,7 +210,7 @@ def longhorn(w: State, x: Tensor) -> Found:
 
 def hgrn2(w: State, x: Tensor) -> Found:
     """S_t = S diag(f) + v (1 − f)ᵀ."""
-    forget, v = 0.9 + 0.1 * in_heads(w, "f", x).sigmoid(), in_heads(w, "S.value", x)
+    forget, v = (in_heads(w, "z", x) + 3).sigmoid(), in_heads(w, "S.value", x)
     q = F.silu(in_heads(w, "q", x))
     S, reads = empty(x, v.shape[-1], forget.shape[-1]), []
     for t in range(x.shape[1]):

@@ -377,7 +377,10 @@ class TorchPrinter(MatrixFunctions):
 
     def op_slice(self, e: Expr) -> tuple[str, int]:
         start, stop = (self.size(d) for d in e.attr)
-        return f"{self.at(e.args[0], ATOM)}[..., {start if start != '0' else ''}:{stop}]", ATOM
+        start = start if start != "0" else ""
+        plain = all(not x or x.isidentifier() or x.isdigit() for x in (start, stop))
+        bounds = f"{start}:{stop}" if plain else f"{start} : {stop}".strip()
+        return f"{self.at(e.args[0], ATOM)}[..., {bounds}]", ATOM
 
     # -------------------------------------------------------------------------------------------- modules, heads
 

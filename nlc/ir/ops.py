@@ -580,9 +580,6 @@ OPS: dict[str, Op] = {
     "split": Op(
         lambda s, d, e: s.split(d[0]), None, lambda a: a, "same", why="it changes the heads"
     ),
-    "part": Op(  # attr: which of how many equal parts
-        lambda s, d, e: s.split(d[0], Dim.of(e.attr[1])), None, lambda a: a, "same"
-    ),
     "merge": Op(
         lambda s, d, e: s.merge(d[0]),
         None,

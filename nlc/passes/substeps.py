@@ -111,7 +111,7 @@ class _Unrolled:
             return replace(self.system, levels={**self.system.levels, **once}), set()
         self.count = int(count)
         names = [self._unused(f"{name}_{j}") for j in range(1, self.count)] + [name]
-        copies: dict[str, list[Flow]] = {f: [] for f in varying}
+        copies: dict[str, list[Flow]] = {f: [] for f in self.system.flows if f in varying}
         levels = {n: self._level(j, n, names[j - 1], copies) for j, n in enumerate(names)}
         return self._replaced(levels, copies), varying - {f for f in varying if self._owns(f)}
 

@@ -410,6 +410,7 @@ TOLD: dict[str, Callable[..., Tensor]] = {
     "split": Expressions._split,
     "merge": Expressions._merge,
     "slice": Expressions._slice,
+    "unflatten": lambda self, e, x: x.unflatten(-1, self.shape(e.attr)),
     "newton_schulz": Expressions._newton_schulz,
     "solve": Expressions._solve,
     "periods": lambda self, e, x: (x / self.size(e.attr)).floor(),

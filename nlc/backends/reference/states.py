@@ -113,7 +113,8 @@ class States:
         if s.init is None:
             return f"{first}.new_zeros({shape}, dtype=dtype)"
         if self.printer.is_number(s.init):
-            return f"{first}.new_full(({shape},), {self.printer(s.init)}, dtype=dtype)"
+            shape = f"{shape}," if "," not in shape else shape
+            return f"{first}.new_full(({shape}), {self.printer(s.init)}, dtype=dtype)"
         return f"({self._started(s.init)}).to(dtype).expand({shape})"
 
     def _started(self, e: Expr) -> str:

@@ -130,7 +130,8 @@ class TorchModule(Scans, Components, ModuleWriter):
             if not heads[inner]:
                 self.w(f"{inner} = {outer}.to(dtype)")
         if turned:
-            targets = ", ".join(i for _, i in turned) + ("," if len(turned) == 1 else "")
+            targets = ", ".join(i for _, i in turned)
+            targets = f"({targets},)" if len(turned) == 1 else targets
             self.plain.use("rows")
             self.w.call(f"{targets} = rows(", ["dtype", *(o for o, _ in turned)], ")")
 

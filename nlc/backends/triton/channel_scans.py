@@ -126,7 +126,7 @@ def NAME_grads(
     DK: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """The slopes by channels of what a chunk is made of, from rows and S at both ends<erase:, but for scores>."""
+    """The slopes by channels of a chunk's parts, from rows and S at both ends<erase:, but for scores>."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
     i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i

@@ -176,6 +176,8 @@ class ShapesOf:
         if node.op in ("uniform", "normal"):
             return ()
         args = [self.shape[id(a)] for a in node.args]
+        if node.op == "part":  # attr: which of how many equal parts
+            return self.solver.split(args[0], Dim.of(node.attr[1]))
         if node.op in ("query", "answer"):
             return self._leading(node, self.solver.view(args[0]))
         if any(id(a) in self.stacked for a in node.args):
