@@ -26,8 +26,10 @@ def nesterov(W: Tensor, g: Callable, lr=1e-3, beta=0.9, weight_decay=0.0) -> Ste
         yield
 
 
-def adagrad(W: Tensor, g: Callable, lr=1e-2, lr_decay=0.0, eps=1e-10, weight_decay=0.0) -> Steps:
-    v, t = torch.zeros_like(W), 0
+def adagrad(
+    W: Tensor, g: Callable, lr=1e-2, lr_decay=0.0, start=0.0, eps=1e-10, weight_decay=0.0
+) -> Steps:
+    v, t = torch.full_like(W, start), 0
     while True:
         grad, t = g() + weight_decay * W, t + 1
         v = v + grad**2

@@ -203,7 +203,7 @@ def test_rules_of_a_module_are_not_touched_by_fused() -> None:
         HYPERS: ClassVar = {"lr": float}
 
         @staticmethod
-        def initial_state(W: Tensor) -> dict:
+        def initial_state(W: Tensor, **hypers: object) -> dict:
             return {"t": 0}
 
         @staticmethod

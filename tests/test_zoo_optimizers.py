@@ -18,7 +18,7 @@ STEPS, SAME = 25, 1e-10
 
 OTHERS: dict[str, list[dict[str, Any]]] = {  # hypers beside the defaults
     "nesterov": [{"beta": 0.8, "weight_decay": 0.1}],
-    "adagrad": [{"lr_decay": 0.1, "weight_decay": 0.1}],
+    "adagrad": [{"lr_decay": 0.1, "weight_decay": 0.1}, {"start": 0.1}],
     "rmsprop": [{"centered": True, "beta": 0.5, "weight_decay": 0.1}],
     "nadam": [{"weight_decay": 0.1, "momentum_decay": 0.1}],
     "radam": [{"beta2": 0.9, "weight_decay": 0.1}],
@@ -91,6 +91,7 @@ O = torch.optim
 LIBRARIES: list[tuple[str, Callable[[], Callable[..., Optimizer]], dict[str, Any], dict[str, Any]]] = [
     ("nesterov", lambda: O.SGD, {"beta": 0.8}, {"momentum": 0.8, "nesterov": True, "lr": 1e-3}),
     ("adagrad", lambda: O.Adagrad, {"lr_decay": 0.1}, {"lr_decay": 0.1}),
+    ("adagrad", lambda: O.Adagrad, {"start": 0.1}, {"initial_accumulator_value": 0.1}),
     ("rmsprop", lambda: O.RMSprop, {}, {}),
     ("rmsprop", lambda: O.RMSprop, {"centered": True, "beta": 0.5}, {"centered": True, "momentum": 0.5}),
     ("nadam", lambda: O.NAdam, {"weight_decay": 0.1}, {"weight_decay": 0.1}),

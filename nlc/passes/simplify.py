@@ -1,12 +1,16 @@
 """Expr -> Expr: one table of algebraic rewrites, applied bottom-up until none fits.
 
 It tidies what reverse mode leaves behind (products with one, double negation); it never changes a value by more than
-rounding, and keeps the order in which a person wrote the factors.
+rounding, and keeps the order in which a person wrote the factors. Numbers are computed where that is exact in decimals:
+``1 - 0.9`` stays, since what floats make of it, 0.09999999999999998, is not what a person would write.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable
+from fractions import Fraction
 
 from nlc.ir.expr import Expr, rewrite
 from nlc.ir.ops import add, div, make, mul, neg, num, sub
@@ -44,6 +48,21 @@ def _number(e: Expr) -> float | None:
     return -e.args[0].attr if e.op == "neg" and e.args[0].op == "num" else None
 
 
+def _computed(how: Callable, a: Expr, b: Expr) -> Expr | None:
+    """The number that two numbers make; None if floats make another of them than decimals do."""
+    if not a.op == b.op == "num":
+        return None
+    value = how(a.attr, b.attr)
+    if math.isfinite(value) and value != float(how(_exact(a), _exact(b))):
+        return None
+    return num(value)
+
+
+def _exact(e: Expr) -> Fraction:
+    """A number as it is written."""
+    return Fraction(repr(e.attr))
+
+
 def _neg(e: Expr) -> Expr | None:
     (x,) = e.args
     if x.op == "neg":
@@ -65,7 +84,7 @@ def _add(e: Expr) -> Expr | None:
         return sub(a, b.args[0])
     if a.op == "neg":
         return sub(b, a.args[0])
-    return num(a.attr + b.attr) if a.op == b.op == "num" else None
+    return _computed(operator.add, a, b)
 
 
 def _sub(e: Expr) -> Expr | None:
@@ -76,14 +95,14 @@ def _sub(e: Expr) -> Expr | None:
         return neg(b)
     if b.op == "neg":
         return add(a, b.args[0])
-    return num(a.attr - b.attr) if a.op == b.op == "num" else None
+    return _computed(operator.sub, a, b)
 
 
 def _mul(e: Expr) -> Expr | None:
     a, b = e.args
     dims = e.type.dims
     if a.op == b.op == "num":
-        return num(a.attr * b.attr)
+        return _computed(operator.mul, a, b)
     if b.op == "num":
         return mul(b, a)
     if _is(a, 1) and b.type.dims == dims:
@@ -97,7 +116,8 @@ def _mul(e: Expr) -> Expr | None:
     if b.op == "neg":
         return neg(mul(a, b.args[0]))
     if a.op == "num" and b.op == "mul" and b.args[0].op == "num":
-        return mul(num(a.attr * b.args[0].attr), b.args[1])
+        factor = _computed(operator.mul, a, b.args[0])
+        return mul(factor, b.args[1]) if factor is not None else None
     if a.op != "num" and b.op == "mul" and b.args[0].op == "num":
         return mul(b.args[0], mul(a, b.args[1]))
     if a.op == "mul" and a.args[0].op == "num":
@@ -122,8 +142,9 @@ def _pow(e: Expr) -> Expr | None:
     a, b = e.args
     if _is(b, 1):
         return a
-    if b.op == "sub" and b.args[0].op == b.args[1].op == "num":
-        return make("pow", a, num(b.args[0].attr - b.args[1].attr))
+    if b.op == "sub":
+        exponent = _computed(operator.sub, *b.args)
+        return make("pow", a, exponent) if exponent is not None else None
     return None
 
 

@@ -119,10 +119,11 @@ def step(self, closure: Callable[[], float] | None = None) -> float | None:
 def stepped(self, W: Tensor, group: dict) -> Tensor:
     """W after one step: W itself, or a new tensor where steps are differentiable."""
     rule, state = self.rule_of(W, group), self.state[W]
+    given = {key: group[key] for key in rule.HYPERS}
     dtype = torch.promote_types(W.dtype, group["state_dtype"] or torch.float32)
     dtype = torch.promote_types(dtype, torch.float32)  # in which the step is computed
     if not state:
-        state.update(rule.initial_state(W.to(dtype)))
+        state.update(rule.initial_state(W.to(dtype), **given))
         for key, x in state.items():
             if isinstance(x, Tensor):
                 state[key] = x.to(group["state_dtype"] or x.dtype)
@@ -135,7 +136,6 @@ def stepped(self, W: Tensor, group: dict) -> Tensor:
             return W
     if self.error_if_nonfinite:
         all_finite(rule, g=g)
-    given = {key: group[key] for key in rule.HYPERS}
 fused:    if hasattr(rule, "advance"):
 fused:        apart = group["capturable"] or group["differentiable"]
 fused:        once = group["fused"] and W.numel() >= BLOCK

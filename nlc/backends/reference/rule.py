@@ -1,4 +1,4 @@
-"""What a gradient system does to one tensor: ``HYPERS``, ``initial_state(W)`` and ``update(W, g, state, …)``.
+"""What a gradient system does to one tensor: ``HYPERS``, ``initial_state(W, …)`` and ``update(W, g, state, …)``.
 
 A generated optimizer is such a rule itself. Others stand beside it, for kinds of tensors and for the levels of a module
 that are trained by a rule of their own.
@@ -19,9 +19,10 @@ from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr, walk
 from nlc.ir.matrices import NewtonSchulz
-from nlc.ir.ops import leaf
+from nlc.ir.ops import leaf, sub
 from nlc.ir.program import Let, Program, Slot
 from nlc.ir.types import Dim, Type
+from nlc.passes.simplify import simplify
 
 NUMBER = Type(())
 
@@ -122,22 +123,37 @@ class RuleWriter:
     def initial_state(self) -> None:
         w, W = self.w, self.trained.var
         w("@staticmethod")
-        with w.block(f"def initial_state({W}: Tensor) -> dict[str, Tensor | int]:"):
-            w('"""The memories of one tensor before its first step."""')
-            if self.program.matrices:
-                with w.block(f"if {W}.ndim != 2:"):
-                    found = f"takes matrices, found a parameter of shape {{list({W}.shape)}}"
-                    w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
-            copies = {s.key: s.init.attr[0] for s in self.kept if self._copies(s)}
-            made = [s for s in self.kept if s.kind != "held" and s.key not in copies]
-            pairs = [f'"{s.key}": {self._fresh(s)}' for s in made]
-            if not copies:
-                w.collection("return {", pairs, "}")
-                return
-            w.collection("state = {", pairs, "}")
-            for key, origin in copies.items():
-                w(f'state["{key}"] = state["{origin}"].clone()')
-            w("return state")
+        read = self._read_at_first()
+        args = [f"{W}: Tensor", *(["*", *read] if read else []), "**hypers: object"]
+        w.define("initial_state", args, "dict[str, Tensor | int]")
+        w.depth += 1
+        self._first()
+        w.depth -= 1
+
+    def _read_at_first(self) -> list[str]:
+        """The hypers of which memories are made before the first step, as arguments."""
+        inits = [s.init for s in self.kept if s.init is not None and s.kind != "held"]
+        read = {str(n.attr).partition("[")[0] for e in inits for n in walk(e) if n.op == "hyper"}
+        found = [h for h in self.system.hypers.values() if h.name in read]
+        return [f"{h.name}: {hypers.kind(h)}" for h in found]
+
+    def _first(self) -> None:
+        w, W = self.w, self.trained.var
+        w('"""The memories of one tensor before its first step."""')
+        if self.program.matrices:
+            with w.block(f"if {W}.ndim != 2:"):
+                found = f"takes matrices, found a parameter of shape {{list({W}.shape)}}"
+                w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
+        copies = {s.key: s.init.attr[0] for s in self.kept if self._copies(s)}
+        made = [s for s in self.kept if s.kind != "held" and s.key not in copies]
+        pairs = [f'"{s.key}": {self._fresh(s)}' for s in made]
+        if not copies:
+            w.collection("return {", pairs, "}")
+            return
+        w.collection("state = {", pairs, "}")
+        for key, origin in copies.items():
+            w(f'state["{key}"] = state["{origin}"].clone()')
+        w("return state")
 
     def _copies(self, s: Slot) -> bool:
         """Whether it starts where another has been drawn."""
@@ -158,17 +174,30 @@ class RuleWriter:
             copied = self._copy(next(x for x in self.program.slots if x.key == s.init.attr[0]))
             return f"{copied}.to({dtype})" if dtype else copied
         if s.init.op in ("normal", "uniform"):
-            args = [self.printer(a) for a in s.init.args]
-            args = ["0.0", *args] if s.init.op == "normal" else args
             empty = "torch.empty_like({W}{d})" if s.type.like else "{W}.new_empty({s}{d})"
             empty = empty.format(W=W, s=shape, d=f", {dtype}" if dtype else "")
-            return f"{empty}.{s.init.op}_({', '.join(args)})"
+            return f"{empty}.{self._drawn(s.init)}"
         slots = {x.key: x for x in self.program.slots}
         value = started(s.init, self.printer, lambda name: self._copy(slots[name]))
         if s.init.type.dims == s.type.dims and s.init.type.dims:
             return f"{value}.to({dtype})" if dtype else value
         full = "torch.full_like({W}, {x}{d})" if s.type.like else "{W}.new_full({s}, {x}{d})"
+        if self.printer.moves(s.init):
+            zeros = "torch.zeros_like({W}{d})" if s.type.like else "{W}.new_zeros({s}{d})"
+            full = f"{zeros}.add_({{x}})"
         return full.format(W=W, s=shape, x=value, d=f", {dtype}" if dtype else "")
+
+    def _drawn(self, init: Expr) -> str:
+        """The method that draws; numbers that may be tensors come after, so that none is asked for."""
+        how = f"{init.op}_"
+        if not self.printer.moves(init):
+            bounds = [self.printer(a) for a in init.args]
+            return f"{how}({', '.join(['0.0', *bounds] if init.op == 'normal' else bounds)})"
+        if init.op == "normal":
+            return f"{how}().mul_({self.printer(init.args[0])})"
+        low, high = init.args
+        lift = f".add_({self.printer(low)})" if (low.op, low.attr) != ("num", 0) else ""
+        return f"{how}().mul_({self.printer(simplify(sub(high, low)))}){lift}"
 
     def _dtype(self, s: Slot) -> str:
         """``dtype=torch.bfloat16`` for a memory that says its format."""

@@ -131,7 +131,7 @@ def rule_checks(spec: Spec, net: torch.nn.Module, backend: str, seed: int) -> li
             g = torch.randn([LEAST, *W.shape], generator=noise, dtype=W.dtype)
             run = Interpreter(system, settled_hypers, {}, sides(system, tuple(W.shape)))
             expected = _interpreted(derived.watch(run), start, g)
-            state, steps = rule.initial_state(W), []
+            state, steps = rule.initial_state(W, **hypers), []
             for slope in g:
                 W = rule.update(W.clone(), slope, state, **hypers)
                 steps.append(W.clone())
