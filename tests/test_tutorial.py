@@ -92,7 +92,7 @@ def test_step_4_is_a_delta_rule_with_momentum_and_a_forget_gate() -> None:
         m = f["eta"] * m + f["theta"] * torch.outer(B @ k - f["v"], k)
         return B - m, m, (B - m) @ unit(f["q"])
 
-    run("surprise", step, alpha=0, theta=0, eta=0)
+    run("titan_matrix", step, alpha=0, theta=0, eta=0)
 
 
 def test_step_4_exercise_is_titans_on_a_matrix() -> None:
@@ -118,7 +118,7 @@ def test_step_3_as_a_layer_is_gated_delta_net() -> None:
 
 @pytest.mark.parametrize(
     ("page", "name"),
-    [("tutorial.md", "surprise_layer"), ("language.md", "delta_momentum_gate")],
+    [("tutorial.md", "titan_layer"), ("language.md", "delta_momentum_gate")],
 )
 def test_a_layer_with_momentum_and_a_gate_is_what_its_projections_make_of_the_memory(
     page: str, name: str

@@ -32,6 +32,7 @@ class RulePrinter(TorchPrinter):
     """Numbers of a rule may be tensors: a rate that is learned, a count that the device keeps."""
 
     free: bool = False  # whether the user may choose in which format matrices are multiplied
+    decided: bool = False  # where Python may ask a number, as steps in place do
 
     def op_g(self, e: Expr) -> tuple[str, int]:
         return "g", ATOM
@@ -56,7 +57,8 @@ class RulePrinter(TorchPrinter):
         return h is not None and hypers.kind(h) == "float"
 
     def write(self, e: Expr) -> tuple[str, int]:
-        if e.op == "where" and self.is_number(e.args[0]) and self.moves(e.args[0]):
+        asks = e.op == "where" and self.is_number(e.args[0]) and self.moves(e.args[0])
+        if asks and not self.decided:
             c, a, b = map(self, e.args)
             return f"{self.use('either')}({c}, lambda: {a}, lambda: {b})", ATOM
         if e.op == "sqrt" and not self.is_number(e):

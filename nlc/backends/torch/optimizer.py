@@ -6,6 +6,7 @@ done element by element is the reference's text.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from string import ascii_lowercase
 
@@ -61,8 +62,7 @@ class ElementRule(RuleWriter):
         if tick:
             w(f'{tick} = state["{key}"] = state["{key}"] + 1')
         for x in scalars:
-            w.at(place(self.header, x.span))
-            w(f"{x.names[0]} = {self.printer(x.expr)}")
+            write_let(w, replace(x, note=""), self.printer, self.header, self.parts)
 
     def _update(
         self, lets: list[Let], scalars: list[Let], names: list[str], tick: str, key: str
@@ -85,12 +85,14 @@ class ElementRule(RuleWriter):
                 w.call(f"({targets[0]},) = run(", run, ")")
             w(f"return {self.trained.var}")
         taken = {*self.parts.taken, *names}
+        self.printer.decided = True
         rooms = InPlace(self.printer, (x for x in ascii_lowercase if x not in taken))
         body: list[tuple[str, Let | None, str]] = []
         for n, x in enumerate(lets):
             lines = rooms.step(x, {*names}, lets[n + 1 :])
             guard = ticks_now(x.when, tick, self.printer) if x.when is not None else ""
             body += [(line, None if i else x, guard) for i, line in enumerate(lines)]
+        self.printer.decided = False
         for x in lets:
             self.printer.places.pop(x.names[0], None)
         room = f", rooms={len(rooms.used)}" if rooms.used else ""
@@ -168,7 +170,7 @@ class ElementRule(RuleWriter):
             if due:
                 w.depth -= 1
         results = [n for n in names if n != "g"]
-        w(f"return {', '.join(results)}{',' if len(results) == 1 else ''}")
+        w(f"return {', '.join(results)}" if len(results) > 1 else f"return ({results[0]},)")
         w.depth -= 1
 
 
