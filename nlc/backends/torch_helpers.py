@@ -270,9 +270,9 @@ def started(module: nn.Module, state: dict | None, x: Tensor) -> dict:
 def expect_finite(module, state, flows, found: tuple, start: int, members: Sequence[int]) -> None:
     """FloatingPointError where a piece is not finite; halves, run anew, show from which token."""
     ins, outs = (names.split(", ") for names in module.FLOWS.split(" -> "))
-    tensors = [*zip(ins, flows, strict=True), *state.items(), *found[1].items()]
-    tensors += zip(outs, found[0], strict=True)
+    tensors = [*zip(ins, flows, strict=True), *found[1].items(), *zip(outs, found[0], strict=True)]
     bad = [(n, x) for n, x in tensors if x.is_floating_point() and not x.isfinite().all()]
+    bad += [(n, x) for n, x in state.items() if x.isnan().any()]  # also where nothing reads it
     if not bad:
         return
     if half := flows[0].shape[1] // 2:
