@@ -179,6 +179,40 @@ def test_simplifying_changes_no_value(objective: Expr, seed: int) -> None:
     assert simplify(objective).type.dims == objective.type.dims
 
 
+X = leaf("var", "x", Type((), True, TOKEN))
+
+
+def binary(op: str, a: Expr | float, b: Expr | float) -> Expr:
+    return make(op, *(x if isinstance(x, Expr) else num(x) for x in (a, b)))
+
+
+@pytest.mark.parametrize(
+    "written", [("sub", 1, 0.9), ("add", 0.1, 0.2), ("mul", 3, 0.1), ("sub", 1, 0.999)]
+)
+def test_numbers_that_floats_would_show_stay_as_they_are_written(written: tuple) -> None:
+    """``1 - 0.9`` is 0.09999999999999998 as a float, and computed at the same place it is the same number."""
+    e = binary(*written)
+    assert simplify(e) == e
+    assert simplify(make("mul", e, X)) == make("mul", e, X)
+
+
+def test_numbers_that_are_decimals_are_computed() -> None:
+    assert simplify(binary("sub", 1, 0.75)) == num(0.25)
+    assert simplify(binary("mul", 2, binary("mul", 0.5, X))) == X
+    together = binary("mul", binary("mul", 3, 0.1), X)
+    assert simplify(binary("mul", 3, binary("mul", 0.1, X))) == together
+    assert simplify(binary("mul", X, binary("mul", 3, 0.1))) == together
+    assert simplify(binary("pow", X, binary("sub", 2, 1))) == X
+    assert simplify(binary("mul", 1e200, 1e200)) == num(float("inf"))
+
+
+def test_called_rules_show_their_numbers_as_they_are_written() -> None:
+    spec = nlc.load("lookahead")
+    for text in (str(spec.derive()), spec.source_text("reference"), spec.source_text("torch")):
+        assert "1 - 0.9" in text or "1 − 0.9" in text
+        assert not re.search(r"0\.\d{15}", text)
+
+
 def test_every_differentiable_operator_is_drawn_or_derived_elsewhere() -> None:
     """An operator that gains a gradient rule must be tested here."""
     drawn = {

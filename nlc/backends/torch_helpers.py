@@ -272,6 +272,7 @@ def expect_finite(module, state, flows, found: tuple, start: int, members: Seque
     ins, outs = (names.split(", ") for names in module.FLOWS.split(" -> "))
     tensors = [*zip(ins, flows, strict=True), *found[1].items(), *zip(outs, found[0], strict=True)]
     bad = [(n, x) for n, x in tensors if x.is_floating_point() and not x.isfinite().all()]
+    bad += [(n, x) for n, x in state.items() if x.isnan().any()]  # also where nothing reads it
     if not bad:
         return
     if half := flows[0].shape[1] // 2:

@@ -58,6 +58,11 @@ def _computed(how: Callable, a: Expr, b: Expr) -> Expr | None:
     return num(value)
 
 
+def _numeric(e: Expr) -> bool:
+    """Whether it is made of numbers alone, computed or not."""
+    return e.op == "num" or (e.op in ("add", "sub", "mul") and all(map(_numeric, e.args)))
+
+
 def _exact(e: Expr) -> Fraction:
     """A number as it is written."""
     return Fraction(repr(e.attr))
@@ -103,7 +108,7 @@ def _mul(e: Expr) -> Expr | None:
     dims = e.type.dims
     if a.op == b.op == "num":
         return _computed(operator.mul, a, b)
-    if b.op == "num":
+    if _numeric(b) and not _numeric(a):
         return mul(b, a)
     if _is(a, 1) and b.type.dims == dims:
         return b
@@ -116,11 +121,10 @@ def _mul(e: Expr) -> Expr | None:
     if b.op == "neg":
         return neg(mul(a, b.args[0]))
     if a.op == "num" and b.op == "mul" and b.args[0].op == "num":
-        factor = _computed(operator.mul, a, b.args[0])
-        return mul(factor, b.args[1]) if factor is not None else None
+        return mul(_computed(operator.mul, a, b.args[0]) or mul(a, b.args[0]), b.args[1])
     if a.op != "num" and b.op == "mul" and b.args[0].op == "num":
         return mul(b.args[0], mul(a, b.args[1]))
-    if a.op == "mul" and a.args[0].op == "num":
+    if a.op == "mul" and a.args[0].op == "num" and a.args[1].op != "num":
         return mul(a.args[0], mul(a.args[1], b))
     if b.op == "ones" and a.type.dims == dims:
         return a
