@@ -83,6 +83,17 @@ def ways(*backends: str) -> pytest.MarkDecorator:
 
 
 every, plain = ways(), ways("reference", "torch")
+by_turns = (
+    pytest.mark.parametrize(  # of what takes long: one backend of each, the other with -m long
+        "way",
+        [
+            pytest.param((n, b), marks=[pytest.mark.long] * ((i + k) % 2), id=f"{n}-{b}")
+            for i, n in enumerate(NAMES)
+            for k, b in enumerate(("reference", "torch"))
+        ],
+        indirect=True,
+    )
+)
 in_blocks = pytest.mark.parametrize(
     "way", [(n, "torch") for n in NAMES if "fused" in forms(n)], ids=lambda x: x[0], indirect=True
 )
@@ -605,7 +616,7 @@ def test_a_plain_step_does_ask(way: Way) -> None:
         train(way(params, **numbers), params, range(1))
 
 
-@plain
+@by_turns
 def test_a_compiled_step_is_not_compiled_anew_under_a_schedule(way: Way) -> None:
     from torch._dynamo.testing import CompileCounter
 

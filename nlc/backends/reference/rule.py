@@ -22,7 +22,6 @@ from nlc.ir.matrices import NewtonSchulz
 from nlc.ir.ops import leaf, sub
 from nlc.ir.program import Let, Program, Slot
 from nlc.ir.types import Dim, Type
-from nlc.passes.simplify import simplify
 
 NUMBER = Type(())
 
@@ -198,8 +197,9 @@ class RuleWriter:
         if init.op == "normal":
             return f"{how}().mul_({self.printer(init.args[0])})"
         low, high = init.args
-        lift = f".add_({self.printer(low)})" if (low.op, low.attr) != ("num", 0) else ""
-        return f"{how}().mul_({self.printer(simplify(sub(high, low)))}){lift}"
+        if (low.op, low.attr) == ("num", 0):
+            return f"{how}().mul_({self.printer(high)})"
+        return f"{how}().mul_({self.printer(sub(high, low))}).add_({self.printer(low)})"
 
     def _dtype(self, s: Slot) -> str:
         """``dtype=torch.bfloat16`` for a memory that says its format."""
