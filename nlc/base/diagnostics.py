@@ -71,6 +71,7 @@ class InternalError(Exception):
 
 
 MANY = 200  # diagnostics that one report takes; nobody reads more, and a hostile text has no end of them
+GUESSED = 300  # names that a misspelt one is compared with
 
 
 @dataclass
@@ -151,7 +152,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     Of names that are equally near the first wins. A beginning of one candidate alone means that (``freq``),
     and so does a short name that one slip makes of one candidate alone.
     """
-    candidates = list(islice(candidates, MANY * 10))
+    candidates = list(islice(candidates, GUESSED))
     best, best_score = None, 0.72
     matcher = SequenceMatcher(None, b=name.lower())  # what is set once is searched for fast
     for candidate in candidates:
@@ -187,7 +188,7 @@ def certain(
     """
     if span is None or len(name) < 3 or not span.text.endswith(name):
         return None  # what stands there is another name for it
-    known = list(islice(dict.fromkeys(candidates), MANY * 10))
+    known = list(islice(dict.fromkeys(candidates), GUESSED))
     near = [c for c in known if _slip(name, c)]
     if len(near) != 1 or near[0] != nearest(name, known):
         return None

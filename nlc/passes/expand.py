@@ -19,7 +19,7 @@ Env = dict[str, Expr]
 Part = TypeVar("Part", LevelTree, LetTree)
 
 MEMBERS = 256  # of one family
-LEVELS = 100  # of a system, those of used systems with them
+LEVELS = 64  # of a system, those of used systems with them
 _LARGEST = 20_000  # operations of a sum written out
 _ALL = 200_000  # operations of all families written out
 

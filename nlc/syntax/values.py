@@ -241,6 +241,9 @@ def _not_a_name(scalar: Scalar, text: str, indexed: bool) -> tuple[str, str]:
     return f"`{shown}` is not a name", "a name is a letter, then letters, digits, `_`"
 
 
+ENTRIES = 1000  # that one block may have, so that any text is read within a second
+
+
 def named(
     entries: list[Entry],
     report: Report,
@@ -250,7 +253,12 @@ def named(
 ) -> tuple:
     """``read(entry, name)`` of each entry whose key is a name that was not given before."""
     out, first = [], {}
-    for entry in entries:
+    if len(entries) > ENTRIES:
+        extra = entries[ENTRIES].key.span
+        report.add(
+            "NLC007", f"a block has at most {ENTRIES:,} entries", extra, f"{len(entries):,} here"
+        )
+    for entry in entries[:ENTRIES]:
         if report.full:
             break
         given = name(entry.key, report, indexed, reserved)

@@ -53,6 +53,8 @@ def name(terms: Terms, e: Expr, at: Place) -> Expr:
         return _reserved(terms, e, at)
     if name in FUNCTIONS:
         return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
+    if scope.report.full:  # who is told no more need not be guessed for
+        return error(e.span)
     starts = {"init": ["zeros", "learned"], "toward": ["init"]}.get(at.key, [])
     scope.not_defined(name, e.span, [*starts, *visible(terms, at)], at.names)
     return error(e.span)
