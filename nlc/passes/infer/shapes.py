@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, part, walk
@@ -10,6 +12,7 @@ from nlc.ir.shapes import ShapeError, as_matrix
 from nlc.ir.show import show
 from nlc.ir.system import Level, Module, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
+from nlc.passes.infer.heads import headed
 from nlc.passes.infer.solver import Solver, Unknown
 
 
@@ -336,9 +339,7 @@ class ShapesOf:
                 helps = [f"read it with a query: `{e.span.quote()}(q)`"] if read and e.span else []
             notes = []
             if declared is None and not helps and not self._open(shape):
-                helps = [
-                    f"declare it with {show_dims(self.solver.view(shape))}, or map it: `linear(…, n)`"
-                ]
+                helps = [self._mapped(e, self.solver.view(shape), wanted)]
             if declared is None and not self.system.outputs:
                 notes = ["without `outputs`, the output has the shape of the first input"]
             self.report.add(
@@ -355,6 +356,24 @@ class ShapesOf:
             self.assumed.append((a, b, e.span))
 
     # -------------------------------------------------------------------------------------------- messages
+
+    def _mapped(self, e: Expr, given: Dims, wanted: Dims) -> str:
+        """How a value gets the shape that is wanted of it: without its head axis, with as many channels."""
+        text, vectors = _quoted(e), len(given) == 1 == len(wanted)
+        declare = f"declare it with {show_dims(given)}"
+        if self.system.heads is None or not headed(e, self.system):
+            return f"{declare}, or map it: `linear(…, {wanted[0]})`" if vectors else declare
+        merged = f"merge({text})"
+        if vectors and self._number(given[0] * self.system.heads) != self._number(wanted[0]):
+            merged = f"linear({merged}, {wanted[0]})"
+        return f"this is a value for each head; write `{merged}`" if vectors else declare
+
+    def _number(self, d: Dim) -> Fraction | None:
+        """A size at the default hypers, where it has one."""
+        try:
+            return d.evaluate(self.system.sizes)
+        except (KeyError, AttributeError, ZeroDivisionError, TypeError):
+            return None
 
     def sized(self, dims) -> str:
         """``[e, d] = [32, 64]``: names and sizes."""
