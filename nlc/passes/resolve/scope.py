@@ -10,7 +10,7 @@ from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
 from nlc.ir.types import Dim
-from nlc.syntax.foreign import GRADIENTS, NAMES
+from nlc.syntax.foreign import FLOWS, GRADIENTS, NAMES
 from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
@@ -187,14 +187,18 @@ class Scope:
                 helps=[f"a sum over all of them is `sum({name}[i](q) for i)`"],
             )
             return
-        close = alien or nearest(name, visible)
+        own = FLOWS.get(name, name) if level else ""
+        close = alien or (own if own in visible else nearest(name, visible))
         where = f" in level `{level}`" if level else ""
         helps = []
         owners = [n for n in self.levels if f"{n}.{name}" in self.spans and n != level]
         if not close and owners and (span is None or span.text == name):
             helps = [f"a level's own names are read from outside as `{owners[0]}.{name}`"]
-        elif not close and level and name in ("key", "value"):
-            helps = [f"give level `{level}` a `{name}`, a named flow of its own"]
+        elif not close and own in ("key", "value"):
+            helps = [f"give level `{level}` a `{own}`, a named flow of its own"]
+        elif close and close == own:
+            flows = ", ".join(f"`{flow}`" for flow in ("key", "value") if flow in visible)
+            helps = [f"in this level: {flows}"]
         shown = ", ".join(visible[:_SHOWN]) + (", …" if len(visible) > _SHOWN else "")
         place = self.spans.get(f"{level}.{close}", self.spans.get(close or ""))
         if name in self.unknown:
