@@ -15,6 +15,7 @@ from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
 CONTEXTS = {"tokens": "token", "gradients": "gradient", "layers": "layer"}
+_ADDED = 4  # members of a family whose sum is written out in a help
 _SHOWN = 16  # names and lines that a message lists
 _ALSO = "it is read on line"
 _AXES = frozenset("T L B seq seq_len seqlen time batch batch_size".split())
@@ -96,14 +97,28 @@ class Scope:
 
     def members(self, family: str) -> list[str]:
         """The members of a family as they are written, ``C[1]``; none if there is no such family."""
+        return [f"{family}[{p.name[len(family) + 1 :]}]" for p in self._parts(family)]
+
+    def _parts(self, family: str) -> list[LevelTree | LetTree]:
         parts = [*self.levels.values(), *self.lets.values()]
         found = [p for p in parts if p.name.startswith(f"{family}_")]
-        rest = len(family)
         return [
-            f"{family}[{p.name[rest + 1 :]}]"
+            p
             for p in found
             if p.span.source.text[p.span.start : p.span.end + 1].startswith(f"{family}[")
         ]
+
+    def _summed(self, family: str) -> list[str]:
+        """How all members of a family are added up: by the name that runs, or one by one."""
+        parts = self._parts(family)
+        read = "(q)" if parts[0].name in self.levels else ""
+        text = parts[0].span.source.text[parts[0].span.start + len(family) :]
+        index = re.match(r"\[\s*([^\W\d]\w*)\s*\]", text)
+        if index and len(parts) > 1 and len({p.span for p in parts}) == 1:
+            return [f"a sum over all of them is `sum({family}[{index[1]}]{read} for {index[1]})`"]
+        if not 1 < len(parts) <= _ADDED:
+            return []
+        return [f"a sum over all of them is `{' + '.join(m + read for m in self.members(family))}`"]
 
     def own(self, level: str, name: str) -> Expr | None:
         """A level's own flow of this name, as written."""
@@ -184,7 +199,7 @@ class Scope:
                 span or self.tree.system.span,
                 f"which of its members is meant, `{members[0]}`?",
                 notes=[f"members: {', '.join(members[:12])}"],
-                helps=[f"a sum over all of them is `sum({name}[i](q) for i)`"],
+                helps=self._summed(name),
             )
             return
         own = FLOWS.get(name, name) if level else ""
