@@ -109,24 +109,28 @@ class _Clocks:
         return self.flows[name]
 
     def _gathered(self, level: Level) -> Level:
+        loose: list[tuple[Expr, dict[str, Span]]] = []
+
         def each(e: Expr) -> Expr:
             marked = rewrite(e, lambda n: self._window(n, level) or self._mark(n, level))
             if self.base.faster(level.clock) and level.clock != NEVER:
-                self._loose(marked, level, e is level.objective)
+                loose.append((e, self._loose(marked, level)))
             return marked
 
         ticking = replace(level, memory=replace(level.memory, states=()), reset=None)
         marked = ticking.map(each)
+        gathers = _gathers_gradient(marked.objective) or any(
+            found and e is level.objective for e, found in loose
+        )
+        for e, found in loose:
+            if found:
+                self._which(e, found, level, gathers)
         self._too_late(level, marked.objective, marked.retain)
         return replace(marked, memory=level.memory, reset=level.reset)
 
     def _too_late(self, level: Level, objective: Expr | None, retain: Expr | None) -> None:
         """A gradient that is gathered is taken at B, which must be known before the period ends."""
-        gathers = objective is not None and any(
-            n.op == "total" and any(x.op == "state" and x.attr[1] == "var" for x in walk(n))
-            for n in walk(objective)
-        )
-        if retain is None or not gathers or level.anchor is not None:
+        if retain is None or not _gathers_gradient(objective) or level.anchor is not None:
             return
         parts = {"retain": retain, "toward": level.toward}
         found = [(key, self._moving(e, level)) for key, e in parts.items() if e is not None]
@@ -141,7 +145,7 @@ class _Clocks:
             related=[
                 Label(level.keys.get("objective", level.span), "at the state that `retain` leaves")
             ],
-            helps=["write `decay=` of the rule in place of `retain`: it acts beside the gradient"],
+            helps=[_decay(level, _quoted(retain))],
         )
 
     def _moving(self, e: Expr, level: Level) -> Expr | None:
@@ -271,8 +275,8 @@ class _Clocks:
                 ],
             )
 
-    def _loose(self, e: Expr, level: Level, whole: bool) -> None:
-        """What is faster must be gathered: which of its values is meant? One message an expression."""
+    def _loose(self, e: Expr, level: Level) -> dict[str, Span]:
+        """What an expression reads that is faster and not gathered, by name, and where it is read first."""
         found: dict[str, Span] = {}
         stack = [e]
         while stack:
@@ -286,15 +290,20 @@ class _Clocks:
             ):
                 found.setdefault(_called(n), n.span or level.span)
             stack.extend(reversed(n.args))
-        if not found:
-            return
+        return found
+
+    def _which(self, e: Expr, found: dict[str, Span], level: Level, gathers: bool) -> None:
+        """What is faster must be gathered: which of its values is meant? One message an expression."""
         (name, span), *others = found.items()
         names = " and ".join(f"`{n}`" for n in found)
         ticks = "tick" if others else "ticks"
         each = f"`last({name})`, `mean({name})`"
         help = f"write {each}, or `sum(…)` around what is to be added up"
-        if whole and others:
+        if e is level.objective and others:
             help = f"write `sum(…)` around the whole objective, or {each}"
+        elif e is level.retain and gathers and level.anchor is None:
+            gathered = any(n.op in ("sum", "mean", "last") for n in walk(e))
+            help = _decay(level, "…" if gathered else f"last({_quoted(e)})")
         self.report.add(
             "NLC405",
             f"{names} {ticks} faster than level `{level.name}` ({level.clock})",
@@ -303,6 +312,26 @@ class _Clocks:
             related=[Label(at, "and of this") for n, at in others if at.source is span.source],
             helps=[help],
         )
+
+
+def _gathers_gradient(objective: Expr | None) -> bool:
+    """Whether a gradient is added up over a period, so that what it starts from must be known before."""
+    return objective is not None and any(
+        n.op == "total" and any(x.op == "state" and x.attr[1] == "var" for x in walk(n))
+        for n in walk(objective)
+    )
+
+
+def _decay(level: Level, kept: str) -> str:
+    """What to write for a ``retain`` that is known only when the period ends."""
+    why = "in place of `retain`: it acts beside the gradient"
+    if level.rule is not None and "decay" in level.rule.args:
+        return f"multiply `{kept}` into `decay=` of the rule {why}"
+    return f"write `decay={kept}` as an argument of the rule {why}"
+
+
+def _quoted(e: Expr) -> str:
+    return (e.span.quote() if e.span is not None else "") or "…"
 
 
 def _called(n: Expr) -> str:

@@ -171,6 +171,9 @@ LIKE = {
     **dict.fromkeys(("forget", "retain", "alpha", "gamma"), ("decay", "`decay` is what is kept")),
 }
 
+# What the derivation and papers call a level's own flows.
+FLOWS = {"k": "key", "v": "value", "keys": "key", "values": "value"}
+
 NAMES = {"True": "true", "False": "false", "None": "none"}
 GRADIENTS = frozenset("G grad grads gradient gradients dW gW".split())  # they mean `g`
 

@@ -1,4 +1,5 @@
-"""Keys that stand a level too far left or right: a level's keys beside the levels, a level beside ``levels``.
+"""Keys that stand a level too far left or right, or for their neighbour: a level's keys beside the levels, a level
+beside ``levels``, expressions under ``outputs``, which takes sizes.
 
 What they mean is plain, so they are reported once, put where they belong, and read as if they stood there.
 """
@@ -38,7 +39,42 @@ def put_back(root: Mapping, report: Report) -> Mapping:
         out[at] = (out[at][0], inside)
     else:
         out += strays
-    return replace(root, entries=tuple(out))
+    return _computed(replace(root, entries=tuple(out)), report)
+
+
+def _computed(root: Mapping, report: Report) -> Mapping:
+    """``outputs`` with expressions stands for ``output`` where there is none."""
+    given = {key.text: node for key, node in root.entries}
+    context = given.get("context")
+    gives = isinstance(context, Scalar) and context.text != "gradients"
+    if "output" in given or not gives:
+        return root
+    hypers = given.get("hyper")
+    sizes = {key.text for key, _ in hypers.entries} if isinstance(hypers, Mapping) else set()
+    for key, node in (*root.entries, *root.again):
+        if key.text != "outputs" or not _is_computed(node, sizes):
+            continue
+        report.drop(lambda d, key=key: d.code == "NLC002" and d.span == key.span)
+        report.add(
+            "NLC103",
+            "`outputs` takes the sizes of the outputs, not expressions",
+            key.span,
+            "did you mean `output`?",
+            fix=Fix(key.span, "output"),
+        )
+        kept = (entry for entry in root.entries if entry[0] is not key)
+        return replace(root, entries=(*kept, (replace(key, text="output"), node)))
+    return root
+
+
+def _is_computed(node: Node, sizes: set[str]) -> bool:
+    """Whether what stands under ``outputs`` is an expression, or a mapping of expressions alone."""
+    if isinstance(node, Mapping):
+        return bool(node.entries) and all(_is_computed(n, sizes) for _, n in node.entries)
+    if not isinstance(node, Scalar) or is_empty(node) or node.broken:
+        return False
+    words = set(re.findall(r"[^\W\d]\w*", node.text))
+    return bool(words - sizes)
 
 
 def _is_stray(key: Scalar, node: Node) -> bool:

@@ -7,11 +7,13 @@ indented by the wrong number of spaces.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import yaml
 
 from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Source
+from nlc.syntax.schema import Level, Spec, keys_of, takes
 from nlc.syntax.yamlplace import PAIRS, Place, balance, entry_of, line_at, place_of, quoted
 from nlc.syntax.yamlstructure import never_closed, structure
 
@@ -69,7 +71,11 @@ def _value(place: Place, problem: str, report: Report) -> Region | None:
     entry = place.entry
     assert entry is not None
     first = entry.value[0]
-    if "escape" in problem:
+    inside = entry.start <= place.at < entry.end
+    if entry.key in _prose() and first not in "\"'" and inside and not _HEADER.match(entry.value):
+        why = _STARTS.get(first) or "`: ` starts a value"
+        _needs_quotes(place, why, report, "text")
+    elif "escape" in problem:
         report.add(
             "NLC003",
             "double quotes read `\\` as an escape, and this is none",
@@ -125,7 +131,7 @@ def _value(place: Place, problem: str, report: Report) -> Region | None:
         )
     elif first in _STARTS and not _HEADER.match(entry.value):
         _needs_quotes(place, _STARTS[first], report)
-    elif "mapping values" in problem and entry.start <= place.at < entry.end:
+    elif "mapping values" in problem and inside:
         _second_colon(place, report)
     else:
         return None
@@ -191,20 +197,46 @@ def _closes_at_end(value: str) -> bool:
     return False
 
 
-def _needs_quotes(place: Place, why: str, report: Report) -> None:
+def _needs_quotes(place: Place, why: str, report: Report, what: str = "expression") -> None:
     entry = place.entry
     assert entry is not None
     whole = quoted(entry.value)
-    begins = entry.value[0] == "-" and ": " not in entry.value  # as an expression may
-    begins = begins and entry.key not in ("rule", "memory")  # which are calls
+    help = f"quote this {what}: `{entry.key}: {whole}`"
+    if what == "expression":
+        certain = entry.value[0] == "-" and ": " not in entry.value  # as an expression may
+        certain = certain and entry.key not in ("rule", "memory")  # which are calls
+    else:
+        certain = not _goes_on(place)
+        help = (
+            help if certain else f"write `{entry.key}: >`, and all of the text on the lines below"
+        )
     report.add(
         "NLC005",
-        "this expression needs quotes",
+        f"this {what} needs quotes",
         place.value,
         f"in YAML, {why}",
-        helps=[f"quote this expression: `{entry.key}: {whole}`"],
-        fix=Fix(place.value, whole) if begins else None,
+        helps=[help],
+        fix=Fix(place.value, whole) if certain else None,
     )
+
+
+def _goes_on(place: Place) -> bool:
+    """Whether the lines below belong to the value of this one."""
+    text, entry = place.source.text, place.entry
+    start = text.find("\n", entry.end if entry else place.at) + 1
+    below = line_at(text, start) if start else ""
+    return bool(below.strip()) and _indent(below) > _indent(place.line)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+@cache
+def _prose() -> frozenset[str]:
+    """The keys that take text for people."""
+    models = (Spec, Level)
+    return frozenset(k for m in models for k in keys_of(m) if takes(m, k).text == "prose")
 
 
 def _open_quote(place: Place, text: str, report: Report) -> Region | None:

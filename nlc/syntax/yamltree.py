@@ -72,9 +72,12 @@ class Scalar:
 
 @dataclass(frozen=True, eq=False)
 class Mapping:
+    """``again`` has the entries whose key was said before, which are reported."""
+
     entries: tuple[tuple[Scalar, Node], ...]
     span: Span
     flow: bool = False
+    again: tuple[tuple[Scalar, Node], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +247,9 @@ class _Builder:
         if is_list:
             self._add(Sequence(tuple(item for (item,) in groups), span, flow))
         else:
-            self._add(Mapping(tuple(self._checked(groups)), span, flow))
+            again: list[tuple[Scalar, Node]] = []
+            entries = tuple(self._checked(groups, again))
+            self._add(Mapping(entries, span, flow, tuple(again)))
 
     def _add(self, node: Node) -> None:
         if self.stack:
@@ -257,8 +262,10 @@ class _Builder:
 
     # ------------------------------------------------------------------------------------- hygiene
 
-    def _checked(self, pairs: list[tuple[Node, ...]]) -> Iterator[tuple[Scalar, Node]]:
-        """The entries whose key is a text that was not said before."""
+    def _checked(
+        self, pairs: list[tuple[Node, ...]], again: list[tuple[Scalar, Node]]
+    ) -> Iterator[tuple[Scalar, Node]]:
+        """The entries whose key is a text that was not said before; the others go to ``again``."""
         first: dict[str, Scalar] = {}
         entries: dict[str, tuple[Scalar, Node]] = {}
         for key, value in pairs:
@@ -288,6 +295,7 @@ class _Builder:
                     related=[Label(first[key.text].span, "first said here")],
                     helps=["keep one of them"],
                 )
+                again.append((key, value))
                 if isinstance(value := entries[key.text][1], Scalar):  # which is meant is not known
                     entries[key.text] = (first[key.text], replace(value, broken=True))
             else:

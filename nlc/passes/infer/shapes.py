@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, part, walk
 from nlc.ir.ops import OPS, elementwise, rowwise
-from nlc.ir.shapes import ShapeError, as_matrix
+from nlc.ir.shapes import HEADS, ShapeError, as_matrix
 from nlc.ir.show import show
 from nlc.ir.system import Level, Module, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
+from nlc.passes.infer.heads import headed
 from nlc.passes.infer.solver import Solver, Unknown
 
 
@@ -296,7 +299,7 @@ class ShapesOf:
         solver, state = self.solver, of.dims
         if not solver.known(shape):
             solver.bind(shape, ())
-        dims = solver.view(shape)
+        dims, before = solver.view(shape), len(solver.assumed)
         try:
             if dims and as_matrix(solver.elementwise([state, dims])) != as_matrix(
                 solver.view(state)
@@ -306,12 +309,17 @@ class ShapesOf:
                 raise ShapeError("not the state's shape")
         except ShapeError:
             self._misfit(level, key, e, dims, of)
+        self._assume(before, e)
 
     def _misfit(self, level: Level, key: str, e: Expr, dims: Dims, of: State) -> None:
         helps = ["a bare gate is a scalar"]
-        if len(of.dims) == 2:
+        if (split := self._for_each_head(e, dims, (ONE,))) is not None:
+            helps = [split]
+        elif len(of.dims) == 2:
             rows, columns = (self.sized((d,)) for d in of.dims)
             helps += [f"`per_key(…)` takes {columns}, `per_value(…)` takes {rows}"]
+            if (split := self._for_each_head(e, dims, of.dims)) is not None:
+                helps += [split]
         self.report.add(
             "NLC306",
             f"`{key}` does not fit the state of level `{level.name}`",
@@ -336,9 +344,7 @@ class ShapesOf:
                 helps = [f"read it with a query: `{e.span.quote()}(q)`"] if read and e.span else []
             notes = []
             if declared is None and not helps and not self._open(shape):
-                helps = [
-                    f"declare it with {show_dims(self.solver.view(shape))}, or map it: `linear(…, n)`"
-                ]
+                helps = [self._mapped(e, self.solver.view(shape), wanted)]
             if declared is None and not self.system.outputs:
                 notes = ["without `outputs`, the output has the shape of the first input"]
             self.report.add(
@@ -351,10 +357,32 @@ class ShapesOf:
                 notes=notes,
                 helps=helps,
             )
+        self._assume(before, e)
+
+    def _assume(self, before: int, e: Expr) -> None:
+        """Sizes that are equal at these hypers alone are so from here on, because of ``e``."""
         for a, b in self.solver.assumed[before:]:
             self.assumed.append((a, b, e.span))
 
     # -------------------------------------------------------------------------------------------- messages
+
+    def _mapped(self, e: Expr, given: Dims, wanted: Dims) -> str:
+        """How a value gets the shape that is wanted of it: without its head axis, with as many channels."""
+        text, vectors = _quoted(e), len(given) == 1 == len(wanted)
+        declare = f"declare it with {show_dims(given)}"
+        if self.system.heads is None or not headed(e, self.system):
+            return f"{declare}, or map it: `linear(…, {wanted[0]})`" if vectors else declare
+        merged = f"merge({text})"
+        if vectors and self._number(given[0] * self.system.heads) != self._number(wanted[0]):
+            merged = f"linear({merged}, {wanted[0]})"
+        return f"this is a value for each head; write `{merged}`" if vectors else declare
+
+    def _number(self, d: Dim) -> Fraction | None:
+        """A size at the default hypers, where it has one."""
+        try:
+            return d.evaluate(self.system.sizes)
+        except (KeyError, AttributeError, ZeroDivisionError, TypeError):
+            return None
 
     def sized(self, dims) -> str:
         """``[e, d] = [32, 64]``: names and sizes."""
@@ -426,8 +454,30 @@ class ShapesOf:
             label,
             related=related,
             notes=notes,
-            helps=[help] if help else [],
+            helps=[h for h in (self._unsplit(node), help) if h],
         )
+
+    def _unsplit(self, node: Expr) -> str | None:
+        """What to say of an operand that is as wide as all heads together, beside one that is a head wide."""
+        views = [(a, self.solver.view(self.shape.get(id(a), ()))) for a in node.args]
+        known = [(a, dims) for a, dims in views if not isinstance(dims, Unknown)]
+        for a, dims in known:
+            beside = tuple(d for b, other in known if b is not a for d in other)
+            if (said := self._for_each_head(a, dims, beside)) is not None:
+                return said
+        return None
+
+    def _for_each_head(self, e: Expr, dims: Dims, wanted: Dims) -> str | None:
+        """``split`` for a vector without a head axis whose share of each head has one of the sizes ``wanted``."""
+        heads = self.system.heads
+        if heads is None or len(dims) != 1 or isinstance(dims[0], Like) or headed(e, self.system):
+            return None
+        whole = [HEADS * d for d in wanted if not isinstance(d, Like)]
+        if any(self.solver.equal(dims[0], d) for d in whole):
+            return f"write `split({_quoted(e)})`, which gives one per head"
+        size = self._number(dims[0])
+        like = next((d for d in whole if size is not None and self._number(d) == size), None)
+        return None if like is None else f"`split(…)` of [{like}] gives one per head"
 
     def _broken(self, shape: object) -> bool:
         """Whether a size is made of a hyper with a mistake, which may be why it does not fit."""

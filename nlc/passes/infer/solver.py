@@ -86,6 +86,11 @@ class Solver(Shapes):
             return True
         return False
 
+    def equal(self, a: Dim, b: Dim) -> bool:
+        """Whether two sizes are one whatever the hypers are, as far as is known; nothing is assumed."""
+        a, b = self.settle(a), self.settle(b)
+        return a == b or self._by_default(a) == self._by_default(b)
+
     def _solve(self, difference: Dim, symbol: str) -> bool:
         """c·x + rest = 0 for the width x, where it stands in one term to the power one."""
         own = [(m, c) for m, c in difference.terms if any(s == symbol for s, _ in m)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Placed, Span
 from nlc.ir.expr import Expr, rewrite
@@ -19,11 +21,13 @@ def bind(
     name: str,
     what: str = "",
     shown: dict[str, object] | None = None,
+    elsewhere: Callable[[str], str] = lambda key: "",
 ) -> Bound | None:
     """Arguments of the call ``e`` by parameter, defaults parsed; None after a mistake.
 
     A parameter that is not given and has no default is None; ``none`` stands for it in the text. ``shown`` are the
-    defaults that messages print, where those of ``params`` say nothing.
+    defaults that messages print, where those of ``params`` say nothing; ``elsewhere`` says what a name that is like no
+    parameter is otherwise, or "".
     """
     given, keywords = (e.args[1:], e.attr or ()) if e.op == "call" else ((), ())
     positional = given[: len(given) - len(keywords)]
@@ -53,7 +57,7 @@ def bind(
         elif key in params:
             out[key] = value
         else:
-            _unknown(report, key, span, called, params, missing, notes)
+            _unknown(report, key, span, called, params, missing, notes, elsewhere)
     for key in missing:
         report.add(
             "NLC204",
@@ -80,19 +84,21 @@ def _unknown(
     params: dict[str, object],
     missing: list[str],
     notes: list[str],
+    elsewhere: Callable[[str], str],
 ) -> None:
     alien = next((k for k in ARGUMENTS.get(key, ()) if k in params), None)
     like, meaning = LIKE.get(key, ("", ""))
     close = alien or (like if like in params else nearest(key, params))
     if close in missing:
         missing.remove(close)  # it was meant, so it is not missing as well
+    help = meaning if close and close == like else "" if close else elsewhere(key)
     report.add(
         "NLC204",
         f"{called} has no argument `{key}`",
         span,
         f"did you mean `{close}`?" if close else "not one of its arguments",
         notes=notes,
-        helps=[meaning] if close and close == like else [],
+        helps=[help] if help else [],
         fix=Fix(span, alien) if alien and span else certain(span, key, params),
     )
 

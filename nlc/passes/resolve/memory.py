@@ -14,8 +14,9 @@ from nlc.ir.types import ONE, Dim, Dims, Like
 from nlc.lib.functions import FUNCTIONS
 from nlc.lib.memories import MEMORIES, MemoryKind
 from nlc.passes.resolve.arguments import Bound, bind
+from nlc.passes.resolve.channels import any_channels, channels
 from nlc.passes.resolve.choices import word
-from nlc.passes.resolve.scope import CONTEXTS, TRAINED
+from nlc.passes.resolve.scope import CONTEXTS, TRAINED, Scope
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.foreign import MEMORIES as FOREIGN
@@ -44,7 +45,7 @@ def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
     if tree is None:
         trained = level.name.upper() == TRAINED and TRAINED not in scope.levels
         if "memory" not in level.keys and not (scope.gradients and trained):
-            example = f"like({TRAINED})" if scope.gradients else "matrix(dv, dk)"
+            example = f"like({TRAINED})" if scope.gradients else _matrix(level, scope)
             scope.report.add(
                 "NLC102",
                 f"level `{level.name}` has no `memory`, which is required",
@@ -54,6 +55,13 @@ def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
             )
         return None
     return _called(level, tree, terms) if tree.call is not None else _inline(level, tree, terms)
+
+
+def _matrix(level: LevelTree, scope: Scope) -> str:
+    """The matrix that takes the keys of a level to its values."""
+    sizes = (channels(e, level.name, scope) for e in (level.value, level.key))
+    rows, columns = (size or any_channels(scope) for size in sizes)
+    return f"matrix({rows}, {columns})"
 
 
 def _called(level: LevelTree, tree: MemoryTree, terms: Terms) -> Memory | None:

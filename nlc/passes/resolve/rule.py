@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from nlc.base.diagnostics import Report, certain, nearest
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.system import Hyper, Rule, System
 from nlc.ir.types import Dim
+from nlc.lib.functions import usage
 from nlc.lib.rules import ROUTES, RULES
 from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.scope import CONTEXTS
@@ -95,7 +98,8 @@ def _rules() -> list[str]:
 
 
 def _formula(name: str, e: Expr, terms: Terms, at: Place) -> Rule | None:
-    bound = bind(terms.scope.report, RULES[name].params, e, name, "rule")
+    elsewhere = partial(_own_rule, terms, e)
+    bound = bind(terms.scope.report, RULES[name].params, e, name, "rule", elsewhere=elsewhere)
     if bound is None:
         return None
     exact = bound.get("exact")
@@ -104,6 +108,21 @@ def _formula(name: str, e: Expr, terms: Terms, at: Place) -> Rule | None:
         return None
     args = {k: _argument(terms, v, k, at) for k, v in bound.items() if v is not None}
     return Rule(name, args, e.span)
+
+
+def _defaults(system: System) -> dict[str, object]:
+    return {h.name: show(h.default) for h in system.hypers.values()}
+
+
+def _own_rule(terms: Terms, e: Expr, key: str) -> str:
+    """What is an argument of other optimizers may be an optimizer here: ``momentum=0.9``."""
+    if key not in terms.library.names:
+        return ""
+    system = terms.library.system(key, e.span, Report())
+    if system is None or system.context != "gradients":
+        return ""
+    written = usage(key, _defaults(system))
+    return f"`{key}` is a rule of its own, `{written}`: see `nlc explain {key}`"
 
 
 def _argument(terms: Terms, e: Expr, key: str, at: Place) -> Expr:
@@ -120,10 +139,11 @@ def _system(system: System, e: Expr, terms: Terms, at: Place, whole: bool) -> Ru
             f"`{system.name}` is a {CONTEXTS[system.context]} system, which is no rule",
             "a rule is a step formula or a gradient system",
         )
-    shown = {h.name: show(h.default) for h in system.hypers.values()}
+    shown = _defaults(system)
     if not whole:
         shown.setdefault("decay", "1")
-    bound = bind(terms.scope.report, dict.fromkeys(shown), e, system.name, "rule", shown)
+    params, elsewhere = dict.fromkeys(shown), partial(_own_rule, terms, e)
+    bound = bind(terms.scope.report, params, e, system.name, "rule", shown, elsewhere)
     if bound is None:
         return None
     found = given(system, bound, terms, at)

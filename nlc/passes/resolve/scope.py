@@ -10,11 +10,12 @@ from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
 from nlc.ir.types import Dim
-from nlc.syntax.foreign import GRADIENTS, NAMES
+from nlc.syntax.foreign import FLOWS, GRADIENTS, NAMES
 from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
 CONTEXTS = {"tokens": "token", "gradients": "gradient", "layers": "layer"}
+_ADDED = 4  # members of a family whose sum is written out in a help
 _SHOWN = 16  # names and lines that a message lists
 _ALSO = "it is read on line"
 _AXES = frozenset("T L B seq seq_len seqlen time batch batch_size".split())
@@ -96,14 +97,28 @@ class Scope:
 
     def members(self, family: str) -> list[str]:
         """The members of a family as they are written, ``C[1]``; none if there is no such family."""
+        return [f"{family}[{p.name[len(family) + 1 :]}]" for p in self._parts(family)]
+
+    def _parts(self, family: str) -> list[LevelTree | LetTree]:
         parts = [*self.levels.values(), *self.lets.values()]
         found = [p for p in parts if p.name.startswith(f"{family}_")]
-        rest = len(family)
         return [
-            f"{family}[{p.name[rest + 1 :]}]"
+            p
             for p in found
             if p.span.source.text[p.span.start : p.span.end + 1].startswith(f"{family}[")
         ]
+
+    def _summed(self, family: str) -> list[str]:
+        """How all members of a family are added up: by the name that runs, or one by one."""
+        parts = self._parts(family)
+        read = "(q)" if parts[0].name in self.levels else ""
+        text = parts[0].span.source.text[parts[0].span.start + len(family) :]
+        index = re.match(r"\[\s*([^\W\d]\w*)\s*\]", text)
+        if index and len(parts) > 1 and len({p.span for p in parts}) == 1:
+            return [f"a sum over all of them is `sum({family}[{index[1]}]{read} for {index[1]})`"]
+        if not 1 < len(parts) <= _ADDED:
+            return []
+        return [f"a sum over all of them is `{' + '.join(m + read for m in self.members(family))}`"]
 
     def own(self, level: str, name: str) -> Expr | None:
         """A level's own flow of this name, as written."""
@@ -184,17 +199,21 @@ class Scope:
                 span or self.tree.system.span,
                 f"which of its members is meant, `{members[0]}`?",
                 notes=[f"members: {', '.join(members[:12])}"],
-                helps=[f"a sum over all of them is `sum({name}[i](q) for i)`"],
+                helps=self._summed(name),
             )
             return
-        close = alien or nearest(name, visible)
+        own = FLOWS.get(name, name) if level else ""
+        close = alien or (own if own in visible else nearest(name, visible))
         where = f" in level `{level}`" if level else ""
         helps = []
         owners = [n for n in self.levels if f"{n}.{name}" in self.spans and n != level]
         if not close and owners and (span is None or span.text == name):
             helps = [f"a level's own names are read from outside as `{owners[0]}.{name}`"]
-        elif not close and level and name in ("key", "value"):
-            helps = [f"give level `{level}` a `{name}`, a named flow of its own"]
+        elif not close and own in ("key", "value"):
+            helps = [f"give level `{level}` a `{own}`, a named flow of its own"]
+        elif close and close == own:
+            flows = ", ".join(f"`{flow}`" for flow in ("key", "value") if flow in visible)
+            helps = [f"in this level: {flows}"]
         shown = ", ".join(visible[:_SHOWN]) + (", …" if len(visible) > _SHOWN else "")
         place = self.spans.get(f"{level}.{close}", self.spans.get(close or ""))
         if name in self.unknown:
