@@ -81,6 +81,8 @@ def test_an_example_with_a_mistake_is_no_example() -> None:
         ("per_key", "`[1, n]` per head, from 0 to 1"),
         ("newton_schulz", "`like(W)`"),
         ("last", "`[n]` per head"),
+        ("concat", "`[2*n]` per head"),
+        ("flatten", "`[n*n]` per head"),
     ],
 )
 def test_what_a_function_gives_is_what_the_compiler_finds(name: str, gives: str) -> None:

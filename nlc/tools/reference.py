@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
 from nlc.base.diagnostics import nearest
 from nlc.ir.ops import OPS
 from nlc.ir.show import show
-from nlc.ir.types import Range, Type
+from nlc.ir.types import Dim, Range, Type
 from nlc.lib.functions import FUNCTIONS, READS, Function, usage
 from nlc.lib.memories import MEMORIES, MemoryKind
 from nlc.lib.rules import ROUTES, RULES, RuleKind
@@ -212,7 +212,11 @@ TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
 
 def described(type: Type) -> str:
     """``[n] per head, from 0 to 1``."""
-    shape = type.shape().replace("heads, ", "").replace("heads", "")
+    dims = tuple(
+        d.substitute(samples.PER_HEAD) if isinstance(d, Dim) and "heads" in d.symbols else d
+        for d in type.dims
+    )
+    shape = replace(type, head=False, dims=dims).shape()
     what = "a number" if shape == "[]" else f"`{shape}`"
     return what + (" per head" if type.head else "") + _bounds(type.range, shape != "[]")
 
