@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import nlc
 from nlc import cli, pipeline
 from nlc.base.codes import CODES
+from nlc.ir.classes import CLASSES, PLANS
 from nlc.lib.functions import FUNCTIONS, READS
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import ROUTES, RULES
@@ -337,6 +338,8 @@ TABLES = {
     "rules": {*RULES, *(n for n in shipped() if nlc.load(n).system.context == "gradients")},
     "tensors": set(ROUTES),
     "clocks": set(FORMS),
+    "classes": set(CLASSES),
+    "plans": set(PLANS),
     "words": set(RESERVED),
     "codes": set(CODES),
 }

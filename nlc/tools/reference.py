@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 
 from nlc.base.diagnostics import nearest
+from nlc.ir.classes import CLASSES, PLANS
 from nlc.ir.ops import OPS
 from nlc.ir.show import show
 from nlc.ir.types import Dim, Range, Type
@@ -203,6 +204,8 @@ TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
     "rules": _rules,
     "tensors": lambda: (Entry("a kind of tensor", r.name, r.name, r.doc) for r in ROUTES.values()),
     "clocks": _plain("a clock", FORMS),
+    "classes": _plain("a class of levels", CLASSES),
+    "plans": _plain("a plan", PLANS),
     "words": _plain("a reserved word", RESERVED),
     "operators": _operators,
     "letters": _letters,
