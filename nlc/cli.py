@@ -348,7 +348,7 @@ def explain(
 ) -> None:
     """Say how each level runs, why, what it costs, and what would make it faster; or what a code means.
 
-    WORD is a word of the language: a function, a memory, a rule, a key, a clock.
+    WORD is a word of the language: a function, a memory, a rule, a key, a clock, a class, an operator.
     """
     from nlc.tools import mistakes
 
@@ -385,11 +385,13 @@ def _is_word(text: str, format: str) -> bool:
         told = [reference.asdict(w) if as_json else reference.said(w) for w in words]
         click.echo(json.dumps(told, ensure_ascii=False, indent=2) if as_json else "\n\n".join(told))
         return True
-    close = None if nearest(text, specs) else reference.meant(text)
-    if close:
-        hint = f"`{text}` is no spec and no word of the language; did you mean {close}?"
-        raise click.BadParameter(hint, param_hint="WORD")
-    return False
+    if nearest(text, specs) or Path(text).exists():
+        return False
+    close = reference.meant(text)
+    listed = "`nlc list` shows the specs, `nlc list --help` the tables of words"
+    way = f"did you mean {close}?" if close else listed
+    hint = f"`{text}` is no spec and no word of the language; {way}"
+    raise click.BadParameter(hint, param_hint="WORD")
 
 
 @main.command()

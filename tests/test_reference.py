@@ -178,6 +178,35 @@ def test_a_word_that_is_nearly_one_is_meant() -> None:
     assert result.exit_code == 1 and "did you mean `delta_net`?" in result.output
 
 
+@pytest.mark.parametrize("word", ["nosuchthing", "chunk_of", "%%"])
+def test_what_is_no_word_says_so_and_names_no_specs(word: str) -> None:
+    result = CliRunner().invoke(cli.main, ["explain", word])
+    assert result.exit_code == 2
+    assert f"`{word}` is no spec and no word of the language; `nlc list`" in result.output
+    assert "delta_net" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("word", "kinds"),
+    [
+        ("@", ["matmul: an operator"]),
+        ("≠", ["ne: an operator"]),
+        ("‖", ["norm: an operator", "sqnorm: an operator"]),
+        ("every 4 tokens", ["every n tokens: a clock"]),
+        ("every chunk tokens", ["every n tokens: a clock"]),
+        ("every episode", ["every NAME: a clock"]),
+        ("2 per token", ["n per token: a clock"]),
+        ("rank-1 affine", ["rank-1 affine: a class of levels"]),
+        ("anchored", ["anchored: a plan"]),
+        ("anchor", ["anchor: a key of a level", "anchor: a function"]),
+    ],
+)
+def test_every_meaning_of_a_word_is_found(word: str, kinds: list[str]) -> None:
+    assert [f"{e.name}: {e.kind}" for e in reference.find(word)] == kinds
+    clocks = [e.name for e in reference.find("every") if e.kind == "a clock"]
+    assert len(clocks) > 2 and clocks == [form for form in clock.FORMS if "every" in form]
+
+
 def test_a_spec_comes_before_a_word(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLC_PATH", str(tmp_path))
     text = nlc.load("sgd").source.text.replace("system: sgd", "system: conv")

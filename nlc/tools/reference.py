@@ -22,7 +22,7 @@ from nlc.lib.functions import FUNCTIONS, READS, Function, usage
 from nlc.lib.memories import MEMORIES, MemoryKind
 from nlc.lib.rules import ROUTES, RULES, RuleKind
 from nlc.pipeline import load, shipped
-from nlc.syntax.clock import FORMS
+from nlc.syntax.clock import FORMS, WORDS, form_of
 from nlc.syntax.math import parse_text
 from nlc.syntax.operators import Operator, operators
 from nlc.syntax.schema import BLOCKS, Block, choices_of, example_of, keys_of, kind_of, sentence_of
@@ -41,7 +41,7 @@ Facts = dict[
 class Entry:
     """``kind`` in words, ``usage`` as it is written. ``facts`` are the columns of its table, ``more`` only said.
 
-    Both may compile the entry's example.
+    Both may compile the entry's example. ``also``: what else it is found by, the signs of an operator.
     """
 
     kind: str
@@ -50,6 +50,7 @@ class Entry:
     doc: str
     facts: Callable[[], Facts] = dict
     more: Callable[[], Facts] = dict
+    also: tuple[str, ...] = ()
 
 
 def entries(what: str) -> list[Entry]:
@@ -162,8 +163,12 @@ def _step(r: RuleKind) -> Facts:
 
 
 def _operators() -> Iterator[Entry]:
-    for o in operators():
-        yield Entry("an operator", o.name, o.example, o.doc, lambda o=o: _read(o))
+    every = operators()
+    known = {symbol for o in every for symbol in o.symbols}
+    for o in every:
+        brackets = (c for c in o.example if not c.isalnum() and c != " " and c not in known)
+        signs = o.symbols or tuple(dict.fromkeys(brackets))
+        yield Entry("an operator", o.name, o.example, o.doc, lambda o=o: _read(o), also=signs)
 
 
 def _read(o: Operator) -> Facts:
@@ -174,6 +179,11 @@ def _read(o: Operator) -> Facts:
         "is": f"`{plain}`" if plain != o.example else "",
         "binds like": o.binds,
     }
+
+
+def _clocks() -> Iterator[Entry]:
+    for form, doc in FORMS.items():
+        yield Entry("a clock", form, form, doc, also=tuple(w for w in form.split() if w in WORDS))
 
 
 def _plain(kind: str, table: dict[str, str]) -> Callable[[], Iterator[Entry]]:
@@ -203,7 +213,7 @@ TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
     "memories": _memories,
     "rules": _rules,
     "tensors": lambda: (Entry("a kind of tensor", r.name, r.name, r.doc) for r in ROUTES.values()),
-    "clocks": _plain("a clock", FORMS),
+    "clocks": _clocks,
     "classes": _plain("a class of levels", CLASSES),
     "plans": _plain("a plan", PLANS),
     "words": _plain("a reserved word", RESERVED),
@@ -241,9 +251,11 @@ def _bounds(r: Range, long: bool) -> str:
 
 
 def find(name: str) -> list[Entry]:
-    """Everything that a name means: ``anchor`` is a key and a function."""
+    """Everything that a name means: ``anchor`` is a key and a function, ``every 4 tokens`` a clock."""
     every = [e for what in TABLES if what not in _NO_WORDS for e in entries(what)]
-    found = [e for e in every if name in (e.name, e.usage)]
+    found = [e for e in every if name in (e.name, e.usage, *e.also)] or [
+        e for e in every if e.kind == "a clock" and e.name == form_of(name)
+    ]
     functions = {e.name for e in found if e.kind == "a function"}
     return [e for e in found if e.kind != "a reserved word" or e.name not in functions]
 
