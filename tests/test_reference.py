@@ -48,6 +48,13 @@ def test_an_entry_says_what_it_is_and_its_example_compiles(entry: reference.Entr
     assert all(value in ("", []) or key in text for key, value in facts.items())
 
 
+def test_the_line_of_a_spec_is_its_whole_first_sentence() -> None:
+    for entry in reference.entries("specs"):
+        assert entry.doc.endswith(".") and not re.search(r"\beqs?\.$", entry.doc)
+        rest = nlc.load(entry.name).tree.doc.text.removeprefix(entry.doc)
+        assert not rest or rest[0].isspace()
+
+
 @pytest.mark.parametrize("f", [*FUNCTIONS.values(), *READS.values()], ids=lambda f: f.name)
 def test_the_example_of_a_function_calls_it(f: Function) -> None:
     assert re.search(rf"\b{f.name}\(", f.example)

@@ -69,9 +69,9 @@ def _specs() -> Iterator[Entry]:
 
 
 def _first_sentence(spec: str) -> str:
-    """Of what a spec says of itself."""
+    """Of what a spec says of itself. A period before a number ends none: ``eq. 88``."""
     tree = load(spec).tree
-    return re.split(r"(?<=\.)\s", tree.doc.text)[0] if tree.doc else ""
+    return re.split(r"(?<=\.)\s(?!\d)", tree.doc.text)[0] if tree.doc else ""
 
 
 def _keys(model: type[Block]) -> Iterator[Entry]:
