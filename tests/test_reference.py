@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
@@ -18,6 +19,7 @@ from nlc.lib.functions import FUNCTIONS, READS, Function
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import RULES
 from nlc.pipeline import shipped
+from nlc.runtime.operations import EPS
 from nlc.syntax import clock, operators
 from nlc.syntax.math import grammar, parse_text
 from nlc.syntax.schema import BLOCKS, Block, example_of, keys_of, kind_of
@@ -68,6 +70,31 @@ def test_the_example_of_a_memory_is_one(name: str) -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_the_example_of_a_rule_is_one(name: str) -> None:
     assert RULES[name].example.startswith(f"{name}(")
+
+
+def test_what_a_recurrence_needs_to_be_written_out_is_said_and_true() -> None:
+    """Which tap is the newest token's, the eps of norms, which channels are the first head's."""
+    doc = {f.name: " ".join(f.doc.split()) for f in FUNCTIONS.values()}
+    assert "the last tap of a weight is for the newest" in doc["conv"]
+    assert EPS == 1e-6 and "1e-6" in doc["rmsnorm"] and "1e-6" in doc["layernorm"]
+    assert "the first n are the first head's" in doc["split"]
+    text = "nlc: 1\nsystem: probe\ncontext: tokens\nhyper: {d: 4}\nheads: 2\ninputs: {x: [d]}\n"
+    lets = {"c": "conv(x, 3)", "r": "rmsnorm(x)", "n": "layernorm(x)", "s": "split(x)"}
+    text += "let: {" + ", ".join(f'{k}: "{e}"' for k, e in lets.items()) + "}\n"
+    text += "outputs: {yc: [d], yr: [d], yn: [d], ys: [d]}\n"
+    text += "output: {yc: c, yr: r, yn: n, ys: merge(s * (head + 1))}\n"
+    net = nlc.compile(nlc.loads(text))().double()
+    x = torch.randn(1, 5, 4, dtype=torch.double)
+    (weight,) = (w for name, w in net.named_parameters() if "conv" in name)
+    with torch.no_grad():
+        weight.zero_()
+        weight[..., -1] = 1
+        out, _ = net(x)
+    torch.testing.assert_close(out["yc"], x)
+    torch.testing.assert_close(out["yr"], x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt())
+    mid = x - x.mean(-1, keepdim=True)
+    torch.testing.assert_close(out["yn"], mid / (mid.square().mean(-1, keepdim=True) + 1e-6).sqrt())
+    torch.testing.assert_close(out["ys"], x * torch.tensor([1, 1, 2, 2]))
 
 
 def test_an_example_with_a_mistake_is_no_example() -> None:
