@@ -320,7 +320,12 @@ def verify(
     peers: tuple[str, ...],
     format: str,
 ) -> None:
-    """Compare what is compiled with the spec itself, on random inputs."""
+    """Compare what is compiled with the spec itself, on random inputs.
+
+    Then watch the memories of a token system over many tokens. "The last output depends on the token ... back"
+    passes where it does. Where it does not, it fails if some memory starts away from zero and steps within that time;
+    else it has no verdict, as a memory may forget by its gates, and the number behind it says what is left.
+    """
     loaded = _load(spec, operator=operator)
     _warn(loaded)
     hypers = dict(map(options.setting, settings))

@@ -25,6 +25,7 @@ from nlc.syntax.clock import FORMS
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, keys_of
 from nlc.syntax.values import RESERVED
 from nlc.tools import catalogue, options
+from nlc.tools.derivation import SIGNS
 from nlc.tools.draw import FORMATS
 
 ROOT = Path(__file__).parent.parent
@@ -340,6 +341,7 @@ TABLES = {
     "clocks": set(FORMS),
     "classes": set(CLASSES),
     "plans": set(PLANS),
+    "signs": set(SIGNS),
     "words": set(RESERVED),
     "codes": set(CODES),
 }

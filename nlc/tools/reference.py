@@ -29,6 +29,7 @@ from nlc.syntax.schema import BLOCKS, Block, choices_of, example_of, keys_of, ki
 from nlc.syntax.symbols import letters
 from nlc.syntax.values import RESERVED
 from nlc.tools import samples
+from nlc.tools.derivation import SIGNS
 from nlc.tools.layout import wrap
 from nlc.tools.table import WIDTH
 
@@ -186,6 +187,12 @@ def _clocks() -> Iterator[Entry]:
         yield Entry("a clock", form, form, doc, also=tuple(w for w in form.split() if w in WORDS))
 
 
+def _signs() -> Iterator[Entry]:
+    for sign, doc in SIGNS.items():
+        parts = tuple(dict.fromkeys(c for c in sign if not c.isalnum() and not c.isascii()))
+        yield Entry("a sign of derivations", sign, sign, doc, also=parts)
+
+
 def _plain(kind: str, table: dict[str, str]) -> Callable[[], Iterator[Entry]]:
     return lambda: (Entry(kind, name, name, doc) for name, doc in table.items())
 
@@ -216,6 +223,7 @@ TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
     "clocks": _clocks,
     "classes": _plain("a class of levels", CLASSES),
     "plans": _plain("a plan", PLANS),
+    "signs": _signs,
     "words": _plain("a reserved word", RESERVED),
     "operators": _operators,
     "letters": _letters,
