@@ -320,7 +320,12 @@ def verify(
     peers: tuple[str, ...],
     format: str,
 ) -> None:
-    """Compare what is compiled with the spec itself, on random inputs."""
+    """Compare what is compiled with the spec itself, on random inputs.
+
+    Then watch the memories of a token system over many tokens. "The last output depends on the token ... back"
+    passes where it does. Where it does not, it fails if some memory starts away from zero and steps within that time;
+    else it has no verdict, as a memory may forget by its gates, and the number behind it says what is left.
+    """
     loaded = _load(spec, operator=operator)
     _warn(loaded)
     hypers = dict(map(options.setting, settings))
@@ -348,7 +353,7 @@ def explain(
 ) -> None:
     """Say how each level runs, why, what it costs, and what would make it faster; or what a code means.
 
-    WORD is a word of the language: a function, a memory, a rule, a key, a clock.
+    WORD is a word of the language: a function, a memory, a rule, a key, a clock, a class, an operator.
     """
     from nlc.tools import mistakes
 
@@ -385,11 +390,13 @@ def _is_word(text: str, format: str) -> bool:
         told = [reference.asdict(w) if as_json else reference.said(w) for w in words]
         click.echo(json.dumps(told, ensure_ascii=False, indent=2) if as_json else "\n\n".join(told))
         return True
-    close = None if nearest(text, specs) else reference.meant(text)
-    if close:
-        hint = f"`{text}` is no spec and no word of the language; did you mean {close}?"
-        raise click.BadParameter(hint, param_hint="WORD")
-    return False
+    if nearest(text, specs) or Path(text).exists():
+        return False
+    close = reference.meant(text)
+    listed = "`nlc list` shows the specs, `nlc list --help` the tables of words"
+    way = f"did you mean {close}?" if close else listed
+    hint = f"`{text}` is no spec and no word of the language; {way}"
+    raise click.BadParameter(hint, param_hint="WORD")
 
 
 @main.command()

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import nlc
 from nlc import cli, pipeline
 from nlc.base.codes import CODES
+from nlc.ir.classes import CLASSES, PLANS
 from nlc.lib.functions import FUNCTIONS, READS
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import ROUTES, RULES
@@ -24,6 +25,7 @@ from nlc.syntax.clock import FORMS
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, keys_of
 from nlc.syntax.values import RESERVED
 from nlc.tools import catalogue, options
+from nlc.tools.derivation import SIGNS
 from nlc.tools.draw import FORMATS
 
 ROOT = Path(__file__).parent.parent
@@ -337,6 +339,9 @@ TABLES = {
     "rules": {*RULES, *(n for n in shipped() if nlc.load(n).system.context == "gradients")},
     "tensors": set(ROUTES),
     "clocks": set(FORMS),
+    "classes": set(CLASSES),
+    "plans": set(PLANS),
+    "signs": set(SIGNS),
     "words": set(RESERVED),
     "codes": set(CODES),
 }

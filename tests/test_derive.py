@@ -387,3 +387,14 @@ def test_a_factor_that_stands_twice_in_one_term_is_taken_out_once() -> None:
     )
     spec = nlc.loads(text.replace("    rule:", "    retain: a\n    rule:"))
     assert spec.derive().split("\n")[-1].strip().startswith("S ← aS(aI − ½ k kᵀ) + ½ v kᵀ")
+
+
+def test_names_of_several_letters_do_not_run_together() -> None:
+    """In the collected form a dot stands behind them, in LaTeX too; a Greek letter is one symbol."""
+    text = nlc.load("gated_delta_net").source.text.replace("alpha", "forget")
+    named = text.replace("gd(lr=beta)", "gd(lr=beta, decay=rate)")
+    named = named.replace("  beta:", "  rate: 0.9\n  beta:", 1)
+    plain, latex = (nlc.loads(named).derive("S", f).splitlines() for f in ("text", "latex"))
+    assert plain[-1].strip().startswith("S ← forget·S(rate·I − β k kᵀ) + β v kᵀ  ")
+    step = next(line for line in latex if "multiplied out" in line)
+    assert r"\mathrm{forget}\cdot S\left(\mathrm{rate}\cdot I - \beta k k^\top\right)" in step

@@ -235,6 +235,19 @@ def test_names_of_the_code_exist(document: Path) -> None:
         assert re.search(rf"^ *(class |def )?{name}\b", source, re.M), f"{path} defines no {name}"
 
 
+def test_the_readme_lists_every_shipped_spec_once() -> None:
+    """A line of optimizers names gradient systems, any other token systems."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = text.partition("The shipped specs:\n\n")[2].partition("\n\n")[0]
+    named = []
+    for line in re.split(r"^- ", listed, flags=re.M)[1:]:
+        kind = "gradients" if line.startswith("optimizers") else "tokens"
+        names = re.findall(r"`(\w+)`", line)
+        assert {nlc.load(name).tree.context.text for name in names} == {kind}, line
+        named += names
+    assert sorted(named) == sorted(shipped())
+
+
 def test_every_code_that_documents_name_exists() -> None:
     from nlc.base.codes import CODES
 

@@ -12,7 +12,8 @@ from test_plans import system
 import nlc
 from nlc import cli
 from nlc.base.codes import CODES
-from nlc.passes.plan.asked import BadPlan
+from nlc.ir import classes
+from nlc.passes.plan.asked import REQUESTS, BadPlan
 from nlc.pipeline import shipped
 from nlc.tools.explain import Explanation
 from nlc.tools.explain.facts import Fact
@@ -262,3 +263,15 @@ def test_the_method_raises_what_the_verb_says() -> None:
 def test_explain_says_what_runs_in_kernels() -> None:
     assert "; in kernels" in str(nlc.load("gated_delta_net").explain("triton"))
     assert "kernels" not in str(nlc.load("gated_delta_net").explain("torch"))
+
+
+def test_every_class_and_plan_that_is_printed_is_explained() -> None:
+    """And none is explained that no shipped spec shows."""
+    kinds, plans = set(), set()
+    for name in shipped():
+        spec = nlc.load(name)
+        facts = [f for part in spec.explain().levels for f in part]
+        kinds |= {f.kind for f in facts}
+        plans |= {f.plan for f in facts if spec.system.context == "tokens"}
+    assert kinds == classes.CLASSES.keys()
+    assert plans == classes.PLANS.keys() >= set(REQUESTS)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
@@ -18,6 +19,7 @@ from nlc.lib.functions import FUNCTIONS, READS, Function
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import RULES
 from nlc.pipeline import shipped
+from nlc.runtime.operations import EPS
 from nlc.syntax import clock, operators
 from nlc.syntax.math import grammar, parse_text
 from nlc.syntax.schema import BLOCKS, Block, example_of, keys_of, kind_of
@@ -48,6 +50,13 @@ def test_an_entry_says_what_it_is_and_its_example_compiles(entry: reference.Entr
     assert all(value in ("", []) or key in text for key, value in facts.items())
 
 
+def test_the_line_of_a_spec_is_its_whole_first_sentence() -> None:
+    for entry in reference.entries("specs"):
+        assert entry.doc.endswith(".") and not re.search(r"\beqs?\.$", entry.doc)
+        rest = nlc.load(entry.name).tree.doc.text.removeprefix(entry.doc)
+        assert not rest or rest[0].isspace()
+
+
 @pytest.mark.parametrize("f", [*FUNCTIONS.values(), *READS.values()], ids=lambda f: f.name)
 def test_the_example_of_a_function_calls_it(f: Function) -> None:
     assert re.search(rf"\b{f.name}\(", f.example)
@@ -61,6 +70,31 @@ def test_the_example_of_a_memory_is_one(name: str) -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_the_example_of_a_rule_is_one(name: str) -> None:
     assert RULES[name].example.startswith(f"{name}(")
+
+
+def test_what_a_recurrence_needs_to_be_written_out_is_said_and_true() -> None:
+    """Which tap is the newest token's, the eps of norms, which channels are the first head's."""
+    doc = {f.name: " ".join(f.doc.split()) for f in FUNCTIONS.values()}
+    assert "the last tap of a weight is for the newest" in doc["conv"]
+    assert EPS == 1e-6 and "1e-6" in doc["rmsnorm"] and "1e-6" in doc["layernorm"]
+    assert "the first n are the first head's" in doc["split"]
+    text = "nlc: 1\nsystem: probe\ncontext: tokens\nhyper: {d: 4}\nheads: 2\ninputs: {x: [d]}\n"
+    lets = {"c": "conv(x, 3)", "r": "rmsnorm(x)", "n": "layernorm(x)", "s": "split(x)"}
+    text += "let: {" + ", ".join(f'{k}: "{e}"' for k, e in lets.items()) + "}\n"
+    text += "outputs: {yc: [d], yr: [d], yn: [d], ys: [d]}\n"
+    text += "output: {yc: c, yr: r, yn: n, ys: merge(s * (head + 1))}\n"
+    net = nlc.compile(nlc.loads(text))().double()
+    x = torch.randn(1, 5, 4, dtype=torch.double)
+    (weight,) = (w for name, w in net.named_parameters() if "conv" in name)
+    with torch.no_grad():
+        weight.zero_()
+        weight[..., -1] = 1
+        out, _ = net(x)
+    torch.testing.assert_close(out["yc"], x)
+    torch.testing.assert_close(out["yr"], x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt())
+    mid = x - x.mean(-1, keepdim=True)
+    torch.testing.assert_close(out["yn"], mid / (mid.square().mean(-1, keepdim=True) + 1e-6).sqrt())
+    torch.testing.assert_close(out["ys"], x * torch.tensor([1, 1, 2, 2]))
 
 
 def test_an_example_with_a_mistake_is_no_example() -> None:
@@ -81,6 +115,8 @@ def test_an_example_with_a_mistake_is_no_example() -> None:
         ("per_key", "`[1, n]` per head, from 0 to 1"),
         ("newton_schulz", "`like(W)`"),
         ("last", "`[n]` per head"),
+        ("concat", "`[2*n]` per head"),
+        ("flatten", "`[n*n]` per head"),
     ],
 )
 def test_what_a_function_gives_is_what_the_compiler_finds(name: str, gives: str) -> None:
@@ -174,6 +210,35 @@ def test_a_word_that_is_nearly_one_is_meant() -> None:
     assert result.exit_code == 2 and "did you mean conv?" in result.output
     result = CliRunner().invoke(cli.main, ["explain", "delta_nett"])
     assert result.exit_code == 1 and "did you mean `delta_net`?" in result.output
+
+
+@pytest.mark.parametrize("word", ["nosuchthing", "chunk_of", "%%"])
+def test_what_is_no_word_says_so_and_names_no_specs(word: str) -> None:
+    result = CliRunner().invoke(cli.main, ["explain", word])
+    assert result.exit_code == 2
+    assert f"`{word}` is no spec and no word of the language; `nlc list`" in result.output
+    assert "delta_net" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("word", "kinds"),
+    [
+        ("@", ["matmul: an operator"]),
+        ("≠", ["ne: an operator"]),
+        ("‖", ["norm: an operator", "sqnorm: an operator"]),
+        ("every 4 tokens", ["every n tokens: a clock"]),
+        ("every chunk tokens", ["every n tokens: a clock"]),
+        ("every episode", ["every NAME: a clock"]),
+        ("2 per token", ["n per token: a clock"]),
+        ("rank-1 affine", ["rank-1 affine: a class of levels"]),
+        ("anchored", ["anchored: a plan"]),
+        ("anchor", ["anchor: a key of a level", "anchor: a function"]),
+    ],
+)
+def test_every_meaning_of_a_word_is_found(word: str, kinds: list[str]) -> None:
+    assert [f"{e.name}: {e.kind}" for e in reference.find(word)] == kinds
+    clocks = [e.name for e in reference.find("every") if e.kind == "a clock"]
+    assert len(clocks) > 2 and clocks == [form for form in clock.FORMS if "every" in form]
 
 
 def test_a_spec_comes_before_a_word(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,10 +272,16 @@ class Notation:
             and not self.latex
         ):
             return ""
-        words = b.op == "num" or (_ends_word(self.text(a)) and _starts_word(self.text(b)))
-        if self.latex:
-            return r"\cdot " if words else r"\,"
-        return "·" if words else " "
+        gap = r"\," if self.latex else " "
+        return self.dot if b.op == "num" else self.beside(self.text(a), self.text(b), gap)
+
+    @property
+    def dot(self) -> str:
+        return r"\cdot " if self.latex else "·"
+
+    def beside(self, left: str, right: str, gap: str) -> str:
+        """What stands between two texts that are multiplied: ``gap``, or a dot where it would run words together."""
+        return self.dot if _ends_word(left) and _starts_word(right) else gap
 
     def _diag(self, x: Expr) -> str:
         return (r"\operatorname{Diag}" if self.latex else "Diag") + f"({self.text(x)})"
@@ -389,7 +395,8 @@ def _leads_minus(e: Expr) -> bool:
 
 
 def _ends_word(text: str) -> bool:
-    return re.search(r"[A-Za-z_]{2,}\}?$", text) is not None
+    """A name of several letters; ``\\beta`` is one symbol."""
+    return re.search(r"(\\mathrm\{[^{}]+\}|(?<![\\A-Za-z_])[A-Za-z_]{2,})$", text) is not None
 
 
 def _starts_word(text: str) -> bool:

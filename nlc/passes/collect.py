@@ -59,12 +59,19 @@ def _gather(words: list[Word], n: Notation) -> str:
     bracket = rf"\left({_sum(inner)}\right)" if n.latex else f"({_sum(inner)})"
     outside = _scalars(tuple(common), n)
     symbol = n.text(state.expr)
-    gap = " " if outside and n.latex else ""
+    gap = n.beside(outside, symbol, " " if outside and n.latex else "")
     return f"{outside}{gap}{symbol}{bracket}" if after else f"{outside}{gap}{bracket}{symbol}"
 
 
 def _scalars(scalars: tuple[Expr, ...], n: Notation) -> str:
-    return " ".join(_scalar(s, n) for s in scalars)
+    return _product([_scalar(s, n) for s in scalars], "", n)
+
+
+def _product(scalars: list[str], rest: str, n: Notation) -> str:
+    """Numbers before what they multiply."""
+    for s in reversed(scalars):
+        rest = f"{s}{n.beside(s, rest, ' ')}{rest}" if rest else s
+    return rest
 
 
 def _scalar(s: Expr, n: Notation) -> str:
@@ -78,8 +85,9 @@ def _word(w: Word, n: Notation, identity: bool = False) -> str:
     parts += [_scalar(s, n) for s in w.scalars]
     factors = [_factor(f, n) for f in w.factors] + (["I"] if identity else [])
     if parts and factors and (identity or w.factors[0].kind == "state") and not n.latex:
-        factors[0] = parts.pop() + factors[0]
-    return sign + (" ".join(parts + factors) or "1")
+        last = parts.pop()
+        factors[0] = last + n.beside(last, factors[0], "") + factors[0]
+    return sign + (_product(parts, " ".join(factors), n) or "1")
 
 
 def _factor(f: Factor, n: Notation) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 from nlc.base.diagnostics import Fix, Report, certain, nearest
+from nlc.base.span import Source, Span
 from nlc.syntax.math import parse_expr
 from nlc.syntax.tree import ClockTree
 from nlc.syntax.yamltree import Scalar
@@ -59,6 +60,21 @@ def parse_clock(
             return _clock(scalar, kind, match, report, declared)
     _unreadable(scalar, report, declared)
     return None
+
+
+def form_of(text: str) -> str | None:
+    """Which of the forms a clock has: that of ``every 4 tokens`` is ``every n tokens``. None for what is no clock."""
+    found = _shape(text)
+    return next((f for f in FORMS if found is not None and _shape(f) == found), None)
+
+
+def _shape(text: str) -> tuple[str, str | None, bool] | None:
+    """Its kind, its unit if that is the language's own, and whether it counts."""
+    report = Report()
+    tree = parse_clock(Scalar(text, Span(Source("<clock>", text), 0, len(text))), report)
+    if tree is None or report.diagnostics:
+        return None
+    return tree.kind, tree.unit if tree.unit in _UNITS else None, tree.count is not None
 
 
 def parse_period(

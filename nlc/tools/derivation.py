@@ -16,6 +16,33 @@ from nlc.passes.collect import collect
 from nlc.passes.factors import factors, named, parts
 from nlc.passes.simplify import simplify
 
+# What derivations write beside the names of the spec.
+SIGNS = {
+    "ℓ": "the objective, over the state that it judges",
+    "∇ℓ": "its gradient, at the state in brackets",
+    "∂ℓ/∂e": "what arrives at an expression e on the way back from the objective",
+    "∇_S": "the gradient of S's objective, which a rule gives to its inner memories",
+    "g": "the gradient of the outer loss, in a gradient system",
+    "W⁻": "the state before the tick",
+    "B": "the state from which the step starts, after `retain`",
+    "T": "where `retain` and `decay` lead, `toward`",
+    "W_anchor": "the state at the last boundary",
+    "M₀": "the state at the start",
+    "k_S": "the key of level S, where several levels have one; so `v_S` of values",
+    "m̂": "a name that ends in `_hat`, here `m_hat`",
+    "x₁": "what the first weight of a memory is multiplied with, its own key",
+    "δ₁": "the error that arrives at the first weight; its gradient is δ₁ x₁ᵀ",
+    "u₁": "a part that repeats, named to be read once",
+    "I": "the identity matrix",
+    "∘": "a factor of any kind: a number, one for each row or column, one for each entry",
+    "⊙": "product, element by element",
+    "·": "product, where a space would run words together",
+    "Diag": "a factor for each key channel (behind a matrix) or value channel (before it)",
+    "silu′": "the derivative of a function",
+    "Σ_t": "a sum over the ticks since the level last stepped",
+    "NS₅": "`newton_schulz` of 5 steps",
+    "CG₅": "`solve` by 5 steps of conjugate gradients",
+}
 FORMATS = ("text", "latex", "markdown")
 Row = tuple[str, str, str, str]
 

@@ -146,7 +146,7 @@ _HEAD = """\
 Every message has a code. A code means one kind of mistake, for ever: it is never used for another. `nlc explain CODE`
 prints what stands here of it, from the same examples. This page is written by the command
 `nlc list codes --format markdown > docs/errors.md`, which runs the compiler on every example; a test fails if it is
-out of date.
+out of date. Without an example stand {bare}, which no mistake in a spec brings.
 
 `nlc check SPEC` finds all mistakes of a spec in one run, each once. `--fix` repairs those that are certain (misspelt
 names, symbols and keys of other languages, missing quotes) and says what it changed. `--format json` and
@@ -161,7 +161,7 @@ The examples are edits of two small specs, a token system and an optimizer; `...
 def document() -> str:
     """The page of all codes, in Markdown."""
     out = [
-        _HEAD,
+        _HEAD.format(bare=" and ".join(sorted(CODES.keys() - EXAMPLES.keys()))),
         _fence(TOKENS, "yaml"),
         _fence(GRADIENTS, "yaml"),
     ]

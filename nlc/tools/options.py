@@ -34,7 +34,8 @@ class Verbs(click.Group):
 # What `nlc list` lists, by name here, since `nlc check` should not wait for the tables themselves.
 TABLES = (
     *("specs", "keys", "level-keys", "weight-keys", "reset-keys", "memory-keys", "family-keys"),
-    *("functions", "memories", "rules", "tensors", "clocks", "words", "operators", "letters"),
+    *("functions", "memories", "rules", "tensors", "clocks", "classes", "plans", "signs"),
+    *("words", "operators", "letters"),
     *("names", "codes"),
 )
 

@@ -9,25 +9,27 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
 from nlc.base.diagnostics import nearest
+from nlc.ir.classes import CLASSES, PLANS
 from nlc.ir.ops import OPS
 from nlc.ir.show import show
-from nlc.ir.types import Range, Type
+from nlc.ir.types import Dim, Range, Type
 from nlc.lib.functions import FUNCTIONS, READS, Function, usage
 from nlc.lib.memories import MEMORIES, MemoryKind
 from nlc.lib.rules import ROUTES, RULES, RuleKind
 from nlc.pipeline import load, shipped
-from nlc.syntax.clock import FORMS
+from nlc.syntax.clock import FORMS, WORDS, form_of
 from nlc.syntax.math import parse_text
 from nlc.syntax.operators import Operator, operators
 from nlc.syntax.schema import BLOCKS, Block, choices_of, example_of, keys_of, kind_of, sentence_of
 from nlc.syntax.symbols import letters
 from nlc.syntax.values import RESERVED
 from nlc.tools import samples
+from nlc.tools.derivation import SIGNS
 from nlc.tools.layout import wrap
 from nlc.tools.table import WIDTH
 
@@ -40,7 +42,7 @@ Facts = dict[
 class Entry:
     """``kind`` in words, ``usage`` as it is written. ``facts`` are the columns of its table, ``more`` only said.
 
-    Both may compile the entry's example.
+    Both may compile the entry's example. ``also``: what else it is found by, the signs of an operator.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Entry:
     doc: str
     facts: Callable[[], Facts] = dict
     more: Callable[[], Facts] = dict
+    also: tuple[str, ...] = ()
 
 
 def entries(what: str) -> list[Entry]:
@@ -67,9 +70,9 @@ def _specs() -> Iterator[Entry]:
 
 
 def _first_sentence(spec: str) -> str:
-    """Of what a spec says of itself."""
+    """Of what a spec says of itself. A period before a number ends none: ``eq. 88``."""
     tree = load(spec).tree
-    return re.split(r"(?<=\.)\s", tree.doc.text)[0] if tree.doc else ""
+    return re.split(r"(?<=\.)\s(?!\d)", tree.doc.text)[0] if tree.doc else ""
 
 
 def _keys(model: type[Block]) -> Iterator[Entry]:
@@ -161,8 +164,12 @@ def _step(r: RuleKind) -> Facts:
 
 
 def _operators() -> Iterator[Entry]:
-    for o in operators():
-        yield Entry("an operator", o.name, o.example, o.doc, lambda o=o: _read(o))
+    every = operators()
+    known = {symbol for o in every for symbol in o.symbols}
+    for o in every:
+        brackets = (c for c in o.example if not c.isalnum() and c != " " and c not in known)
+        signs = o.symbols or tuple(dict.fromkeys(brackets))
+        yield Entry("an operator", o.name, o.example, o.doc, lambda o=o: _read(o), also=signs)
 
 
 def _read(o: Operator) -> Facts:
@@ -173,6 +180,17 @@ def _read(o: Operator) -> Facts:
         "is": f"`{plain}`" if plain != o.example else "",
         "binds like": o.binds,
     }
+
+
+def _clocks() -> Iterator[Entry]:
+    for form, doc in FORMS.items():
+        yield Entry("a clock", form, form, doc, also=tuple(w for w in form.split() if w in WORDS))
+
+
+def _signs() -> Iterator[Entry]:
+    for sign, doc in SIGNS.items():
+        parts = tuple(dict.fromkeys(c for c in sign if not c.isalnum() and not c.isascii()))
+        yield Entry("a sign of derivations", sign, sign, doc, also=parts)
 
 
 def _plain(kind: str, table: dict[str, str]) -> Callable[[], Iterator[Entry]]:
@@ -202,7 +220,10 @@ TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
     "memories": _memories,
     "rules": _rules,
     "tensors": lambda: (Entry("a kind of tensor", r.name, r.name, r.doc) for r in ROUTES.values()),
-    "clocks": _plain("a clock", FORMS),
+    "clocks": _clocks,
+    "classes": _plain("a class of levels", CLASSES),
+    "plans": _plain("a plan", PLANS),
+    "signs": _signs,
     "words": _plain("a reserved word", RESERVED),
     "operators": _operators,
     "letters": _letters,
@@ -212,7 +233,11 @@ TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
 
 def described(type: Type) -> str:
     """``[n] per head, from 0 to 1``."""
-    shape = type.shape().replace("heads, ", "").replace("heads", "")
+    dims = tuple(
+        d.substitute(samples.PER_HEAD) if isinstance(d, Dim) and "heads" in d.symbols else d
+        for d in type.dims
+    )
+    shape = replace(type, head=False, dims=dims).shape()
     what = "a number" if shape == "[]" else f"`{shape}`"
     return what + (" per head" if type.head else "") + _bounds(type.range, shape != "[]")
 
@@ -234,9 +259,11 @@ def _bounds(r: Range, long: bool) -> str:
 
 
 def find(name: str) -> list[Entry]:
-    """Everything that a name means: ``anchor`` is a key and a function."""
+    """Everything that a name means: ``anchor`` is a key and a function, ``every 4 tokens`` a clock."""
     every = [e for what in TABLES if what not in _NO_WORDS for e in entries(what)]
-    found = [e for e in every if name in (e.name, e.usage)]
+    found = [e for e in every if name in (e.name, e.usage, *e.also)] or [
+        e for e in every if e.kind == "a clock" and e.name == form_of(name)
+    ]
     functions = {e.name for e in found if e.kind == "a function"}
     return [e for e in found if e.kind != "a reserved word" or e.name not in functions]
 

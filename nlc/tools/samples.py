@@ -6,7 +6,7 @@ import textwrap
 
 from nlc.base.diagnostics import SpecError
 from nlc.ir.expr import walk
-from nlc.ir.types import Type
+from nlc.ir.types import Dim, Type
 from nlc.lib.functions import Function
 from nlc.pipeline import Spec, loads
 from nlc.syntax.math import parse_text
@@ -23,6 +23,7 @@ NAMES = {
     "M": "the level whose `update` it is",
     "g": "the gradient at W, in a gradient system",
 }
+PER_HEAD = {"d": Dim.of("heads") * Dim.of("n")}  # as the hypers of the example say
 _TOKENS = """\
 nlc: 1
 system: example

@@ -17,7 +17,7 @@ from nlc.ir.system import Level, System
 from nlc.passes.plan import Choice, plan
 from nlc.passes.plan.causes import cause
 
-PLANS = ("sequential", "chunked", "anchored")
+REQUESTS = ("sequential", "chunked", "anchored")  # of all plans, nlc/ir/classes.py
 _FORM = re.compile(r"\s*(\w+)\s*(?:\(\s*(-?\d+)\s*\)\s*)?")
 LONGEST = 4096  # tokens of one triangular solve, whose matrix has that many rows
 
@@ -76,9 +76,9 @@ def _read(level: str, text: str, system: System) -> Asked:
         raise BadPlan(f"`{system.name}` has no level `{level}`; {hint}")
     match = _FORM.fullmatch(text) if isinstance(text, str) else None
     plan = match[1] if match else str(text)
-    if plan not in PLANS:
-        close = nearest(plan, PLANS)
-        hint = f"did you mean `{close}`?" if close else f"plans: {', '.join(PLANS)}"
+    if plan not in REQUESTS:
+        close = nearest(plan, REQUESTS)
+        hint = f"did you mean `{close}`?" if close else f"plans: {', '.join(REQUESTS)}"
         raise BadPlan(f"there is no plan `{plan}`; {hint}")
     if match[2] is None:
         return Asked(plan)
