@@ -233,7 +233,7 @@ def test_a_code_is_explained_too() -> None:
 
 
 WRONG = {
-    "explain nosuch": (1, "NLC207"),
+    "explain nosuch": (2, "no spec and no word of the language"),
     "explain delta_net --plan S=anchored": (1, "NLC601"),
     "explain delta_net --plan S=chunkd": (2, "did you mean `chunked`?"),
     "explain delta_net --set e=1": (2, "has no hyper `e`"),
