@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_said(
     state = [net.initial_state(x)] * count if isinstance(count, int) else count
     with pytest.raises(ValueError, match=message):
         net(x, cu_seqlens=torch.tensor(bounds, dtype=torch.int64), state=state)
-    with pytest.raises(ValueError, match="must be .*gated_delta_net.yaml"):
+    with pytest.raises(ValueError, match=r"must be .*gated_delta_net\.yaml"):
         net(x[:1], cu_seqlens=torch.tensor([0, 6]), state=[{"S": x}])
 
 

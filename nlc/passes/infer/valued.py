@@ -42,6 +42,21 @@ def valued(system: System, report: Report) -> None:
                 helps=["change the expression, or the defaults that it is made of"],
             )
     _split(twice, system, report)
+    if not any(i.head for i in system.inputs.values()):  # as an operator's, which has it throughout
+        for name, e in system.output.items():
+            if e.type.head and e.type.dims:
+                _unmerged(name, e, system, report)
+
+
+def _unmerged(name: str, e: Expr, system: System, report: Report) -> None:
+    """What has no heads at first has none in the end."""
+    report.add(
+        "NLC304",
+        f"output `{name}` has a head axis, which no input has",
+        e.span or system.span,
+        "a value for each head",
+        helps=["`merge(…)` joins the heads; a `linear` behind it mixes them"],
+    )
 
 
 def _split(twice: list[Expr], system: System, report: Report) -> None:
