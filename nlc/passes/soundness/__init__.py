@@ -1,7 +1,8 @@
 """System, Updates -> warnings: steps that can blow a memory up, and memories that can never learn.
 
 Each check reads the derived step, never the name of a rule, and warns only of what certainly can happen:
-bounds are those of the types, and ``reach`` says whether they are met.
+bounds are those of the types, and ``reach`` says whether they are met. Where the rule is a system, the step is
+that of the level and the rule's levels written into one another (``joint``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nlc.ir.update import Update
 from nlc.passes.affine import NotAffine, affine
 from nlc.passes.collect import collect
 from nlc.passes.simplify import simplify
+from nlc.passes.soundness.joint import Joint
 from nlc.passes.soundness.reach import Reach, Reaches, point
 from nlc.passes.soundness.step import Linear, linear, strength, without_stops
 from nlc.passes.soundness.zeros import Reads, states_of_flows, stuck
@@ -31,7 +33,8 @@ def soundness(system: System, updates: dict[str, Update], report: Report) -> Non
     between = []
     for name, update in updates.items():
         level, found = system.levels[name], Report()
-        _Level(system, level, update, reaches, reads, found).check()
+        joint = Joint(system, updates, level)
+        _Level(system, level, update, joint, reaches, reads, found).check()
         if any(s.passing for s in level.states):
             between += found.diagnostics
         else:
@@ -50,11 +53,12 @@ class _Level:
         system: System,
         level: Level,
         update: Update,
+        joint: Joint,
         reaches: Reaches,
         reads: Reads,
         report: Report,
     ):
-        self.system, self.level, self.update = system, level, update
+        self.system, self.level, self.update, self.joint = system, level, update, joint
         self.reaches, self.reads, self.report = reaches, reads, report
         self.names = {s.name for s in level.states}
         self.period = float(level.anchor.default) if level.anchor is not None else 1.0
@@ -62,7 +66,7 @@ class _Level:
     def check(self) -> None:
         sound = self._gates()
         for s in self.level.states:
-            e = simplify(self.update.expanded(s.name))
+            e = simplify(self.joint.written(s.name))
             running = linear(e, lambda n, s=s: self._reads(n, s, "prev"), self.reaches)
             bound = linear(e, lambda n, s=s: self._reads(n, s, "anchor"), self.reaches)
             if running is not None:
@@ -107,7 +111,7 @@ class _Level:
         kept = step.scale.times(step.kept)
         if self.level.update is not None:
             return self._unit(kept, self._place(self.level.update.get(s.name), "update"))
-        if not kept.known or kept.range.low >= -1 - SLACK:
+        if not kept.known or not self._too_low(kept.range.low):
             return True
         self._overshoots(kept.range.low, None, None, e, s)
         return False
@@ -156,7 +160,7 @@ class _Level:
         length = self.reaches.norm(step.key)
         square = self._square(step.key)
         left = step.scale.times(step.kept.minus(step.erased.times(square)))
-        if not left.known or left.range.low >= -1 - SLACK:
+        if not left.known or not self._too_low(left.range.low):
             return False
         # scale · (factor · most − kept) = 1 where that is largest
         most = step.erased.times(square).range.high
@@ -166,6 +170,14 @@ class _Level:
         long = step.key if length.range.high > 1 + SLACK else None
         self._overshoots(left.range.low, factor, long, e, s)
         return True
+
+    def _too_low(self, factor: float) -> bool:
+        """Whether a factor of one tick makes the memory grow.
+
+        What a rule remembers may answer at the next tick: heavy-ball momentum of factor β holds a step up to
+        2 (1 + β) in check. Only a step without a bound grows whatever the rule remembers.
+        """
+        return factor == -inf if self.joint.inner else factor < -1 - SLACK
 
     def _chosen(self, key: Expr | None) -> bool:
         """Whether there is a key, and the spec's: what an MLP computes inside is not the user's to bound."""
@@ -280,8 +292,9 @@ class _Level:
 
     def _dead(self) -> None:
         """A memory that is zero, or decays to it, where its own step is zero."""
-        level, fresh = self.level, {s.name for s in self.level.states if _zero_start(s)}
-        stays = stuck(self.system, self.reads, self.update, fresh) if fresh else frozenset()
+        level, fresh = self.level, self._fresh()
+        steps = self.joint.steps()
+        stays = self._stuck(steps, fresh)
         if stays:
             many = len(stays) > 1
             who = f"level `{level.name}`" if stays == self.names else _listed(stays, self._order())
@@ -290,14 +303,17 @@ class _Level:
                 f"{who} can never learn",
                 level.keys.get("init") or level.keys.get("memory") or level.span,
                 f"{_listed(stays, self._order())} {'start' if many else 'starts'} at 0, where every step is 0",
-                notes=["every term of the step has a factor that is 0 there"],
+                notes=[
+                    "every term of the step has a factor that is 0 there",
+                    *self._too("starts at 0 as well"),
+                ],
                 helps=["write `init: learned`"],
             )
             return
         falling = [(k, e) for k, e in self._retentions() if e.type.range.low < 1 - SLACK]
-        if not falling or level.update is not None:
+        if not falling or level.update is not None or not self._forgets():
             return
-        stays = stuck(self.system, self.reads, self.update, self.names)
+        stays = self._stuck(steps, {s.name for s in self.joint.all})
         if stays:
             key, e = falling[0]
             self.report.add(
@@ -305,9 +321,56 @@ class _Level:
                 f"level `{level.name}` decays towards 0, where it can no longer learn",
                 self._place(e, key),
                 f"{_listed(stays, self._order())} fade{'' if len(stays) > 1 else 's'} to 0",
-                notes=["every term of the step has a factor that is 0 there"],
+                notes=[
+                    "every term of the step has a factor that is 0 there",
+                    *self._too("fades too"),
+                ],
                 helps=["write `toward: init`, so that it decays to where it started"],
             )
+
+    def _fresh(self) -> set[str]:
+        """The states that start at 0; what its rule remembers may start as a copy of them."""
+        own = {s.name for s in self.level.states if _zero_start(s)}
+        copies = {s.name for s in self.joint.inner if _copied(s) in own}
+        return own | copies | {s.name for s in self.joint.inner if _zero_start(s)}
+
+    def _stuck(self, steps: dict[str, tuple[Expr, ...]], zero: set[str]) -> frozenset[str]:
+        """Which of its own states never leave 0."""
+        found = stuck(self.system, self.reads, steps, zero) if zero & self.names else frozenset()
+        return found & self.names
+
+    def _forgets(self) -> bool:
+        """Whether what its rule remembers is linear in the gradients and fades, so that nothing holds the level up.
+
+        A step that divides by what it remembers, as Adam's, does not become small with the gradient.
+        """
+        inner, own = {s.name for s in self.joint.inner}, self.names
+        for s in self.joint.all if inner else ():
+            e = self.joint.written(s.name, frozenset(own))
+            try:
+                affine(
+                    without_stops(e),
+                    lambda n: (
+                        (n.op == "gradient" and n.attr in own)
+                        or (n.op == "state" and n.attr[0] in inner)
+                    ),
+                )
+            except NotAffine:
+                return False
+            if s.name in own:
+                continue
+            itself = linear(e, lambda n, s=s: n.op == "state" and n.attr[0] == s.name, self.reaches)
+            kept = itself and itself.scale.times(itself.kept).range
+            if kept and not (-1 - SLACK <= kept.low < 1 - SLACK and kept.high <= 1 + SLACK):
+                return False
+        return True
+
+    def _too(self, what: str) -> list[str]:
+        """Of a rule that remembers."""
+        rule = self.level.rule
+        return (
+            [f"what its rule `{rule.name}` remembers {what}"] if rule and self.joint.inner else []
+        )
 
     def _order(self) -> list[str]:
         return [s.name for s in self.level.states]
@@ -338,6 +401,11 @@ def _zero_start(s: State) -> bool:
     if s.learned or s.borrowed:
         return False
     return s.init is None or (s.init.op == "num" and s.init.attr == 0)
+
+
+def _copied(s: State) -> str | None:
+    """The state whose start is also the start of ``s``."""
+    return s.init.attr[0] if s.init is not None and s.init.op == "state" and not s.learned else None
 
 
 def _listed(names: frozenset[str], order: list[str]) -> str:
