@@ -19,9 +19,11 @@ from nlc.ir.update import Update
 from nlc.passes.affine import NotAffine, affine
 from nlc.passes.collect import collect
 from nlc.passes.simplify import simplify
+from nlc.passes.soundness.carried import adds_up, forgets
 from nlc.passes.soundness.joint import Joint
 from nlc.passes.soundness.reach import Reach, Reaches, point
 from nlc.passes.soundness.step import Linear, linear, strength, without_stops
+from nlc.passes.soundness.words import between, listed, number, over, scaled
 from nlc.passes.soundness.zeros import Reads, states_of_flows, stuck
 
 SLACK = 1e-9  # rounding of bounds: 1 / n * n
@@ -129,7 +131,7 @@ class _Level:
             "NLC802",
             f"what level `{self.level.name}` keeps of its memory can leave [0, 1]",
             place,
-            _between(kept.range, "it keeps"),
+            between(kept.range, "it keeps"),
             notes=facts,
             helps=[
                 "choose the hypers so that it stays between 0 and 1"
@@ -195,7 +197,7 @@ class _Level:
         if isfinite(low):
             helps = ["make the step smaller"]
             if factor is not None and lr is not None:
-                helps = [f"make the step smaller: `{_scaled(lr, factor)}`"]
+                helps = [f"make the step smaller: `{scaled(lr, factor)}`"]
             if long is not None:
                 helps.append("or give the key length 1 by `l2norm(…)`")
         self.report.add(
@@ -253,7 +255,7 @@ class _Level:
                 return False
             step = bound.scale.times(bound.erased).times(self._square(bound.key))
         else:
-            new = without_stops(self.update.new[s.name])
+            new = without_stops(self.joint.written(s.name, frozenset(self.names)))
             size = strength(new, lambda n: n.op == "gradient" and n.attr == s.name, self.reaches)
             if size is None:
                 return False
@@ -266,19 +268,23 @@ class _Level:
         total = point(self.period).times(step)
         if not total.known or total.range.high <= 1 + SLACK:
             return False
+        if not adds_up(self.joint, s.name, self.reaches):
+            return False
         lr, every = self._step_size(), str(self.level.anchor.count)
         keys = self.level.keys
         self.report.add(
             "NLC804",
             f"the steps of level `{self.level.name}` between two boundaries can add up to more than 1",
             self._place(lr, "rule"),
-            f"{_number(self.period)} steps of up to {_number(step.range.high)}",
+            f"{number(self.period)} steps of up to {number(step.range.high)}",
             related=[Label(keys["anchor"], "all of them follow the gradient at one boundary")]
             if "anchor" in keys
             else [],
             helps=[
-                f"divide the step by the number of ticks: `{_over(lr, every)}`"
+                f"divide the step by the number of ticks: `{over(lr, every)}`"
                 if lr is not None and isfinite(step.range.high)
+                else "divide the step size by the number of ticks"
+                if isfinite(step.range.high)
                 else "bound the step size, for instance by `sigmoid(…)`, and divide it by the number of ticks"
             ],
         )
@@ -297,12 +303,12 @@ class _Level:
         stays = self._stuck(steps, fresh)
         if stays:
             many = len(stays) > 1
-            who = f"level `{level.name}`" if stays == self.names else _listed(stays, self._order())
+            who = f"level `{level.name}`" if stays == self.names else listed(stays, self._order())
             self.report.add(
                 "NLC806",
                 f"{who} can never learn",
                 level.keys.get("init") or level.keys.get("memory") or level.span,
-                f"{_listed(stays, self._order())} {'start' if many else 'starts'} at 0, where every step is 0",
+                f"{listed(stays, self._order())} {'start' if many else 'starts'} at 0, where every step is 0",
                 notes=[
                     "every term of the step has a factor that is 0 there",
                     *self._too("starts at 0 as well"),
@@ -311,7 +317,7 @@ class _Level:
             )
             return
         falling = [(k, e) for k, e in self._retentions() if e.type.range.low < 1 - SLACK]
-        if not falling or level.update is not None or not self._forgets():
+        if not falling or level.update is not None or not forgets(self.joint, self.reaches):
             return
         stays = self._stuck(steps, {s.name for s in self.joint.all})
         if stays:
@@ -320,7 +326,7 @@ class _Level:
                 "NLC805",
                 f"level `{level.name}` decays towards 0, where it can no longer learn",
                 self._place(e, key),
-                f"{_listed(stays, self._order())} fade{'' if len(stays) > 1 else 's'} to 0",
+                f"{listed(stays, self._order())} fade{'' if len(stays) > 1 else 's'} to 0",
                 notes=[
                     "every term of the step has a factor that is 0 there",
                     *self._too("fades too"),
@@ -338,32 +344,6 @@ class _Level:
         """Which of its own states never leave 0."""
         found = stuck(self.system, self.reads, steps, zero) if zero & self.names else frozenset()
         return found & self.names
-
-    def _forgets(self) -> bool:
-        """Whether what its rule remembers is linear in the gradients and fades, so that nothing holds the level up.
-
-        A step that divides by what it remembers, as Adam's, does not become small with the gradient.
-        """
-        inner, own = {s.name for s in self.joint.inner}, self.names
-        for s in self.joint.all if inner else ():
-            e = self.joint.written(s.name, frozenset(own))
-            try:
-                affine(
-                    without_stops(e),
-                    lambda n: (
-                        (n.op == "gradient" and n.attr in own)
-                        or (n.op == "state" and n.attr[0] in inner)
-                    ),
-                )
-            except NotAffine:
-                return False
-            if s.name in own:
-                continue
-            itself = linear(e, lambda n, s=s: n.op == "state" and n.attr[0] == s.name, self.reaches)
-            kept = itself and itself.scale.times(itself.kept).range
-            if kept and not (-1 - SLACK <= kept.low < 1 - SLACK and kept.high <= 1 + SLACK):
-                return False
-        return True
 
     def _too(self, what: str) -> list[str]:
         """Of a rule that remembers."""
@@ -406,41 +386,3 @@ def _zero_start(s: State) -> bool:
 def _copied(s: State) -> str | None:
     """The state whose start is also the start of ``s``."""
     return s.init.attr[0] if s.init is not None and s.init.op == "state" and not s.learned else None
-
-
-def _listed(names: frozenset[str], order: list[str]) -> str:
-    """``W1`` and ``W2``, in the order of the spec."""
-    quoted = [f"`{name}`" for name in order if name in names]
-    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
-
-
-def _between(bounds: Range, what: str) -> str:
-    low, high = bounds.low, bounds.high
-    if low == high:
-        return f"{what} {_number(low)} of it"
-    if not isfinite(low) and not isfinite(high):
-        return "nothing bounds it"
-    if not isfinite(high):
-        return f"{what} {_number(low)} of it or any amount more"
-    return f"{what} up to {_number(high)} of it" + (
-        f", and as little as {_number(low)}" if isfinite(low) else ", or any amount less"
-    )
-
-
-def _number(value: float) -> str:
-    return "any amount" if not isfinite(value) else f"{value:.4g}"
-
-
-def _scaled(lr: Expr, factor: float) -> str:
-    down = int(factor * 1000) / 1000  # rounded towards safety
-    return f"lr={down or factor:.3g} * {_operand(lr)}"
-
-
-def _over(lr: Expr, count: str) -> str:
-    bare = count.isidentifier() or count.isdigit()
-    return f"lr={_operand(lr)} / {count if bare else f'({count})'}"
-
-
-def _operand(e: Expr) -> str:
-    text = e.span.text
-    return f"({text})" if e.op in ("add", "sub", "neg", "div", "mul") and e.args else text

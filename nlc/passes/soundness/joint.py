@@ -27,7 +27,7 @@ class Joint:
         self._rules = {s.name for s in self.inner}
         self._updates = {s.name: updates[s.level] for s in (*self.states, *self.inner)}
         # A rule's level that ticks more seldom is read as it was left, and not stepped with the level.
-        self._stepped = {s.name for x in inside if x.clock == level.clock for s in x.states}
+        self.stepped = {s.name for x in inside if x.clock == level.clock for s in x.states}
         self._gradients = {n: e for u in self._updates.values() for n, e in u.gradient.items()}
         self._flows: dict[str, Expr | None] = {}
         self._base = {n: e for u in self._updates.values() for n, e in u.base.items()}
@@ -49,7 +49,7 @@ class Joint:
                     found = self._opened(n.attr)
                 elif n.op == "state":
                     name, time = n.attr
-                    if time == "now" and name in self._stepped:
+                    if time == "now" and name in self.stepped:
                         found = self._updates[name].new[name]
                     elif time == "base":
                         return self._base.get(name)
