@@ -228,6 +228,54 @@ CASES = [
         system("rule: gd(lr=0.1)", memory=GATED),
         system("rule: gd(lr=0.1)", memory="{W1: [n, n], b: [n], read(z): silu(W1 @ z + b)}"),
     ),
+    *pair(
+        "NLC801",
+        "a step without a bound that momentum remembers",
+        system("rule: momentum(lr=dt)"),
+        system("rule: momentum(lr=1.5)"),  # up to 2 (1 + beta) heavy-ball holds it in check
+    ),
+    *pair(
+        "NLC803",
+        "the gradient goes through a memory of gradients",
+        system("rule: momentum(lr=1, rate=beta, beta=alpha)", key="linear(x, n)"),
+        system("rule: momentum(lr=1, rate=beta, beta=alpha)", key="linear(x, n)", objective=DOT),
+    ),
+    *pair(
+        "NLC803",
+        "Nesterov's look ahead, whose gradient is a flow; Adam's step is none in the state",
+        system("rule: nesterov(lr=beta)", key="linear(x, n)"),
+        system("rule: adamw(lr=0.1 * beta)", key="linear(x, n)"),
+    ),
+    *pair(
+        "NLC804",
+        "momentum only adds",
+        system(anchored, "rule: momentum(lr=1, rate=beta, beta=alpha)"),
+        system(anchored, "rule: momentum(lr=1, rate=beta / chunk, beta=alpha)"),
+    ),
+    *pair(
+        "NLC804",
+        "Nesterov on an MLP; orthogonal steps are not along the gradient",
+        system(anchored, "rule: nesterov(lr=beta)", "init: learned", memory=MLP),
+        system(anchored, "rule: muon(lr=beta)", "init: learned", memory=MLP),
+    ),
+    *pair(
+        "NLC805",
+        "momentum fades too; without beta < 1 it does not",
+        system("rule: momentum(lr=0.1, decay=alpha)", "init: learned", memory=MLP),
+        system("rule: momentum(lr=0.1, beta=1, decay=alpha)", "init: learned", memory=MLP),
+    ),
+    *pair(
+        "NLC805",
+        "retain before momentum; Adam's steps do not shrink with the gradient",
+        system("retain: alpha", "rule: nesterov(lr=0.1)", "init: learned", memory=GATED),
+        system("retain: alpha", "rule: adamw(lr=0.1)", "init: learned", memory=GATED),
+    ),
+    *pair(
+        "NLC806",
+        "what momentum remembers is 0 as well",
+        system("rule: momentum(lr=0.1)", memory=MLP),
+        system("rule: momentum(lr=0.1)"),
+    ),
 ]
 
 
@@ -356,6 +404,56 @@ def test_a_step_is_warned_of_iff_its_norm_can_exceed_one(texts: tuple[str, str])
                 worst = max(worst, float(torch.linalg.matrix_norm(state["S"][0].detach(), 2)))
     assume(abs(worst - 1) > 1e-6 or worst <= 1 + 1e-12)
     assert said(spec) == (["NLC801"] if worst > 1 + 1e-6 else []), worst
+
+
+OPTIMIZERS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_a_memory_at_zero_is_warned_of_iff_it_stays_there(rule: str) -> None:
+    """Under every shipped rule that a level in context may have. Lamb's stays too, behind a `where` of 0 / 0."""
+    import torch
+
+    spec = nlc.loads(system(f"rule: {rule}()", memory=MLP), "zero.yaml")
+    if spec.check().has_errors:
+        pytest.skip("no rule of a level in context")
+    if any(s.drawn for s in spec.system.states.values()):
+        pytest.skip("starts at random")
+    net = spec.compile("reference")(d=4, n=2)
+    with torch.no_grad():
+        _, state = net(torch.randn(1, 8, 4))
+    moved = max(float(x.abs().max()) for n, x in state.items() if n in ("S.W1", "S.W2"))
+    assert ("NLC806" in said(spec.source.text)) == (moved == 0 and rule != "lamb")
+
+
+@pytest.mark.parametrize("rate, grows", [(1.5, False), (3.7, False), (3.9, True)])
+def test_a_long_step_that_momentum_holds_in_check(rate: float, grows: bool) -> None:
+    """Why a bounded step is no NLC801 under momentum: the same key again and again, at factors from -0.5 to -2.9."""
+    import torch
+
+    text = NUMBERS.replace("<inputs>", LETS).replace("<length>", "1").replace("<half>", "0.5")
+    text = text.replace("<fields>", f"rule: momentum(lr=1, rate={rate})")
+    text = text.replace("  b: sigmoid(sum(linear(x, n)))\n  c: sigmoid(sum(linear(x, n)))\n", "")
+    text = text.replace("\n  a: sigmoid(linear(x, n))", "")
+    net = nlc.loads(text, "ball.yaml").compile("reference")().double()
+    with torch.no_grad():
+        x = torch.randn(1, 1, 8, dtype=torch.float64).expand(1, 400, 8)
+        _, state = net(x)
+    assert (float(state["S"].norm()) > 1e6) == grows
+    assert said(text) == []
+
+
+@pytest.mark.parametrize("rule", ["gd(lr=0.1)", "momentum(lr=0.1)", "nesterov(lr=0.1)"])
+def test_a_long_key_makes_the_memory_grow_under_every_rule_that_is_warned_of(rule: str) -> None:
+    import torch
+
+    text = system(f"rule: {rule}", key="linear(x, n)")
+    assert "NLC803" in said(text)
+    net = nlc.loads(text, "long.yaml").compile("reference")(d=8, n=4).double()
+    with torch.no_grad():
+        net.S.key.linear.weight.mul_(50)
+        _, state = net(torch.randn(1, 20, 8, dtype=torch.float64))
+    assert float(state["S"].norm()) > 1e6
 
 
 REACHED = {

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from random_systems import random_system
 from test_custom_specs import MATRICES
@@ -556,6 +557,59 @@ def test_what_starts_at_zero_is_a_fact() -> None:
     assert fact.passed is None and result.passed
     low, high = map(float, fact.note.split(" to "))
     assert 100 < low < high
+
+
+FROM_ZERO = """
+nlc: 1
+system: from_zero
+context: tokens
+hyper: {d: 32, n: 4}
+inputs: {x: [d]}
+levels:
+  S:
+    frequency: every token
+    memory: MEMORY
+    key: l2norm(linear(x, n))
+    value: linear(x, n)
+    objective: 0.5 * sqnorm(S(key) - value)
+    rule: RULE
+output: linear(S(l2norm(linear(x, n))))
+"""
+
+
+def from_zero(rule: str, memory: str = "matrix(n, n)") -> nlc.Spec:
+    return nlc.loads(FROM_ZERO.replace("MEMORY", memory).replace("RULE", rule))
+
+
+@pytest.mark.parametrize("tokens", [400, 1000, 2000])
+def test_a_memory_from_zero_that_explodes_fails(tokens: int) -> None:
+    """Momentum that is written too strongly: finite in float32, or infinite, or no number, at these lengths."""
+    whats = failed(from_zero("momentum(lr=1, rate=0.5, beta=1.02)"), tokens=tokens)
+    norms = {f"{s} starts at 0: its norm after {tokens:,} tokens" for s in ("S", "S.m")}
+    assert norms <= set(whats)
+    assert failed(from_zero("momentum(lr=1, rate=0.05, beta=0.9)"), tokens=tokens) == []
+
+
+def test_norms_are_finite_where_their_squares_are_not() -> None:
+    """Elements of 1e30 are finite in float32 and their norm is too; what is no number never passes."""
+    from nlc.runtime.verify.alive import _norms
+
+    s = next(iter(from_zero("gd(lr=1)").system.states.values()))
+    assert _norms(s, torch.full((1, 4, 4), 1e30)).item() == pytest.approx(4e30)
+
+
+@pytest.mark.parametrize("rule", ["gd(lr=0.1)", "momentum(lr=0.1)"])
+def test_a_memory_that_never_leaves_zero_fails(rule: str) -> None:
+    whats = failed(from_zero(rule, "mlp(n, 2)"), tokens=400)
+    norms = {f"S.{w} starts at 0: its norm after 400 tokens" for w in ("W1", "W2")}
+    assert norms <= set(whats)
+
+
+def test_a_memory_that_was_just_reset_is_not_dead() -> None:
+    spec = from_zero("gd(lr=1)\n    reset: every 100 tokens")
+    result = spec.verify(tokens=400)
+    fact = next(c for c in result.checks if "starts at 0" in c.what)
+    assert fact.passed is None and fact.note == "0"
 
 
 def test_a_start_that_no_gradient_reaches_fails() -> None:

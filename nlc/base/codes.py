@@ -215,7 +215,8 @@ CODES.update(
         "NLC801": Code(
             "step that can erase too much",
             "Along its key x the step multiplies the memory by a - b‖x‖², what it keeps less what it"
-            " erases; below -1 the memory grows. It holds if b‖x‖² <= 1 + a.",
+            " erases; below -1 the memory grows. It holds if b‖x‖² <= 1 + a. A rule that is a system may"
+            " answer a long step at the next tick, so under one only a step without a bound is warned of.",
             "warning",
         ),
         "NLC802": Code(
@@ -245,7 +246,8 @@ CODES.update(
         "NLC806": Code(
             "memory that never leaves 0",
             "Weights that multiply each other have no gradient where they are 0; they need another"
-            " start, such as `init: learned`.",
+            " start, such as `init: learned`. A rule that is a system is no way out"
+            " where what it remembers stays 0 too.",
             "warning",
         ),
         # 9 ours

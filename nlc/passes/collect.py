@@ -80,7 +80,7 @@ def _scalar(s: Expr, n: Notation) -> str:
 
 def _word(w: Word, n: Notation, identity: bool = False) -> str:
     sign = n.minus if w.number < 0 else ""
-    size = abs(w.number)
+    size = float(f"{abs(w.number):.12g}")  # a product of numbers, without what rounding left of it
     parts = [n.number(int(size) if float(size).is_integer() else size)] if size != 1 else []
     parts += [_scalar(s, n) for s in w.scalars]
     factors = [_factor(f, n) for f in w.factors] + (["I"] if identity else [])

@@ -1,7 +1,8 @@
 """System, Updates -> warnings: steps that can blow a memory up, and memories that can never learn.
 
 Each check reads the derived step, never the name of a rule, and warns only of what certainly can happen:
-bounds are those of the types, and ``reach`` says whether they are met.
+bounds are those of the types, and ``reach`` says whether they are met. Where the rule is a system, the step is
+that of the level and the rule's levels written into one another (``joint``).
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from nlc.ir.update import Update
 from nlc.passes.affine import NotAffine, affine
 from nlc.passes.collect import collect
 from nlc.passes.simplify import simplify
+from nlc.passes.soundness.carried import adds_up, forgets
+from nlc.passes.soundness.joint import Joint
 from nlc.passes.soundness.reach import Reach, Reaches, point
 from nlc.passes.soundness.step import Linear, linear, strength, without_stops
+from nlc.passes.soundness.words import between, listed, number, over, scaled
 from nlc.passes.soundness.zeros import Reads, states_of_flows, stuck
 
 SLACK = 1e-9  # rounding of bounds: 1 / n * n
@@ -31,7 +35,8 @@ def soundness(system: System, updates: dict[str, Update], report: Report) -> Non
     between = []
     for name, update in updates.items():
         level, found = system.levels[name], Report()
-        _Level(system, level, update, reaches, reads, found).check()
+        joint = Joint(system, updates, level)
+        _Level(system, level, update, joint, reaches, reads, found).check()
         if any(s.passing for s in level.states):
             between += found.diagnostics
         else:
@@ -50,11 +55,12 @@ class _Level:
         system: System,
         level: Level,
         update: Update,
+        joint: Joint,
         reaches: Reaches,
         reads: Reads,
         report: Report,
     ):
-        self.system, self.level, self.update = system, level, update
+        self.system, self.level, self.update, self.joint = system, level, update, joint
         self.reaches, self.reads, self.report = reaches, reads, report
         self.names = {s.name for s in level.states}
         self.period = float(level.anchor.default) if level.anchor is not None else 1.0
@@ -62,7 +68,7 @@ class _Level:
     def check(self) -> None:
         sound = self._gates()
         for s in self.level.states:
-            e = simplify(self.update.expanded(s.name))
+            e = simplify(self.joint.written(s.name))
             running = linear(e, lambda n, s=s: self._reads(n, s, "prev"), self.reaches)
             bound = linear(e, lambda n, s=s: self._reads(n, s, "anchor"), self.reaches)
             if running is not None:
@@ -107,7 +113,7 @@ class _Level:
         kept = step.scale.times(step.kept)
         if self.level.update is not None:
             return self._unit(kept, self._place(self.level.update.get(s.name), "update"))
-        if not kept.known or kept.range.low >= -1 - SLACK:
+        if not kept.known or not self._too_low(kept.range.low):
             return True
         self._overshoots(kept.range.low, None, None, e, s)
         return False
@@ -125,7 +131,7 @@ class _Level:
             "NLC802",
             f"what level `{self.level.name}` keeps of its memory can leave [0, 1]",
             place,
-            _between(kept.range, "it keeps"),
+            between(kept.range, "it keeps"),
             notes=facts,
             helps=[
                 "choose the hypers so that it stays between 0 and 1"
@@ -156,7 +162,7 @@ class _Level:
         length = self.reaches.norm(step.key)
         square = self._square(step.key)
         left = step.scale.times(step.kept.minus(step.erased.times(square)))
-        if not left.known or left.range.low >= -1 - SLACK:
+        if not left.known or not self._too_low(left.range.low):
             return False
         # scale · (factor · most − kept) = 1 where that is largest
         most = step.erased.times(square).range.high
@@ -166,6 +172,14 @@ class _Level:
         long = step.key if length.range.high > 1 + SLACK else None
         self._overshoots(left.range.low, factor, long, e, s)
         return True
+
+    def _too_low(self, factor: float) -> bool:
+        """Whether a factor of one tick makes the memory grow.
+
+        What a rule remembers may answer at the next tick: heavy-ball momentum of factor β holds a step up to
+        2 (1 + β) in check. Only a step without a bound grows whatever the rule remembers.
+        """
+        return factor == -inf if self.joint.inner else factor < -1 - SLACK
 
     def _chosen(self, key: Expr | None) -> bool:
         """Whether there is a key, and the spec's: what an MLP computes inside is not the user's to bound."""
@@ -183,7 +197,7 @@ class _Level:
         if isfinite(low):
             helps = ["make the step smaller"]
             if factor is not None and lr is not None:
-                helps = [f"make the step smaller: `{_scaled(lr, factor)}`"]
+                helps = [f"make the step smaller: `{scaled(lr, factor)}`"]
             if long is not None:
                 helps.append("or give the key length 1 by `l2norm(…)`")
         self.report.add(
@@ -241,7 +255,7 @@ class _Level:
                 return False
             step = bound.scale.times(bound.erased).times(self._square(bound.key))
         else:
-            new = without_stops(self.update.new[s.name])
+            new = without_stops(self.joint.written(s.name, frozenset(self.names)))
             size = strength(new, lambda n: n.op == "gradient" and n.attr == s.name, self.reaches)
             if size is None:
                 return False
@@ -254,19 +268,23 @@ class _Level:
         total = point(self.period).times(step)
         if not total.known or total.range.high <= 1 + SLACK:
             return False
+        if not adds_up(self.joint, s.name, self.reaches):
+            return False
         lr, every = self._step_size(), str(self.level.anchor.count)
         keys = self.level.keys
         self.report.add(
             "NLC804",
             f"the steps of level `{self.level.name}` between two boundaries can add up to more than 1",
             self._place(lr, "rule"),
-            f"{_number(self.period)} steps of up to {_number(step.range.high)}",
+            f"{number(self.period)} steps of up to {number(step.range.high)}",
             related=[Label(keys["anchor"], "all of them follow the gradient at one boundary")]
             if "anchor" in keys
             else [],
             helps=[
-                f"divide the step by the number of ticks: `{_over(lr, every)}`"
+                f"divide the step by the number of ticks: `{over(lr, every)}`"
                 if lr is not None and isfinite(step.range.high)
+                else "divide the step size by the number of ticks"
+                if isfinite(step.range.high)
                 else "bound the step size, for instance by `sigmoid(…)`, and divide it by the number of ticks"
             ],
         )
@@ -280,34 +298,59 @@ class _Level:
 
     def _dead(self) -> None:
         """A memory that is zero, or decays to it, where its own step is zero."""
-        level, fresh = self.level, {s.name for s in self.level.states if _zero_start(s)}
-        stays = stuck(self.system, self.reads, self.update, fresh) if fresh else frozenset()
+        level, fresh = self.level, self._fresh()
+        steps = self.joint.steps()
+        stays = self._stuck(steps, fresh)
         if stays:
             many = len(stays) > 1
-            who = f"level `{level.name}`" if stays == self.names else _listed(stays, self._order())
+            who = f"level `{level.name}`" if stays == self.names else listed(stays, self._order())
             self.report.add(
                 "NLC806",
                 f"{who} can never learn",
                 level.keys.get("init") or level.keys.get("memory") or level.span,
-                f"{_listed(stays, self._order())} {'start' if many else 'starts'} at 0, where every step is 0",
-                notes=["every term of the step has a factor that is 0 there"],
+                f"{listed(stays, self._order())} {'start' if many else 'starts'} at 0, where every step is 0",
+                notes=[
+                    "every term of the step has a factor that is 0 there",
+                    *self._too("starts at 0 as well"),
+                ],
                 helps=["write `init: learned`"],
             )
             return
         falling = [(k, e) for k, e in self._retentions() if e.type.range.low < 1 - SLACK]
-        if not falling or level.update is not None:
+        if not falling or level.update is not None or not forgets(self.joint, self.reaches):
             return
-        stays = stuck(self.system, self.reads, self.update, self.names)
+        stays = self._stuck(steps, {s.name for s in self.joint.all})
         if stays:
             key, e = falling[0]
             self.report.add(
                 "NLC805",
                 f"level `{level.name}` decays towards 0, where it can no longer learn",
                 self._place(e, key),
-                f"{_listed(stays, self._order())} fade{'' if len(stays) > 1 else 's'} to 0",
-                notes=["every term of the step has a factor that is 0 there"],
+                f"{listed(stays, self._order())} fade{'' if len(stays) > 1 else 's'} to 0",
+                notes=[
+                    "every term of the step has a factor that is 0 there",
+                    *self._too("fades too"),
+                ],
                 helps=["write `toward: init`, so that it decays to where it started"],
             )
+
+    def _fresh(self) -> set[str]:
+        """The states that start at 0; what its rule remembers may start as a copy of them."""
+        own = {s.name for s in self.level.states if _zero_start(s)}
+        copies = {s.name for s in self.joint.inner if _copied(s) in own}
+        return own | copies | {s.name for s in self.joint.inner if _zero_start(s)}
+
+    def _stuck(self, steps: dict[str, tuple[Expr, ...]], zero: set[str]) -> frozenset[str]:
+        """Which of its own states never leave 0."""
+        found = stuck(self.system, self.reads, steps, zero) if zero & self.names else frozenset()
+        return found & self.names
+
+    def _too(self, what: str) -> list[str]:
+        """Of a rule that remembers."""
+        rule = self.level.rule
+        return (
+            [f"what its rule `{rule.name}` remembers {what}"] if rule and self.joint.inner else []
+        )
 
     def _order(self) -> list[str]:
         return [s.name for s in self.level.states]
@@ -340,39 +383,6 @@ def _zero_start(s: State) -> bool:
     return s.init is None or (s.init.op == "num" and s.init.attr == 0)
 
 
-def _listed(names: frozenset[str], order: list[str]) -> str:
-    """``W1`` and ``W2``, in the order of the spec."""
-    quoted = [f"`{name}`" for name in order if name in names]
-    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
-
-
-def _between(bounds: Range, what: str) -> str:
-    low, high = bounds.low, bounds.high
-    if low == high:
-        return f"{what} {_number(low)} of it"
-    if not isfinite(low) and not isfinite(high):
-        return "nothing bounds it"
-    if not isfinite(high):
-        return f"{what} {_number(low)} of it or any amount more"
-    return f"{what} up to {_number(high)} of it" + (
-        f", and as little as {_number(low)}" if isfinite(low) else ", or any amount less"
-    )
-
-
-def _number(value: float) -> str:
-    return "any amount" if not isfinite(value) else f"{value:.4g}"
-
-
-def _scaled(lr: Expr, factor: float) -> str:
-    down = int(factor * 1000) / 1000  # rounded towards safety
-    return f"lr={down or factor:.3g} * {_operand(lr)}"
-
-
-def _over(lr: Expr, count: str) -> str:
-    bare = count.isidentifier() or count.isdigit()
-    return f"lr={_operand(lr)} / {count if bare else f'({count})'}"
-
-
-def _operand(e: Expr) -> str:
-    text = e.span.text
-    return f"({text})" if e.op in ("add", "sub", "neg", "div", "mul") and e.args else text
+def _copied(s: State) -> str | None:
+    """The state whose start is also the start of ``s``."""
+    return s.init.attr[0] if s.init is not None and s.init.op == "state" and not s.learned else None

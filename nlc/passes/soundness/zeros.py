@@ -9,12 +9,11 @@ from collections.abc import Iterable
 
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import System
-from nlc.ir.update import Update
 
 # f(0, …) = 0, whatever the other operands are; all operands 0; one operand 0.
 _FIRST = frozenset(
     "neg abs sign sqrt expm1 tanh silu gelu relu erf sum mean sqnorm norm T per_key per_value sum_rows sum_cols"
-    " split merge slice flatten unflatten stop total l2norm rmsnorm rotary".split()
+    " split merge slice flatten unflatten stop total l2norm rmsnorm rotary newton_schulz".split()
 )
 _ALL = frozenset({"add", "sub", "maximum", "minimum", "concat", "delay"})
 _SINGULAR = {"div": 1, "log": 0, "l2norm": 1}  # the operand that must not be 0
@@ -42,13 +41,17 @@ def states_of_flows(system: System) -> Reads:
     return out
 
 
-def stuck(system: System, reads: Reads, update: Update, states: Iterable[str]) -> frozenset[str]:
-    """The largest set of ``states`` that stays zero once all of it is, whatever all else is."""
+def stuck(
+    system: System, reads: Reads, steps: dict[str, tuple[Expr, ...]], states: Iterable[str]
+) -> frozenset[str]:
+    """The largest set of ``states`` that stays zero once all of it is, whatever all else is.
+
+    ``steps``: for each state all that it may become.
+    """
     zero = frozenset(states)
-    steps = {name: update.expanded(name) for name in zero}
     while zero:
         test = _Zero(system, reads, zero)
-        left = frozenset(name for name in zero if test.certain(steps[name]))
+        left = frozenset(name for name in zero if all(map(test.certain, steps[name])))
         if left == zero:
             break
         zero = left

@@ -1,7 +1,8 @@
 """Whether the memories of a token system live: over many tokens, as users run it, before any training.
 
 Widths are small, periods as the spec says. A memory that starts away from zero stays within a factor of ten of its
-start; one that starts at zero holds what it is given: how far it grows and what it forgets are facts, no verdicts.
+start. One that starts at zero holds what it is given: how far it grows and what it forgets are facts, unless it grows
+without bound, or never holds anything although it has an objective. A norm that is no number never passes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ COMMON = 0.9  # of a correlated token's variance: a direction that all tokens sh
 BACK = 1000  # how far back the last output must reach
 DEPENDS = 1e-12  # relative, in float64: ten thousand times rounding, and far below what a gate of 0.98 leaves
 KEPT = (0.1, 10.0)  # of a state's norm at its start
+GROWS = 100.0  # what is summed or squared grows 2 or 4 times as a stream doubles; 100 times is exponential
+HALF = 100  # the fewest ticks by whose end growth is judged: a start may be as small as it likes
 PIECE = 500
 
 
@@ -50,21 +53,33 @@ class _Life:
         back += (self.tokens - back) % unbroken(self.system, self.hypers)
         first = next(iter(self._piece(1).values()))
         start, finite, state = self.net.initial_state(first), True, None
+        states = [s for s in self.system.states.values() if s.name in start]
+        peaks: tuple[dict[str, Tensor], ...] = (
+            {},
+            {},
+        )  # of the norms, in either half of the stream
+        done, half = 0, self.tokens // 2
         for length in self._lengths(self.tokens - back):
             state, finite = self._run(self.net, length, state, finite)
+            done += length
+            _raise(peaks[done > half], states, state)
         before = dict(state) if state else {}
         pieces = [self._piece(n) for n in self._lengths(back)]
         for piece in pieces:
             y, state = self._call(self.net, piece, state)
             finite = finite and _finite(y, state)
+            _raise(peaks[1], states, state)
         kinds = " and ".join(KINDS)
         out = [
             Check(
                 f"{self.tokens:,} {kinds} tokens in float32 stay finite", passed=finite, life=True
             )
         ]
-        states = [s for s in self.system.states.values() if s.name in start]
-        out += [self._norm(s, start[s.name], state[s.name]) for s in states]
+        for s in states:
+            if _born(s, start):
+                out.append(self._kept(s, start[s.name], state[s.name]))
+            else:
+                out.append(self._given(s, *(p.get(s.name) for p in peaks), state[s.name]))
         judged = any(_born(s, start) and self._ticks_within(s, back) for s in states)
         return [*out, self._depends(before, pieces, back, judged)]
 
@@ -95,19 +110,44 @@ class _Life:
 
     # ---------------------------------------------------------------------------------------- checks
 
-    def _norm(self, s: State, start: Tensor, end: Tensor) -> Check:
+    def _kept(self, s: State, start: Tensor, end: Tensor) -> Check:
         """The norm of every head's state, at the end of either stream, against its start."""
-        first, last = _norms(s, start), _norms(s, end)
-        if not first.all():
-            return Check(
-                f"{s.name} starts at 0: its norm after {self.tokens:,} tokens",
-                note=f"{_span(last)}",
-                life=True,
-            )
-        ratio = last / first
-        kept = bool((ratio >= KEPT[0]).all() and (ratio <= KEPT[1]).all())
+        ratio = _norms(s, end) / _norms(s, start)
+        kept = bool((ratio >= KEPT[0]).all() and (ratio <= KEPT[1]).all())  # NaN is neither
         what = f"{s.name} keeps its norm within [{KEPT[0]:g}, {KEPT[1]:g}] of its start"
         return Check(what, passed=kept, note=f"{_span(ratio)} of its start", life=True)
+
+    def _given(self, s: State, early: Tensor | None, late: Tensor, end: Tensor) -> Check:
+        """Of a state that starts at 0: ``early`` and ``late`` are the largest norms in either half."""
+        norm = _norms(s, end)
+        what = f"{s.name} starts at 0: its norm after {self.tokens:,} tokens"
+        if not (norm.isfinite().all() and late.isfinite().all()):
+            return Check(what, passed=False, note=f"{_span(norm)}: not finite", life=True)
+        if self._fills(s) and not (late.any() or (early is not None and early.any())):
+            note = "0: no token has changed it, although it has an objective"
+            return Check(what, passed=False, note=note, life=True)
+        if early is not None and self._often(s):
+            growth = (late / early)[early > 0]
+            if (growth > GROWS).any():
+                much = f"{growth.max().item():.2g} times as large as in the first half"
+                return Check(what, passed=False, note=f"{_span(norm)}, {much}", life=True)
+        return Check(what, note=_span(norm), life=True)
+
+    def _fills(self, s: State) -> bool:
+        """Whether its level takes something in, at ticks that the stream certainly has, and keeps it.
+
+        What starts at a learned 0 is moved from there by the outer loss, before or while it takes something in.
+        """
+        level = self.system.levels[s.level]
+        sure = level.clock.kind != "never" and not level.clock.name
+        ticks = sure and self._ticks_within(s, self.tokens)
+        given = not (s.learned or s.borrowed or s.passing)
+        return given and level.objective is not None and level.reset is None and ticks
+
+    def _often(self, s: State) -> bool:
+        """Whether it ticks often enough in half of the stream for its growth to be told from its start."""
+        clock = self.system.levels[s.level].clock
+        return not clock.name and self._ticks_within(s, self.tokens // 2 // HALF)
 
     def _ticks_within(self, s: State, tokens: int) -> bool:
         """Whether its level, where that has a period, ends one within so many tokens."""
@@ -143,8 +183,16 @@ def _finite(y: dict[str, Tensor], state: dict[str, Tensor]) -> bool:
     return all(bool(x.isfinite().all()) for x in (*y.values(), *state.values()))
 
 
+def _raise(peaks: dict[str, Tensor], states: list[State], state: dict[str, Tensor]) -> None:
+    """The largest norms yet: a reset may just have emptied a memory."""
+    for s in states:
+        norm = _norms(s, state[s.name])
+        peaks[s.name] = torch.maximum(peaks[s.name], norm) if s.name in peaks else norm
+
+
 def _norms(s: State, x: Tensor) -> Tensor:
-    """One number a stream and head."""
+    """One number a stream and head, in a format in which the square of what is finite is finite."""
+    x = x.double()
     return x.flatten(x.ndim - len(s.dims)).norm(dim=-1) if s.dims else x.abs()
 
 
