@@ -178,11 +178,10 @@ def find(name: str | os.PathLike[str]) -> Path:
         if os.path.exists(path):
             return _not_found(text, f"`{cut(text)}` is a device or a pipe, not a spec", None)
         beside = os.path.isdir(path.parent)
-        near = [p.name for p in path.parent.glob(f"*{_SUFFIX}")] if beside else []
-        close = nearest(path.name, near)
-        return _not_found(
-            text, f"there is no file `{cut(text)}`", str(path.parent / close) if close else None
-        )
+        near = [p.stem for p in path.parent.glob(f"*{_SUFFIX}")] if beside else []
+        close = path.stem if path.stem in near else nearest(path.stem, near)  # the suffix is alike
+        meant = str(path.parent / f"{close}{_SUFFIX}") if close else None
+        return _not_found(text, f"there is no file `{cut(text)}`", meant)
     known = search()
     if text in known:
         return known[text]

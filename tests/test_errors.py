@@ -118,6 +118,25 @@ def test_spec_not_found() -> None:
     assert found.label == "did you mean `gated_delta_net`?"
 
 
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("my_nte.yaml", "my_net.yaml"),
+        ("my_net.yml", "my_net.yaml"),
+        ("m_doesnotexist.yaml", None),
+        ("m1.yaml", None),
+    ],
+)
+def test_file_not_found(name: str, close: str | None, tmp_path: Path) -> None:
+    """The suffix that all specs have brings no two names near."""
+    (tmp_path / "my_net.yaml").touch()
+    (tmp_path / "m_docs.yaml").touch()
+    with pytest.raises(SpecError) as error:
+        nlc.load(tmp_path / name)
+    (found,) = error.value.report.diagnostics
+    assert found.label == (f"did you mean `{tmp_path / close}`?" if close else "not found")
+
+
 # ------------------------------------------------------------------------------------- several mistakes
 
 EIGHT = """\

@@ -512,7 +512,7 @@ def test_norms_that_are_reached() -> None:
 
 
 def test_large_systems_are_checked_fast() -> None:
-    members = ", ".join(map(str, range(100)))
+    members = ", ".join(map(str, range(60)))
     text = system("for: {i: [MEMBERS]}", "rule: gd(lr=beta, decay=alpha)").replace(
         "MEMBERS", members
     )

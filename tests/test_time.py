@@ -303,7 +303,7 @@ def test_an_optimizer_holds_what_its_slow_memory_comes_to() -> None:
     made = nlc.loads(text).compile()
     source = nlc.loads(text).source_text()
     assert (
-        source.count("torch.tanh(") == 2 and "if t % k == 0:" in source
+        source.count("torch.tanh(") == 2 and "due = t % k == 0" in source
     )  # at the start, then once a period
 
     class Written:

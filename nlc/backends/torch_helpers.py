@@ -322,9 +322,9 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
     """Sequences packed in flows [1, T, ...] as streams of their own, those alike as one batch."""
     if cu_seqlens is None:
         return pieces(module, started(module, states, flows[0]), *flows)
-    cuts, shape = torch.as_tensor(cu_seqlens).reshape(-1), list(flows[0].shape[:2])
+    cuts, shape = torch.as_tensor(cu_seqlens), list(flows[0].shape[:2])
     ends = cuts.tolist()
-    if ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:
+    if cuts.ndim != 1 or ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:
         name = module.FLOWS.split(" -> ")[0].split(", ")[0]
         said = f"cu_seqlens must rise from 0 to T of {name} [1, T, ...], not {ends} of {shape}"
         raise ValueError(f"{said} ({declared(module, name)})")

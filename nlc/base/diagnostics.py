@@ -114,12 +114,12 @@ class Report:
         self.diagnostics[:] = [d for d in self.diagnostics if not silenced(d)]
 
     def _add(self, new: Diagnostic) -> None:
-        said = new.message
+        said = {new.message}
         if new.severity == "error" and new.label:
-            said = new.label  # of members of a family the message alone differs
-        same = (new.code, said, new.span.start, new.span.end)
-        if same not in self._known and not self.full:
-            self._known.add(same)
+            said.add(new.label)  # of members of a family one of the two alone differs
+        same = {(new.code, text, new.span.start, new.span.end) for text in said}
+        if self._known.isdisjoint(same) and not self.full:
+            self._known |= same
             self.diagnostics.append(new)
 
     @property

@@ -298,7 +298,9 @@ class Expressions:
         scale = self.system.levels[level].memory.options.get("scale")
         factor = self.value(scale, at) if scale is not None else keys.shape[-1] ** -0.5
         scores = (self.value(q, at)[:, :, None] * keys).sum(-1)
-        weights = OPERATIONS["mul"](self.lead, torch.as_tensor(factor), scores).softmax(-1)
+        weights = OPERATIONS["mul"](
+            self.lead, torch.as_tensor(factor, dtype=scores.dtype), scores
+        ).softmax(-1)
         return (weights[..., None] * values).sum(-2)
 
     # ---------------------------------------------------------------------------------------- told more

@@ -131,6 +131,7 @@ WRITTEN = {
     **dict.fromkeys(("float", "int", "to"), "values have one type; a size divides as `d / heads`"),
     **dict.fromkeys(("square", "pow", "power"), "a power is `x**2`"),
     **dict.fromkeys(("mse", "mse_loss"), "a squared error is `0.5 * sqnorm(S(key) - value)`"),
+    "ones": "a number stands for all entries: `init: 1`",
     "einsum": "products are `A @ B`, `outer(a, b)` and `dot(a, b)`",
     "multiply": "a product is `a * b`",
     "mul": "a product is `a * b`",
@@ -170,6 +171,9 @@ LIKE = {
     ),
     **dict.fromkeys(("forget", "retain", "alpha", "gamma"), ("decay", "`decay` is what is kept")),
 }
+
+# What a state may start from.
+STARTS = {"ones": "1", "one": "1"}
 
 # What the derivation and papers call a level's own flows.
 FLOWS = {"k": "key", "v": "value", "keys": "key", "values": "value"}

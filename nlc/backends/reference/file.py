@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import keyword
 import re
@@ -219,10 +220,13 @@ def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], na
     text = re.sub(r'""".*?"""', "", body.text() + "".join(texts), flags=re.DOTALL)  # without prose
     w("from __future__ import annotations")
     w()
-    standard = [f"import {x}" for x in _MODULES if re.search(rf"(?<![\w.]){x}\.\w", text)]
+    tree = ast.parse("".join(texts) + body.text())  # what a text merely quotes is not used
+    named = (n.value for n in ast.walk(tree) if isinstance(n, ast.Attribute))
+    used = {n.id for n in named if isinstance(n, ast.Name)}
+    standard = [f"import {x}" for x in _MODULES if x in used]
     for module, names, end in _NAMES:
-        used = [n for n in names if f"{n}{end}" in text]
-        standard += [f"from {module} import {', '.join(used)}"] if used else []
+        found = [n for n in names if f"{n}{end}" in text]
+        standard += [f"from {module} import {', '.join(found)}"] if found else []
     for line in [*standard, *([""] if standard else []), *imports]:
         if all(use in text for start, use in _USES.items() if line.startswith(start)):
             w(line)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS, elementwise, make, with_dims
-from nlc.ir.shapes import as_matrix
+from nlc.ir.shapes import HEADS, as_matrix
 from nlc.ir.system import Level, Module, System
 from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
 from nlc.passes.infer.shapes import ShapesOf
@@ -252,7 +253,15 @@ class TypesOf:
                             f"`{d}` is not a whole size",
                             node.span or span,
                             f"it is {float(value):g} at the default hypers",
+                            helps=_multiple(node, value),
                         )
+
+
+def _multiple(node: Expr, value: Fraction) -> list[str]:
+    """What ``split`` asks of what it is given, where its parts are not whole."""
+    if node.op != "split" or value < 1:
+        return []
+    return [f"`{node.args[0].type.dims[0]}` must be a multiple of `{HEADS}`"]
 
 
 def _part(node: Expr, dims: Dims) -> Expr:

@@ -58,7 +58,7 @@ def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
         return unknown_function(terms, fn.args[0])
     if fn.op == "call" and fn.args[0].op in ("name", "attr"):
         called = str(fn.args[0].attr)
-        ours = function(called) or (called.lower() if called.lower() in FUNCTIONS else None)
+        ours = _ours(called)
         if ours is not None:
             label = "a function takes what it is applied to first"
             inside = quoted(e.args[1]) if len(e.args) > 1 else "x"
@@ -67,9 +67,13 @@ def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
     return terms.say("NLC202", f"`{quoted(fn)}` cannot be called", fn, label, helps=helps)
 
 
+def _ours(name: str) -> str | None:
+    """Our function of another language's name or class, ``LayerNorm`` and ``Linear``."""
+    return function(name) or (name.lower() if name.lower() in FUNCTIONS else None)
+
+
 def _known(terms: Terms, name: str) -> bool:
-    ours = function(name) or name.lower() in FUNCTIONS
-    return bool(ours) or name in terms.scope.spans or name in (*names.PAST, "grad")
+    return bool(_ours(name)) or name in terms.scope.spans or name in (*names.PAST, "grad")
 
 
 def _module(terms: Terms, fn: Expr) -> Expr | None:
@@ -81,7 +85,7 @@ def _module(terms: Terms, fn: Expr) -> Expr | None:
     if root.op != "name" or root.attr not in MODULES or root.attr in scope.spans:
         return None
     known = [*FUNCTIONS, *scope.levels]
-    ours = name if name in known else function(name)
+    ours = name if name in known else _ours(name)
     written = WRITTEN.get(plain(name))
     return terms.say(
         "NLC202",
@@ -99,7 +103,10 @@ def _method(terms: Terms, e: Expr, fn: Expr) -> Expr:
     ours = name if name in FUNCTIONS else function(name)
     label, helps, fix = "only functions and memories take arguments", [], None
     level = str(base.attr) if base.op == "name" and base.attr in terms.scope.levels else None
-    if level and name in READS:
+    if level and name in names.PAST:
+        earlier = f"{name}({level})"
+        label, fix = f"did you mean `{earlier}`?", Fix(fn.span, earlier) if fn.span else None
+    elif level and name in READS:
         label, fix = f"did you mean `{level}`?", Fix(fn.span, level) if fn.span else None
     elif ours is not None:
         label = "a function stands before what it takes"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nlc.base.diagnostics import Label, certain, nearest
+from nlc.base.diagnostics import Fix, Label, certain, nearest
 from nlc.ir.expr import Expr
 from nlc.lib.functions import FUNCTIONS
 from nlc.passes.resolve.bundles import bundle, each, maps
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import no_member
 from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.syntax.foreign import STARTS
 from nlc.syntax.values import RESERVED
 
 PAST = ("prev", "anchor")
@@ -55,6 +56,10 @@ def name(terms: Terms, e: Expr, at: Place) -> Expr:
         return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
     if scope.report.full:  # who is told no more need not be guessed for
         return error(e.span)
+    if at.key == "init" and name in STARTS and e.span and name not in visible(terms, at):
+        meant = STARTS[name]
+        label, fix = f"did you mean `{meant}`?", Fix(e.span, meant)
+        return terms.say("NLC201", f"`{name}` is no start of a state", e, label, fix=fix)
     starts = {"init": ["zeros", "learned"], "toward": ["init"]}.get(at.key, [])
     scope.not_defined(name, e.span, [*starts, *visible(terms, at)], at.names)
     return error(e.span)
@@ -343,13 +348,18 @@ def attribute(terms: Terms, e: Expr, at: Place) -> Expr:
     if e.attr in scope.levels[level].keys or e.attr in scope.tree.lost:
         return error(e.span)  # there, but with a mistake
     close = nearest(e.attr, names)
+    meant = f"{level}.{close}" if close else ""
+    fix = certain(e.span, e.attr, names, form=f"{level}.{{}}")
+    if e.attr in PAST:
+        meant = f"{e.attr}({level})"
+        fix = Fix(e.span, meant) if e.span else None
     return terms.say(
         "NLC201",
         f"level `{level}` has no `{e.attr}`",
         e,
-        f"did you mean `{level}.{close}`?" if close else "no flow or state of this name",
+        f"did you mean `{meant}`?" if meant else "no flow or state of this name",
         notes=[f"`{level}` has: {', '.join(names)}"] if names else [],
-        fix=certain(e.span, e.attr, names, form=f"{level}.{{}}"),
+        fix=fix,
     )
 
 

@@ -39,6 +39,7 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
             hyper.default.span or hyper.span,
             f"this is {said}",
             related=[Label(e.span, f"{what} is made of it here")] if e.span else [],
+            helps=_divided(hyper.default, value),
         )
     elif dim not in scope.blamed:
         scope.report.add(
@@ -47,9 +48,17 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
             e.span or scope.tree.system.span,
             f"this is {said}" + ("" if dim.constant is not None else " at the default hypers"),
             notes=values_of(scope, dim.symbols),
+            helps=_divided(e, value),
         )
     scope.blamed.add(dim)
     return None
+
+
+def _divided(e: Expr, value: Fraction) -> list[str]:
+    """What a quotient that is not whole asks of its parts."""
+    if e.op != "div" or value < 1:
+        return []
+    return [f"`{show(e.args[0])}` must be a multiple of `{show(e.args[1])}`"]
 
 
 def _cause(scope: Scope, name: str) -> str | None:
