@@ -142,6 +142,7 @@ def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> tuple[Tensor, Tens
     "shifted": '''
 def shifted(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """x [B, T, ...] one token earlier, after ``last``; and its own last value."""
+    x = x.expand(len(last), *x.shape[1:])  # what only counts tokens has one batch for all
     before = torch.cat([last.unsqueeze(1).to(x.dtype), x[:, :-1]], 1)
     return before, x[:, -1].to(last.dtype)
 ''',

@@ -42,10 +42,26 @@ def valued(system: System, report: Report) -> None:
                 helps=["change the expression, or the defaults that it is made of"],
             )
     _split(twice, system, report)
+    _drawn(system, report)
     if not any(i.head for i in system.inputs.values()):  # as an operator's, which has it throughout
         for name, e in system.output.items():
             if e.type.head and e.type.dims:
                 _unmerged(name, e, system, report)
+
+
+def _drawn(system: System, report: Report) -> None:
+    """Optimizers draw where a memory starts; the streams of a token system start alike."""
+    for s in system.states.values():
+        random = s.init is not None and any(n.op in ("normal", "uniform") for n in walk(s.init))
+        if system.context == "tokens" and random and not s.learned:
+            level = system.levels.get(s.level)
+            report.add(
+                "NLC701",
+                "a memory that starts at random in a token system is not in this version of nlc",
+                level.span if level is not None else system.span,
+                f"`{s.name}` is drawn anew for every stream",
+                helps=["choose a rule whose memories start at numbers, or `init: learned`"],
+            )
 
 
 def _unmerged(name: str, e: Expr, system: System, report: Report) -> None:
