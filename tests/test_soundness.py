@@ -417,8 +417,6 @@ def test_a_memory_at_zero_is_warned_of_iff_it_stays_there(rule: str) -> None:
     spec = nlc.loads(system(f"rule: {rule}()", memory=MLP), "zero.yaml")
     if spec.check().has_errors:
         pytest.skip("no rule of a level in context")
-    if any(s.drawn for s in spec.system.states.values()):
-        pytest.skip("starts at random")
     net = spec.compile("reference")(d=4, n=2)
     with torch.no_grad():
         _, state = net(torch.randn(1, 8, 4))
