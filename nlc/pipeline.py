@@ -9,8 +9,6 @@ behind ``soundness`` are imported when they are asked for, since a check is run 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import keyword
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,20 +18,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlc.base.diagnostics import BadPlan, InternalError, Report, SpecError, nearest
-from nlc.base.span import Source, Span
-from nlc.ir.expr import walk
+from nlc.backends import BACKENDS, EXACT, backend_module, known_tiles
+from nlc.backends.words import free_names
+from nlc.base.diagnostics import InternalError, Report, SpecError
+from nlc.base.span import Source
 from nlc.ir.notation import Notation
 from nlc.ir.program import Program
-from nlc.ir.system import Level, System
+from nlc.ir.system import System
 from nlc.ir.update import Update
-from nlc.lib.rules import SYSTEM
+from nlc.library import Library, find, search, shipped
 from nlc.passes.clocks import clocks
 from nlc.passes.cycles import cycles
 from nlc.passes.derive import derive
-from nlc.passes.expand import LEVELS, expand
+from nlc.passes.expand import expand
 from nlc.passes.infer import infer
 from nlc.passes.inline import inline
+from nlc.passes.limits import DEEPEST, few_states, limits
 from nlc.passes.outer import outer
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
@@ -44,7 +44,6 @@ from nlc.syntax.allow import silenced
 from nlc.syntax.parse import parse
 from nlc.syntax.text import decoded
 from nlc.syntax.tree import SpecTree
-from nlc.syntax.yamlplace import cut
 from nlc.syntax.yamltree import read_source
 from nlc.version import __version__
 
@@ -75,137 +74,7 @@ STAGES = {
     "placed": "Program -> Program: every statement with its place in the spec",
     "emit": "Program -> source text, by a backend",
 }
-BACKENDS = tuple(
-    sorted(p.parent.name for p in Path(__file__).parent.glob("backends/*/__init__.py"))
-)
-EXACT = ("reference", "torch")  # those that have float64 and need no device of their own
 Plans = Mapping[str, str]  # by level: "sequential", "chunked", "anchored", "chunked(32)"
-_SUFFIX = ".yaml"
-
-
-def spec_folders() -> list[Path]:
-    """Where the shipped specs stand: inside the wheel, or beside the package in a checkout."""
-    here = Path(__file__).parent
-    return [p for p in (here / "specs", here.parent / "specs") if p.is_dir()][:1]
-
-
-def shipped() -> dict[str, Path]:
-    """The shipped specs by name."""
-    return {p.stem: p for folder in spec_folders() for p in sorted(folder.rglob(f"*{_SUFFIX}"))}
-
-
-def search(beside: Path | None = None) -> dict[str, Path]:
-    """Specs that a name can mean: beside the given file, then in NLC_PATH, then the shipped ones."""
-    found = dict(shipped())
-    folders = [Path(p) for p in os.environ.get("NLC_PATH", "").split(os.pathsep) if p]
-    for folder in [*reversed(folders), *([beside] if beside else [])]:
-        if folder.is_dir():
-            found.update(
-                {
-                    p.stem: p
-                    for p in sorted(
-                        folder.rglob(f"*{_SUFFIX}")
-                        if folder != beside
-                        else folder.glob(f"*{_SUFFIX}")
-                    )
-                }
-            )
-    return found
-
-
-class Library:
-    """The systems that one spec may name, resolved when asked for.
-
-    ``within`` are the files that are being read: none of them may come again.
-    """
-
-    def __init__(self, beside: Path | None, within: tuple[str, ...]):
-        self.paths, self.within = search(beside), within
-        self._read: dict[str, System] = {}  # those without mistakes
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self.paths)
-
-    def system(self, name: str, span: Span, report: Report) -> System | None:
-        """A system with its names resolved; its own warnings are not this spec's."""
-        if name not in self._read:
-            system = self._resolved(name, span, report)
-            if system is None:
-                return None
-            self._read[name] = system
-        return self._read[name]
-
-    def _resolved(self, name: str, span: Span, report: Report) -> System | None:
-        if name not in self.paths:  # a step formula
-            source = Source(f"<{name}>", SYSTEM.format(name=name))
-            return resolve(expand(parse(source, report), report), report, self)
-        path = self.paths[name]
-        if str(path.resolve()) in self.within:
-            report.add("NLC212", f"`{name}` is made of itself", span, "it would never end")
-            return None
-        own = Report()
-        source = read_source(path, own)
-        tree = parse(source, own) if source is not None else None
-        if tree is not None and not own.has_errors:
-            inside = Library(path.parent, (*self.within, str(path.resolve())))
-            system = resolve(expand(tree, own), own, inside)
-            if not own.has_errors:
-                return system
-        for diagnostic in own.diagnostics:
-            if diagnostic.severity == "error":
-                report.take(Report([diagnostic]))
-        return None
-
-
-class SpecNotFound(SpecError):
-    """No spec of this name or path."""
-
-
-def find(name: str | os.PathLike[str]) -> Path:
-    """The file of a spec, by path or by name; SpecNotFound with the nearest names otherwise."""
-    if not isinstance(name, str | os.PathLike):
-        raise TypeError(
-            f"a spec is a name, a path or what nlc.load gave, not {type(name).__name__}"
-        )
-    text = os.fspath(name)
-    path = Path(text)
-    if path.suffix in (".yaml", ".yml") or os.sep in text:
-        if os.path.isfile(path):  # of a name that no file can have too
-            return path
-        if os.path.isdir(path):
-            return _not_found(text, f"`{cut(text)}` is a folder, not a spec", None)
-        if os.path.exists(path):
-            return _not_found(text, f"`{cut(text)}` is a device or a pipe, not a spec", None)
-        beside = os.path.isdir(path.parent)
-        near = [p.stem for p in path.parent.glob(f"*{_SUFFIX}")] if beside else []
-        close = path.stem if path.stem in near else nearest(path.stem, near)  # the suffix is alike
-        meant = str(path.parent / f"{close}{_SUFFIX}") if close else None
-        return _not_found(text, f"there is no file `{cut(text)}`", meant)
-    known = search()
-    if text in known:
-        return known[text]
-    return _not_found(text, f"there is no spec `{cut(text)}`", nearest(text, known), sorted(known))
-
-
-def _not_found(text: str, message: str, close: str | None, known: list[str] | None = None) -> Path:
-    report, source = Report(), Source("<name>", text)
-    report.add(
-        "NLC207",
-        message,
-        Span(source, 0, len(text)),
-        f"did you mean `{close}`?" if close else "not found",
-        notes=[f"specs: {', '.join(known)}"] if known else [],
-        helps=[
-            "give a path to a YAML file, or a name that `nlc list` shows",
-            *(["`nlc.loads` takes the text of a spec"] if ":" in text or "\n" in text else []),
-        ],
-    )
-    raise SpecNotFound(report)
-
-
-DEEPEST = 200  # operations inside one another
-STATES = 200  # of a system
 
 
 @contextmanager
@@ -273,7 +142,7 @@ class Spec:
 
     def _check(self) -> tuple[System, dict[str, Update]]:
         system = self._resolved
-        self._free_names(system)
+        free_names(system, self.report)
         system, updates = self._analysed(system)
         soundness(system, updates, self.report)
         if self.as_operator:
@@ -289,79 +158,15 @@ class Spec:
 
     def _analysed(self, system: System) -> tuple[System, dict[str, Update]]:
         """From names to updates, for the system and for those beside it."""
-        self._bounded(system)
+        limits(system, self.report)
         system = inline(outer(substeps(use(system), self.report)), self.report)
-        self._few_states(system)
+        few_states(system, self.report)
         system = infer(clocks(system, self.report), self.report)
         self.report.raise_if_errors()
         cycles(system, self.report)
         updates = derive(system, self.report)
         self.report.raise_if_errors()
         return system, updates
-
-    def _bounded(self, system: System) -> None:
-        """What lets within lets come to is bounded, as the depth of one expression is, and what used systems do."""
-        if (count := _levels(system)) > LEVELS:
-            self.report.add(
-                "NLC007",
-                f"a system has at most {LEVELS} levels",
-                next((u.span for u in system.uses.values()), system.span),
-                f"{count} with those of the systems that it uses",
-            )
-            self.report.raise_if_errors()
-        exprs = [e for level in system.levels.values() for e in level.expressions]
-        for e in (*exprs, *(f.expr for f in system.flows.values()), *system.output.values()):
-            depth: dict[int, int] = {}
-            for node in walk(e):
-                depth[id(node)] = 1 + max((depth[id(a)] for a in node.args), default=0)
-            if depth[id(e)] > DEEPEST:
-                self.report.add(
-                    "NLC007",
-                    f"this expression is more than {DEEPEST} operations deep",
-                    e.span or system.span,
-                    "with what it reads written out",
-                    helps=["split it, with a level or a flow that stands on its own in between"],
-                )
-
-    def _few_states(self, system: System) -> None:
-        """What the rules of levels remember counts too."""
-        counts = {name: _states(level) for name, level in system.levels.items()}
-        if sum(counts.values()) > STATES:
-            largest = system.levels[max(counts, key=lambda name: counts[name])]
-            self.report.add(
-                "NLC007",
-                f"a system has at most {STATES} states, those of the rules of its levels with them",
-                largest.span,
-                f"{counts[largest.name]} of {sum(counts.values())} are of this level",
-            )
-            self.report.raise_if_errors()
-
-    def _free_names(self, system: System) -> None:
-        """Hypers are arguments of the generated constructor, under their own names."""
-        from nlc.backends.words import GROUP, RESERVED
-
-        taken = RESERVED | GROUP if system.context == "gradients" else RESERVED
-        for hyper in system.hypers.values():
-            if hyper.name in taken or keyword.iskeyword(hyper.name):
-                self.report.add(
-                    "NLC106",
-                    f"`{hyper.name}` cannot be a hyper",
-                    hyper.span,
-                    "Python or the generated file uses this name itself",
-                    helps=["choose another name"],
-                )
-        for flow in system.flows.values():
-            start = flow.name.removesuffix(".init")
-            if start != flow.name and any(
-                s.learned for s in system.states.values() if s.level == start
-            ):
-                self.report.add(
-                    "NLC106",
-                    f"`init` cannot be a flow of level `{start}`",
-                    flow.span,
-                    f"`{start}.init` is the learned start",
-                    helps=["choose another name"],
-                )
 
     @property
     def system(self) -> System:
@@ -398,7 +203,7 @@ class Spec:
             raise TypeError(f"plan is a dict by level, as {{'S': 'chunked'}}, not {kind}")
         system, updates = self._checked
         name = self.backend(backend)
-        reserved = _backend(name).RESERVED
+        reserved = backend_module(name).RESERVED
         if name == "reference" and not plan:
             program = lower(system, updates, reserved)
         else:
@@ -421,11 +226,11 @@ class Spec:
         asked = (name, tuple(sorted((plans or {}).items())))
         if asked not in self._plans:
             system, updates = self._checked
-            reserved = _backend(name).RESERVED
+            reserved = backend_module(name).RESERVED
             with _deep():
                 lowered = lower(system, updates, reserved)
                 found = requested(lowered, reserved, plans or {}, name == "reference", self._said)
-            _known_tiles(name, found[0])
+            known_tiles(name, found[0])
             self._plans[asked] = found
         return self._plans[asked]
 
@@ -447,7 +252,7 @@ class Spec:
     def backend(self, name: str = "auto") -> str:
         """Who prints the program; ``auto`` is ``torch``, which takes every system."""
         if name != "auto":
-            if self.system.context not in _backend(name).CONTEXTS:
+            if self.system.context not in backend_module(name).CONTEXTS:
                 self._without(name)
             return name
         return "torch"
@@ -494,7 +299,7 @@ class Spec:
             hashlib.sha256(self.source.text.encode()).hexdigest()[:16],
         )
         with _deep():
-            return _backend(name).emit(self.program(name, plan), header)
+            return backend_module(name).emit(self.program(name, plan), header)
 
     def places(self, backend: str = "auto", plan: Plans | None = None) -> Places:
         """Which lines of the generated file stem from which of the spec: ``places().of(line)``, ``.lines(place)``."""
@@ -613,40 +418,6 @@ class Spec:
         return path.parent if path.is_file() else None
 
 
-def _levels(system: System) -> int:
-    """How many levels it has once those that it uses are written out."""
-    return len(system.levels) + sum(_levels(u.system) for u in system.uses.values())
-
-
-def _states(level: Level) -> int:
-    return len(level.states) + sum(map(_states, level.inner))
-
-
-def _backend(name: str):
-    if not isinstance(name, str):
-        raise TypeError(f"a backend is a name, as 'torch', not {type(name).__name__}")
-    if name not in BACKENDS:
-        close = nearest(name, BACKENDS)
-        raise ValueError(
-            f"there is no backend {name!r}"
-            + (f"; did you mean {close!r}?" if close else f"; backends: {', '.join(BACKENDS)}")
-        )
-    return importlib.import_module(f"nlc.backends.{name}")
-
-
-def _known_tiles(name: str, program: Program) -> None:
-    """BadPlan for a tile that the backend cannot have."""
-    tiles = _backend(name).TILES
-    asked = {tile for tile in (program.tile, program.channel_tile) if tile is not None}
-    if tiles is None:
-        return
-    for tile in asked.difference(tiles):
-        known = ", ".join(map(str, tiles))
-        raise BadPlan(f"the backend {name} has tiles of {known} tokens, not of {tile}")
-    if len(asked) > 1:
-        raise BadPlan(f"the backend {name} has one tile for all levels, not {sorted(asked)}")
-
-
 def load(spec: str | os.PathLike[str], *, operator: bool = False) -> Spec:
     """A spec by name or path. Raises SpecError if there is none or it is not readable text."""
     path = find(spec)
@@ -670,6 +441,7 @@ def loads(text: str | bytes, name: str = "<text>", *, operator: bool = False) ->
 
 __all__ = [
     "BACKENDS",
+    "EXACT",
     "STAGES",
     "Notation",
     "Spec",

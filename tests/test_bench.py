@@ -20,9 +20,9 @@ import nlc
 from nlc import cli, pipeline
 from nlc.base.diagnostics import Report, SpecError
 from nlc.base.span import Span
+from nlc.cli import options
 from nlc.runtime.bench import Benchmark, Cell, peak
 from nlc.runtime.bench.cases import MODES, STEPS, Ask, Case
-from nlc.tools import options
 
 SMALL = {"d": 16, "heads": 2}
 LINE = "bench delta_net --set d=16 --set heads=2 --tokens 12,4 --seconds 0.3 --backend reference"

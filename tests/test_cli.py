@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import nlc
 from nlc import cli, pipeline
 from nlc.base.codes import CODES
+from nlc.cli import frame, options
 from nlc.ir.classes import CLASSES, PLANS
 from nlc.lib.functions import FUNCTIONS, READS
 from nlc.lib.memories import MEMORIES
@@ -24,7 +25,7 @@ from nlc.pipeline import shipped
 from nlc.syntax.clock import FORMS
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, keys_of
 from nlc.syntax.values import RESERVED
-from nlc.tools import catalogue, options
+from nlc.tools import catalogue
 from nlc.tools.derivation import SIGNS
 from nlc.tools.draw import FORMATS
 
@@ -421,11 +422,11 @@ def test_colour_only_on_a_terminal_and_without_no_color(monkeypatch: pytest.Monk
             self.isatty = lambda: is_one
 
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert cli._color(Terminal(True))
-    assert not cli._color(Terminal(False))
+    assert frame._color(Terminal(True))
+    assert not frame._color(Terminal(False))
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not cli._color(Terminal(True))
-    monkeypatch.setattr(cli, "_color", lambda stream: True)
+    assert not frame._color(Terminal(True))
+    monkeypatch.setattr(frame, "_color", lambda stream: True)
     assert "\x1b[" in CliRunner().invoke(cli.main, ["check", "wrong.yaml"], color=True).stderr
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import keyword
+
+from nlc.base.diagnostics import Report
+from nlc.ir.system import System
+
 # Identifiers that the generated text uses itself; programs get their variables around them.
 RESERVED = frozenset(
     """
@@ -25,3 +30,29 @@ GROUP = frozenset(
     params param_names period rule fused matrix_dtype maximize capturable differentiable state_dtype rounding_seed
     """.split()
 )
+
+
+def free_names(system: System, report: Report) -> None:
+    """Hypers are arguments of the generated constructor, under their own names."""
+    taken = RESERVED | GROUP if system.context == "gradients" else RESERVED
+    for hyper in system.hypers.values():
+        if hyper.name in taken or keyword.iskeyword(hyper.name):
+            report.add(
+                "NLC106",
+                f"`{hyper.name}` cannot be a hyper",
+                hyper.span,
+                "Python or the generated file uses this name itself",
+                helps=["choose another name"],
+            )
+    for flow in system.flows.values():
+        start = flow.name.removesuffix(".init")
+        if start != flow.name and any(
+            s.learned for s in system.states.values() if s.level == start
+        ):
+            report.add(
+                "NLC106",
+                f"`init` cannot be a flow of level `{start}`",
+                flow.span,
+                f"`{start}.init` is the learned start",
+                helps=["choose another name"],
+            )

@@ -223,7 +223,7 @@ def named(tree: SpecTree, line: int) -> tuple[str, LevelTree | None]:
 @functools.cache
 def _tree(file: str, digest: str) -> SpecTree | None:
     """The spec that a generated file comes from, by its hash: kept beside the file, or where specs are searched."""
-    from nlc.pipeline import search
+    from nlc.library import search
     from nlc.runtime.loader import kept_spec
 
     for path in (kept_spec(digest), search().get(Path(file).stem)):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nlc.base.diagnostics import Fix, Report, SpecError
 from nlc.base.span import Source, Span
-from nlc.pipeline import find
+from nlc.library import find
 from nlc.runtime.loader import write_atomically
 from nlc.syntax.fmt import formatted
 from nlc.syntax.text import decoded

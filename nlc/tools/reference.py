@@ -21,7 +21,8 @@ from nlc.ir.types import Dim, Range, Type
 from nlc.lib.functions import FUNCTIONS, READS, Function, usage
 from nlc.lib.memories import MEMORIES, MemoryKind
 from nlc.lib.rules import ROUTES, RULES, RuleKind
-from nlc.pipeline import load, shipped
+from nlc.library import shipped
+from nlc.pipeline import load
 from nlc.syntax.clock import FORMS, WORDS, form_of
 from nlc.syntax.math import parse_text
 from nlc.syntax.operators import Operator, operators

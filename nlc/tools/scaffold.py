@@ -6,7 +6,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from nlc.pipeline import load, shipped
+from nlc.library import shipped
+from nlc.pipeline import load
 from nlc.runtime.loader import write_atomically
 from nlc.syntax.schema import MARK, schema_text
 

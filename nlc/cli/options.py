@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from nlc.backends import BACKENDS
 from nlc.base.diagnostics import nearest
-from nlc.pipeline import BACKENDS, search
+from nlc.library import search
 
 
 class Verbs(click.Group):
@@ -105,14 +106,15 @@ FORMAT = click.option(
     show_default=True,
     help="How it is written; github: mistakes as annotations.",
 )
+MISTAKES = click.option(
+    "--format",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How mistakes are said.",
+)
 _CHECKED = (
-    click.option(
-        "--format",
-        type=click.Choice(["text", "json", "github"]),
-        default="text",
-        show_default=True,
-        help="How mistakes are said.",
-    ),
+    MISTAKES,
     click.option(
         "--fix",
         is_flag=True,

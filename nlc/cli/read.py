@@ -1,0 +1,177 @@
+"""Verbs that say what a spec means: graph, derive, explain, list."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from nlc.base.codes import CODES
+from nlc.base.diagnostics import nearest
+from nlc.cli import options
+from nlc.cli.frame import load, put, verb, warn
+
+
+@click.command()
+@click.argument("spec")
+@click.option(
+    "--format",
+    type=click.Choice(["text", "mermaid", "dot", "svg", "html", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How it is drawn; html: a page with every level's update and lines; github: mistakes as annotations.",
+)
+@click.option(
+    "--optimizer", metavar="SPEC", help="The gradient system that trains this token system."
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
+)
+@verb
+def graph(spec: str, format: str, optimizer: str | None, output: Path | None) -> None:
+    """Show the levels, ordered by ≻, and who reads whom."""
+    from nlc.tools.draw import draw
+
+    loaded = load(spec)
+    made, trainer = loaded.graph, None
+    if optimizer:
+        trainer = load(optimizer)
+        if loaded.system.context != "tokens" or trainer.system.context != "gradients":
+            which, context = (
+                (spec, loaded) if loaded.system.context != "tokens" else (optimizer, trainer)
+            )
+            raise click.UsageError(
+                f"--optimizer combines a token system with a gradient system; `{which}` has the context "
+                f"{context.system.context}"
+            )
+        made = loaded.combined(trainer)
+    warn(loaded)
+    if format == "html":
+        put(loaded.page(trainer), output)
+    else:
+        put(draw(made, "text" if format == "github" else format), output)
+
+
+@click.command()
+@click.argument("spec")
+@click.argument("level", required=False)
+@click.option(
+    "--format",
+    type=click.Choice(["text", "latex", "markdown", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How it is written; github: mistakes as annotations.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
+)
+@verb
+def derive(spec: str, level: str | None, format: str, output: Path | None) -> None:
+    """Derive each level's update from its objective, step by step."""
+    loaded = load(spec)
+    updates = loaded.updates
+    if level is not None and level not in updates:
+        close = nearest(level, updates)
+        hint = f"did you mean {close!r}?" if close else f"there are: {', '.join(updates) or 'none'}"
+        raise click.BadParameter(f"no level {level!r} has an update; {hint}", param_hint="LEVEL")
+    warn(loaded)
+    if format == "json":
+        found = {name: loaded.derive(name) for name in ([level] if level else updates)}
+        put(json.dumps(found, ensure_ascii=False, indent=2), output)
+    else:
+        put(loaded.derive(level, format if format in ("latex", "markdown") else "text"), output)
+
+
+@click.command()
+@click.argument("spec", metavar="SPEC|CODE|WORD")
+@options.explained
+@verb
+def explain(
+    spec: str,
+    backend: str,
+    plans: tuple[str, ...],
+    settings: tuple[str, ...],
+    tokens: int,
+    format: str,
+) -> None:
+    """Say how each level runs, why, what it costs, and what would make it faster; or what a code means.
+
+    WORD is a word of the language: a function, a memory, a rule, a key, a clock, a class, an operator.
+    """
+    from nlc.tools import mistakes
+
+    if mistakes.is_code(spec):
+        if spec.upper() not in CODES:
+            close = nearest(spec.upper(), CODES)
+            hint = f"did you mean {close}?" if close else "`nlc list codes` shows them"
+            raise click.BadParameter(f"there is no code {spec}; {hint}", param_hint="CODE")
+        if format == "json":
+            click.echo(json.dumps(mistakes.code(spec), ensure_ascii=False, indent=2))
+        else:
+            click.echo(mistakes.said(spec))
+        return
+    if _is_word(spec, format):
+        return
+    loaded = load(spec)
+    hypers = dict(map(options.setting, settings))
+    made = loaded.explain(backend, dict(map(options.plan, plans)), hypers=hypers, tokens=tokens)
+    warn(loaded)
+    as_json = format == "json"
+    click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
+
+
+def _is_word(text: str, format: str) -> bool:
+    """Says what a text means in the language, unless it is, or is nearly, a spec."""
+    from nlc.pipeline import search
+    from nlc.tools import reference
+
+    specs = search()
+    if text == "-" or text in specs or Path(text).suffix:
+        return False
+    if words := reference.find(text):
+        as_json = format == "json"
+        told = [reference.asdict(w) if as_json else reference.said(w) for w in words]
+        click.echo(json.dumps(told, ensure_ascii=False, indent=2) if as_json else "\n\n".join(told))
+        return True
+    if nearest(text, specs) or Path(text).exists():
+        return False
+    close = reference.meant(text)
+    listed = "`nlc list` shows the specs, `nlc list --help` the tables of words"
+    way = f"did you mean {close}?" if close else listed
+    hint = f"`{text}` is no spec and no word of the language; {way}"
+    raise click.BadParameter(hint, param_hint="WORD")
+
+
+@click.command(name="list")
+@click.argument(
+    "what",
+    type=click.Choice(options.TABLES),
+    default="specs",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="How the rows are written; codes in Markdown are a page with examples.",
+)
+@verb
+def list_(what: str, format: str) -> None:
+    """List the shipped specs, or the words of one table of the language."""
+    from nlc.tools.catalogue import catalogue, markdown
+
+    if format == "markdown":
+        click.echo(markdown(what).rstrip("\n"))
+        return
+    rows = catalogue(what)
+    if format == "json":
+        click.echo(
+            json.dumps(
+                [{"name": name, "doc": doc} for name, doc in rows], ensure_ascii=False, indent=2
+            )
+        )
+        return
+    wide = max((len(name) for name, _ in rows), default=0)
+    for name, doc in rows:
+        click.echo(f"{name:<{wide}}  {doc}".rstrip())
