@@ -195,7 +195,7 @@ def ticks(dtype: torch.dtype, *flows: Tensor) -> Iterator[tuple[Tensor, ...]]:
 ''',
     "declared": '''
 def declared(owner: object, name: str) -> str:
-    """``titans.yaml:24``: where the spec declares M, to which the state ``M.key.conv`` belongs."""
+    """``memory.yaml:24``: where the spec declares M, to which the state ``M.key.conv`` belongs."""
     lines = dict(entry.split() for entry in owner.LINES.split(", "))
     line = lines.get(name.split()[0].partition(".")[0])
     return f"{owner.SPEC}:{line}" if line else owner.SPEC

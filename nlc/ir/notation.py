@@ -9,14 +9,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nlc.base.greek import GREEK
 from nlc.ir.expr import Expr
 from nlc.ir.system import System
 
-_GREEK = {
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eps": "ε", "zeta": "ζ", "eta": "η",
-    "theta": "θ", "iota": "ι", "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ",
-    "sigma": "σ", "tau": "τ", "upsilon": "υ", "phi": "φ", "chi": "χ", "psi": "ψ", "omega": "ω",
-}  # fmt: skip
+# LaTeX has no \omicron
+_GREEK = {name: ch for name, ch in GREEK.items() if name != "omicron"} | {"eps": GREEK["epsilon"]}
 _SUB = str.maketrans("0123456789aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
 _SUP = str.maketrans("0123456789-+.tTn", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺·ᵗᵀⁿ")
 _HALVES = {0.5: "½", 0.25: "¼"}

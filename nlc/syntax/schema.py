@@ -202,7 +202,7 @@ class Spec(Block):
     """A system of levels."""
 
     nlc: Literal["1"] = _required("the version of the language", examples=["1"])
-    system: Name = _required("its name, that of the file", examples=["hope"])
+    system: Name = _required("its name, that of the file", examples=["my_memory"])
     context: Literal["tokens", "gradients", "layers"] = _required(
         "what the levels compress", examples=["tokens"]
     )

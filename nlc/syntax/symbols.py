@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 
-# fmt: off
-_GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta",
-    "η": "eta", "θ": "theta", "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu",
-    "ν": "nu", "ξ": "xi", "ο": "omicron", "π": "pi", "ρ": "rho", "σ": "sigma",
-    "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega",
-}
-# fmt: on
+from nlc.base.greek import GREEK
+
+_GREEK = {ch: name for name, ch in GREEK.items()}
 _VARIANTS = {"ς": "σ", "ϑ": "θ", "ϕ": "φ", "ϱ": "ρ", "ϵ": "ε", "µ": "μ"}
 _CAPITALS = "ΓΔΘΛΞΠΣΦΨΩ"  # those that do not look like a Latin letter
 

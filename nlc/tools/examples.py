@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nlc.base.diagnostics import Report, SpecError
 from nlc.base.render import render_report
+from nlc.pipeline import load, shipped
+from nlc.syntax.tree import SpecTree
 
 NAME = "example.yaml"
 
@@ -95,6 +98,13 @@ def of(old: str, bad: str, good: str | None = None, base: str = TOKENS) -> Examp
     return Example(((old, bad),), () if good is None else ((old, good),), base)
 
 
+def _first(fits: Callable[[SpecTree], bool]) -> str:
+    """The name of the first shipped spec of a kind, for an example that needs one that exists."""
+    return next(name for name in sorted(shipped()) if fits(load(name).tree))
+
+
+USABLE = _first(lambda s: s.context.text == "tokens" and [x.name for x in s.inputs] == ["x"])
+ROUTED = _first(lambda s: bool(s.applies_to))  # picks its rule by kind of tensor
 KEY = "key: l2norm(linear(x, d))"
 VALUE = "value: linear(x, d)"
 OBJECTIVE = "objective: 0.5 * sqnorm(S(key) - value)"
@@ -153,8 +163,8 @@ EXAMPLES.update(
         ),
         "NLC206": of(MEMORY, "memory: matrix(d, q)"),
         "NLC207": Example(
-            bad=((f"let:\n  {Q}", f"heads: 4\nuse:\n  mem: delta_nets(d=d)\nlet:\n  {Q}"), USED),
-            good=((f"let:\n  {Q}", f"heads: 4\nuse:\n  mem: delta_net(d=d)\nlet:\n  {Q}"), USED),
+            bad=((f"let:\n  {Q}", f"heads: 4\nuse:\n  mem: {USABLE}s(d=d)\nlet:\n  {Q}"), USED),
+            good=((f"let:\n  {Q}", f"heads: 4\nuse:\n  mem: {USABLE}(d=d)\nlet:\n  {Q}"), USED),
         ),
         "NLC208": of("output: S(q)", "output: S(q) * silu", "output: S(q) * silu(q)"),
         "NLC209": of("  d: 64\n", "  d: 2 * n\n  n: d / 2\n", "  d: 2 * n\n  n: 32\n"),
@@ -168,8 +178,8 @@ EXAMPLES.update(
         "NLC212": of(STEP, "rule: example(lr=lr)", base=GRADIENTS),
         "NLC213": of(
             f"    {STEP}\n",
-            "    rule: muon(lr=lr)\n",
-            "    rule: muon(lr=lr)\napplies_to:\n  matrices: self\n",
+            f"    rule: {ROUTED}(lr=lr)\n",
+            f"    rule: {ROUTED}(lr=lr)\napplies_to:\n  matrices: self\n",
             base=GRADIENTS,
         ),
         "NLC214": of(
@@ -273,8 +283,6 @@ EXAMPLES.update(
 
 def said(text: str, plan: dict[str, str], backend: str | None = None) -> tuple[Report, str]:
     """What the compiler says of a spec that stands alone in a folder, as ``example.yaml``."""
-    from nlc.pipeline import load
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, NAME)
         path.write_text(text, encoding="utf-8")
