@@ -6,15 +6,78 @@ Each is given the weights, which it changes, and a function that gives the next 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from published_matrices import (
+    Steps,
+    adamuon,
+    deep_momentum,
+    delta_momentum,
+    m3,
+    m3_ema,
+    muon,
+    shampoo,
+)
 from torch import Tensor
 
-import nlc
 
-SEED = 5  # of what a rule draws
-Steps = Iterator[None]
+def sgd(W: Tensor, g: Callable, lr=1e-3, weight_decay=0.0) -> Steps:
+    while True:
+        W -= lr * (g() + weight_decay * W)
+        yield
+
+
+def momentum(W: Tensor, g: Callable, lr=1e-3, rate=1.0, beta=0.9, weight_decay=0.0) -> Steps:
+    m = torch.zeros_like(W)
+    while True:
+        m = beta * m + rate * (g() + weight_decay * W)
+        W -= lr * m
+        yield
+
+
+def adam(
+    W: Tensor, g: Callable, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, most=False
+) -> Steps:
+    """With ``most`` the root is of the largest second moment so far."""
+    m, v, largest, t = *(torch.zeros_like(W) for _ in range(3)), 0
+    while True:
+        grad, t = g() + weight_decay * W, t + 1
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * grad**2
+        largest = torch.maximum(largest, v) if most else v
+        W -= lr * (m / (1 - beta1**t)) / ((largest / (1 - beta2**t)).sqrt() + eps)
+        yield
+
+
+def adamw(W: Tensor, g: Callable, lr=1e-3, weight_decay=0.01, **hypers: float) -> Steps:
+    """Adam's step beside a decay of the weights that the moments do not see."""
+
+    def then_decayed() -> Tensor:
+        grad = g()
+        W.mul_(1 - lr * weight_decay)
+        return grad
+
+    return adam(W, then_decayed, lr, **hypers)
+
+
+def lion(W: Tensor, g: Callable, lr=1e-4, beta1=0.9, beta2=0.99, weight_decay=0.0) -> Steps:
+    m = torch.zeros_like(W)
+    while True:
+        grad = g()
+        W -= lr * ((beta1 * m + (1 - beta1) * grad).sign() + weight_decay * W)
+        m = beta2 * m + (1 - beta2) * grad
+        yield
+
+
+def lookahead(W: Tensor, g: Callable, lr=1e-3, a=0.5, k=5) -> Steps:
+    slow = W.clone()
+    for t, _ in enumerate(adamw(W, g, lr), 1):
+        if t % k == 0:
+            slow += a * (W - slow)
+            W.copy_(slow)
+        yield
 
 
 def nesterov(W: Tensor, g: Callable, lr=1e-3, beta=0.9, weight_decay=0.0) -> Steps:
@@ -175,66 +238,6 @@ def signum(W: Tensor, g: Callable, lr=1e-4, beta=0.9, weight_decay=0.0) -> Steps
         yield
 
 
-def quintic(X: Tensor, steps: int) -> Tensor:
-    """Newton-Schulz in float32, on the wide side, as Muon's authors do it."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    X = X.float()
-    X = X / (X.norm() + 1e-7)
-    flat = X.shape[0] <= X.shape[1]
-    X = X if flat else X.T
-    for _ in range(steps):
-        A = X @ X.T
-        X = a * X + (b * A + c * A @ A) @ X
-    return (X if flat else X.T).double()
-
-
-def adamuon(
-    W: Tensor, g: Callable, lr=1e-3, beta=0.95, eps=1e-8, steps=5, weight_decay=0.1, rest_lr=3e-4
-) -> Steps:  # fmt: skip
-    m, v = torch.zeros_like(W), torch.zeros_like(W)
-    while True:
-        m = beta * m + g()
-        O = quintic(m.sign(), steps)
-        v = beta * v + (1 - beta) * O**2
-        step = O / (v.sqrt() + eps)
-        W -= lr * (0.2 * math.sqrt(W.numel()) / max(step.norm(), eps) * step + weight_decay * W)
-        yield
-
-
-def root(A: Tensor, p: int, eps: float) -> Tensor:
-    """A^(-1/p), eigenvalues at least eps times the largest."""
-    values, vectors = torch.linalg.eigh(A)
-    values = values.clamp(min=eps * values.max())
-    return vectors @ torch.diag(values ** (-1 / p)) @ vectors.T
-
-
-def shampoo(
-    W: Tensor, g: Callable, lr=5e-2, eps=1e-4, f=10, weight_decay=0.0, rest_lr=3e-4
-) -> Steps:  # fmt: skip
-    L, R, t = torch.zeros_like(W @ W.T), torch.zeros_like(W.T @ W), 0
-    while True:
-        grad = g()
-        L, R = L + grad @ grad.T, R + grad.T @ grad
-        if t % f == 0:
-            left, right = root(L, 4, eps), root(R, 4, eps)
-        W *= 1 - lr * weight_decay
-        W -= lr * left @ grad @ right
-        t += 1
-        yield
-
-
-def delta_momentum(
-    W: Tensor, g: Callable, lr=1e-2, eta=0.1, alpha=0.9, clip=1.0, rest_lr=3e-4
-) -> Steps:
-    m, one = torch.zeros_like(W), torch.eye(W.shape[1]).to(W)
-    while True:
-        key = g()
-        key = key / max(key.norm() / clip, 1.0)
-        m = m @ (alpha * one - eta * key.T @ key) + eta * key
-        W -= lr * m
-        yield
-
-
 def feature_momentum(
     W: Tensor, g: Callable, lr=1e-3, beta=0.9, scale=1.0, weight_decay=0.0
 ) -> Steps:
@@ -257,32 +260,12 @@ def preconditioned_momentum(
         yield
 
 
-def deep_momentum(W: Tensor, g: Callable, lr=0.1, eta=1.0, alpha=0.99, rest_lr=3e-4) -> Steps:
-    starts = [x.clone() for x in _first(W)]
-    state = starts
-    while True:
-        grad = g()
-        key = grad / max(grad.norm(), 1e-12)
-        P = [x.detach().requires_grad_() for x in state]
-        with torch.enable_grad():
-            answer = torch.nn.functional.silu(key @ P[1].T) @ P[0].T
-            slopes = torch.autograd.grad(0.5 * (answer + key).square().sum(), P)
-        state = [s + alpha * (x - s) - eta * d for s, x, d in zip(starts, state, slopes)]
-        W += lr * torch.nn.functional.silu(grad @ state[1].T) @ state[0].T
-        yield
-
-
-def _first(W: Tensor) -> list[Tensor]:
-    """What the generated rule draws under the seed of the test."""
-    torch.manual_seed(SEED)
-    state = nlc.compile("deep_momentum").initial_state(W)
-    return [state["m.W1"], state["m.W2"]]
-
-
 PAPERS: dict[str, Callable[..., Steps]] = {
     f.__name__: f
     for f in (
-        nesterov, adagrad, rmsprop, nadam, radam, adamax, adabelief, ademamix, adan, lamb, signum,
-        adamuon, shampoo, delta_momentum, feature_momentum, preconditioned_momentum, deep_momentum,
+        sgd, momentum, adam, adamw, lion, lookahead, nesterov, adagrad, rmsprop, nadam, radam, adamax,
+        adabelief, ademamix, adan, lamb, signum, feature_momentum, preconditioned_momentum, muon, adamuon,
+        shampoo, m3, m3_ema, delta_momentum, deep_momentum,
     )
 }  # fmt: skip
+PAPERS["amsgrad"] = partial(adam, most=True)

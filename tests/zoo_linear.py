@@ -208,16 +208,23 @@ def longhorn(w: State, x: Tensor) -> Found:
     return closed(w, reads, x), {"S": S}
 
 
+def hgrn2_flows(w: State, x: Tensor) -> State:
+    q, v = F.silu(in_heads(w, "q", x)), in_heads(w, "S.value", x)
+    return dict(q=q, v=v, forget=(in_heads(w, "z", x) + 3).sigmoid())
+
+
+def hgrn2_output(w: State, reads: Tensor) -> Tensor:
+    return linear(w, "y.linear", normed(reads, w["y.rmsnorm.weight"]).flatten(2))
+
+
 def hgrn2(w: State, x: Tensor) -> Found:
     """S_t = S diag(f) + v (1 − f)ᵀ."""
-    forget, v = (in_heads(w, "z", x) + 3).sigmoid(), in_heads(w, "S.value", x)
-    q = F.silu(in_heads(w, "q", x))
+    q, v, forget = hgrn2_flows(w, x).values()
     S, reads = empty(x, v.shape[-1], forget.shape[-1]), []
     for t in range(x.shape[1]):
         S = S * forget[:, t, :, None] + outer(v[:, t], 1 - forget[:, t])
         reads.append(read(S, q[:, t]))
-    y = normed(torch.stack(reads, 1), w["y.rmsnorm.weight"]).flatten(2)
-    return linear(w, "y.linear", y), {"S": S}
+    return hgrn2_output(w, torch.stack(reads, 1)), {"S": S}
 
 
 def mamba(w: State, x: Tensor) -> Found:
@@ -241,18 +248,26 @@ def standardised(w: State, x: Tensor) -> Tensor:
     return c * w["y.layernorm.weight"] + w["y.layernorm.bias"]
 
 
+def rwkv6_flows(w: State, x: Tensor) -> State:
+    """The shifted input u, r, k, v, and the logarithm of the decay of each key channel."""
+    u = x + w["mix"] * (F.pad(x[:, :-1], (0, 0, 1, 0)) - x)
+    low = linear(w, "w.linear_2", linear(w, "w.linear", u).tanh()).unflatten(-1, (H, -1))
+    return dict(u=u, **{n: in_heads(w, n, u) for n in "rkv"}, log=-torch.exp(low - 4))
+
+
+def rwkv6_output(w: State, u: Tensor, reads: Tensor) -> Tensor:
+    y = standardised(w, reads).flatten(2)
+    return linear(w, "y.linear_2", y * F.silu(linear(w, "y.linear", u)))
+
+
 def rwkv6(w: State, x: Tensor) -> Found:
     """o_t = (S_{t−1} + v (u ∘ k)ᵀ) r, S_t = S_{t−1} diag(w) + v kᵀ."""
-    u = x + w["mix"] * (F.pad(x[:, :-1], (0, 0, 1, 0)) - x)
-    r, k, v = (in_heads(w, n, u) for n in "rkv")
-    low = linear(w, "w.linear_2", linear(w, "w.linear", u).tanh()).unflatten(-1, (H, -1))
-    decay = torch.exp(-torch.exp(low - 4))
+    u, r, k, v, log = rwkv6_flows(w, x).values()
     S, out = empty(x, v.shape[-1], k.shape[-1]), []
     for t in range(x.shape[1]):
         out.append(read(S + outer(v[:, t], w["bonus"] * k[:, t]), r[:, t]))
-        S = S * decay[:, t, :, None] + outer(v[:, t], k[:, t])
-    y = standardised(w, torch.stack(out, 1)).flatten(2)
-    return linear(w, "y.linear_2", y * F.silu(linear(w, "y.linear", u))), {"S": S}
+        S = S * log[:, t].exp()[..., None, :] + outer(v[:, t], k[:, t])
+    return rwkv6_output(w, u, torch.stack(out, 1)), {"S": S}
 
 
 def delta_product_flows(w: State, x: Tensor, substeps: int) -> State:

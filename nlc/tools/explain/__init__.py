@@ -10,14 +10,14 @@ from nlc.base.span import Span
 from nlc.ir.expr import walk
 from nlc.ir.program import Program
 from nlc.ir.system import Level
-from nlc.ir.types import Clock, Dim, Like, Number
+from nlc.ir.types import Clock, Dim, Number
 from nlc.passes.lower import lower
 from nlc.passes.plan import Choice
 from nlc.passes.plan.alone import alone
 from nlc.passes.plan.asked import requested
 from nlc.passes.plan.causes import cause
 from nlc.tools.costs import Cost, Costs
-from nlc.tools.costs.owners import exprs
+from nlc.tools.costs.owners import SYSTEM, exprs
 from nlc.tools.derivation import update_lines
 from nlc.tools.explain import faster
 from nlc.tools.explain.facts import Explanation, Fact
@@ -89,6 +89,7 @@ class _Explainer:
             costs.projections,
             costs.rest,
             costs.total,
+            _kind_of_step(SYSTEM, costs) if self.gradients else "",
         )
 
     def _program(self) -> Program:
@@ -149,7 +150,7 @@ class _Explainer:
     def _steady(self, level: Level, costs: Costs) -> Said:
         """What takes no step from token to token: caches, slow weights, and all of a gradient system."""
         if self.gradients:
-            return _kind_of_step(level, costs), str(level.clock), "", None, "", ()
+            return _kind_of_step(level.name, costs), str(level.clock), "", None, "", ()
         if level.memory.kind == "cache":
             why = "it keeps every key and value, and attends to all before"
             place, quote = _placed(level, "memory")
@@ -192,14 +193,13 @@ class _Explainer:
         return why, None, (f"without the request it is {without}",)
 
 
-def _kind_of_step(level: Level, costs: Costs) -> str:
-    """Whether a step of an optimizer takes a tensor number by number."""
-    mine = [x for p in costs.parts for x in p.body if costs.owners.of(x) == level.name]
+def _kind_of_step(owner: str, costs: Costs) -> str:
+    """Whether the statements of a level, or of the system, take a tensor number by number."""
+    mine = [x for p in costs.parts for x in p.body if costs.owners.of(x) == owner]
     ops = {n.op for x in mine for e in exprs(x) for n in walk(e)}
-    like = any(isinstance(d, Like) for s in level.states for d in s.dims)
     if ops & _MATRICES:
         return "matrix"
-    return "elementwise" if like and not ops & _SUMS else "whole tensor"
+    return "whole tensor" if ops & _SUMS else "elementwise"
 
 
 def _linear(choice: Choice) -> str:

@@ -39,7 +39,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Explanation:
-    """``levels`` fastest first. Of a gradient system costs are for one tensor of ``matrix`` and one step."""
+    """``levels`` fastest first. Of a gradient system costs are for one tensor of ``matrix`` and one step.
+
+    ``flows`` are what several levels need; of a gradient system ``flows_kind`` is their class.
+    """
 
     system: str
     context: str
@@ -52,6 +55,7 @@ class Explanation:
     projections: Cost
     flows: Cost
     total: Cost
+    flows_kind: str = ""
 
     def asdict(self) -> dict[str, Any]:
         """For JSON."""
@@ -70,7 +74,10 @@ class Explanation:
             **scale,
             "levels": facts,
             "projections": _cost(self.projections),
-            "flows": _cost(self.flows),
+            "flows": {
+                **({"class": self.flows_kind} if self.flows_kind else {}),
+                **_cost(self.flows),
+            },
             "total": {**_cost(self.total), "steps": self.total.steps},
         }
 

@@ -55,12 +55,13 @@ def _columns(e: Explanation) -> list[str]:
 
 def _sums(e: Explanation) -> list[list[str]]:
     """The rows below the levels."""
-    sums = [("projections", e.projections), ("flows", e.flows), ("total", e.total)]
-    sums = [(name, c) for name, c in sums if c.flops or c.moved]
-    if e.matrix:
-        sums = sums[-1:]
-    blank = [" "] * (_columns(e).index("flops") - 1)
-    return [[name, *blank, *_numbers(c, e)] for name, c in sums]
+    sums = [
+        ("projections", " ", e.projections),
+        ("flows", e.flows_kind or " ", e.flows),
+        ("total", " ", e.total),
+    ]
+    blank = [" "] * (_columns(e).index("flops") - 2)
+    return [[name, kind, *blank, *_numbers(c, e)] for name, kind, c in sums if c.flops or c.moved]
 
 
 def _scope(e: Explanation) -> list[str]:
@@ -96,7 +97,7 @@ def count(x: float) -> str:
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if x >= unit:
             return _three(x / unit) + name
-    return _three(x) if x else "–"
+    return _three(x) if x >= 0.01 else "<0.01" if x else "–"
 
 
 def size(x: float) -> str:
