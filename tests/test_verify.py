@@ -496,6 +496,18 @@ levels:
     assert what in failed(nlc.loads(text))
 
 
+def test_a_short_format_may_be_off_as_far_as_rounding_moves_what_comes_out() -> None:
+    """Steps as long as the rows themselves enlarge what is lost within the iteration."""
+    text = nlc.load("lact").source.text.replace("rate: 0.01", "rate: -1.01")
+    result = nlc.loads(text, "lact.yaml").verify(tokens=2)
+    slopes = [c for c in result.checks if "gradients of the outputs" in c.what]
+    assert slopes and all(c.passed and 1e-4 < c.error < c.tolerance < 1e-1 for c in slopes), slopes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlc.runtime.verify.tokens.ENLARGED", 0.0)
+        again = nlc.loads(text, "lact.yaml").verify(tokens=2)
+    assert [c.passed for c in again.checks if "gradients of the outputs" in c.what] == [False] * 2
+
+
 def test_what_grows_out_of_hand_is_not_compared() -> None:
     grows = BASE.replace(FAST, FAST.replace("0.1", "1e9"))
     result = nlc.loads(grows).verify(tokens=TOKENS)
