@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from nlc.backends.torch.scans import TEXTS as SCANS
 from nlc.backends.torch_helpers import HELPERS
@@ -94,8 +95,13 @@ def with_needed(names: set[str], texts: dict[str, str] = TEXTS) -> list[str]:
         name = stack.pop()
         if name not in out:
             out.add(name)
-            stack += [n for n in texts if n != name and re.search(_use(n), texts[name])]
+            stack += [n for n in _uses(texts[name], tuple(texts)) if n != name]
     return [n for n in texts if n in out]
+
+
+@cache  # the texts are few and always the same
+def _uses(text: str, names: tuple[str, ...]) -> list[str]:
+    return [n for n in names if re.search(_use(n), text)]
 
 
 def _use(name: str) -> str:
