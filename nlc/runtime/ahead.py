@@ -142,9 +142,9 @@ def _launch(kernel: Any, args: list, sizes: Mapping[str, Any]) -> _Launch:
         if isinstance(value, Tensor):
             signature.append((name, _POINTERS[value.dtype]))
             aligned.append(i)
-        elif value == 1:  # as the compiler takes it at a launch
+        elif value is None or value == 1:  # as the compiler takes it at a launch
             signature.append((name, "constexpr"))
-            constants.append((name, 1))
+            constants.append((name, value))
         else:
             signature.append((name, "i32" if value < 2**31 else "i64"))
             aligned += [i] if value % 16 == 0 else []

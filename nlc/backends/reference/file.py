@@ -69,7 +69,7 @@ TAKEN = frozenset(
     """
     BLOCK CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd DeltaEnd F GatedDelta
     GatedDeltaAt GatedDeltaAtEnd GatedDeltaEnd HOPPER HYPERS INTERPRETED Iterator LEAST OPERATORS Operator
-    Optimizer Path Sequence Tensor ThreadPoolExecutor Tile VERDICTS
+    Optimizer Packing Path Sequence Tensor ThreadPoolExecutor Tile VERDICTS
     """.split()
 )
 

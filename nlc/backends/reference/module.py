@@ -45,7 +45,13 @@ def emit_module(program: Program, header: Header) -> str:
 
 
 class ModuleWriter:
-    """Writes the class of a token system; a backend with statements of its own overrides ``statement``."""
+    """Writes the class of a token system; a backend with statements of its own overrides ``statement``.
+
+    ``forward`` calls ``STREAMS``; ``beside_flows`` is what ``piece`` takes beside flows.
+    """
+
+    STREAMS = "streams"
+    beside_flows: tuple[str, ...] = ()
 
     def __init__(self, program: Program, header: Header, w: Writer):
         self.program, self.header, self.w = program, header, w
@@ -117,7 +123,7 @@ class ModuleWriter:
         for helper in ("declared", "started", "expect_finite", "pieces"):
             self.printer.use(helper)
         target = "(y,), state" if len(outputs) == 1 else "outputs, state"
-        call = f"{target} = {self.printer.use('streams')}("
+        call = f"{target} = {self.printer.use(self.STREAMS)}("
         w.call(call, ["self", "cu_seqlens", "state", *names], ")")
         if len(outputs) == 1:
             w("return y, state")
@@ -126,6 +132,7 @@ class ModuleWriter:
             w.collection("return {", items, "}, state")
         w.depth -= 1
         w()
+        arguments += self.beside_flows
         w.define("piece", ["self", "state: dict", *arguments], "tuple[list[Tensor], dict]")
         w.depth += 1
         w('"""The outputs of one piece, in the order of the spec, and the state behind it."""')

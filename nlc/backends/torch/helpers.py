@@ -106,7 +106,7 @@ def _uses(text: str, names: tuple[str, ...]) -> list[str]:
 
 def _use(name: str) -> str:
     """How a text is used: a constant by its name, a function by a call."""
-    constant = name.isupper() or name in ("Tile", "Operator")
+    constant = name.isupper() or name in ("Tile", "Operator", "Packing")
     return rf"\b{name}\b" if constant else rf"(?<![\w.]){name}(\(|\.apply)"
 
 

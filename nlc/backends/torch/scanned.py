@@ -228,7 +228,8 @@ class Scans:
             erases = [zero if e is None else at(e) for e in r.erase]
             args += [f"torch.stack({_alike(erases)}, -1)", at(r.probe or r.key), str(r.source)]
         seen = self.parts(f"{s.name}_scan", like)
-        found.arguments = (f"*{seen}",)
+        args += self._last(r)
+        found.arguments = (f"*{seen}", *(f"{x}={x}" for x in self._last(r)))
         self._call([X, seen if s.read else "_"], p.use(f.scan), args, s)
         down = {2: "", 1: ".squeeze(-1)", 0: "[..., 0, 0]"}[r.rank]
         for j, x in enumerate(states):

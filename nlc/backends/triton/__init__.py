@@ -17,12 +17,12 @@ NAME = "triton"
 CONTEXTS = ("tokens",)  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = (16, 32, 64)  # that can be asked for; None: any
 _DEFINED = re.compile(r"^(?:def (\w+)\(|([A-Z]\w+) = |([A-Z]\w+): )", re.MULTILINE)
-_IMPORTED = "triton tl functools hashlib inspect json os re warnings ThreadPoolExecutor Path"
+_TAKEN = "within triton tl functools hashlib inspect json os re warnings ThreadPoolExecutor Path"
 RESERVED = (
     torch.RESERVED
     | frozenset(TEXTS)
     | frozenset(n for text in TEXTS.values() for ns in _DEFINED.findall(text) for n in ns if n)
-    | frozenset(_IMPORTED.split())
+    | frozenset(_TAKEN.split())
 )
 
 

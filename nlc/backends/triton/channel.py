@@ -61,25 +61,25 @@ def one_token(x, token, channel, at, T, size: tl.constexpr):
 _SCORES = '''
 @triton.jit
 def NAME_block(
-    q, k, log_a, out, T, H, q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
+    q, k, log_a, out, packing, T, N, H, q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
     DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """16 rows of the scores of a chunk: q_t . k_i, channels decayed from i to <!before:t><before:t-1>."""
     m, own = tl.program_id(0).to(tl.int64) // (C // 16), tl.program_id(0) % (C // 16)
-    n, i, d = m // tl.cdiv(T, C), tl.arange(0, 16), tl.arange(0, BK)
-    first = m % tl.cdiv(T, C) * C + own * 16
+    n, start, stop = piece(m, packing, T, N, C)
+    first, i, d = start + own * 16, tl.arange(0, 16), tl.arange(0, BK)
     q += n // H * q_x + n % H * q_h
     k += n // H * k_x + n % H * k_h
     log_a += n // H * a_x + n % H * a_h
     out += m * C * C + own * 16 * C + i[:, None] * C + i[None, :]
-    Q = taken(q, first + i, d, q_t, T, DK).to(tl.float32)
-    a, c, _ = rates(log_a, first + i, d, a_t, T, DK)
+    Q = taken(q, first + i, d, q_t, stop, DK).to(tl.float32)
+    a, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
     begun = (Q * tl.exp2(<!before:c><before:c - a>)).to(DOT)
     past = tl.zeros([BK], tl.float32)
     for back in range(own):
         t = first - (back + 1) * 16 + i
-        K = taken(k, t, d, k_t, T, DK).to(tl.float32)
-        a, _, left = rates(log_a, t, d, a_t, T, DK)
+        K = taken(k, t, d, k_t, stop, DK).to(tl.float32)
+        a, _, left = rates(log_a, t, d, a_t, stop, DK)
         K = (K * tl.exp2(left + past[None, :])).to(DOT)
         A = tl.dot(begun, tl.trans(K), input_precision=PRECISION)
         tl.store(out + (own - 1 - back) * 16, A.to(out.dtype.element_ty))
@@ -87,41 +87,43 @@ def NAME_block(
     A = tl.zeros([16, 16], tl.float32)
     kept = tl.zeros([16, BK], tl.float32)  # from the start of its four
     for by in range(<!before:0><before:1>, 4):
-        t = tl.where(i % 4 >= by, first + i - by, T)
-        score = tl.sum(Q * taken(k, t, d, k_t, T, DK).to(tl.float32) * tl.exp2(kept), 1)
+        t = tl.where(i % 4 >= by, first + i - by, stop)
+        score = tl.sum(Q * taken(k, t, d, k_t, stop, DK).to(tl.float32) * tl.exp2(kept), 1)
         A = tl.where((i[:, None] == i[None, :] + by), score[:, None], A)
-        kept += taken(log_a, t, d, a_t, T, DK) * 1.4426950408889634
+        kept += taken(log_a, t, d, a_t, stop, DK) * 1.4426950408889634
     begun = (Q * tl.exp2(kept)).to(DOT)
-    K = taken(k, first + i, d, k_t, T, DK).to(tl.float32)
-    ended = to_end(log_a, first, d, a_t, T, DK, BK)
+    K = taken(k, first + i, d, k_t, stop, DK).to(tl.float32)
+    ended = to_end(log_a, first, d, a_t, stop, DK, BK)
     for four in range(1, 4):
         score = tl.dot(begun, tl.trans((K * tl.exp2(ended)).to(DOT)), input_precision=PRECISION)
         A = tl.where((i // 4 == four)[:, None] & (i // 4 < four)[None, :], score, A)
-        ended += one_four(log_a, first, four, d, a_t, T, DK)
+        ended += one_four(log_a, first, four, d, a_t, stop, DK)
     tl.store(out + own * 16, A.to(out.dtype.element_ty))
 
 
-def NAME(q: Tensor, k: Tensor, log_a: Tensor, out: Tensor, dv: int) -> None:
+def NAME(
+    q: Tensor, k: Tensor, log_a: Tensor, out: Tensor, dv: int, packing: Tensor | None,
+) -> None:
     """Sets scores of chunks [X, H, chunks, C, C], but for blocks of 16 above the diagonal."""
-    _, H, T, dk = q.shape
+    (_, H, T, _), sizes = q.shape, sizes_of("paired", q.shape[-1], dv, q.shape[2])
     args = [
-        q, k, log_a, out, T, H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
+        q, k, log_a, out, *tokens_of(packing, T, sizes["C"]), H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
     grid = (out.shape[:4].numel() // 16,)
-    launch(NAME_block, grid, args, q.dtype, **sizes_of("paired", dk, dv, T))
+    launch(NAME_block, grid, args, q.dtype, **sizes)
 '''
 
 # The gradient of Σ_ti D_ti Σ_d q_td k_id 2^{c_td − c_id}; for a scan q is its probe, and D is still without b
 SPREAD = '''
 @triton.jit
 def NAME_spread(
-    q, k, log_a, <erase:b, >pairs, dq, dk, <erase:db, >da, T, H, q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
+    q, k, log_a, <erase:b, >pairs, dq, dk, <erase:db, >da, packing, T, N, H, q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
     DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What the scores of a chunk are worth to some channels of all, the last 16 tokens first."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
     i, d = tl.arange(0, 16), part * BD + tl.arange(0, BD)
-    n, begin = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C
+    n, start, stop = piece(m, packing, T, N, C)
     base = (n // H * T * H + n % H) * DK
     q += n // H * q_x + n % H * q_h
     k += n // H * k_x + n % H * k_h
@@ -131,81 +133,81 @@ def NAME_spread(
     later = tl.zeros([BD], tl.float32)
     for step in range(C // 16):
         own = C // 16 - 1 - step
-        first, row, column = begin + own * 16, pairs + (own * 16 + i) * C, pairs + own * 16 + i
+        first, row, column = start + own * 16, pairs + (own * 16 + i) * C, pairs + own * 16 + i
         dQ = tl.zeros([16, BD], tl.float32)
         past = tl.zeros([BD], tl.float32)
         for back in range(own):
             t = first - (back + 1) * 16 + i
-            K = taken(k, t, d, k_t, T, DK).to(tl.float32)
-            a, _, left = rates(log_a, t, d, a_t, T, DK)
+            K = taken(k, t, d, k_t, stop, DK).to(tl.float32)
+            a, _, left = rates(log_a, t, d, a_t, stop, DK)
             K = (K * tl.exp2(left + past[None, :])).to(DOT)
             D = tl.load(row[:, None] + (own - 1 - back) * 16 + i[None, :]).to(DOT)
             dQ += tl.dot(D, K, input_precision=PRECISION)
             past += tl.sum(a, 0)
-        a, c, _ = rates(log_a, first + i, d, a_t, T, DK)
+        a, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
         dQ *= tl.exp2(<!before:c><before:c - a>)
         inner, kept = tl.zeros([16, BD], tl.float32), tl.zeros([16, BD], tl.float32)
-        ended = to_end(log_a, first, d, a_t, T, DK, BD)
+        ended = to_end(log_a, first, d, a_t, stop, DK, BD)
         for four in range(1, 4):
-            K = taken(k, first + i, d, k_t, T, DK).to(tl.float32) * tl.exp2(ended)
+            K = taken(k, first + i, d, k_t, stop, DK).to(tl.float32) * tl.exp2(ended)
             D = tl.load(row[:, None] + own * 16 + i[None, :])
             D = tl.where((i // 4 == four)[:, None] & (i // 4 < four)[None, :], D, 0.0).to(DOT)
             inner += tl.dot(D, K.to(DOT), input_precision=PRECISION)
-            ended += one_four(log_a, first, four, d, a_t, T, DK)
+            ended += one_four(log_a, first, four, d, a_t, stop, DK)
         for by in range(<!before:0><before:1>, 4):  # kept: from the start of its four
-            t = tl.where(i % 4 >= by, first + i - by, T)
+            t = tl.where(i % 4 >= by, first + i - by, stop)
             D_by = tl.load(row + own * 16 - by + i, mask=i % 4 >= by, other=0.0).to(tl.float32)
-            dQ += D_by[:, None] * taken(k, t, d, k_t, T, DK).to(tl.float32) * tl.exp2(kept)
-            kept += taken(log_a, t, d, a_t, T, DK) * 1.4426950408889634
+            dQ += D_by[:, None] * taken(k, t, d, k_t, stop, DK).to(tl.float32) * tl.exp2(kept)
+            kept += taken(log_a, t, d, a_t, stop, DK) * 1.4426950408889634
         kept = tl.exp2(kept)
         dQ += inner * kept
-        begun = taken(q, first + i, d, q_t, T, DK).to(tl.float32) * kept
-        begun *= tl.load(b + first + i, mask=first + i < T, other=0.0)[:, None]  #? erase
+        begun = taken(q, first + i, d, q_t, stop, DK).to(tl.float32) * kept
+        begun *= tl.load(b + first + i, mask=first + i < stop, other=0.0)[:, None]  #? erase
         dK = tl.zeros([16, BD], tl.float32)
         past = tl.zeros([BD], tl.float32)
         for ahead in range(own + 1, C // 16):
-            t = begin + ahead * 16 + i
-            Q = taken(q, t, d, q_t, T, DK).to(tl.float32)
-            Q *= tl.load(b + t, mask=t < T, other=0.0)[:, None]  #? erase
-            a, c, _ = rates(log_a, t, d, a_t, T, DK)
+            t = start + ahead * 16 + i
+            Q = taken(q, t, d, q_t, stop, DK).to(tl.float32)
+            Q *= tl.load(b + t, mask=t < stop, other=0.0)[:, None]  #? erase
+            a, c, _ = rates(log_a, t, d, a_t, stop, DK)
             Q = (Q * tl.exp2(<!before:c><before:c - a> + past[None, :])).to(DOT)
             D_t = tl.load(column[:, None] + (ahead * 16 + i)[None, :] * C).to(DOT)
             dK += tl.dot(D_t, Q, input_precision=PRECISION)
             past += tl.sum(a, 0)
-        _, _, left = rates(log_a, first + i, d, a_t, T, DK)
+        _, _, left = rates(log_a, first + i, d, a_t, stop, DK)
         dK *= tl.exp2(left)
-        ended = to_end(log_a, first, d, a_t, T, DK, BD)
+        ended = to_end(log_a, first, d, a_t, stop, DK, BD)
         for four in range(1, 4):
             D_t = tl.load(column[:, None] + (own * 16 + i)[None, :] * C)
             D_t = tl.where((i // 4 < four)[:, None] & (i // 4 == four)[None, :], D_t, 0.0).to(DOT)
             dK += tl.exp2(ended) * tl.dot(D_t, begun.to(DOT), input_precision=PRECISION)
-            ended += one_four(log_a, first, four, d, a_t, T, DK)
+            ended += one_four(log_a, first, four, d, a_t, stop, DK)
         kept = tl.zeros([16, BD], tl.float32)
         for by in range(<!before:0><before:1>, 4):
             there = i % 4 + by < 4
-            t = tl.where(there, first + i + by, T)
-            a = taken(log_a, t, d, a_t, T, DK) * 1.4426950408889634
+            t = tl.where(there, first + i + by, stop)
+            a = taken(log_a, t, d, a_t, stop, DK) * 1.4426950408889634
             kept += tl.where(by > 0, a, 0.0)  #? !before
             D_by = tl.load(column + (own * 16 + by + i) * C, mask=there, other=0.0).to(tl.float32)
-            D_by *= tl.load(b + t, mask=t < T, other=0.0)  #? erase
-            dK += D_by[:, None] * taken(q, t, d, q_t, T, DK).to(tl.float32) * tl.exp2(kept)
+            D_by *= tl.load(b + t, mask=t < stop, other=0.0)  #? erase
+            dK += D_by[:, None] * taken(q, t, d, q_t, stop, DK).to(tl.float32) * tl.exp2(kept)
             kept += a  #? before
         t = first + i
-        Q = taken(q, t, d, q_t, T, DK).to(tl.float32)
-        K = taken(k, t, d, k_t, T, DK).to(tl.float32)
-        dQ += taken(dq + base, t, d, H * DK, T, DK).to(tl.float32)
+        Q = taken(q, t, d, q_t, stop, DK).to(tl.float32)
+        K = taken(k, t, d, k_t, stop, DK).to(tl.float32)
+        dQ += taken(dq + base, t, d, H * DK, stop, DK).to(tl.float32)
         at = (n * T + t) * tl.cdiv(DK, BD) + part  #? erase
-        tl.store(db + at, tl.sum(Q * dQ, 1), mask=t < T)  #? erase
-        dQ *= tl.load(b + t, mask=t < T, other=0.0)[:, None]  #? erase
-        put(dq + base, dQ, t, d, H * DK, T, DK)
+        tl.store(db + at, tl.sum(Q * dQ, 1), mask=t < stop)  #? erase
+        dQ *= tl.load(b + t, mask=t < stop, other=0.0)[:, None]  #? erase
+        put(dq + base, dQ, t, d, H * DK, stop, DK)
         read = Q * dQ
         dc = read - K * dK
         dA = tl.cumsum(dc, 0, reverse=True) + later[None, :]<before: - read>
         later += tl.sum(dc, 0)
-        dK += taken(dk + base, t, d, H * DK, T, DK).to(tl.float32)  #? erase
-        put(dk + base, dK, t, d, H * DK, T, DK)
-        dA += taken(da + base, t, d, H * DK, T, DK)  #? erase
-        put(da + base, dA, t, d, H * DK, T, DK)
+        dK += taken(dk + base, t, d, H * DK, stop, DK).to(tl.float32)  #? erase
+        put(dk + base, dK, t, d, H * DK, stop, DK)
+        dA += taken(da + base, t, d, H * DK, stop, DK)  #? erase
+        put(da + base, dA, t, d, H * DK, stop, DK)
 '''
 
 

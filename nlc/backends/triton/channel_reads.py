@@ -10,7 +10,7 @@ from nlc.backends.triton.channel import SPREAD, entry
 _READ = '''
 @triton.jit
 def NAME_out(
-    q, rows, starts, log_a, scores, out, T, H, q_x, q_h, q_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
+    q, rows, starts, log_a, scores, out, packing, T, N, H, q_x, q_h, q_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -18,18 +18,19 @@ def NAME_out(
     """SAID for a block of dv: what a chunk began with, and what was written since."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, T, DK)
-    Q = taken(q + x * q_x + head * q_h, t, d, q_t, T, DK).to(tl.float32)
+    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
+    Q = taken(q + x * q_x + head * q_h, t, d, q_t, stop, DK).to(tl.float32)
     Q = (Q * tl.exp2(<!before:c><before:c - a>)).to(DOT)
     h = taken_block(starts + m * s_n, d, v, s_v, s_d, DK, DV).to(DOT)
     value = tl.dot(Q, h, input_precision=PRECISION)
     at = scores + m * C * C + i[:, None] * C + i[None, :]
     A = tl.load(at, mask=i[:, None] ORDER i[None, :], other=0.0).to(DOT)
-    R = taken(rows + x * r_x + head * r_h, t, v, r_t, T, DV).to(DOT)
+    R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)
     value += tl.dot(A, R, input_precision=PRECISION)
-    put(out + x * o_x + head * o_h, value, t, v, o_t, T, DV)
+    put(out + x * o_x + head * o_h, value, t, v, o_t, stop, DV)
 '''
 
 _MEANING = '''
@@ -50,16 +51,16 @@ def NAME_meaning(
 _READ_FORWARD = '''
 @Operator
 def NAME_forward(
-    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, packing: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Over [X, H, ...], tokens before heads in memory, where modules want them; and scores."""
     out, scores = NAME_shapes(q, k, rows, starts, log_a)
     (X, H, T, dk), dv = q.shape, rows.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
-    channel_paired<before:_before>(q, k, log_a, scores, dv)
+    channel_paired<before:_before>(q, k, log_a, scores, dv, packing)
     sizes = sizes_of("out", dk, dv, T)
     args = [
-        q, rows, starts, log_a, scores, out, T, H, *q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
+        q, rows, starts, log_a, scores, out, *tokens_of(packing, T, sizes["C"]), H, *q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
         *starts.stride()[2:], *out.stride()[:3],
     ]
     grid = (X * H * starts.shape[2] * blocks_of(dv, sizes["BV"]),)
@@ -68,7 +69,7 @@ def NAME_forward(
 
 
 @NAME_forward.register_fake
-def NAME_shapes(q, k, rows, starts, log_a):
+def NAME_shapes(q, k, rows, starts, log_a, *_):
     """What the operator returns, but for its values."""
     (X, H, T, dk), dv = q.shape, rows.shape[-1]
     C = chunk_of(dk, dv, T)
@@ -78,63 +79,66 @@ def NAME_shapes(q, k, rows, starts, log_a):
 _READ_BACK = '''
 @triton.jit
 def NAME_grads(
-    q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, T, H,
+    q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, packing, T, N, H,
     q_x, q_h, q_t, v_x, v_h, v_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d, w_x, w_h, w_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What reads of a chunk are worth to rows, start and scores, and to q through the start."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, T, DK)
+    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     read = tl.exp2(<!before:c><before:c - a>)
-    Q = (taken(q + x * q_x + head * q_h, t, d, q_t, T, DK).to(tl.float32) * read).to(DOT)
+    Q = (taken(q + x * q_x + head * q_h, t, d, q_t, stop, DK).to(tl.float32) * read).to(DOT)
     at = scores + m * C * C + i[None, :] * C + i[:, None]
     A_t = tl.load(at, mask=i[None, :] ORDER i[:, None], other=0.0).to(DOT)
     D = tl.zeros([C, C], tl.float32)
     dQ = tl.zeros([C, BK], tl.float32)
     for first in range(0, DV, BV):
         w = first + tl.arange(0, BV)
-        V = taken(v + x * v_x + head * v_h, t, w, v_t, T, DV).to(DOT)
-        R = taken(rows + x * r_x + head * r_h, t, w, r_t, T, DV).to(DOT)
+        V = taken(v + x * v_x + head * v_h, t, w, v_t, stop, DV).to(DOT)
+        R = taken(rows + x * r_x + head * r_h, t, w, r_t, stop, DV).to(DOT)
         D += tl.dot(V, tl.trans(R), input_precision=PRECISION)
         h = taken_block(starts + m * s_n, d, w, s_v, s_d, DK, DV).to(DOT)
         dQ += tl.dot(V, tl.trans(h), input_precision=PRECISION)
         dR = tl.dot(A_t, V, input_precision=PRECISION)
-        put(d_rows + x * w_x + head * w_h, dR, t, w, w_t, T, DV)
+        put(d_rows + x * w_x + head * w_h, dR, t, w, w_t, stop, DV)
         dh = tl.dot(tl.trans(Q), V, input_precision=PRECISION)
         put_block(d_starts + m * DK * DV, dh, d, w, DK, 1, DK, DV)
     tl.store(pairs + m * C * C + i[:, None] * C + i[None, :], D.to(pairs.dtype.element_ty))
-    put(dq + (x * T * H + head) * DK, dQ * read, t, d, H * DK, T, DK)
+    put(dq + (x * T * H + head) * DK, dQ * read, t, d, H * DK, stop, DK)
 '''
 
 _READ_BACKWARD = '''
 @Operator
 def NAME_backward(
     q: Tensor, v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, scores: Tensor,
+    packing: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes of v_tᵀ <!before:S_t><before:S_{t-1}> q_t by all but v."""
     out = NAME_slopes(q, v, k, rows, starts, log_a, scores)
     dq, dk_, d_rows, d_starts, da = out
     (X, H, T, dk), dv, dtype = q.shape, rows.shape[-1], wider(k.dtype)
     pairs, chunks = torch.empty_like(scores, dtype=dtype), X * H * starts.shape[2]
+    sizes = sizes_of("out_back", dk, dv, T)
     args = [
-        q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, T, H,
+        q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, *tokens_of(packing, T, sizes["C"]), H, 
         *q.stride()[:3], *v.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3], *starts.stride()[2:],
         *d_rows.stride()[:3],
     ]
-    launch(NAME_grads, (chunks,), args, dtype, **sizes_of("out_back", dk, dv, T))
-    args = [
-        q, k, log_a, pairs, dq, dk_, da, T, H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
-    ]
+    launch(NAME_grads, (chunks,), args, dtype, **sizes)
     sizes = sizes_of("spread", dk, dv, T)
+    args = [
+        q, k, log_a, pairs, dq, dk_, da, *tokens_of(packing, T, sizes["C"]), H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
+    ]
     launch(NAME_spread, (chunks * blocks_of(dk, sizes["BD"]),), args, dtype, **sizes)
     return out
 
 
 @NAME_backward.register_fake
-def NAME_slopes(q, v, k, rows, starts, log_a, scores):
+def NAME_slopes(q, v, k, rows, starts, log_a, scores, *_):
     """The shapes of the slopes."""
     dq, dk, da = (tokens_first(x) for x in (q, k, log_a))
     d_rows = rows_like(rows, wider(k.dtype))
@@ -144,7 +148,7 @@ def NAME_slopes(q, v, k, rows, starts, log_a, scores):
 
 _READ_OPERATOR = '''
 def NAME(
-    QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
+    QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, within: Packing | None = None,
 ) -> Tensor:
     """SAID, where every channel of the keys decays at a rate of its own.
 
@@ -157,7 +161,7 @@ def NAME(
     QUERY, k, rows = (rows_of(dtype, x) for x in fitted(lead, 2, QUERY, k, rows))
     starts = in_a_row(*fitted(lead, 3, starts))
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
-    out<!turned:, _> = NAME_forward(QUERY, k, rows, starts, log_a)
+    out<!turned:, _> = NAME_forward(QUERY, k, rows, starts, log_a, packed(within, k, rows))
     return unfitted(lead, out)[0]
 
 
@@ -165,14 +169,15 @@ def NAME(
 
 _READ_SLOPE = """
 def NAME_setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs, output[1])
+    *flows, packing = inputs
+    ctx.save_for_backward(*flows, output[1], packing)
 
 
 def NAME_slope(ctx, grad, _):
-    q, k, rows, starts, log_a, scores = ctx.saved_tensors
+    q, k, rows, starts, log_a, scores, packing = ctx.saved_tensors
     v = rows_of(wider(k.dtype), grad)
-    dq, dk, d_rows, d_starts, da = NAME_backward(q, v, k, rows, starts, log_a, scores)
-    return dq, dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da
+    dq, dk, d_rows, d_starts, da = NAME_backward(q, v, k, rows, starts, log_a, scores, packing)
+    return dq, dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da, None
 
 
 NAME_forward.register_autograd(NAME_slope, NAME_setup)
@@ -181,15 +186,15 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 _TURNED = '''
 @triton.jit
 def NAME_out(
-    v, k, rows, starts, log_a, out, T, H, v_x, v_h, v_t, k_x, k_h, k_t, r_x, r_h, r_t, a_x, a_h, a_t,
+    v, k, rows, starts, log_a, out, packing, T, N, H, v_x, v_h, v_t, k_x, k_h, k_t, r_x, r_h, r_t, a_x, a_h, a_t,
     s_n, s_v, s_d, o_x, o_h, o_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """SAID for 16 tokens: what the chunk began with, and what was written since."""
     m, own = tl.program_id(0).to(tl.int64) // (C // 16), tl.program_id(0) % (C // 16)
-    n, i, d = m // tl.cdiv(T, C), tl.arange(0, 16), tl.arange(0, BK)
-    first = m % tl.cdiv(T, C) * C + own * 16
+    n, start, stop = piece(m, packing, T, N, C)
+    first, i, d = start + own * 16, tl.arange(0, 16), tl.arange(0, BK)
     x, head = n // H, n % H
     v += x * v_x + head * v_h
     k += x * k_x + head * k_h
@@ -202,11 +207,11 @@ def NAME_out(
         A = tl.zeros([16, 16], tl.float32)
         for begin in range(0, DV, BV):
             w = begin + tl.arange(0, BV)
-            V = taken(v, first + i, w, v_t, T, DV).to(DOT)
-            R = taken(rows, t, w, r_t, T, DV).to(DOT)
+            V = taken(v, first + i, w, v_t, stop, DV).to(DOT)
+            R = taken(rows, t, w, r_t, stop, DV).to(DOT)
             A += tl.dot(V, tl.trans(R), input_precision=PRECISION)
-        K = taken(k, t, d, k_t, T, DK).to(tl.float32)
-        a, _, left = rates(log_a, t, d, a_t, T, DK)
+        K = taken(k, t, d, k_t, stop, DK).to(tl.float32)
+        a, _, left = rates(log_a, t, d, a_t, stop, DK)
         K = (K * tl.exp2(left + past[None, :])).to(DOT)
         value += tl.dot(A.to(DOT), K, input_precision=PRECISION)
         past += tl.sum(a, 0)
@@ -214,29 +219,29 @@ def NAME_out(
     begun = tl.zeros([16, BK], tl.float32)
     for begin in range(0, DV, BV):
         w = begin + tl.arange(0, BV)
-        V = taken(v, first + i, w, v_t, T, DV).to(DOT)
-        R = taken(rows, first + i, w, r_t, T, DV).to(DOT)
+        V = taken(v, first + i, w, v_t, stop, DV).to(DOT)
+        R = taken(rows, first + i, w, r_t, stop, DV).to(DOT)
         A += tl.dot(V, tl.trans(R), input_precision=PRECISION)
         h = taken_block(starts + m * s_n, d, w, s_v, s_d, DK, DV).to(DOT)
         begun += tl.dot(V, tl.trans(h), input_precision=PRECISION)
-    a, c, _ = rates(log_a, first + i, d, a_t, T, DK)
+    a, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
     value = (value + begun * tl.exp2(past)[None, :]) * tl.exp2(<!before:c><before:c - a>)
     kept = tl.zeros([16, BK], tl.float32)
     for back in range(16):
         j = 15 - back
         seen = i ORDER j
         score = tl.sum(tl.where(seen[:, None] & (i == j)[None, :], A, 0.0), 1)
-        K_j = one_token(k, first + j, d, k_t, T, DK)
+        K_j = one_token(k, first + j, d, k_t, stop, DK)
         value += score[:, None] * K_j[None, :] * tl.exp2(kept)
-        a_j = one_token(log_a, first + j, d, a_t, T, DK) * 1.4426950408889634
+        a_j = one_token(log_a, first + j, d, a_t, stop, DK) * 1.4426950408889634
         kept += tl.where(seen[:, None], a_j[None, :], 0.0)
-    put(out + x * o_x + head * o_h, value, first + i, d, o_t, T, DK)
+    put(out + x * o_x + head * o_h, value, first + i, d, o_t, stop, DK)
 '''
 
 _TURNED_OPERATOR = '''
 @Operator
 def NAME_forward(
-    v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
+    v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, packing: Tensor | None,
 ) -> Tensor:
     """Over [X, H, ...], tokens before heads in memory, where modules want them."""
     out = NAME_shapes(v, k)
@@ -244,7 +249,7 @@ def NAME_forward(
     checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
     sizes = sizes_of("out", dk, dv, T)
     args = [
-        v, k, rows, starts, log_a, out, T, H, *v.stride()[:3], *k.stride()[:3], *rows.stride()[:3],
+        v, k, rows, starts, log_a, out, *tokens_of(packing, T, sizes["C"]), H, *v.stride()[:3], *k.stride()[:3], *rows.stride()[:3],
         *log_a.stride()[:3], *starts.stride()[2:], *out.stride()[:3],
     ]
     grid = (X * H * starts.shape[2] * (sizes["C"] // 16),)
@@ -263,11 +268,11 @@ def NAME_setup(ctx, inputs, output):
 
 
 def NAME_slope(ctx, grad):
-    v, k, rows, starts, log_a = ctx.saved_tensors
+    v, k, rows, starts, log_a, packing = ctx.saved_tensors
     q = rows_of(wider(k.dtype), grad)
-    dv, scores = PLAIN_forward(q, k, rows, starts, log_a)
-    _, dk, d_rows, d_starts, da = PLAIN_backward(q, v, k, rows, starts, log_a, scores)
-    return dv.to(v.dtype), dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da
+    dv, scores = PLAIN_forward(q, k, rows, starts, log_a, packing)
+    _, dk, d_rows, d_starts, da = PLAIN_backward(q, v, k, rows, starts, log_a, scores, packing)
+    return dv.to(v.dtype), dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da, None
 
 
 NAME_forward.register_autograd(NAME_slope, NAME_setup)

@@ -11,32 +11,33 @@ from nlc.backends.triton.channel import SPREAD, entry
 _FADE = '''
 @triton.jit
 def NAME_fade(
-    k, <erase:p, >log_a, at_end, <erase:begun, >whole, T, H, k_x, k_h, k_t, <erase:p_x, p_h, p_t, >a_x, a_h, a_t,
+    k, <erase:p, >log_a, at_end, <erase:begun, >whole, packing, T, N, H, k_x, k_h, k_t, <erase:p_x, p_h, p_t, >a_x, a_h, a_t,
     DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr,
 ):
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of all of it."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
     i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, T, DK)
-    K = taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(tl.float32) * tl.exp2(left)
-    put(at_end + n * T * DK, K, t, d, DK, T, DK)
-    P = taken(p + x * p_x + head * p_h, t, d, p_t, T, DK).to(tl.float32) * tl.exp2(c - a)  #? erase
-    put(begun + n * T * DK, P, t, d, DK, T, DK)  #? erase
+    a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
+    K = taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(tl.float32) * tl.exp2(left)
+    put(at_end + n * T * DK, K, t, d, DK, stop, DK)
+    P = taken(p + x * p_x + head * p_h, t, d, p_t, stop, DK).to(tl.float32) * tl.exp2(c - a)  #? erase
+    put(begun + n * T * DK, P, t, d, DK, stop, DK)  #? erase
     tl.store(whole + m * DK + d, tl.exp2(tl.sum(a, 0)), mask=d < DK)
 
 
 def NAME_faded(
-    k: Tensor, <erase:p: Tensor, >log_a: Tensor, dtype: torch.dtype, dv: int,
+    k: Tensor, <erase:p: Tensor, >log_a: Tensor, packing: Tensor | None, dtype: torch.dtype, dv: int,
 ) -> tuple[<erase:Tensor, >Tensor, Tensor]:
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of chunks."""
     (X, H, T, dk), sizes = k.shape, sizes_of("fade", k.shape[-1], dv, k.shape[2])
     at_end = k.new_empty(k.shape, dtype=dtype)
     begun = p.new_empty(p.shape, dtype=dtype)  #? erase
-    whole = log_a.new_empty(X, H, -(-T // sizes["C"]), dk)
+    whole = log_a.new_empty(X, H, chunks_of(packing, T, sizes["C"]), dk)
     args = [
-        k, <erase:p, >log_a, at_end, <erase:begun, >whole, T, H,
+        k, <erase:p, >log_a, at_end, <erase:begun, >whole, *tokens_of(packing, T, sizes["C"]), H, 
         *k.stride()[:3], <erase:*p.stride()[:3], >*log_a.stride()[:3],
     ]
     grid = (whole.shape[:3].numel() * blocks_of(dk, sizes["BD"]),)
@@ -47,14 +48,15 @@ def NAME_faded(
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    scores, b, inverse, T, C: tl.constexpr, PRECISION: tl.constexpr,
+    scores, b, inverse, packing, T, N, C: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L = b_t times its scores below the diagonal."""
     m, i = tl.program_id(0).to(tl.int64), tl.arange(0, C)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     at = m * C * C + i[:, None] * C + i[None, :]
     L = tl.load(scores + at, mask=i[:, None] > i[None, :], other=0.0)
-    L *= tl.load(b + n * T + t, mask=t < T, other=0.0)[:, None]
+    L *= tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]
     X = inverse_of(L, C, PRECISION)
     tl.store(inverse + at, X.to(inverse.dtype.element_ty))
 '''
@@ -62,7 +64,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_chunks(
-    S, k, u, <erase:b, p, inverse, >whole, end, <erase:rows, >starts, T, H, u_x, u_h, u_t,
+    S, k, u, <erase:b, p, inverse, >whole, end, <erase:rows, >starts, packing, T, N, H, u_x, u_h, u_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -70,27 +72,30 @@ def NAME_chunks(
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
     h = taken_block(S + n * DK * DV, d, v, DK, 1, DK, DV)
+    end += n * DK * DV
+    n, first, last = sequence(n, packing, T, N, H, C)
     u += n // H * u_x + n % H * u_h
-    for chunk in range(tl.cdiv(T, C)):
-        m, t = n * tl.cdiv(T, C) + chunk, chunk * C + i
+    for chunk in range(first, last):
+        start, stop = span(chunk, packing, T, C)
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         put_block(starts + m * DK * DV, h, d, v, DK, 1, DK, DV)
-        R = taken(u, t, v, u_t, T, DV)<erase:.to(tl.float32)><!erase:.to(DOT)>
-        P = taken(p + n * T * DK, t, d, DK, T, DK).to(DOT)  #? erase
-        erase = tl.load(b + n * T + t, mask=t < T, other=0.0)  #? erase
+        R = taken(u, t, v, u_t, stop, DV)<erase:.to(tl.float32)><!erase:.to(DOT)>
+        P = taken(p + n * T * DK, t, d, DK, stop, DK).to(DOT)  #? erase
+        erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)  #? erase
         R -= erase[:, None] * tl.dot(P, h.to(DOT), input_precision=PRECISION)  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         R = tl.dot(X, R.to(DOT), input_precision=PRECISION)  #? erase
-        put(rows + n * T * DV, R, t, v, DV, T, DV)  #? erase
+        put(rows + n * T * DV, R, t, v, DV, stop, DV)  #? erase
         h *= tl.load(whole + m * DK + d, mask=d < DK, other=0.0)[:, None]
-        K = taken(k + n * T * DK, t, d, DK, T, DK).to(DOT)
+        K = taken(k + n * T * DK, t, d, DK, stop, DK).to(DOT)
         h += tl.dot(tl.trans(K), R<erase:.to(DOT)>, input_precision=PRECISION)
-    put_block(end + n * DK * DV, h, d, v, DK, 1, DK, DV)
+    put_block(end, h, d, v, DK, 1, DK, DV)
 '''
 
 _SCAN_BACK = '''
 @triton.jit
 def NAME_back(
-    k, <erase:b, p, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, T, <!erase:H,>
+    k, <erase:b, p, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -98,30 +103,32 @@ def NAME_back(
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
     dh = taken_block(d_end + n * DK * DV, d, v, DK, 1, DK, DV)
-    chunks = tl.cdiv(T, C)
-    for back in range(chunks):
-        chunk = chunks - 1 - back
-        m, t = n * chunks + chunk, chunk * C + i
+    dS += n * DK * DV
+    n, first, last = sequence(n, packing, T, N, H, C)
+    for back in range(last - first):
+        chunk = last - 1 - back
+        start, stop = span(chunk, packing, T, C)
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         put_block(ends + m * DK * DV, dh, d, v, DK, 1, DK, DV)
-        K = taken(k + n * T * DK, t, d, DK, T, DK).to(DOT)
+        K = taken(k + n * T * DK, t, d, DK, stop, DK).to(DOT)
         Y = tl.dot(K, dh.to(DOT), input_precision=PRECISION)
-        Y += taken(d_rows + n * T * DV, t, v, DV, T, DV)  #? erase
+        Y += taken(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase
         X_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(X_t, Y.to(DOT), input_precision=PRECISION)  #? erase
-        put(du + n * T * DV, Y, t, v, DV, T, DV)  #? erase
-        put(du + (n // H * T * H + n % H) * DV, Y, t, v, H * DV, T, DV)  #? !erase
+        put(du + n * T * DV, Y, t, v, DV, stop, DV)  #? erase
+        put(du + (n // H * T * H + n % H) * DV, Y, t, v, H * DV, stop, DV)  #? !erase
         dh *= tl.load(whole + m * DK + d, mask=d < DK, other=0.0)[:, None]
-        P = taken(p + n * T * DK, t, d, DK, T, DK).to(DOT)  #? erase
-        Y = (Y * tl.load(b + n * T + t, mask=t < T, other=0.0)[:, None]).to(DOT)  #? erase
+        P = taken(p + n * T * DK, t, d, DK, stop, DK).to(DOT)  #? erase
+        Y = (Y * tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]).to(DOT)  #? erase
         dh -= tl.dot(tl.trans(P), Y, input_precision=PRECISION)  #? erase
         dh += taken_block(d_starts + m * DK * DV, d, v, DK, 1, DK, DV)
-    put_block(dS + n * DK * DV, dh, d, v, DK, 1, DK, DV)
+    put_block(dS, dh, d, v, DK, 1, DK, DV)
 '''
 
 _SCAN_GRADS = '''
 @triton.jit
 def NAME_grads(
-    k, log_a, rows, starts, ends, <erase:du, pairs, >dk, <erase:dp, >da, T, H,
+    k, log_a, rows, starts, ends, <erase:du, pairs, >dk, <erase:dp, >da, packing, T, N, H,
     k_x, k_h, k_t, a_x, a_h, a_t, r_x, r_h, r_t,
     DK: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -129,7 +136,8 @@ def NAME_grads(
     """The slopes by channels of a chunk's parts, from rows and S at both ends<erase:, but for scores>."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
     i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
     dK = tl.zeros([C, BD], tl.float32)
     dP = tl.zeros([C, BD], tl.float32)  #? erase
@@ -137,45 +145,49 @@ def NAME_grads(
     last = tl.zeros([BD], tl.float32)
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
-        R = taken(rows + x * r_x + head * r_h, t, v, r_t, T, DV).to(DOT)
+        R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)
         g = taken_block(ends + m * DK * DV, d, v, DK, 1, DK, DV).to(DOT)
         dK += tl.dot(R, tl.trans(g), input_precision=PRECISION)
         h = taken_block(starts + m * DK * DV, d, v, DK, 1, DK, DV).to(DOT)
         last += tl.sum(g.to(tl.float32) * h.to(tl.float32), 1)
-        Y = taken(du + n * T * DV, t, v, DV, T, DV).to(DOT)  #? erase
+        Y = taken(du + n * T * DV, t, v, DV, stop, DV).to(DOT)  #? erase
         D -= tl.dot(Y, tl.trans(R), input_precision=PRECISION)  #? erase
         dP -= tl.dot(Y, tl.trans(h), input_precision=PRECISION)  #? erase
     if part == 0:  # the same for all channels  #? erase
         tl.store(pairs + m * C * C + i[:, None] * C + i[None, :], D.to(pairs.dtype.element_ty))  #? erase
-    a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, T, DK)
-    put(dp + (x * T * H + head) * DK, dP * tl.exp2(c - a), t, d, H * DK, T, DK)  #? erase
+    a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
+    put(dp + (x * T * H + head) * DK, dP * tl.exp2(c - a), t, d, H * DK, stop, DK)  #? erase
     dK *= tl.exp2(left)
-    put(dk + (x * T * H + head) * DK, dK, t, d, H * DK, T, DK)
-    dK *= taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(tl.float32)
+    put(dk + (x * T * H + head) * DK, dK, t, d, H * DK, stop, DK)
+    dK *= taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(tl.float32)
     last *= tl.exp2(tl.sum(a, 0))
-    put(da + (x * T * H + head) * DK, tl.cumsum(dK, 0) - dK + last[None, :], t, d, H * DK, T, DK)
+    put(da + (x * T * H + head) * DK, tl.cumsum(dK, 0) - dK + last[None, :], t, d, H * DK, stop, DK)
 '''
 
 _SCAN_OPERATOR = '''
 def NAME(
-    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor,>
+    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >
+    within: Packing | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """S_t = S_{t-1} Diag(a_t) + <erase:(>u_t<erase: - b_t S_{t-1} p_t)> k_tᵀ: S after the last token,
     <!erase:u, ><erase:the rows that were written, >S before each chunk.
 
-    S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>. Products are
-    computed in the dtype of k and summed in float32, which S and what decays it are in. TypeError
-    for another dtype or device.
+    S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>. Where sequences
+    are packed within one, S is [N, H, dv, dk], and there is one of those. Products are computed in
+    the dtype of k and summed in float32, which S and what decays it are in. TypeError for another
+    dtype or device.
     """
     dtype = supported(k)
     lead = leading(
-        S.shape[:-2], k.shape[:-2], u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2],>
+        front(S, 2, within), k.shape[:-2], u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2],>
     )
-    S = fitted(lead, 2, state_of(S, u.shape[-1], k.shape[-1]))[0].contiguous()
+    S = states_for(lead, 2, state_of(S, u.shape[-1], k.shape[-1]), within)
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
     k, u<erase:, p> = (rows_of(dtype, x) for x in fitted(lead, 2, k, u<erase:, p>))
-    end, <erase:rows, >starts<erase:, _> = NAME_forward(S, k, u, <erase:b, >log_a<erase:, p>)
+    end, <erase:rows, >starts<erase:, _> = NAME_forward(
+        S, k, u, <erase:b, >log_a, <erase:p, >packed(within, k, u)
+    )
     return unfitted(lead, end, <!erase:u><erase:rows>, starts)
 
 
@@ -195,31 +207,34 @@ def NAME_meaning(
 
 @Operator
 def NAME_forward(
-    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor,>
+    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >
+    packing: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor]:
     """S after the last token, <erase:rows, >S before each chunk<erase:, inverses of chunks>: as [X, H, ...]."""
-    end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u)
+    end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u, packing)
     (X, H, T, dk), dv = k.shape, u.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
-    at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, k.dtype, dv)
+    at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
     scores = torch.empty_like(inverse, dtype=torch.float32)  #? erase
-    channel_paired_before(p, k, log_a, scores, dv)  #? erase
-    sizes, args = sizes_of("solve", dk, dv, T), [scores, b, inverse, T]  #? erase
+    channel_paired_before(p, k, log_a, scores, dv, packing)  #? erase
+    sizes = sizes_of("solve", dk, dv, T)  #? erase
+    args = [scores, b, inverse, *tokens_of(packing, T, sizes["C"])]  #? erase
     launch(NAME_solve, (X * H * starts.shape[2],), args, k.dtype, **sizes)  #? erase
     sizes = sizes_of("scan", dk, dv, T)
     args = [
-        S, at_end, u, <erase:b, begun, inverse, >whole, end, <erase:rows, >starts, T, H, *u.stride()[:3],
+        S, at_end, u, <erase:b, begun, inverse, >whole, end, <erase:rows, >starts, *tokens_of(packing, T, sizes["C"]), H, *u.stride()[:3],
     ]
-    launch(NAME_chunks, (X * H * blocks_of(dv, sizes["BV"]),), args, k.dtype, **sizes)
+    grid = (S.shape[0] * H * blocks_of(dv, sizes["BV"]),)
+    launch(NAME_chunks, grid, args, k.dtype, **sizes)
     return out
 
 
 @NAME_forward.register_fake
-def NAME_shapes(S, k, u, *_):
+def NAME_shapes(S, k, u, *rest):
     """What the operator returns, but for its values."""
     (X, H, T, dk), dv = k.shape, u.shape[-1]
     C = chunk_of(dk, dv, T)
-    chunks = -(-T // C)
+    chunks = chunks_of(rest[-1], T, C)
     end, starts = torch.empty_like(S), k.new_empty(X, H, chunks, dv, dk)
     return end, starts  #? !erase
     return end, k.new_empty(X, H, T, dv), starts, k.new_empty(X, H, chunks, C, C)  #? erase
@@ -228,30 +243,31 @@ def NAME_shapes(S, k, u, *_):
 @Operator
 def NAME_backward(
     k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, rows: Tensor, >starts: Tensor,
-    <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor,
+    <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, packing: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dk), dv, dtype = k.shape, u.shape[-1], wider(k.dtype)
-    at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, dtype, dv)
+    at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, dtype, dv)
     dS, sizes = torch.empty_like(d_end), sizes_of("scan_back", dk, dv, T)
     sizes["BV"] = width(dv, 16)  # of S, probes and keys, what registers hold  #? erase
     du = <erase:u.new_empty(u.shape, dtype=dtype)><!erase:tokens_first(u, dtype=dtype)>
     ends = starts.new_empty(starts.shape, dtype=dtype)
     args = [
-        at_end, <erase:b, begun, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, T, <!erase:H,>
+        at_end, <erase:b, begun, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, *tokens_of(packing, T, sizes["C"]), H, 
     ]
-    launch(NAME_back, (X * H * blocks_of(dv, sizes["BV"]),), args, dtype, **sizes)
+    grid = (dS.shape[0] * H * blocks_of(dv, sizes["BV"]),)
+    launch(NAME_back, grid, args, dtype, **sizes)
     dk_, <erase:dp, >da = (tokens_first(x) for x in (k, <erase:p, >log_a))
+    chunks, sizes = X * H * starts.shape[2], sizes_of("channel_grads", dk, dv, T)
     pairs, more = torch.empty_like(inverse, dtype=dtype), sizes_of("spread", dk, dv, T)  #? erase
     db = b.new_empty(*b.shape, blocks_of(dk, more["BD"]))  # by parts of the channels  #? erase
     args = [
-        k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, T, H,
+        k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, *tokens_of(packing, T, sizes["C"]), H, 
         *k.stride()[:3], *log_a.stride()[:3], *ROWS.stride()[:3],
     ]
-    chunks, sizes = X * H * starts.shape[2], sizes_of("channel_grads", dk, dv, T)
     launch(NAME_grads, (chunks * blocks_of(dk, sizes["BD"]),), args, dtype, **sizes)
     args = [  #? erase
-        p, k, log_a, b, pairs, dp, dk_, db, da, T, H, *p.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],  #? erase
+        p, k, log_a, b, pairs, dp, dk_, db, da, *tokens_of(packing, T, sizes["C"]), H, *p.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],  #? erase
     ]  #? erase
     launch(NAME_spread, (chunks * db.shape[-1],), args, dtype, **more)  #? erase
     return dS, dk_, du, <erase:db.sum(-1), >da<erase:, dp>
@@ -262,19 +278,20 @@ def NAME_slopes(k, u, <erase:b, >log_a, <erase:p, >*rest):
     """The shapes of the slopes."""
     du = <erase:u.new_empty(u.shape, dtype=wider(k.dtype))><!erase:tokens_first(u, dtype=wider(k.dtype))>
     dk, da<erase:, dp> = (tokens_first(x) for x in (k, log_a<erase:, p>))
-    return torch.empty_like(rest[<erase:-3><!erase:-2>]), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
+    return torch.empty_like(rest[<erase:-4><!erase:-3>]), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
 
 
 def NAME_setup(ctx, inputs, output):
-    _, k, u, <erase:b, >log_a<erase:, p> = inputs
+    _, k, u, <erase:b, >log_a, <erase:p, >packing = inputs
     _, <erase:rows, >starts<erase:, inverse> = output
-    ctx.save_for_backward(k, u, <erase:b, >log_a, <erase:p, rows, >starts<erase:, inverse>)
+    ctx.save_for_backward(k, u, <erase:b, >log_a, <erase:p, rows, >starts, <erase:inverse, >packing)
 
 
 def NAME_slope(ctx, *grads):
     grads = [x.contiguous() for x in grads<erase:[:3]>]
-    dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*ctx.saved_tensors, *grads)
-    return dS, dk, du.to(ctx.saved_tensors[1].dtype), <erase:db, >da<erase:, dp>
+    *kept, packing = ctx.saved_tensors
+    dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, *grads, packing)
+    return dS, dk, du.to(kept[1].dtype), <erase:db, >da, <erase:dp, >None
 
 
 NAME_forward.register_autograd(NAME_slope, NAME_setup)

@@ -13,19 +13,31 @@ COUPLED_CHUNK = min(CHUNK, 32)  # tokens of a chunk of coupled states
 """
 
 _PRODUCTS = '''
-def products(A: Tensor) -> tuple[Tensor, Tensor]:
+def products(A: Tensor, within: Packing | None = None) -> tuple[Tensor, Tensor]:
     """Products of decays [..., T, states, states] in chunks.
 
     What of write j at token i and of state l before the chunk is in state s at token t, as
     [..., chunks, s, j, t, i] and [..., chunks, s, l, t].
     """
     A, T, p = A.float(), A.shape[-3], A.shape[-1]
-    C = min(COUPLED_CHUNK, max(16, power_of_2(T)))
+    C = coupled_chunk(T)
     one = torch.eye(p, dtype=A.dtype, device=A.device)
-    A = torch.cat([A, one.expand(*A.shape[:-3], -T % C, p, p)], -3)
+    if within is None:
+        A = torch.cat([A, one.expand(*A.shape[:-3], -T % C, p, p)], -3)
+    else:  # of chunks that sequences cut
+        packing, i = within.of(C), torch.arange(C, device=A.device)
+        (start, stop) = packing[: chunks_of(packing, T, C), :, None].unbind(1)
+        A = torch.cat([A, one.expand(*A.shape[:-3], 1, p, p)], -3)
+        A = A[..., torch.where(start + i < stop, start + i, T).flatten(), :, :]
     kept, first = propagation(A.unflatten(-3, (-1, C)))
     kept = kept.movedim((-3, -1, -4, -2), (-4, -3, -2, -1))
     return kept.contiguous(), first.movedim(-3, -1).contiguous()
+'''
+
+_CHUNK_OF = '''
+def coupled_chunk(T: int) -> int:
+    """Tokens of a chunk of coupled states."""
+    return min(COUPLED_CHUNK, max(16, power_of_2(T)))
 '''
 
 _SIZES = '''
@@ -66,6 +78,7 @@ def one_earlier(kept: Tensor, begun: Tensor, state: int) -> tuple[Tensor, Tensor
 
 TEXTS: dict[str, str] = {
     "COUPLED_CHUNK": _CHUNK,
+    "coupled_chunk": _CHUNK_OF,
     "products": _PRODUCTS,
     "coupled_sizes": _SIZES,
     "token_before": _TOKEN_BEFORE,

@@ -9,8 +9,8 @@ from __future__ import annotations
 SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
-    <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:dz, >dX, T,
-    <erase:H, k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, >
+    <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:dz, >dX, packing, T, N, H,
+    <erase:k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -21,30 +21,32 @@ def NAME_scan_back(
     dh = ()
     for s in tl.static_range(STATES):
         dh += (taken_block(d_end + (n * STATES + s) * DK * DV, d, v, DK, 1, DK, DV),)
+    dX += n * STATES * DK * DV
+    n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H * k_h  #? erase
     p += n // H * p_x + n % H * p_h  #? erase
-    chunks = tl.cdiv(T, C)
-    for back in range(chunks):
-        m = n * chunks + chunks - 1 - back
+    for back in range(last - first):
+        m = n * (tl.cdiv(T, C) + N) + last - 1 - back
         left = begun + m * STATES * STATES * C
         for s in tl.static_range(STATES):
             put_block(ends + (m * STATES + s) * DK * DV, dh[s], d, v, DK, 1, DK, DV)
-        t, since = (chunks - 1 - back) * C + i, kept + m * STATES * STATES * C * C  #? erase
-        K = taken(k, t, d, k_t, T, DK).to(DOT)  #? erase
+        start, stop = span(last - 1 - back, packing, T, C)  #? erase
+        t, since = start + i, kept + m * STATES * STATES * C * C  #? erase
+        K = taken(k, t, d, k_t, stop, DK).to(DOT)  #? erase
         Y = tl.zeros([C, BV], tl.float32)  #? erase
         for s in tl.static_range(STATES):  #? erase
             w = tl.zeros([C], tl.float32)  #? erase
             for j in tl.static_range(STATES):  #? erase
-                erase = tl.load(b + (n * T + t) * STATES + j, mask=t < T, other=0.0)  #? erase
+                erase = tl.load(b + (n * T + t) * STATES + j, mask=t < stop, other=0.0)  #? erase
                 w += erase * tl.load(since + ((s * STATES + j) * C + C - 1) * C + i)  #? erase
             Y -= w[:, None] * tl.dot(K, dh[s].to(DOT), input_precision=PRECISION)  #? erase
-            erase = tl.load(b + (n * T + t) * STATES + s, mask=t < T, other=0.0)[:, None]  #? erase
+            erase = tl.load(b + (n * T + t) * STATES + s, mask=t < stop, other=0.0)[:, None]  #? erase
             slope = d_rows + (n * T * STATES + s) * DV  #? erase
-            Y -= erase * taken(slope, t, v, STATES * DV, T, DV)  #? erase
+            Y -= erase * taken(slope, t, v, STATES * DV, stop, DV)  #? erase
         inv_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(inv_t, Y.to(DOT), input_precision=PRECISION)  #? erase
-        put(dz + n * T * DV, Y, t, v, DV, T, DV)  #? erase
-        P = taken(p, t, d, p_t, T, DK).to(DOT)  #? erase
+        put(dz + n * T * DV, Y, t, v, DV, stop, DV)  #? erase
+        P = taken(p, t, d, p_t, stop, DK).to(DOT)  #? erase
         new = ()
         for s in tl.static_range(STATES):
             at = d_starts + (m * STATES + s) * DK * DV
@@ -57,21 +59,22 @@ def NAME_scan_back(
             new += (g,)
         dh = new
     for s in tl.static_range(STATES):
-        put_block(dX + (n * STATES + s) * DK * DV, dh[s], d, v, DK, 1, DK, DV)
+        put_block(dX + s * DK * DV, dh[s], d, v, DK, 1, DK, DV)
 '''
 
 SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
-    k, kept, rows, starts, ends, <erase:d_rows, >dk, du, d_kept, d_begun, T, H, k_x, k_h, k_t, r_x, r_h, r_t, r_j,
+    k, kept, rows, starts, ends, <erase:d_rows, >dk, du, d_kept, d_begun, packing, T, N, H, k_x, k_h, k_t, r_x, r_h, r_t, r_j,
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's rows, keys and decays are worth at its end; tokens are columns."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    K = taken_columns(k + x * k_x + head * k_h, d, t, k_t, T, DK).to(DOT)
+    K = taken_columns(k + x * k_x + head * k_h, d, t, k_t, stop, DK).to(DOT)
     last = m * STATES * STATES * C * C + (C - 1) * C + i
     dK, d_since, d_left = tl.zeros([BK, C], tl.float32), (), ()
     for _ in tl.static_range(STATES * STATES):
@@ -82,9 +85,9 @@ def NAME_scan_grads(
         R, G = (), ()
         for j in tl.static_range(STATES):
             at = rows + x * r_x + head * r_h + j * r_j
-            R += (taken_columns(at, v, t, r_t, T, DV).to(tl.float32),)
+            R += (taken_columns(at, v, t, r_t, stop, DV).to(tl.float32),)
             at = d_rows + (n * T * STATES + j) * DV  #? erase
-            G += (taken_columns(at, v, t, STATES * DV, T, DV).to(tl.float32),)  #? erase
+            G += (taken_columns(at, v, t, STATES * DV, stop, DV).to(tl.float32),)  #? erase
             G += (tl.zeros([BV, C], tl.float32),)  #? !erase
         since, left = (), ()
         for s in tl.static_range(STATES):
@@ -105,27 +108,28 @@ def NAME_scan_grads(
             dK += tl.dot(g, W.to(DOT), input_precision=PRECISION)
         d_since, d_left = since, left
         for j in tl.static_range(STATES):
-            put_columns(du + (n * T * STATES + j) * DV, G[j], v, t, STATES * DV, T, DV)
+            put_columns(du + (n * T * STATES + j) * DV, G[j], v, t, STATES * DV, stop, DV)
     for s in tl.static_range(STATES * STATES):
         tl.store(d_kept + s * C * C + last, d_since[s])
         tl.store(d_begun + (m * STATES * STATES + s) * C + C - 1, d_left[s])
-    put_columns(dk + n * T * DK, dK, d, t, DK, T, DK)
+    put_columns(dk + n * T * DK, dK, d, t, DK, stop, DK)
 '''
 
 ERASE_GRADS = '''
 @triton.jit
 def NAME_erase_grads(
-    k, b, p, kept, begun, rows, starts, z, dz, k_end, u_end, dk, du, db, dp, d_kept, d_begun, T, H,
+    k, b, p, kept, begun, rows, starts, z, dz, k_end, u_end, dk, du, db, dp, d_kept, d_begun, packing, T, N, H,
     k_x, k_h, k_t, p_x, p_h, p_t,
     SOURCE: tl.constexpr, STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What z in a chunk adds to that, from its rows, z, and what z is worth."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    K = taken_columns(k + x * k_x + head * k_h, d, t, k_t, T, DK).to(DOT)
-    P = taken_columns(p + x * p_x + head * p_h, d, t, p_t, T, DK).to(DOT)
+    K = taken_columns(k + x * k_x + head * k_h, d, t, k_t, stop, DK).to(DOT)
+    P = taken_columns(p + x * p_x + head * p_h, d, t, p_t, stop, DK).to(DOT)
     A = tl.dot(tl.trans(P), K, input_precision=PRECISION)
     below, below_t = i[:, None] > i[None, :], i[None, :] > i[:, None]
     own = (m * STATES + SOURCE) * STATES
@@ -141,17 +145,17 @@ def NAME_erase_grads(
         dB += (tl.zeros([C], tl.float32),)
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
-        Y = taken_columns(dz + n * T * DV, v, t, DV, T, DV).to(DOT)
-        Z = taken_columns(z + n * T * DV, v, t, DV, T, DV).to(tl.float32)
+        Y = taken_columns(dz + n * T * DV, v, t, DV, stop, DV).to(DOT)
+        Z = taken_columns(z + n * T * DV, v, t, DV, stop, DV).to(tl.float32)
         E, E_t, reads, erased = (), (), (), ()
         for j in tl.static_range(STATES):
             at = (n * T * STATES + j) * DV
-            R = taken_columns(rows + at, v, t, STATES * DV, T, DV).to(DOT)
+            R = taken_columns(rows + at, v, t, STATES * DV, stop, DV).to(DOT)
             E += (D[j] + tl.dot(tl.trans(Y), R, input_precision=PRECISION),)
             E_t += (D_t[j] + tl.dot(tl.trans(R), Y, input_precision=PRECISION),)
-            g = taken_columns(u_end + at, v, t, STATES * DV, T, DV).to(tl.float32)
+            g = taken_columns(u_end + at, v, t, STATES * DV, stop, DV).to(tl.float32)
             g += tl.dot(Y, S[j], input_precision=PRECISION)
-            put_columns(du + at, g, v, t, STATES * DV, T, DV)
+            put_columns(du + at, g, v, t, STATES * DV, stop, DV)
             erased += (dB[j] - tl.sum(Z * g, 0),)
             at = starts + (m * STATES + j) * DK * DV
             h = taken_block(at, d, v, DK, 1, DK, DV).to(DOT)
@@ -167,10 +171,10 @@ def NAME_erase_grads(
         dP += left[None, :] * F[j]
         d_left = tl.sum(P.to(tl.float32) * F[j], 0)
         tl.store(d_begun + (own + j) * C + i - 1, d_left, mask=i > 0)
-        tl.store(db + (n * T + t) * STATES + j, dB[j], mask=t < T)
+        tl.store(db + (n * T + t) * STATES + j, dB[j], mask=t < stop)
     dP += tl.dot(K, dS_t.to(DOT), input_precision=PRECISION)
-    put_columns(dp + n * T * DK, dP, d, t, DK, T, DK)
-    dK = taken_columns(k_end + n * T * DK, d, t, DK, T, DK).to(tl.float32)
+    put_columns(dp + n * T * DK, dP, d, t, DK, stop, DK)
+    dK = taken_columns(k_end + n * T * DK, d, t, DK, stop, DK).to(tl.float32)
     dK += tl.dot(P, dS.to(DOT), input_precision=PRECISION)
-    put_columns(dk + n * T * DK, dK, d, t, DK, T, DK)
+    put_columns(dk + n * T * DK, dK, d, t, DK, stop, DK)
 '''

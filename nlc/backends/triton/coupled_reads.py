@@ -12,7 +12,7 @@ from nlc.backends.triton.forms import worded
 _READ = '''
 @triton.jit
 def NAME_out(
-    q, k, rows, starts, kept, begun, out, T, H, q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
+    q, k, rows, starts, kept, begun, out, packing, T, N, H, q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
     r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n, o_x, o_h, o_t, <before:STATE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -20,14 +20,15 @@ def NAME_out(
     """VALUE in a chunk: what it began with, and what was written since."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    Q = taken(q + x * q_x + head * q_h, t, d, q_t, T, DK).to(DOT)
+    Q = taken(q + x * q_x + head * q_h, t, d, q_t, stop, DK).to(DOT)
     seen = i[:, None] ORDER i[None, :]
     at_kept = kept + m * w_n + ROW[:, None] * C + i[None, :]
     Y = tl.zeros([C, BV], tl.float32)
     A = tl.zeros([C, C], tl.float32)  #? turned
-    K = taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(DOT)  #? !turned
+    K = taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
     A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
     for s in tl.static_range(STATES):
         h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
@@ -37,19 +38,19 @@ def NAME_out(
         Y += left[:, None] * tl.dot(Q, h, input_precision=PRECISION)
         S = tl.load(at_kept + s * C * C, mask=seen, other=0.0)
         at = rows + x * r_x + head * r_h + s * r_j  #? !turned
-        R = taken(at, t, v, r_t, T, DV).to(DOT)  #? !turned
+        R = taken(at, t, v, r_t, stop, DV).to(DOT)  #? !turned
         Y += tl.dot((A * S).to(DOT), R, input_precision=PRECISION)  #? !turned
-        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, T, DK).to(DOT)  #? turned
+        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A += S * tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
-    R = taken(rows + x * r_x + head * r_h, t, v, r_t, T, DV).to(DOT)  #? turned
+    R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)  #? turned
     Y += tl.dot(A.to(DOT), R, input_precision=PRECISION)  #? turned
-    put(out + x * o_x + head * o_h, Y, t, v, o_t, T, DV)
+    put(out + x * o_x + head * o_h, Y, t, v, o_t, stop, DV)
 '''
 
 _READ_BACK = '''
 @triton.jit
 def NAME_back(
-    q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, T, H,
+    q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, packing, T, N, H,
     q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n,
     g_x, g_h, g_t, <before:STATE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -57,13 +58,14 @@ def NAME_back(
 ):
     """What a chunk's reads are worth to all that they are made of."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    Q = taken(q + x * q_x + head * q_h, t, d, q_t, T, DK).to(DOT)
+    Q = taken(q + x * q_x + head * q_h, t, d, q_t, stop, DK).to(DOT)
     seen, seen_t = i[:, None] ORDER i[None, :], i[None, :] ORDER i[:, None]
     at_kept = kept + m * w_n + ROW[:, None] * C + i[None, :]
     at_kept_t = kept + m * w_n + ROW[None, :] * C + i[:, None]
-    K = taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(DOT)  #? !turned
+    K = taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
     A_t = tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? !turned
     A_t = tl.zeros([C, C], tl.float32)  #? turned
     dA = tl.zeros([C, C], tl.float32)  #? turned
@@ -79,16 +81,16 @@ def NAME_back(
         D += (tl.zeros([C, C], tl.float32),)  #? !turned
         D_t += (tl.zeros([C, C], tl.float32),)  #? !turned
         S_t = tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)  #? turned
-        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, T, DK).to(DOT)  #? turned
+        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A_t += S_t * tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? turned
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
-        dO = taken(grad + x * g_x + head * g_h, t, v, g_t, T, DV).to(DOT)
-        R = taken(rows + x * r_x + head * r_h, t, v, r_t, T, DV).to(DOT)  #? turned
+        dO = taken(grad + x * g_x + head * g_h, t, v, g_t, stop, DV).to(DOT)
+        R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)  #? turned
         dA += tl.dot(dO, tl.trans(R), input_precision=PRECISION)  #? turned
         dA_t += tl.dot(R, tl.trans(dO), input_precision=PRECISION)  #? turned
         dR = tl.dot(A_t.to(DOT), dO, input_precision=PRECISION)  #? turned
-        put(d_rows + n * T * DV, dR, t, v, DV, T, DV)  #? turned
+        put(d_rows + n * T * DV, dR, t, v, DV, stop, DV)  #? turned
         E, E_t = (), ()  #? !turned
         reads = ()
         for s in tl.static_range(STATES):
@@ -98,13 +100,13 @@ def NAME_back(
             dh = tl.dot(tl.trans(Q), dh, input_precision=PRECISION)
             put_block(d_starts + (m * STATES + s) * DK * DV, dh, d, v, DK, 1, DK, DV)
             at = rows + x * r_x + head * r_h + s * r_j  #? !turned
-            R = taken(at, t, v, r_t, T, DV).to(DOT)  #? !turned
+            R = taken(at, t, v, r_t, stop, DV).to(DOT)  #? !turned
             E += (D[s] + tl.dot(dO, tl.trans(R), input_precision=PRECISION),)  #? !turned
             E_t += (D_t[s] + tl.dot(R, tl.trans(dO), input_precision=PRECISION),)  #? !turned
             S_t = A_t * tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)  #? !turned
             dR = tl.dot(S_t.to(DOT), dO, input_precision=PRECISION)  #? !turned
             at = d_rows + (n * T * STATES + s) * DV  #? !turned
-            put(at, dR, t, v, STATES * DV, T, DV)  #? !turned
+            put(at, dR, t, v, STATES * DV, stop, DV)  #? !turned
         F = reads
         D, D_t = E, E_t  #? !turned
     dQ = tl.zeros([C, BK], tl.float32)
@@ -122,21 +124,21 @@ def NAME_back(
         dA += D[s] * S  #? !turned
         dA_t += D_t[s] * S_t  #? !turned
         tl.store(at_slope + s * C * C, tl.where(seen, D[s] * A, 0.0))  #? !turned
-        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, T, DK).to(DOT)  #? turned
+        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
         tl.store(at_slope + s * C * C, tl.where(seen, dA * A, 0.0))  #? turned
         dQ += tl.dot((dA * S).to(DOT), K, input_precision=PRECISION)  #? turned
         dK = tl.dot((dA_t * S_t).to(DOT), Q, input_precision=PRECISION)  #? turned
-        put(dk + (n * T * STATES + s) * DK, dK, t, d, STATES * DK, T, DK)  #? turned
+        put(dk + (n * T * STATES + s) * DK, dK, t, d, STATES * DK, stop, DK)  #? turned
     dQ += tl.dot(dA.to(DOT), K, input_precision=PRECISION)  #? !turned
     dK = tl.dot(dA_t.to(DOT), Q, input_precision=PRECISION)  #? !turned
-    put(dk + n * T * DK, dK, t, d, DK, T, DK)  #? !turned
-    put(dq + n * T * DK, dQ, t, d, DK, T, DK)
+    put(dk + n * T * DK, dK, t, d, DK, stop, DK)  #? !turned
+    put(dq + n * T * DK, dQ, t, d, DK, stop, DK)
 '''
 
 _READ_OPERATOR = '''
 def NAME(
-    q: Tensor, state: int, k: Tensor, rows: Tensor, starts: Tensor, *parts: Tensor
+    q: Tensor, state: int, k: Tensor, rows: Tensor, starts: Tensor, *parts: Tensor, within: Packing | None = None,
 ) -> Tensor:
     """VALUE for one of several states, from what their scan returns."""
     dtype = supported(k)
@@ -148,7 +150,10 @@ def NAME(
     rows = rows_of(dtype, fitted(lead, 3, rows)[0])
     starts = fitted(lead, 4, starts)[0].flatten(0, 2)
     kept, begun = (fitted(lead, n, x)[0].flatten(0, 2) for n, x in ((4, kept), (3, begun)))
-    out = NAME_forward(q, <!turned:k, rows, starts><turned:rows, k, starts.mT>, kept, begun<before:, state>)
+    packing = within and within.of(kept.shape[-1])
+    out = NAME_forward(
+        q, <!turned:k, rows, starts><turned:rows, k, starts.mT>, kept, begun, <before:state, >packing
+    )
     return unfitted(lead, out)[0]
 
 
@@ -172,6 +177,7 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, <before:state: int, >
+    packing: Tensor | None,
 ) -> Tensor:
     """Over tensors [X, H, ...] and chunks [X * H * chunks, ...]<turned:, rows as keys and keys as rows>."""
     out = NAME_shapes(q, k, rows)
@@ -181,7 +187,7 @@ def NAME_forward(
         starts="all states dv dk", kept="all states C C", begun="all states C", states=states, C=C,
     )
     args = [
-        q, k, rows, starts, kept, begun, out, T, H, *q.stride()[:3],
+        q, k, rows, starts, kept, begun, out, *tokens_of(packing, T, C), H, *q.stride()[:3],
         <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
         *starts.stride(), kept.stride(0), begun.stride(0), *out.stride()[:3],
     ]
@@ -201,12 +207,13 @@ def NAME_shapes(q, k, rows, *_):
 @Operator
 def NAME_backward(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, grad: Tensor, <before:state: int, >
+    packing: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in."""
     out = NAME_slopes(q, k, rows, starts, kept, begun)
     (_, H, T, dk), dv, (chunks, states, C) = q.shape, rows.shape[-1], begun.shape
     args = [
-        q, k, rows, starts, kept, begun, grad, *out, T, H, *q.stride()[:3],
+        q, k, rows, starts, kept, begun, grad, *out, *tokens_of(packing, T, C), H, *q.stride()[:3],
         <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
         *starts.stride(), kept.stride(0), begun.stride(0), *grad.stride()[:3],
     ]
@@ -227,18 +234,18 @@ def NAME_slopes(q, k, rows, starts, kept, begun, *_):
 
 
 def NAME_setup(ctx, inputs, output):
-    *tensors, ctx.state = inputs  #? before
-    ctx.save_for_backward(<before:*tensors><!before:*inputs>)
+    *flows, <before:ctx.state, >packing = inputs
+    ctx.save_for_backward(*flows, packing)
 
 
 def NAME_slope(ctx, grad):
-    q, k, rows, starts, kept, begun = ctx.saved_tensors
+    q, k, rows, starts, kept, begun, packing = ctx.saved_tensors
     grad = rows_of(wider(k.dtype), grad)
     d_q, d_k, d_rows, d_starts, d_kept, d_begun = NAME_backward(
-        q, k, rows, starts, kept, begun, grad, <before:ctx.state, >
+        q, k, rows, starts, kept, begun, grad, <before:ctx.state, >packing
     )
     d_starts = d_starts.to(starts.dtype)
-    return d_q, d_k.to(k.dtype), d_rows.to(rows.dtype), d_starts, d_kept, d_begun<before:, None>
+    return d_q, d_k.to(k.dtype), d_rows.to(rows.dtype), d_starts, d_kept, d_begun, <before:None, >None
 
 
 NAME_forward.register_autograd(

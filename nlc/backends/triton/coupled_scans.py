@@ -12,16 +12,17 @@ from nlc.backends.triton.forms import worded
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, u, b, p, kept, inverse, given, T, H, k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
+    k, u, b, p, kept, inverse, given, packing, T, N, H, k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
     SOURCE: tl.constexpr, STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L = Σ_j seen_j Diag(b_j), and z if the chunk began with zeros."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    K = taken(k + x * k_x + head * k_h, t, d, k_t, T, DK).to(DOT)
-    P = taken(p + x * p_x + head * p_h, t, d, p_t, T, DK).to(DOT)
+    K = taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(DOT)
+    P = taken(p + x * p_x + head * p_h, t, d, p_t, stop, DK).to(DOT)
     A = tl.dot(P, tl.trans(K), input_precision=PRECISION)
     below = i[:, None] > i[None, :]
     kept += (m * STATES + SOURCE) * STATES * C * C + (i[:, None] - 1) * C + i[None, :]
@@ -29,7 +30,7 @@ def NAME_solve(
     S = ()
     for j in tl.static_range(STATES):
         seen = A * tl.load(kept + j * C * C, mask=below, other=0.0)
-        L += seen * tl.load(b + (n * T + t) * STATES + j, mask=t < T, other=0.0)[None, :]
+        L += seen * tl.load(b + (n * T + t) * STATES + j, mask=t < stop, other=0.0)[None, :]
         S += (seen.to(DOT),)
     X = inverse_of(L, C, PRECISION)
     at = inverse + m * C * C + i[:, None] * C + i[None, :]
@@ -38,16 +39,16 @@ def NAME_solve(
         v = first + tl.arange(0, BV)
         Z = tl.zeros([C, BV], tl.float32)
         for j in tl.static_range(STATES):
-            R = taken(u + x * u_x + head * u_h + j * u_j, t, v, u_t, T, DV).to(DOT)
+            R = taken(u + x * u_x + head * u_h + j * u_j, t, v, u_t, stop, DV).to(DOT)
             Z += tl.dot(S[j], R, input_precision=PRECISION)
         Z = tl.dot(X.to(DOT), Z.to(DOT), input_precision=PRECISION)
-        put(given + n * T * DV, Z, t, v, DV, T, DV)
+        put(given + n * T * DV, Z, t, v, DV, stop, DV)
 '''
 
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >T, H,
+    X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >packing, T, N, H,
     k_x, k_h, k_t, u_x, u_h, u_t, u_j, <erase:p_x, p_h, p_t, SOURCE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -58,15 +59,18 @@ def NAME_scan(
     h = ()
     for s in tl.static_range(STATES):
         h += (taken_block(X + (n * STATES + s) * DK * DV, d, v, DK, 1, DK, DV),)
+    end += n * STATES * DK * DV
+    n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H * k_h
     u += n // H * u_x + n % H * u_h
     p += n // H * p_x + n % H * p_h  #? erase
-    for chunk in range(tl.cdiv(T, C)):
-        m, t = n * tl.cdiv(T, C) + chunk, chunk * C + i
+    for chunk in range(first, last):
+        start, stop = span(chunk, packing, T, C)
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         left, since = begun + m * STATES * STATES * C, kept + m * STATES * STATES * C * C
         for s in tl.static_range(STATES):
             put_block(starts + (m * STATES + s) * DK * DV, h[s], d, v, DK, 1, DK, DV)
-        P = taken(p, t, d, p_t, T, DK).to(DOT)  #? erase
+        P = taken(p, t, d, p_t, stop, DK).to(DOT)  #? erase
         Z = tl.zeros([C, BV], tl.float32)  #? erase
         for s in tl.static_range(STATES):  #? erase
             alone = 1.0 if s == SOURCE else 0.0  #? erase
@@ -74,15 +78,15 @@ def NAME_scan(
             Z += seen * tl.dot(P, h[s].to(DOT), input_precision=PRECISION)  #? erase
         inv = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Z = tl.dot(inv, Z.to(DOT), input_precision=PRECISION)  #? erase
-        Z += taken(given + n * T * DV, t, v, DV, T, DV)  #? erase
-        put(z + n * T * DV, Z, t, v, DV, T, DV)  #? erase
+        Z += taken(given + n * T * DV, t, v, DV, stop, DV)  #? erase
+        put(z + n * T * DV, Z, t, v, DV, stop, DV)  #? erase
         R = ()
         for j in tl.static_range(STATES):
-            row = taken(u + j * u_j, t, v, u_t, T, DV).to(tl.float32)
-            row -= tl.load(b + (n * T + t) * STATES + j, mask=t < T, other=0.0)[:, None] * Z  #? erase
-            put(rows + (n * T * STATES + j) * DV, row, t, v, STATES * DV, T, DV)  #? erase
+            row = taken(u + j * u_j, t, v, u_t, stop, DV).to(tl.float32)
+            row -= tl.load(b + (n * T + t) * STATES + j, mask=t < stop, other=0.0)[:, None] * Z  #? erase
+            put(rows + (n * T * STATES + j) * DV, row, t, v, STATES * DV, stop, DV)  #? erase
             R += (row,)
-        K = taken(k, t, d, k_t, T, DK).to(DOT)
+        K = taken(k, t, d, k_t, stop, DK).to(DOT)
         new = ()
         for s in tl.static_range(STATES):
             W = tl.zeros([C, BV], tl.float32)
@@ -94,27 +98,29 @@ def NAME_scan(
             new += (H_s,)
         h = new
     for s in tl.static_range(STATES):
-        put_block(end + (n * STATES + s) * DK * DV, h[s], d, v, DK, 1, DK, DV)
+        put_block(end + s * DK * DV, h[s], d, v, DK, 1, DK, DV)
 '''
 
 _SCAN_OPERATOR = '''
 def NAME(
     X: Tensor, A: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, source: int, >
+    within: Packing | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """X_t = A_t X_(t-1) + <!erase:u_t><erase:(u_t - b_t z_t)> k_tᵀ<erase:, z_t = X_(t-1)[source] p_t>.
 
     X [..., states, dv, dk], A [..., T, states, states], k<erase: and p> [..., T, dk],
     u [..., T, states, dv]<erase:, b [..., T, states]>. Returns X after the last token, and what reads need.
+    Where sequences are packed within one, X is [N, H, states, dv, dk], and there is one of those.
     Products are computed in the dtype of k and summed in float32, which X and A are in. TypeError
     for another dtype or device.
     """
     dtype = supported(k)
-    kept, begun = products(A)
+    kept, begun = products(A, within)
     lead = leading(
-        X.shape[:-3], A.shape[:-3], k.shape[:-2], u.shape[:-3], <erase:b.shape[:-2], p.shape[:-2], >
+        front(X, 3, within), A.shape[:-3], k.shape[:-2], u.shape[:-3], <erase:b.shape[:-2], p.shape[:-2], >
     )
     X = state_of(X, *u.shape[-2:], k.shape[-1])
-    X = fitted(lead, 3, X)[0].contiguous()
+    X = states_for(lead, 3, X, within)
     key = rows_of(dtype, fitted(lead, 2, k)[0])  #? !erase
     key, p = (rows_of(dtype, x) for x in fitted(lead, 2, k, p))  #? erase
     write = rows_of(dtype, fitted(lead, 3, u)[0])
@@ -122,7 +128,7 @@ def NAME(
     left = fitted(lead, 4, begun)[0].contiguous()
     since = fitted(lead, 5, kept)[0].contiguous()
     X, <erase:rows, >starts<erase:, *_> = NAME_forward(
-        X, key, write, <erase:b, p, >since, left, <erase:source, >
+        X, key, write, <erase:b, p, >since, left, <erase:source, >within and within.of(kept.shape[-1]),
     )
     X, <erase:rows, >starts = unfitted(lead, X, <erase:rows, >starts)
     return X, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))
@@ -155,6 +161,7 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     X: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
+    packing: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, Tensor, >Tensor, Tensor]:
     """States after the last token, <erase:rows, >states before each chunk<erase:, inverses, z>: as [X, H, ...]."""
     end, starts = out = NAME_shapes(X, k, u, kept)  #? !erase
@@ -166,17 +173,17 @@ def NAME_forward(
     )
     given = torch.empty_like(z)  #? erase
     args = [  #? erase
-        k, u, b, p, kept, inverse, given, T, H, *k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
+        k, u, b, p, kept, inverse, given, *tokens_of(packing, T, C), H, *k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
     ]  #? erase
     sizes = coupled_sizes("solve", states, dk, dv, C)  #? erase
     grid = (N * H * kept.shape[2],)  #? erase
     launch(NAME_solve, grid, args, k.dtype, SOURCE=source, **sizes)  #? erase
     args = [
-        X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >T, H,
+        X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >*tokens_of(packing, T, C), H, 
         *k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
     ]
     sizes = coupled_sizes("scan", states, dk, dv, C)
-    grid = (N * H * blocks_of(dv, sizes["BV"]),)
+    grid = (X.shape[0] * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
     return out
 
@@ -195,6 +202,7 @@ def NAME_shapes(X, k, u, <erase:b, p, >kept, *_):
 def NAME_backward(
     k: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, rows: Tensor, starts: Tensor,
     <erase:inverse: Tensor, z: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <erase:source: int, >
+    packing: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
     out = NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >d_end)
@@ -205,21 +213,21 @@ def NAME_backward(
     d_z = z.new_empty(z.shape, dtype=dtype)  #? erase
     k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
     args = [
-        <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, T,
-        <erase:H, *k.stride()[:3], *p.stride()[:3], >
+        <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, *tokens_of(packing, T, C), H, 
+        <erase:*k.stride()[:3], *p.stride()[:3], >
     ]
     sizes = coupled_sizes("scan_back", states, dk, dv, C)
-    grid = (N * H * blocks_of(dv, sizes["BV"]),)
+    grid = (d_X.shape[0] * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
     args = [
-        k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, T, H,
+        k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, *tokens_of(packing, T, C), H, 
         *k.stride()[:3], *rows.stride()[:4],
     ]
     sizes = coupled_sizes("grads", states, dk, dv, C)
     grid = (N * H * kept.shape[2],)
     launch(NAME_scan_grads, grid, args, dtype, **sizes)
     args = [  #? erase
-        k, b, p, kept, begun, rows, starts, z, d_z, k_end, u_end, d_k, d_u, d_b, d_p, d_kept, d_begun, T, H,  #? erase
+        k, b, p, kept, begun, rows, starts, z, d_z, k_end, u_end, d_k, d_u, d_b, d_p, d_kept, d_begun, *tokens_of(packing, T, C), H,  #? erase
         *k.stride()[:3], *p.stride()[:3],  #? erase
     ]  #? erase
     sizes = coupled_sizes("erase_grads", states, dk, dv, C)  #? erase
@@ -237,16 +245,19 @@ def NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >
 
 
 def NAME_setup(ctx, inputs, output):
-    <!erase:_, k, u, kept, begun><erase:_, k, _, b, p, kept, begun, ctx.source> = inputs
+    <!erase:_, k, u, kept, begun><erase:_, k, _, b, p, kept, begun, ctx.source>, packing = inputs
     _, <!erase:starts><erase:rows, starts, inverse, z> = output
-    ctx.save_for_backward(k, <erase:b, p, >kept, begun, <erase:rows, ><!erase:u, >starts<erase:, inverse, z>)
+    ctx.save_for_backward(
+        k, <erase:b, p, >kept, begun, <erase:rows, ><!erase:u, >starts, <erase:inverse, z, >packing
+    )
 
 
 def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, *_>):
     grads = (x.contiguous() for x in (d_end, <erase:d_rows, >d_starts))
-    out = NAME_backward(*ctx.saved_tensors, *grads<erase:, ctx.source>)
+    *kept, packing = ctx.saved_tensors
+    out = NAME_backward(*kept, *grads, <erase:ctx.source, >packing)
     d_X, d_k, d_u, *rest = out
-    return d_X, d_k, d_u.to(d_k.dtype), *rest<erase:, None>
+    return d_X, d_k, d_u.to(d_k.dtype), *rest, <erase:None, >None
 
 
 NAME_forward.register_autograd(

@@ -12,22 +12,23 @@ from nlc.backends.triton.forms import KernelForm, chosen, laid, text
 _READ_BACK = '''
 @triton.jit
 def <decay:gated_>read<before:_before><unit:_unit>_back(
-    q, k, rows, starts, <decay:log_a, >grad, dq, dk, d_rows, d_starts, <decay:da, >T, H,
+    q, k, rows, starts, <decay:log_a, >grad, dq, dk, d_rows, d_starts, <decay:da, >packing, T, N, H,
     q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d, g_x, g_h, g_t, w_x, w_h, w_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's reads are worth to all that they are made of."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    at_q, keyed = flow(q + x * q_x + head * q_h, t, d, q_t, T, DK)
+    at_q, keyed = flow(q + x * q_x + head * q_h, t, d, q_t, stop, DK)
     Q = tl.load(at_q, mask=keyed, other=0.0).to(DOT)
-    at_k, keyed = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)
+    at_k, keyed = flow(k + x * k_x + head * k_h, t, d, k_t, stop, DK)
     K = tl.load(at_k, mask=keyed, other=0.0).to(DOT)
     Q, scale_q = unit(Q, EPS, DOT)  #? unit
     K, scale_k = unit(K, EPS, DOT)  #? unit
-    a, c = logs(log_a + n * T, t, T)  #? decay
+    a, c = logs(log_a + n * T, t, stop)  #? decay
     read = <!before:c><before:c - a>  #? decay
     seen = i[:, None] ORDER i[None, :]
     seen_t = i[None, :] ORDER i[:, None]
@@ -41,16 +42,16 @@ def <decay:gated_>read<before:_before><unit:_unit>_back(
     dQ = tl.zeros([C, BK], tl.float32)
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
-        at, there = flow(grad + x * g_x + head * g_h, t, v, g_t, T, DV)
+        at, there = flow(grad + x * g_x + head * g_h, t, v, g_t, stop, DV)
         dO = tl.load(at, mask=there, other=0.0).to(DOT)
-        at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, T, DV)
+        at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, stop, DV)
         R = tl.load(at, mask=there, other=0.0).to(DOT)
         at, held = block(starts + m * s_n, d, v, s_v, s_d, DK, DV)
         h = tl.load(at, mask=held, other=0.0).to(DOT)
         dA += tl.dot(dO, tl.trans(R), input_precision=PRECISION)
         dA_t += tl.dot(R, tl.trans(dO), input_precision=PRECISION)
         dQ += tl.dot(dO, tl.trans(h), input_precision=PRECISION)
-        at, there = flow(d_rows + x * w_x + head * w_h, t, v, w_t, T, DV)
+        at, there = flow(d_rows + x * w_x + head * w_h, t, v, w_t, stop, DV)
         dR = tl.dot(A_t, dO, input_precision=PRECISION)
         tl.store(at, dR.to(d_rows.dtype.element_ty), mask=there)
         worth = <!decay:dO><decay:(dO * tl.exp2(read)[:, None]).to(DOT)>
@@ -62,19 +63,19 @@ def <decay:gated_>read<before:_before><unit:_unit>_back(
     dK = tl.dot((dA_t * G_t).to(DOT), Q, input_precision=PRECISION)
     d_read = tl.sum(Q.to(tl.float32) * dQ, 1)  #? decay
     dc = d_read - tl.sum(K.to(tl.float32) * dK, 1)  #? decay
-    tl.store(da + n * T + t, tl.cumsum(dc, 0, reverse=True)<before: - d_read>, mask=t < T)  #? decay
+    tl.store(da + n * T + t, tl.cumsum(dc, 0, reverse=True)<before: - d_read>, mask=t < stop)  #? decay
     dQ = scale_q[:, None] * (dQ - Q * tl.sum(dQ * Q, 1)[:, None])  #? unit
     dK = scale_k[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
-    at_q, keyed = flow(dq + (x * T * H + head) * DK, t, d, H * DK, T, DK)
+    at_q, keyed = flow(dq + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
     tl.store(at_q, dQ.to(dq.dtype.element_ty), mask=keyed)
-    at_k, keyed = flow(dk + (x * T * H + head) * DK, t, d, H * DK, T, DK)
+    at_k, keyed = flow(dk + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
     tl.store(at_k, dK.to(dk.dtype.element_ty), mask=keyed)
 '''
 
 _SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
-    k, <erase:b, ><decay:log_a, ><probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, T, H,
+    k, <erase:b, ><decay:log_a, ><probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H,
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -84,39 +85,41 @@ def NAME_scan_back(
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
     ended, held = block(d_end + n * DK * DV, v, d, 1, DK, DV, DK)
     worth = tl.load(ended, mask=held, other=0.0)
+    dS += n * DK * DV
+    n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H * k_h
     p += n // H * p_x + n % H * p_h  #? probe
-    chunks = tl.cdiv(T, C)
-    for back in range(chunks):
-        chunk = chunks - 1 - back
-        m, t = n * chunks + chunk, chunk * C + i
+    for back in range(last - first):
+        chunk = last - 1 - back
+        start, stop = span(chunk, packing, T, C)
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         at, held = block(ends + m * DK * DV, v, d, 1, DK, DV, DK)
         tl.store(at, worth.to(ends.dtype.element_ty), mask=held)
-        at, there = flow(k, t, d, k_t, T, DK)
+        at, there = flow(k, t, d, k_t, stop, DK)
         K = tl.load(at, mask=there, other=0.0).to(DOT)
         scale = to_unit(K, EPS)  #? unit
-        a, c = logs(log_a + n * T, t, T)  #? decay
+        a, c = logs(log_a + n * T, t, stop)  #? decay
         total = tl.sum(a, 0)  #? decay
-        erase = tl.load(b + n * T + t, mask=t < T, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
+        erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
         erase *= scale  #? unit erase
         Y = tl.dot(worth.to(DOT), tl.trans(K), input_precision=PRECISION)
         Y *= scale[None, :]  #? unit
         worth *= tl.exp2(total)  #? decay
         Y *= tl.exp2(total - c)[None, :]  #? decay
-        at, there = flow(d_rows + n * T * DV, t, v, DV, T, DV)  #? erase
+        at, there = flow(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase
         Y += tl.trans(tl.load(at, mask=there, other=0.0))  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Y = tl.dot(Y.to(DOT), X, input_precision=PRECISION)  #? erase
-        at, there = flow(du + n * T * DV, t, v, DV, T, DV)  #? erase
-        at, there = flow(du + (n // H * T * H + n % H) * DV, t, v, H * DV, T, DV)  #? !erase
+        at, there = flow(du + n * T * DV, t, v, DV, stop, DV)  #? erase
+        at, there = flow(du + (n // H * T * H + n % H) * DV, t, v, H * DV, stop, DV)  #? !erase
         tl.store(at, tl.trans(Y).to(du.dtype.element_ty), mask=there)
-        at, probed = flow(p, t, d, p_t, T, DK)  #? probe
+        at, probed = flow(p, t, d, p_t, stop, DK)  #? probe
         P = tl.load(at, mask=probed, other=0.0).to(DOT)  #? probe
         Y = (Y * erase[None, :]).to(DOT)  #? erase
         worth -= tl.dot(Y, <probe:P><!probe:K>, input_precision=PRECISION)  #? erase
         at, held = block(d_starts + m * DK * DV, v, d, 1, DK, DV, DK)
         worth += tl.load(at, mask=held, other=0.0)
-    begun, held = block(dS + n * DK * DV, v, d, 1, DK, DV, DK)
+    begun, held = block(dS, v, d, 1, DK, DV, DK)
     tl.store(begun, worth, mask=held)
 '''
 
@@ -124,14 +127,15 @@ _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
     k, <rate:u, ><erase:b, ><decay:log_a, ><rate:w, ><probe:p, >rows, starts, ends, du,
-    <rate:d_u, >dk, <erase:db, ><decay:da, ><rate:dw, ><probe:dp, >T, H,
+    <rate:d_u, >dk, <erase:db, ><decay:da, ><rate:dw, ><probe:dp, >packing, T, N, H,
     k_x, k_h, k_t, r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """The slopes by what a chunk is made of, from its rows, their worth, and S at both ends."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
     E = tl.zeros([C, BK], tl.float32)
     F = tl.zeros([C, BK], tl.float32)  #? erase
@@ -139,10 +143,10 @@ def NAME_scan_grads(
     D_t = tl.zeros([C, C], tl.float32)  #? erase
     last = tl.zeros([BK], tl.float32)  #? decay
     dW = tl.zeros([C], tl.float32)  #? rate
-    W = tl.load(w + n * T + t, mask=t < T, other=0.0)  #? rate
+    W = tl.load(w + n * T + t, mask=t < stop, other=0.0)  #? rate
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
-        at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, T, DV)
+        at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, stop, DV)
         R = tl.load(at, mask=there, other=0.0).to(DOT)
         at, held = block(ends + m * DK * DV, d, v, DK, 1, DK, DV)
         g = tl.load(at, mask=held, other=0.0).to(DOT)
@@ -150,20 +154,20 @@ def NAME_scan_grads(
         at, _ = block(starts + m * DK * DV, d, v, DK, 1, DK, DV)  #? state
         h = tl.load(at, mask=held, other=0.0).to(DOT)  #? state
         last += tl.sum(g.to(tl.float32) * h, 1)  #? decay
-        at, there = flow(du + n * T * DV, t, v, DV, T, DV)  #? erase
+        at, there = flow(du + n * T * DV, t, v, DV, stop, DV)  #? erase
         Y = tl.load(at, mask=there, other=0.0)  #? erase
         D += tl.dot(Y.to(DOT), tl.trans(R), input_precision=PRECISION)  #? erase
         D_t += tl.dot(R, tl.trans(Y.to(DOT)), input_precision=PRECISION)  #? erase
         F += tl.dot(Y.to(DOT), tl.trans(h), input_precision=PRECISION)  #? erase
-        given, written = flow(u + x * u_x + head * u_h, t, v, u_t, T, DV)  #? rate
+        given, written = flow(u + x * u_x + head * u_h, t, v, u_t, stop, DV)  #? rate
         U = tl.load(given, mask=written, other=0.0).to(tl.float32)  #? rate
         dW += tl.sum(Y.to(tl.float32) * U, 1)  #? rate
-        at, there = flow(d_u + (x * T * H + head) * DV, t, v, H * DV, T, DV)  #? rate
+        at, there = flow(d_u + (x * T * H + head) * DV, t, v, H * DV, stop, DV)  #? rate
         tl.store(at, (Y * W[:, None]).to(d_u.dtype.element_ty), mask=there)  #? rate
-    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)  #? keyed
+    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, stop, DK)  #? keyed
     K = tl.load(at, mask=there, other=0.0).to(DOT)  #? keyed
     K, scale = unit(K, EPS, DOT)  #? unit
-    a, c = logs(log_a + n * T, t, T)  #? decay
+    a, c = logs(log_a + n * T, t, stop)  #? decay
     total = tl.sum(a, 0)  #? decay
     E *= tl.exp2(total - c)[:, None]  #? decay
     below, below_t = i[:, None] > i[None, :], i[None, :] > i[:, None]  #? erase
@@ -172,25 +176,25 @@ def NAME_scan_grads(
     G_t = tl.exp2(tl.where(below_t, before[None, :] - c[:, None], -float("inf")))  #? decay erase
     G = tl.where(below, 1.0, 0.0)  #? !decay erase
     G_t = tl.where(below_t, 1.0, 0.0)  #? !decay erase
-    at, there = flow(p + x * p_x + head * p_h, t, d, p_t, T, DK)  #? probe
+    at, there = flow(p + x * p_x + head * p_h, t, d, p_t, stop, DK)  #? probe
     P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
-    erase = tl.load(b + n * T + t, mask=t < T, other=0.0)  #? erase
+    erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)  #? erase
     dP = -tl.dot((D * G).to(DOT), K, input_precision=PRECISION)<!decay: - F>  #? erase
     dP -= F * tl.exp2(before)[:, None]  #? decay erase
     D_t = (D_t * G_t * erase[None, :]).to(DOT)  #? erase
     dK = E<erase: - tl.dot(D_t, <probe:P><!probe:K>, input_precision=PRECISION)>
     dB = tl.sum(dP * <probe:P><!probe:K>.to(tl.float32), 1)  #? erase
-    tl.store(db + n * T + t, dB, mask=t < T)  #? erase
+    tl.store(db + n * T + t, dB, mask=t < stop)  #? erase
     dc = -tl.sum(K.to(tl.float32) * dK, 1)<erase: + erase * dB>  #? decay
     end = tl.sum(last, 0) * tl.exp2(total) + tl.sum(tl.sum(K.to(tl.float32) * E, 1), 0)  #? decay
     dA = tl.cumsum(dc, 0, reverse=True) + end<erase: - erase * dB>  #? decay
-    tl.store(da + n * T + t, dA, mask=t < T)  #? decay
+    tl.store(da + n * T + t, dA, mask=t < stop)  #? decay
     dK += dP * erase[:, None]  #? erase !probe
-    at, there = flow(dp + (x * T * H + head) * DK, t, d, H * DK, T, DK)  #? probe
+    at, there = flow(dp + (x * T * H + head) * DK, t, d, H * DK, stop, DK)  #? probe
     tl.store(at, (dP * erase[:, None]).to(dp.dtype.element_ty), mask=there)  #? probe
-    tl.store(dw + n * T + t, dW, mask=t < T)  #? rate
+    tl.store(dw + n * T + t, dW, mask=t < stop)  #? rate
     dK = scale[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
-    at, there = flow(dk + (x * T * H + head) * DK, t, d, H * DK, T, DK)
+    at, there = flow(dk + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
     tl.store(at, dK.to(dk.dtype.element_ty), mask=there)
 '''
 

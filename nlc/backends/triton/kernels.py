@@ -17,6 +17,7 @@ _FLOW = '''
 # of n, t the tokens and i their places in a chunk, d and v channels of keys and values. Of a scan:
 # u is written, times w if there is w, and b erases at p, else at k; R are the rows that come of it,
 # X inverses, h a block of the state transposed. What is behind a name with _x, _h, _t is a stride.
+# Where N sequences are packed in one, n counts its heads, and packing says where they are (Packing).
 @triton.jit
 def flow(x, token, channel, at, T, size: tl.constexpr):
     """Where tokens and channels are, and which of them are there."""
@@ -81,21 +82,22 @@ def inverse_of(L, C: tl.constexpr, PRECISION: tl.constexpr):
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, b, <decay:log_a, ><probe:p, >inverse, T, H, k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
+    k, b, <decay:log_a, ><probe:p, >inverse, packing, T, N, H, k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,> DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L_ti = b_t <decay:a_{t-1} ... a_{i+1} >PROBE_t . k_i for i < t."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
-    at, there = flow(k + n // H * k_x + n % H * k_h, t, d, k_t, T, DK)
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
+    at, there = flow(k + n // H * k_x + n % H * k_h, t, d, k_t, stop, DK)
     K = tl.load(at, mask=there, other=0.0).to(DOT)
     K, _ = unit(K, EPS, DOT)  #? unit
-    at, there = flow(p + n // H * p_x + n % H * p_h, t, d, p_t, T, DK)  #? probe
+    at, there = flow(p + n // H * p_x + n % H * p_h, t, d, p_t, stop, DK)  #? probe
     P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
     L = tl.dot(<probe:P><!probe:K>, tl.trans(K), input_precision=PRECISION)
-    L *= tl.load(b + n * T + t, mask=t < T, other=0.0)[:, None]
+    L *= tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]
     below = i[:, None] > i[None, :]
-    a, c = logs(log_a + n * T, t, T)  #? decay
+    a, c = logs(log_a + n * T, t, stop)  #? decay
     L *= tl.exp2(tl.where(below, (c - a)[:, None] - c[None, :], -float("inf")))  #? decay
     L = tl.where(below, L, 0.0)  #? !decay
     X = inverse_of(L, C, PRECISION)
@@ -106,7 +108,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, T, H,
+    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, packing, T, N, H,
     k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -116,35 +118,38 @@ def NAME_scan(
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
     begun, held = block(S + n * DK * DV, d, v, DK, 1, DK, DV)
     h = tl.load(begun, mask=held, other=0.0)
+    end += n * DK * DV
+    n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H * k_h
     u += n // H * u_x + n % H * u_h
     p += n // H * p_x + n % H * p_h  #? probe
-    for chunk in range(tl.cdiv(T, C)):
-        m, t = n * tl.cdiv(T, C) + chunk, chunk * C + i
+    for chunk in range(first, last):
+        start, stop = span(chunk, packing, T, C)
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         at, _ = block(starts + m * DK * DV, d, v, DK, 1, DK, DV)
         tl.store(at, h.to(starts.dtype.element_ty), mask=held)
-        at, there = flow(k, t, d, k_t, T, DK)
+        at, there = flow(k, t, d, k_t, stop, DK)
         K = tl.load(at, mask=there, other=0.0).to(DOT)
         scale = to_unit(K, EPS)  #? unit
-        at, there = flow(u, t, v, u_t, T, DV)
+        at, there = flow(u, t, v, u_t, stop, DV)
         R = tl.load(at, mask=there, other=0.0)<!rate:.to(tl.float32)>
-        R = R * tl.load(w + n * T + t, mask=t < T, other=0.0)[:, None]  #? rate
-        a, c = logs(log_a + n * T, t, T)  #? decay
+        R = R * tl.load(w + n * T + t, mask=t < stop, other=0.0)[:, None]  #? rate
+        a, c = logs(log_a + n * T, t, stop)  #? decay
         total = tl.sum(a, 0)  #? decay
-        at, there = flow(p, t, d, p_t, T, DK)  #? probe
+        at, there = flow(p, t, d, p_t, stop, DK)  #? probe
         P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
-        erase = tl.load(b + n * T + t, mask=t < T, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
+        erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
         erase *= scale  #? unit erase
         R -= erase[:, None] * tl.dot(<probe:P><!probe:K>, h.to(DOT), input_precision=PRECISION)  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         R = tl.dot(X, R.to(DOT), input_precision=PRECISION)  #? erase
-        at, there = flow(rows + n * T * DV, t, v, DV, T, DV)  #? erase
+        at, there = flow(rows + n * T * DV, t, v, DV, stop, DV)  #? erase
         tl.store(at, R.to(rows.dtype.element_ty), mask=there)  #? erase
         R *= scale[:, None]  #? unit
         R *= tl.exp2(total - c)[:, None]  #? decay
         h *= tl.exp2(total)  #? decay
         h += tl.dot(tl.trans(K), R.to(DOT), input_precision=PRECISION)
-    ended, _ = block(end + n * DK * DV, d, v, DK, 1, DK, DV)
+    ended, _ = block(end, d, v, DK, 1, DK, DV)
     tl.store(ended, h, mask=held)
 '''
 
@@ -178,7 +183,7 @@ def NAME_step(
 _READ = '''
 @triton.jit
 def <decay:gated_>read<before:_before><unit:_unit>_out(
-    q, k, rows, starts, <decay:log_a, >out, T, H, q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
+    q, k, rows, starts, <decay:log_a, >out, packing, T, N, H, q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -186,27 +191,28 @@ def <decay:gated_>read<before:_before><unit:_unit>_out(
     """<!before:S_t q_t><before:S_{t-1} q_t> in a chunk for a block of dv: of what it began with, and what was written."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
     x, head = n // H, n % H
-    at, there = flow(q + x * q_x + head * q_h, t, d, q_t, T, DK)
+    at, there = flow(q + x * q_x + head * q_h, t, d, q_t, stop, DK)
     Q = tl.load(at, mask=there, other=0.0).to(DOT)
-    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, T, DK)
+    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, stop, DK)
     K = tl.load(at, mask=there, other=0.0).to(DOT)
     Q, _ = unit(Q, EPS, DOT)  #? unit
     K, _ = unit(K, EPS, DOT)  #? unit
     at, there = block(starts + m * s_n, d, v, s_v, s_d, DK, DV)
     h = tl.load(at, mask=there, other=0.0).to(DOT)
-    at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, T, DV)
+    at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, stop, DV)
     R = tl.load(at, mask=there, other=0.0).to(DOT)
     seen = i[:, None] ORDER i[None, :]
     A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)
-    a, c = logs(log_a + n * T, t, T)  #? decay
+    a, c = logs(log_a + n * T, t, stop)  #? decay
     A *= tl.exp2(tl.where(seen, <!before:c><before:(c - a)>[:, None] - c[None, :], -float("inf")))  #? decay
     A = tl.where(seen, A, 0.0)  #? !decay
     value = tl.dot(Q, h, input_precision=PRECISION)
     value *= tl.exp2(<!before:c><before:c - a>)[:, None]  #? decay
     value += tl.dot(A.to(DOT), R, input_precision=PRECISION)
-    at, there = flow(out + x * o_x + head * o_h, t, v, o_t, T, DV)
+    at, there = flow(out + x * o_x + head * o_h, t, v, o_t, stop, DV)
     tl.store(at, value.to(out.dtype.element_ty), mask=there)
 '''
 

@@ -13,6 +13,7 @@ from nlc.backends.torch.scanned import all_nodes
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.forms import KernelForm
+from nlc.backends.triton.packing import packable
 from nlc.backends.triton.texts import TEXTS
 from nlc.backends.writer import Header, Writer
 from nlc.ir.expr import Expr, walk
@@ -51,6 +52,11 @@ class TritonModule(TorchModule):
     ROWS = KernelPrinter
     lengths: dict[str, Expr]
 
+    def __init__(self, program: Program, header: Header, w: Writer):
+        super().__init__(program, header, w)
+        if packable(program):
+            self.STREAMS, self.beside_flows = "packed_streams", ("within: Packing | None = None",)
+
     def form(self, r: Record, read: bool) -> Form:
         f = super().form(r, True)
         if f.kind not in ("none", "scalar"):
@@ -60,7 +66,8 @@ class TritonModule(TorchModule):
 
     def _last(self, r: Record) -> list[str]:
         eps = self.lengths.get(r.states[0])
-        return [self.row(eps)] if eps is not None else []
+        given = [self.row(eps)] if eps is not None else []
+        return given + ["within"] * bool(self.beside_flows)
 
     def _rated(self, r: Record, f: Form, args: list[str], at: Callable[..., str]) -> list[str]:
         found = _rate(r)

@@ -57,8 +57,13 @@ class Text:
 CHUNKS = "X * H * starts.shape[2]"
 
 
+_KINDS = {"eps": "float", "packing": "Tensor | None", "within": "Packing | None = None"}
+# Of kernels: packing, T, N and H.
+TOKENS = ['*tokens_of(packing, T, sizes["C"])', "H"]
+
+
 def _tensors(names: list[str]) -> list[str]:
-    return [f"{n}: float" if n == "eps" else f"{n}: Tensor" for n in names]
+    return [f"{n}: {_KINDS.get(n, 'Tensor')}" for n in names]
 
 
 def _returns(count: int) -> str:
@@ -81,6 +86,7 @@ def scan(f: KernelForm) -> str:
     probes = ["p"] * probe
     given = ["S", "k", "u", *numbers, *probes, *["eps"] * f.unit]
     made = ["end", "rows", "starts", "inverse"] if erase else ["end", "starts"]
+    given += ["packing"]
     _scan_called(text, f, given, numbers, probes)
     _scan_meaning(text, given)
     _scan_forward(text, f, given, numbers, probes, made)
@@ -92,7 +98,7 @@ def _scan_called(
     text: Text, f: KernelForm, given: list[str], numbers: list[str], probes: list[str]
 ) -> None:
     """The function that the module calls."""
-    text.call("def NAME(", _tensors(given), f") -> {_returns(3)}:", 0)
+    text.call("def NAME(", _tensors([*given[:-1], "within"]), f") -> {_returns(3)}:", 0)
     each = f", {' and '.join(numbers)} [..., T]" if numbers else ""
     at = "p" if f.probe else "k"
     keys = "k and p" if f.probe else "k"
@@ -102,16 +108,20 @@ def _scan_called(
     said = f"S is [..., dv, dk], {keys} [..., T, dk], u [..., T, dv]{each}."
     said += " The rows of k are brought to length one." * f.unit
     said += " Returns S after the last token, the rows that were written, and S before each chunk."
+    said += (
+        " Where sequences are packed within one, S is [N, H, dv, dk], and there is one of those."
+    )
     said += " Products are in the dtype of k, sums and S in float32."
     said += " TypeError or ValueError for what the kernels do not take."
     text("\n".join(f"    {line}" for line in wrap(said, WIDTH - 4)))
     text('''\
     """
     dtype = supported(k)''')
-    fronts = [f"{x}.shape[:-2]" for x in ("S", "k", "u", *probes)]
-    text.call("lead = leading(", [*fronts, *(f"{x}.shape[:-1]" for x in numbers)], ")")
+    fronts = [f"{x}.shape[:-2]" for x in ("k", "u", *probes)]
+    fronts = ["front(S, 2, within)", *fronts, *(f"{x}.shape[:-1]" for x in numbers)]
+    text.call("lead = leading(", fronts, ")")
     text("    S = state_of(S, u.shape[-1], k.shape[-1])")
-    text("    S = fitted(lead, 2, S)[0].contiguous()")
+    text("    S = states_for(lead, 2, S, within)")
     flows = ["k", "u", *probes]
     text.call(
         f"{', '.join(flows)} = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *flows], "))"
@@ -120,6 +130,7 @@ def _scan_called(
         left = _given(numbers) if len(numbers) == 1 else ", ".join(numbers)
         args = ["lead", "1", *numbers]
         text.call(f"{left} = (x.float().contiguous() for x in fitted(", args, "))")
+    text("    packing = packed(within, k, u)")
     found = "end, rows, starts, _" if f.erase else "end, starts"
     text.call(f"{found} = NAME_forward(", given, ")")
     text("""\
@@ -131,7 +142,7 @@ def _scan_called(
 def _scan_meaning(text: Text, given: list[str]) -> None:
     """The recurrence, which the check of a first launch compares with."""
     returns = "tuple[Tensor, ...]"
-    text.call("\ndef NAME_meaning(", _tensors(given), f") -> {returns}:", 0)
+    text.call("\ndef NAME_meaning(", _tensors(given[:-1]), f") -> {returns}:", 0)
     at = "p" if text.flags["probe"] else "k"
     text(f'''\
     """Token by token."""
@@ -165,14 +176,14 @@ def _scan_forward(
     """{said}: [X, H, ...]."""
     (X, H, T, dk), dv = k.shape, u.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T)
-    {", ".join(made)} = out = NAME_shapes(S, k, u)''')
+    {", ".join(made)} = out = NAME_shapes(S, k, u, packing)''')
     small = ["S", "k", "u", *numbers, *probes, *made[:1], *made[1:], "H"]
-    text("    if T == 1:")
+    text("    if T == 1 and packing is None:")
     args = [*small, *[f"*{n}.stride()[:2]" for n in ("k", "u", *probes)]]
     text.launch("step", "step", args, "k.dtype", "X * H", parted=True, depth=2)
     text("        return out")
     if erase:
-        args = ["k", *[x for x in numbers if x != "w"], *probes, "inverse", "T", "H"]
+        args = ["k", *[x for x in numbers if x != "w"], *probes, "inverse", *TOKENS]
         text.launch("solve", "solve", [*args, *_strides("k", *probes)], "k.dtype", CHUNKS)
     args = [
         "S",
@@ -186,18 +197,23 @@ def _scan_forward(
         "starts",
     ]
     text.launch(
-        "scan", "scan", [*args, "T", "H", *_strides("k", "u", *probes)], "k.dtype", "X * H", True
+        "scan",
+        "scan",
+        [*args, *TOKENS, *_strides("k", "u", *probes)],
+        "k.dtype",
+        "S.shape[0] * H",
+        True,
     )
     text('''\
     return out
 
 
 @NAME_forward.register_fake
-def NAME_shapes(S, k, u, *_):
+def NAME_shapes(S, k, u, *rest):
     """What the operator returns, but for its values."""
     (X, H, T, dk), dv = k.shape, u.shape[-1]
     C = chunk_of(dk, dv, T)
-    starts = k.new_empty(X, H, -(-T // C), dv, dk)
+    starts = k.new_empty(X, H, chunks_of(rest[-1], T, C), dv, dk)
     return torch.empty_like(S), starts  #? !erase
     rows, inverse = k.new_empty(X, H, T, dv), k.new_empty(X, H, starts.shape[2], C, C)  #? erase
     return torch.empty_like(S), rows, starts, inverse  #? erase
@@ -216,8 +232,8 @@ def _scan_backward(
     erase = f.erase
     kept = ["k", "u", *numbers, *probes, *made[1:]]
     grads = ["d_end", "d_rows", "d_starts"] if erase else ["d_end", "d_starts"]
-    slopes = [f"d_{n}" for n in given if n != "eps"]
-    eps = ["eps"] * f.unit
+    slopes = [f"d_{n}" for n in given if n not in ("eps", "packing")]
+    eps = [*["eps"] * f.unit, "packing"]
     text("@Operator")
     text.call(
         "def NAME_backward(", _tensors([*kept, *grads, *eps]), f") -> {_returns(len(slopes))}:", 0
@@ -231,11 +247,11 @@ def _scan_backward(
     text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
     worth = "worth" if f.rate else "d_u"
     args = ["k", *[x for x in numbers if x != "w"], *probes, *["inverse"] * erase, *grads]
-    args += ["ends", worth, "d_S", "T", "H", *_strides("k", *probes)]
-    text.launch("scan_back", "scan_back", args, "dtype", "X * H", True)
+    args += ["ends", worth, "d_S", *TOKENS, *_strides("k", *probes)]
+    text.launch("scan_back", "scan_back", args, "dtype", "d_S.shape[0] * H", True)
     written = "rows" if erase else "u"
     args = ["k", *["u"] * f.rate, *numbers, *probes, written, "starts", "ends", worth]
-    args += [*["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes)), "T", "H"]
+    args += [*["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes)), *TOKENS]
     args += _strides("k", written, *["u"] * f.rate, *probes)
     text.launch("scan_grads", "grads", args, "dtype", CHUNKS)
     text("""\
@@ -243,7 +259,7 @@ def _scan_backward(
 
 
 @NAME_backward.register_fake""")
-    text.call("def NAME_slopes(", [*kept, *grads, *(f"{e}=0.0" for e in eps)], "):", 0)
+    text.call("def NAME_slopes(", [*kept, *grads, "*_"], "):", 0)
     text('''\
     """The shapes of the slopes."""
     d_k, dtype = tokens_first(k), wider(k.dtype)''')
@@ -256,14 +272,15 @@ def _scan_backward(
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
-    S, *flows{", ctx.eps" * f.unit} = inputs
-    ctx.save_for_backward(*flows, *output[1:])
+    S, *flows{", ctx.eps" * f.unit}, packing = inputs
+    ctx.save_for_backward(*flows, *output[1:], packing)
 
 
 def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
+    *kept, packing = ctx.saved_tensors
     grads = ({", ".join(f"{g}.contiguous()" for g in grads)})
-    d_S, d_k, d_u, *rest = NAME_backward(*ctx.saved_tensors, *grads{", ctx.eps" * f.unit})
-    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}
+    d_S, d_k, d_u, *rest = NAME_backward(*kept, *grads{", ctx.eps" * f.unit}, packing)
+    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}, None
 
 """)
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
@@ -273,11 +290,11 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     """The operator of a read, forward and backward."""
     text = Text(name, dict(decay=decay, before=before, unit=unit))
     tensors = ["q", "k", "rows", "starts"] + ["log_a"] * decay
-    eps = ["eps"] * unit
+    eps = [*["eps"] * unit, "packing"]
     given = [*tensors, *eps]
     what = "S_{t-1} q_t" if before else "S_t q_t"
     what += " with q and k of length one" * unit
-    text.call("def NAME(", _tensors(given), ") -> Tensor:", 0)
+    text.call("def NAME(", _tensors([*given[:-1], "within"]), ") -> Tensor:", 0)
     text(f'''\
     """{what}: of q and k [..., T, dk] and what a scan returns."""
     dtype = supported(k)''')
@@ -286,10 +303,11 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     text.call("q, k, rows = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *given[:3]], "))")
     text("""\
     starts = in_a_row(*fitted(lead, 3, starts))
-    log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay""")
+    log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay
+    packing = packed(within, k, rows)""")
     text.call("out = NAME_forward(", given, ")")
     text("    return unfitted(lead, out)[0]")
-    text.call("\n\ndef NAME_meaning(", _tensors(given), ") -> tuple[Tensor, ...]:", 0)
+    text.call("\n\ndef NAME_meaning(", _tensors(given[:-1]), ") -> tuple[Tensor, ...]:", 0)
     text('''\
     """Token by token."""
     q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps) for x in (q, k))  #? unit
@@ -314,7 +332,7 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     text.launch(
         "out",
         "out",
-        [*tensors, "out", "T", "H", *strides, "*out.stride()[:3]"],
+        [*tensors, "out", *TOKENS, *strides, "*out.stride()[:3]"],
         "k.dtype",
         CHUNKS,
         True,
@@ -341,14 +359,14 @@ def NAME_shapes(q, k, rows, *_):
     """The slopes by all that goes in."""
     (X, H, T, dk), dv = q.shape, rows.shape[-1]''')
     text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*tensors, "grad"], ")")
-    args = [*tensors, "grad", *slopes, "T", "H", *strides, *_strides("grad", "d_rows")]
+    args = [*tensors, "grad", *slopes, *TOKENS, *strides, *_strides("grad", "d_rows")]
     text.launch("back", "out_back", args, "wider(k.dtype)", CHUNKS)
     text("""\
     return out
 
 
 @NAME_backward.register_fake""")
-    text.call("def NAME_slopes(", [*tensors, "grad", *(f"{e}=0.0" for e in eps)], "):", 0)
+    text.call("def NAME_slopes(", [*tensors, "grad", "*_"], "):", 0)
     text('''\
     """The shapes of the slopes."""
     d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)
@@ -357,15 +375,17 @@ def NAME_shapes(q, k, rows, *_):
 
 
 def NAME_setup(ctx, inputs, output):
-    <unit:*inputs, ctx.eps = inputs>  #? unit
-    ctx.save_for_backward(*inputs)
+    *flows, <unit:ctx.eps, >packing = inputs
+    ctx.save_for_backward(*flows, packing)
 
 
 def NAME_slope(ctx, grad):
-    _, k, rows, starts, *_ = given = ctx.saved_tensors
+    *given, packing = ctx.saved_tensors
+    _, k, rows, starts, *_ = given
     grad = rows_of(wider(k.dtype), grad)
-    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad<unit:, ctx.eps>)
-    return d_q, d_k, d_rows.to(rows.dtype), d_starts.to(starts.dtype), *rest<unit:, None>
+    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad, <unit:ctx.eps, >packing)
+    d_rows, d_starts = d_rows.to(rows.dtype), d_starts.to(starts.dtype)
+    return d_q, d_k, d_rows, d_starts, *rest, <unit:None, >None
 
 ''')
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")

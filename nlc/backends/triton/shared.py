@@ -311,7 +311,7 @@ def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | 
         exact = name in ("S", "X", "b", "log_a", "w", "kept", "begun")
         inputs.append((x if exact else x.to(dtype)).requires_grad_())
     with torch.enable_grad():
-        found, given = operator(*inputs), [x for x in inputs if isinstance(x, Tensor)]
+        found, given = operator(*inputs, None), [x for x in inputs if isinstance(x, Tensor)]
         wide = [x.detach().double().requires_grad_() for x in given]
         expected = meaning(*wide, *inputs[len(given) :])
         found = (found,) if isinstance(found, Tensor) else found[: len(expected)]

@@ -18,6 +18,7 @@ from nlc.backends.triton import (
     gradients,
     kernels,
     operators,
+    packing,
 )
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.shared import SHARED
@@ -56,7 +57,7 @@ def _texts() -> dict[str, str]:
         )
         parts = kernels.read_text(**how), gradients.read_text(**how), operators.read(name, **how)
         made[name] = _joined(parts)
-    made |= access.TEXTS | decays.TEXTS
+    made |= packing.TEXTS | access.TEXTS | decays.TEXTS
     made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS
     made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}

@@ -1,0 +1,141 @@
+"""Sequences packed in one: where chunks of them are, as kernels read it, and which systems run so.
+
+Kernels have a chunk for each of a table that is computed on the device, so the CPU never waits for where sequences
+end. All other systems run sequences of one length as a batch (`streams`).
+"""
+
+from __future__ import annotations
+
+from nlc.ir.expr import walk
+from nlc.ir.program import Let, Parallel, Program, Return
+from nlc.ir.scan import Scan
+
+
+def packable(program: Program) -> bool:
+    """Whether all that a stream carries is states with heads of scans that are kernels, and nothing else looks from
+    token to token or at a state."""
+    if not program.slots or any(s.kind != "level" or not s.type.head for s in program.slots):
+        return False
+    parallels = [x for x in program.body if isinstance(x, Parallel)]
+    if len(parallels) != 1 or not all(isinstance(x, Let | Parallel | Return) for x in program.body):
+        return False
+    scans = [x for x in parallels[0].body if isinstance(x, Scan)]
+    if not all(isinstance(x, Let | Scan) for x in parallels[0].body) or parallels[0].first:
+        return False
+    if not all(s.read and s.record.rank == 2 and not any(s.record.start) for s in scans):
+        return False
+    states = {s.var for s in program.slots}
+    exprs = [x.expr for x in (*program.body, *parallels[0].body) if isinstance(x, Let)]
+    exprs += [e for s in scans for e in s.record.parts]
+    exprs += [e for x in program.body if isinstance(x, Return) for e in x.outputs.values()]
+    read = {str(n.attr) for e in exprs for n in walk(e) if n.op == "var"}
+    return states == {x for s in scans for x in s.record.states} and not states & read
+
+
+TEXTS: dict[str, str] = {
+    "span": '''
+@triton.jit
+def span(chunk, packing, T, C: tl.constexpr):
+    """The first token of a chunk, and that behind its sequence."""
+    start, stop = chunk * C, T
+    if packing is not None:
+        start, stop = tl.load(packing + 2 * chunk), tl.load(packing + 2 * chunk + 1)
+    return start, stop
+
+
+@triton.jit
+def piece(m, packing, T, N, C: tl.constexpr):
+    """The head that a chunk is of, its first token, and that behind its sequence."""
+    chunks = tl.cdiv(T, C) + N
+    start, stop = span(m % chunks, packing, T, C)
+    return m // chunks, start, stop
+
+
+@triton.jit
+def sequence(n, packing, T, N, H, C: tl.constexpr):
+    """Of a state: the head that its flows are of, its first chunk, and that behind its last."""
+    first, last = 0, tl.cdiv(T, C)
+    if packing is not None:
+        at = packing + 2 * (tl.cdiv(T, C) + N + n // H)
+        n, first, last = n % H, tl.load(at), tl.load(at + 2)
+    return n, first, last
+''',
+    "Packing": '''
+class Packing:
+    """Sequences packed in one of T tokens, cut at cuts [N + 1]: where chunks of them are.
+
+    It is computed on the device, and nothing waits for it: there is room for as many chunks as there
+    can be, and those that there are not have no tokens.
+    """
+
+    def __init__(self, cuts: Tensor, tokens: int):
+        self.cuts = cuts.to(torch.int32).clamp(0, tokens).cummax(0).values  # or a kernel reads elsewhere
+        self.tokens, self.found = tokens, {}
+
+    def of(self, C: int) -> Tensor:
+        """[chunks + N + 1, 2]: of chunks the first token, and that behind its sequence; then of
+        sequences the first chunk and token."""
+        if C not in self.found:
+            cuts, N = self.cuts, len(self.cuts) - 1
+            firsts = F.pad((-(-cuts.diff() // C)).cumsum(0, dtype=torch.int32), (1, 0))
+            chunk = torch.arange(-(-self.tokens // C) + N, dtype=torch.int32, device=cuts.device)
+            own = (torch.searchsorted(firsts, chunk, right=True) - 1).clamp(max=N - 1)
+            pieces = cuts[own] + (chunk - firsts[own]) * C, cuts[own + 1]
+            ends = torch.stack([firsts, cuts], -1)
+            self.found[C] = torch.cat([torch.stack(pieces, -1), ends]).contiguous()
+        return self.found[C]
+''',
+    "packed": '''
+def packed(within: Packing | None, k: Tensor, u: Tensor) -> Tensor | None:
+    """Where chunks of keys k and values u are, if sequences are packed."""
+    return within and within.of(chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]))
+''',
+    "tokens_of": '''
+def tokens_of(packing: Tensor | None, T: int, C: int) -> tuple[Tensor | None, int, int]:
+    """What kernels are told of tokens; last how many sequences are packed in one, 0 if none."""
+    return packing, T, 0 if packing is None else (len(packing) - blocks_of(T, C)) // 2
+''',
+    "chunks_of": '''
+def chunks_of(packing: Tensor | None, T: int, C: int) -> int:
+    """How many chunks there can be."""
+    return blocks_of(T, C) + tokens_of(packing, T, C)[2]
+''',
+    "front": '''
+def front(S: Tensor, behind: int, within: Packing | None) -> torch.Size:
+    """What states have in front in common with flows: where sequences are packed, heads alone."""
+    return S.shape[within is not None : -behind]
+''',
+    "states_for": '''
+def states_for(lead: torch.Size, behind: int, S: Tensor, within: Packing | None) -> Tensor:
+    """States [X, H, ...] for flows that have lead in front."""
+    if within is not None:
+        lead = (S.shape[0], *lead[1:])
+    return fitted(lead, behind, S)[0].contiguous()
+''',
+    "packed_streams": '''
+def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor) -> tuple:
+    """As `streams`, but that kernels read where packed sequences are cut: nothing waits for the device.
+
+    Cuts that are there already are not looked at; those on the CPU are, as those of `streams`.
+    """
+    plain = module.truncate or module.checkpoint or module.error_if_nonfinite
+    if cu_seqlens is None or plain:
+        return streams(module, cu_seqlens, states, *flows)
+    cuts, x = torch.as_tensor(cu_seqlens), flows[0]
+    N = len(cuts) - 1 if cuts.ndim == 1 else 0
+    ends = [0, x.shape[1]] if cuts.is_cuda else cuts.tolist()
+    sound = N > 0 and len(x) == 1 and [ends[0], ends[-1]] == [0, x.shape[1]]
+    count = N if states is None else -1 if isinstance(states, dict) else len(states)
+    if not sound or count != N or ends != sorted(ends):
+        return streams(module, cu_seqlens, states, *flows)  # which says what is wrong
+    if states is None:
+        state = module.initial_state(x.expand(N, *x.shape[1:]))
+    else:
+        given = [started(module, s or None, x) for s in states]
+        state = {key: torch.cat([s[key] for s in given]) for key in given[0]}
+    within = Packing(cuts.to(x.device, non_blocking=True), x.shape[1])
+    outputs, state = module.piece(state, *flows, within=within)
+    parts = zip(*(v.split(1) for v in state.values()), strict=True)
+    return outputs, [dict(zip(state, each, strict=True)) for each in parts]
+''',
+}

@@ -1,0 +1,123 @@
+"""Sequences packed in one, cut where kernels read it: the streams that they would be, each alone, in float64."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import pytest
+import torch
+from recurrences import error
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import nlc
+from nlc.pipeline import Spec
+from nlc.runtime.verify.draws import draw
+from nlc.tools.sizes import settled, small
+
+MOST = 3e-5  # of float32 against float64
+MEMORY = """
+nlc: 1
+system: packed
+context: tokens
+hyper: {n: 8}
+heads: 2
+inputs: {q: [n], k: [n], v: [n], a: [n], b: []}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(n, n)
+    key: l2norm(k)
+    value: v
+    objective: 0.5 * sqnorm(S(key) - value)
+    STEP
+outputs: {y: [n], z: [n]}
+output: {y: S(q), z: prev(S)(q)}
+"""
+SPECS = {
+    "scalar": "gated_delta_net",
+    "channel": MEMORY.replace("STEP", "retain: per_key(sigmoid(a))\n    rule: gd(lr=sigmoid(b))"),
+    "coupled": MEMORY.replace("STEP", "rule: momentum(lr=0.5, beta=sigmoid(b))").replace(
+        "a: [n], ", ""
+    ),
+}
+
+
+def spec_of(kind: str) -> Spec:
+    text = SPECS[kind]
+    return nlc.loads(text, "packed.yaml") if "\n" in text else nlc.load(text, operator=True)
+
+
+def cuts(sequences: int, tokens: int) -> list[int]:
+    """Some of which cut nothing off."""
+    ends = random.Random(sequences).choices(range(tokens + 1), k=sequences - 2)
+    return sorted([0, *ends, *ends[:1], tokens])
+
+
+def run(net: nn.Module, flows: dict[str, Tensor], at: list[int], dtype: torch.dtype) -> list:
+    """Outputs, last states, and slopes by flows and by what streams go on from; the first starts anew."""
+    leaves = {n: x.to(dtype).requires_grad_() for n, x in flows.items()}
+    start = net.initial_state(next(iter(leaves.values())))
+    noise = torch.Generator().manual_seed(0)
+    draws = [
+        {n: torch.randn(x.shape, generator=noise).to(x.dtype) for n, x in start.items()}
+        for _ in at[2:]
+    ]
+    given = [x.requires_grad_() for each in draws for x in each.values()]
+    outputs, ends = net(**leaves, state=[None, *draws], cu_seqlens=torch.tensor(at))
+    outputs = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+    found = [*outputs, *(x for each in ends for x in each.values())]
+    loss = sum(x.sin().sum() for x in found)
+    slopes = torch.autograd.grad(loss, [*leaves.values(), *given])
+    return [x.detach() for x in (*found, *slopes)]
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_packed_sequences_are_streams_of_their_own(kind: str) -> None:
+    spec = spec_of(kind)
+    sizes = small(spec.system, {}, 8)
+    exact, net = spec.compile("torch")(**sizes), spec.compile("triton", {"S": "chunked(16)"})
+    flows = draw(spec.system, settled(spec.system, sizes), 1, 24)
+    flows = {n: x.detach().double() for n, x in flows.items()}
+    made = sys.modules[net.__module__]
+    made.streams = None  # which would run them one length after the other
+    at = cuts(4, 24)
+    wanted = run(exact.double(), flows, at, torch.float64)
+    for a, b in zip(run(net(**sizes), flows, at, torch.float32), wanted, strict=True):
+        assert error(a, b) < MOST
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would have to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
+        self.count += any(w in str(func) for w in waits)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_where_sequences_are_cut() -> None:
+    spec = spec_of("coupled")
+    made = sys.modules[spec.compile("triton").__module__]
+    with Waits() as mode:
+        within = made.Packing(torch.tensor([0, 7, 7, 40]), 40)
+        table = within.of(16)
+        made.products(torch.rand(1, 2, 40, 2, 2), within)
+    assert mode.count == 0
+    assert table[:4].tolist() == [[0, 7], [7, 40], [23, 40], [39, 40]]
+
+
+def test_cuts_that_do_not_fit_are_clipped_or_said() -> None:
+    """On the CPU they are looked at; on a GPU no kernel reads beside the flows."""
+    spec = spec_of("scalar")
+    made = spec.compile("triton")
+    within = sys.modules[made.__module__].Packing(torch.tensor([-3, 9, 4, 99]), 12)
+    assert within.cuts.tolist() == [0, 9, 9, 12]
+    sizes = small(spec.system, {}, 8)
+    net, flows = made(**sizes), draw(spec.system, settled(spec.system, sizes), 1, 6)
+    for at in ([0, 4, 3, 6], [0, 7], [1, 6], [[0, 6]]):
+        with pytest.raises(ValueError, match="cu_seqlens must rise from 0 to T"):
+            net(**flows, cu_seqlens=torch.tensor(at))
