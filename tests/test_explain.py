@@ -263,6 +263,9 @@ def test_the_method_raises_what_the_verb_says() -> None:
 def test_explain_says_what_runs_in_kernels() -> None:
     assert "; in kernels" in str(nlc.load("gated_delta_net").explain("triton"))
     assert "kernels" not in str(nlc.load("gated_delta_net").explain("torch"))
+    for d, chunk, said in ((256, 64, ""), (800, 32, ""), (1200, 32, "at most, not 300")):
+        found = nlc.load("gated_delta_net").explain("triton", hypers={"d": d, "heads": 4})
+        assert found.levels[0][0].tile == chunk and said in " ".join(str(found).split())
 
 
 def test_every_class_and_plan_that_is_printed_is_explained() -> None:

@@ -112,6 +112,14 @@ def test_a_tile_that_they_can_have_is_the_chunk() -> None:
     assert "\nCHUNK = 32  # tokens of a chunk\n" in text
 
 
+def test_keys_that_are_too_long_are_refused_by_the_constructor() -> None:
+    made = nlc.load("gated_delta_net").compile("triton")
+    made(d=1024, heads=4)
+    said = r"S take keys of 256 channels at most, not 257; .*`torch` .*\(gated_delta_net.yaml:20\)"
+    with pytest.raises(ValueError, match=said):
+        made(d=1028, heads=4)
+
+
 def test_what_a_rule_does_not_need_is_not_in_its_kernels() -> None:
     specs = ("linear_attention", "retnet", "delta_net", "gated_delta_net")
     texts = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from recurrences import error, expected, found, inputs, module, names, slopes
 
-from nlc.backends.triton.forms import KernelForm
+from nlc.backends.triton.forms import MOST_KEYS, KernelForm, chunk
 from nlc.backends.triton.texts import forms
 
 FORMS = {f.scan: f for f in forms()}
@@ -122,3 +123,13 @@ def test_a_state_of_another_size_is_refused(size: tuple[int, int], tmp_path: Pat
     given = [x[n].float() for n in ("k", "u", "b")]
     with pytest.raises(ValueError, match=r"the state must be \[\.\.\., 16, 16\], not"):
         kernels.delta(torch.zeros(1, 2, *size), *given)
+
+
+def test_chunks_are_as_long_as_is_said(tmp_path: Path) -> None:
+    """`nlc explain` does not import Triton, and a generated file does not import nlc."""
+    kernels = module(tmp_path, ["chunk_of", "coupled_chunk", "supported", "OPERATORS"])
+    for dk, dv, tokens in product((16, 128, 130, 256), (16, 200), (1, 16, 17, 33, 500)):
+        assert kernels.chunk_of(dk, dv, tokens) == chunk("scalar", dk, dv, tokens)
+        assert kernels.coupled_chunk(tokens) == chunk("coupled", dk, dv, tokens)
+    with pytest.raises(ValueError, match=f"keys of {MOST_KEYS} channels at most"):
+        kernels.supported(torch.zeros(1, MOST_KEYS + 1))

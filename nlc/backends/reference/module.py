@@ -73,6 +73,10 @@ class ModuleWriter:
         }
         self.parts = PartNames(program.names)
 
+    def constructed(self) -> list[str]:
+        """What the constructor does with sizes that are set."""
+        return [f"self.STATE = {self.printer.use('state_layout')}(self)"]
+
     def _hyper(self, name: str) -> str:
         base, bracket, index = name.partition("[")
         return self.hyper_names.get(base, base) + bracket + index
@@ -88,7 +92,7 @@ class ModuleWriter:
             class_doc(w, self.system, self.program.slots)
             w()
             self.weights.table()
-            self.weights.init([f"self.STATE = {self.printer.use('state_layout')}(self)"])
+            self.weights.init(self.constructed())
             if self.weights.any:
                 w()
                 self.weights.reset()

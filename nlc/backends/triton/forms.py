@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from nlc.backends.torch.scans import Form, select
 from nlc.backends.writer import WIDTH, filled
 
+MOST_KEYS = 256  # channels
+
+
+def chunk(kind: str, dk: int, dv: int, tokens: int, asked: int | None = None) -> int:
+    """Tokens of a chunk of a record of a kind, as generated files choose them (`chunk_of`, `coupled_chunk`)."""
+    most = asked or 64
+    if max(dk, dv) > 128 or kind in ("coupled", "signed"):
+        most = min(most, 32)
+    return 16 if tokens <= 16 else most
+
 
 @dataclass(frozen=True, order=True)
 class KernelForm(Form):

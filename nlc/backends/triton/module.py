@@ -64,6 +64,16 @@ class TritonModule(TorchModule):
         unit = r.states[0] in self.lengths
         return KernelForm(f.kind, f.erase, f.probe, rate=_rate(r) is not None, unit=unit)
 
+    def constructed(self) -> list[str]:
+        widths: dict[str, str] = {}  # of keys, and a memory that has them
+        for x in (x for b in self.program.body for x in _scans(b)):
+            r = x.record
+            if r.rank == 2 and r.key is not None and (x.read or r.erases or r.kind != "none"):
+                held = self.keys.get(r.states[0], x.name)
+                widths.setdefault(self.printer.size(r.key.type.dims[0]), held)
+        check = self.printer.use("keys_fit") if widths else ""
+        return [f'{check}(self, "{n}", {w})' for w, n in widths.items()] + super().constructed()
+
     def _last(self, r: Record) -> list[str]:
         eps = self.lengths.get(r.states[0])
         given = [self.row(eps)] if eps is not None else []
@@ -113,6 +123,15 @@ class TritonModule(TorchModule):
             text += "" if ranks.get(inner) and inner not in gates else ".to(dtype)"
             if text != inner:
                 self.w(f"{inner} = {text}")
+
+
+def _scans(x: object) -> Iterable[Scan]:
+    """The scans in a statement."""
+    if isinstance(x, Scan):
+        yield x
+    elif isinstance(x, Parallel | Loop):
+        for y in x.body:
+            yield from _scans(y)
 
 
 def _lengths(program: Program) -> tuple[Program, dict[str, Expr]]:

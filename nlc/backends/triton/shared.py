@@ -218,6 +218,13 @@ def supported(x: Tensor) -> torch.dtype:
         raise ValueError(f"the kernels take keys of 256 channels at most, not {x.shape[-1]}")
     return x.dtype
 ''',
+    "keys_fit": '''
+def keys_fit(module: nn.Module, level: str, channels: int) -> None:
+    """ValueError for keys that are too long for kernels."""
+    if channels > 256:
+        said = f"the kernels of {level} take keys of 256 channels at most, not {channels}"
+        raise ValueError(f"{said}; the backend `torch` takes any ({declared(module, level)})")
+''',
     "VERDICTS": """
 VERDICTS: dict[tuple, str] = {}  # of what was checked: "" if right, else what is wrong
 """,

@@ -7,7 +7,7 @@ level for one kernel: what it needs and gives for a token, and its state in and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from math import ceil, lcm
@@ -36,10 +36,21 @@ class Cost:
 
 
 class Costs:
-    """``levels`` by name, ``projections`` (``linear`` and ``conv`` outside of levels), and the ``rest``."""
+    """``levels`` by name, ``projections`` (``linear`` and ``conv`` outside of levels), and the ``rest``.
 
-    def __init__(self, program: Program, sizes: Mapping[str, Number], tokens: int):
+    ``chunks``: the tokens of a chunk, by the kind of a record, the channels of its keys and values, how many tokens
+    there are, and how many are asked for; without it, as many as the backend `torch` takes.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sizes: Mapping[str, Number],
+        tokens: int,
+        chunks: Callable[[str, int, int, int, int | None], int] | None = None,
+    ):
         self.program, self.sizes, self.tokens = program, Sizes(sizes), tokens
+        self.chunks = chunks
         self.parts = pieces(program)
         self.owners = Owners(program, self.parts)
         self.scans = {x.name: (x, p) for p in self.parts for x in p.body if isinstance(x, Scan)}
@@ -96,6 +107,9 @@ class Costs:
         own = self.program.channel_tile if channel else self.program.tile
         most = own or (CHANNEL_CHUNK if channel else CHUNK)
         length = ceil(self.tokens / self.trips(piece))
+        if self.chunks is not None and s.record.rank == 2:
+            m, n, _ = self._sides(s)
+            return self.chunks(s.record.kind, int(n), int(m), length, own)
         return ceil(length / ceil(length / most))
 
     def _steps(self, piece: Piece) -> int:

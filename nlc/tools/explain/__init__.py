@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nlc.backends.triton.forms import MOST_KEYS, chunk
 from nlc.base.span import Span
 from nlc.ir.expr import walk
 from nlc.ir.program import Program
@@ -71,7 +72,8 @@ class _Explainer:
             other = self.plans or self.backend != spec.backend()
             self.free = {c.level: c for c in spec.choices()} if other else self.choices
             program = self._program()
-        costs = Costs(program, sizes, 1 if self.gradients else self.tokens)
+        chunks = chunk if self.backend == "triton" else None
+        costs = Costs(program, sizes, 1 if self.gradients else self.tokens, chunks)
         facts = {}
         for name, cost in costs.levels.items():
             level = system.levels.get(name) or system.outer[name]
@@ -128,7 +130,12 @@ class _Explainer:
         """Where there are kernels, whether it runs in them."""
         if self.backend != "triton" or choice.record is None:
             return ""
-        return "; in kernels" if choice.record.rank == 2 else "; in PyTorch, as it is no matrix"
+        if choice.record.rank != 2 or choice.record.key is None:
+            return "; in PyTorch, as it is no matrix"
+        channels = self._number(choice.record.key.type.dims[0])
+        if channels > MOST_KEYS:
+            return f"; in kernels, which take keys of {MOST_KEYS} channels at most, not {channels}"
+        return "; in kernels"
 
     def _updates(self, level: str) -> tuple[str, ...]:
         """An optimizer's steps are all that there is to say of it; a module's are many, and ``derive`` shows them."""
