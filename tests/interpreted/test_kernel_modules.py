@@ -328,3 +328,26 @@ def test_where_verdicts_cannot_be_kept_they_are_found_again(
     monkeypatch.setenv("NLC_CACHE_DIR", str(tmp_path / "file"))  # which is no folder
     with pytest.warns(UserWarning, match="verdicts on kernels are not kept"):
         assert kernels.cached("key", "wrong") == "wrong"
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "coupled_delta_scan",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("gated_delta_rated", "channel_read")),
+    ),
+)
+def test_a_first_launch_checks_the_kernels_of_one_token(name: str, tmp_path: Path) -> None:
+    """Which are others, and launched alone."""
+    kernels, launched = module(tmp_path, [name]), []
+    whole = kernels.launch
+    kernels.launch = lambda kernel, *rest, **kw: (
+        launched.append(kernel.fn.__name__) or whole(kernel, *rest, **kw)
+    )
+    forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
+    axes: dict[str, str | int] = {"log_a": "T dk"} if name.startswith("channel") else {}
+    if name.startswith("coupled"):
+        axes |= dict(X="states dv dk", u="T states dv", b="T states", states=2, C=16)
+        axes |= dict(kept="chunks states states C C", begun="chunks states states C")
+    assert kernels.differs(forward, meaning, torch.zeros(1, 2, 1, 20), 9, 1, **axes) == ""
+    assert launched[0] == f"{name}_step" and not launched[1].endswith(("_scan", "_out", "_chunks"))

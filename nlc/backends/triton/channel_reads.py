@@ -33,6 +33,30 @@ def NAME_out(
     put(out + x * o_x + head * o_h, value, t, v, o_t, stop, DV)
 '''
 
+_READ_STEP = '''
+@triton.jit
+def NAME_step(
+    q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, q_x, q_h, <!before:k_x, k_h, r_x, r_h, a_x, a_h, >
+    s_n, s_v, s_d, o_x, o_h, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+):
+    """SAID of one token, for a block of dv."""
+    n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    x, head = n // H, n % H
+    Q = tl.load(q + x * q_x + head * q_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    h = taken_block(starts + n * s_n, d, v, s_v, s_d, DK, DV).to(tl.float32)
+    score = 0.0  #? before
+    value = tl.sum(h * Q[:, None], 0)  #? before
+    a = tl.exp(tl.load(log_a + x * a_x + head * a_h + d, mask=d < DK, other=0.0))  #? !before
+    K = tl.load(k + x * k_x + head * k_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? !before
+    score = tl.sum(Q * K, 0)  #? !before
+    R = tl.load(rows + x * r_x + head * r_h + v, mask=v < DV, other=0.0).to(tl.float32)  #? !before
+    value = tl.sum(h * (Q * a)[:, None], 0) + score * R  #? !before
+    tl.store(out + x * o_x + head * o_h + v, value.to(out.dtype.element_ty), mask=v < DV)
+    A = tl.where(i[:, None] + i[None, :] == 0, score, 0.0).to(scores.dtype.element_ty)
+    tl.store(scores + n * C * C + i[:, None] * C + i[None, :], A)  # by each block
+'''
+
 _MEANING = '''
 def NAME_meaning(
     QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
@@ -57,6 +81,14 @@ def NAME_forward(
     out, scores = NAME_shapes(q, k, rows, starts, log_a)
     (X, H, T, dk), dv = q.shape, rows.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
+    if T == 1 and packing is None:
+        sizes = sizes_of("step", dk, dv, T)
+        args = [
+            q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, *q.stride()[:2],
+            <!before:*k.stride()[:2], *rows.stride()[:2], *log_a.stride()[:2], >*starts.stride()[2:], *out.stride()[:2],
+        ]
+        launch(NAME_step, (X * H * blocks_of(dv, sizes["BV"]),), args, q.dtype, **sizes)
+        return out, scores
     channel_paired<before:_before>(q, k, log_a, scores, dv, packing)
     sizes = sizes_of("out", dk, dv, T)
     args = [
@@ -283,7 +315,10 @@ def _texts() -> dict[str, str]:
     out: dict[str, str] = {}
     for before in (False, True):
         name, turned = (f"channel_{x}read{'_before' * before}" for x in ("", "turned_"))
-        forward, backward = (_READ, _MEANING, _READ_FORWARD), (_READ_BACK, SPREAD, _READ_BACKWARD)
+        forward, backward = (
+            (_READ, _READ_STEP, _MEANING, _READ_FORWARD),
+            (_READ_BACK, SPREAD, _READ_BACKWARD),
+        )
         out[f"{name}_forward"] = entry(name, *forward, before=before)
         out[f"{name}_backward"] = entry(name, *backward, before=before)
         out[name] = entry(name, _READ_OPERATOR, _READ_SLOPE, before=before)

@@ -92,6 +92,28 @@ def NAME_chunks(
     put_block(end, h, d, v, DK, 1, DK, DV)
 '''
 
+_STEP = '''
+@triton.jit
+def NAME_step(
+    S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, k_x, k_h, u_x, u_h, a_x, a_h, <erase:p_x, p_h, >
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+):
+    """One token, for a block of dv."""
+    n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    d, v = tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    at, held = n * DK * DV + v[:, None] * DK + d[None, :], (v < DV)[:, None] & (d < DK)[None, :]
+    h = tl.load(S + at, mask=held, other=0.0)
+    tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)
+    x, head = n // H, n % H
+    key = tl.load(k + x * k_x + head * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    row = tl.load(u + x * u_x + head * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
+    probe = tl.load(p + x * p_x + head * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
+    row -= tl.load(b + n) * tl.sum(h * probe[None, :], 1)  #? erase
+    tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
+    h *= tl.exp(tl.load(log_a + x * a_x + head * a_h + d, mask=d < DK, other=0.0))[None, :]
+    tl.store(end + at, h + row[:, None] * key[None, :], mask=held)
+'''
+
 _SCAN_BACK = '''
 @triton.jit
 def NAME_back(
@@ -214,6 +236,14 @@ def NAME_forward(
     end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u, packing)
     (X, H, T, dk), dv = k.shape, u.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
+    if T == 1 and packing is None:
+        sizes = sizes_of("step", dk, dv, T)
+        args = [
+            S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, *k.stride()[:2], *u.stride()[:2],
+            *log_a.stride()[:2], <erase:*p.stride()[:2], >
+        ]
+        launch(NAME_step, (X * H * blocks_of(dv, sizes["BV"]),), args, k.dtype, **sizes)
+        return out
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
     scores = torch.empty_like(inverse, dtype=torch.float32)  #? erase
     channel_paired_before(p, k, log_a, scores, dv, packing)  #? erase
@@ -237,7 +267,7 @@ def NAME_shapes(S, k, u, *rest):
     chunks = chunks_of(rest[-1], T, C)
     end, starts = torch.empty_like(S), k.new_empty(X, H, chunks, dv, dk)
     return end, starts  #? !erase
-    return end, k.new_empty(X, H, T, dv), starts, k.new_empty(X, H, chunks, C, C)  #? erase
+    return end, k.new_empty(X, H, T, dv), starts, inverses(k, rest[-1], chunks, C)  #? erase
 
 
 @Operator
@@ -248,6 +278,7 @@ def NAME_backward(
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dk), dv, dtype = k.shape, u.shape[-1], wider(k.dtype)
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, dtype, dv)
+    inverse = filled(inverse, chunk_of(dk, dv, T))  #? erase
     dS, sizes = torch.empty_like(d_end), sizes_of("scan_back", dk, dv, T)
     sizes["BV"] = width(dv, 16)  # of S, probes and keys, what registers hold  #? erase
     du = <erase:u.new_empty(u.shape, dtype=dtype)><!erase:tokens_first(u, dtype=dtype)>
@@ -298,7 +329,7 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 '''
 
 
-_KERNELS = _SCAN, _SCAN_BACK, _SCAN_GRADS
+_KERNELS = _SCAN, _STEP, _SCAN_BACK, _SCAN_GRADS
 
 TEXTS: dict[str, str] = {
     "channel_scan": entry("channel_scan", _FADE, *_KERNELS, _SCAN_OPERATOR),

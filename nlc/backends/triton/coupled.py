@@ -22,6 +22,9 @@ def products(A: Tensor, within: Packing | None = None) -> tuple[Tensor, Tensor]:
     A, T, p = A.float(), A.shape[-3], A.shape[-1]
     C = coupled_chunk(T)
     one = torch.eye(p, dtype=A.dtype, device=A.device)
+    if T == 1 and within is None:  # which has no products
+        kept = one[..., None, None].expand(*A.shape[:-3], 1, p, p, C, C)
+        return kept.contiguous(), A.unsqueeze(-1).expand(*A.shape, C).contiguous()
     if within is None:
         A = torch.cat([A, one.expand(*A.shape[:-3], -T % C, p, p)], -3)
     else:  # of chunks that sequences cut
@@ -44,6 +47,7 @@ _SIZES = '''
 CONFIG |= {
     "coupled_solve": (64, 4, 1),
     "coupled_scan": (32, 8, 2),
+    "coupled_step": (32, 4, 1),
     "coupled_out": (64, 4, 1),
     "coupled_scan_back": (32, 8, 2),
     "coupled_out_back": (64, 8, 1),

@@ -101,6 +101,43 @@ def NAME_scan(
         put_block(end + s * DK * DV, h[s], d, v, DK, 1, DK, DV)
 '''
 
+_STEP = '''
+@triton.jit
+def NAME_step(
+    X, k, u, <erase:b, p, >kept, begun, end, <erase:rows, >starts, <erase:z, >H, k_x, k_h, u_x, u_h, u_j, <erase:p_x, p_h, >
+    <erase:SOURCE: tl.constexpr, >STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
+    BV: tl.constexpr, C: tl.constexpr,
+):
+    """One token, for a block of dv."""
+    n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
+    d, v = tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    at, held = v[:, None] * DK + d[None, :], (v < DV)[:, None] & (d < DK)[None, :]
+    at += n * STATES * DK * DV
+    key = tl.load(k + n // H * k_x + n % H * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    probe = tl.load(p + n // H * p_x + n % H * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
+    Z = tl.zeros([BV], tl.float32)  #? erase
+    h, R = (), ()
+    for s in tl.static_range(STATES):
+        one = tl.load(X + at + s * DK * DV, mask=held, other=0.0)
+        tl.store(starts + at + s * DK * DV, one.to(starts.dtype.element_ty), mask=held)
+        Z += tl.sum(one * probe[None, :], 1) if s == SOURCE else 0.0  #? erase
+        h += (one,)
+    tl.store(z + n * DV + v, Z.to(z.dtype.element_ty), mask=v < DV)  #? erase
+    u += n // H * u_x + n % H * u_h
+    for j in tl.static_range(STATES):
+        row = tl.load(u + j * u_j + v, mask=v < DV, other=0.0).to(tl.float32)
+        row -= tl.load(b + n * STATES + j) * Z  #? erase
+        tl.store(rows + (n * STATES + j) * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
+        R += (row,)
+    for s in tl.static_range(STATES):
+        new = tl.zeros([BV, BK], tl.float32)
+        for j in tl.static_range(STATES):
+            pair = (n * STATES + s) * STATES + j
+            new += tl.load(begun + pair * C + C - 1) * h[j]
+            new += (tl.load(kept + (pair * C + C - 1) * C) * R[j])[:, None] * key[None, :]
+        tl.store(end + at + s * DK * DV, new, mask=held)
+'''
+
 _SCAN_OPERATOR = '''
 def NAME(
     X: Tensor, A: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, source: int, >
@@ -164,13 +201,22 @@ def NAME_forward(
     packing: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, Tensor, >Tensor, Tensor]:
     """States after the last token, <erase:rows, >states before each chunk<erase:, inverses, z>: as [X, H, ...]."""
-    end, starts = out = NAME_shapes(X, k, u, kept)  #? !erase
-    end, rows, starts, inverse, z = out = NAME_shapes(X, k, u, b, p, kept)  #? erase
+    end, starts = out = NAME_shapes(X, k, u, kept, packing)  #? !erase
+    end, rows, starts, inverse, z = out = NAME_shapes(X, k, u, b, p, kept, packing)  #? erase
     (N, H, T, dk), (states, dv), C = k.shape, u.shape[-2:], kept.shape[-1]
     checked(
-        NAME_forward, NAME_meaning, k, dv, C, X="states dv dk", u="T states dv", <erase:b="T states", >
+        NAME_forward, NAME_meaning, k, dv, min(T, C), X="states dv dk", u="T states dv", <erase:b="T states", >
         kept="chunks states states C C", begun="chunks states states C", states=states, C=C,
     )
+    if T == 1 and packing is None:
+        sizes = coupled_sizes("step", states, dk, dv, C)
+        args = [
+            X, k, u, <erase:b, p, >kept, begun, end, <erase:rows, >starts, <erase:z, >H, *k.stride()[:2],
+            *u.stride()[:2], u.stride(3), <erase:*p.stride()[:2], >
+        ]
+        grid = (N * H * blocks_of(dv, sizes["BV"]),)
+        launch(NAME_step, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
+        return out
     given = torch.empty_like(z)  #? erase
     args = [  #? erase
         k, u, b, p, kept, inverse, given, *tokens_of(packing, T, C), H, *k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
@@ -189,12 +235,12 @@ def NAME_forward(
 
 
 @NAME_forward.register_fake
-def NAME_shapes(X, k, u, <erase:b, p, >kept, *_):
+def NAME_shapes(X, k, u, <erase:b, p, >kept, *rest):
     """What the operator returns, but for its values."""
-    N, H, chunks, C = *kept.shape[:3], kept.shape[-1]  #? erase
+    packing, chunks, C = rest[-1], kept.shape[2], kept.shape[-1]  #? erase
     end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[2:])
     return end, starts  #? !erase
-    inverse, z = k.new_empty(N, H, chunks, C, C), k.new_empty(*k.shape[:3], u.shape[-1])  #? erase
+    inverse, z = inverses(k, packing, chunks, C), k.new_empty(*k.shape[:3], u.shape[-1])  #? erase
     return end, k.new_empty(u.shape), starts, inverse, z  #? erase
 
 
@@ -211,6 +257,7 @@ def NAME_backward(
     dtype = wider(k.dtype)
     ends = starts.new_empty(starts.shape, dtype=dtype)
     d_z = z.new_empty(z.shape, dtype=dtype)  #? erase
+    inverse = filled(inverse, C)  #? erase
     k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
     args = [
         <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, *tokens_of(packing, T, C), H, 
@@ -268,7 +315,7 @@ NAME_forward.register_autograd(
 
 def _scan(erase: bool) -> tuple[str, str]:
     name = f"coupled_{'delta_' * erase}scan"
-    kernels = [_SOLVE] * erase + [_SCAN, SCAN_BACK, SCAN_GRADS] + [ERASE_GRADS] * erase
+    kernels = [_SOLVE] * erase + [_SCAN, _STEP, SCAN_BACK, SCAN_GRADS] + [ERASE_GRADS] * erase
     source = "\n".join([*kernels, _SCAN_OPERATOR])
     return name, worded(source, {"NAME": name}, erase=erase)
 

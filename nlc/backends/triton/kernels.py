@@ -156,9 +156,9 @@ def NAME_scan(
 _STEP = '''
 @triton.jit
 def NAME_step(
-    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, >end, <erase:rows, >starts, <erase:inverse, >H,
+    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, >end, <erase:rows, >starts, H,
     k_x, k_h, u_x, u_h, <probe:p_x, p_h, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,<unit: EPS: tl.constexpr,>
 ):
     """One token, for a block of dv."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
@@ -173,9 +173,6 @@ def NAME_step(
     probe = tl.load(p + n // H * p_x + n % H * p_h + d, mask=d < DK, other=0.0)  #? probe
     row -= tl.load(b + n) * tl.sum(h * <probe:probe.to(tl.float32)><!probe:key>[None, :], 1)  #? erase
     tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
-    i = tl.arange(0, C)  #? erase
-    one = tl.where(i[:, None] == i[None, :], 1.0, 0.0).to(inverse.dtype.element_ty)  #? erase
-    tl.store(inverse + n * C * C + i[:, None] * C + i[None, :], one)  # by each block  #? erase
     h *= tl.exp(tl.load(log_a + n))  #? decay
     tl.store(end + at, h + row[:, None] * key[None, :], mask=held)
 '''

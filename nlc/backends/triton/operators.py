@@ -177,7 +177,7 @@ def _scan_forward(
     (X, H, T, dk), dv = k.shape, u.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T)
     {", ".join(made)} = out = NAME_shapes(S, k, u, packing)''')
-    small = ["S", "k", "u", *numbers, *probes, *made[:1], *made[1:], "H"]
+    small = ["S", "k", "u", *numbers, *probes, *made[:3], "H"]
     text("    if T == 1 and packing is None:")
     args = [*small, *[f"*{n}.stride()[:2]" for n in ("k", "u", *probes)]]
     text.launch("step", "step", args, "k.dtype", "X * H", parted=True, depth=2)
@@ -215,7 +215,8 @@ def NAME_shapes(S, k, u, *rest):
     C = chunk_of(dk, dv, T)
     starts = k.new_empty(X, H, chunks_of(rest[-1], T, C), dv, dk)
     return torch.empty_like(S), starts  #? !erase
-    rows, inverse = k.new_empty(X, H, T, dv), k.new_empty(X, H, starts.shape[2], C, C)  #? erase
+    inverse = inverses(k, rest[-1], starts.shape[2], C)  #? erase
+    rows = k.new_empty(X, H, T, dv)  #? erase
     return torch.empty_like(S), rows, starts, inverse  #? erase
 
 ''')
@@ -243,6 +244,7 @@ def _scan_backward(
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dk), dv, dtype = k.shape, u.shape[-1], wider(k.dtype)''')
     text.call(call, [*kept, *grads], ")")
+    text("    inverse = filled(inverse, chunk_of(dk, dv, T))  #? erase")
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
     text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
     worth = "worth" if f.rate else "d_u"

@@ -41,16 +41,16 @@ def span(chunk, packing, T, C: tl.constexpr):
     if packing is not None:
         start, stop = tl.load(packing + 2 * chunk), tl.load(packing + 2 * chunk + 1)
     return start, stop
-
-
+''',
+    "piece": '''
 @triton.jit
 def piece(m, packing, T, N, C: tl.constexpr):
     """The head that a chunk is of, its first token, and that behind its sequence."""
     chunks = tl.cdiv(T, C) + N
     start, stop = span(m % chunks, packing, T, C)
     return m // chunks, start, stop
-
-
+''',
+    "sequence": '''
 @triton.jit
 def sequence(n, packing, T, N, H, C: tl.constexpr):
     """Of a state: the head that its flows are of, its first chunk, and that behind its last."""

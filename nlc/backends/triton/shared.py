@@ -207,6 +207,20 @@ def in_a_row(starts: Tensor) -> Tensor:
     regular = starts.stride()[:3] == (H * chunks * m * n, chunks * m * n, m * n)
     return starts if regular else starts.contiguous()
 ''',
+    "inverses": '''
+def inverses(k: Tensor, packing: Tensor | None, chunks: int, C: int) -> Tensor:
+    """Room for inverses of chunks; that of a single token is 1 and is not kept."""
+    C = 0 if k.shape[2] == 1 and packing is None else C
+    return k.new_empty(*k.shape[:2], chunks, C, C)
+''',
+    "filled": '''
+def filled(inverse: Tensor, C: int) -> Tensor:
+    """Inverses of chunks of C tokens, also those that were not kept."""
+    if inverse.shape[-1]:
+        return inverse
+    one = torch.eye(C, dtype=inverse.dtype, device=inverse.device)
+    return one.expand(*inverse.shape[:3], C, C).contiguous()
+''',
     "supported": '''
 def supported(x: Tensor) -> torch.dtype:
     """The dtype of products with keys x; an error for what the kernels do not take."""
@@ -295,7 +309,7 @@ def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | 
     dtype, device, dk = k.dtype, k.device, k.shape[-1]
     noise = torch.Generator(device).manual_seed(0)
     C = axes.get("C", chunk)
-    T, chunks = (C, 1) if C <= 16 else (2 * C + 16, 3)
+    T, chunks = (min(C, chunk), 1) if C <= 16 else (2 * C + 16, 3)
     size = {"dk": dk, "dv": dv, "T": T, "chunks": chunks, "all": 16 * chunks} | axes
     names = dict(S="dv dk", k="T dk", p="T dk", q="T dk", u="T dv", rows="T dv", b="T", log_a="T")
     names |= dict(w="T", starts="chunks dv dk", v="T dv") | axes
