@@ -20,6 +20,14 @@ from published_matrices import (
     muon,
     shampoo,
 )
+from published_variants import (
+    adafactor,
+    adafactor_unfactored,
+    cautious_adamw,
+    mars,
+    normuon,
+    soap,
+)
 from torch import Tensor
 
 
@@ -266,6 +274,7 @@ PAPERS: dict[str, Callable[..., Steps]] = {
         sgd, momentum, adam, adamw, lion, lookahead, nesterov, adagrad, rmsprop, nadam, radam, adamax,
         adabelief, ademamix, adan, lamb, signum, feature_momentum, preconditioned_momentum, muon, adamuon,
         shampoo, m3, m3_ema, delta_momentum, deep_momentum,
+        cautious_adamw, mars, adafactor, adafactor_unfactored, soap, normuon,
     )
 }  # fmt: skip
 PAPERS["amsgrad"] = partial(adam, most=True)

@@ -1,4 +1,4 @@
-"""The zoo: its token systems against their papers (`zoo_linear`, `zoo_learners`), and fla's code; its page.
+"""The zoo: its token systems against their papers (`zoo_linear`, `_learners`, `_readers`), and fla's code; its page.
 
 Outputs, states and gradients by the input and every slow weight, in float64, of both exact backends.
 """
@@ -16,6 +16,7 @@ import zoo_layers
 import zoo_learners
 import zoo_linear
 import zoo_page
+import zoo_readers
 from published_optimizers import PAPERS
 from test_every_spec import exact as in_float64
 from test_zoo_optimizers import LIBRARIES, NOTES, library_errors, paper_error
@@ -64,6 +65,10 @@ ORACLES = {
     "linear_transformer": Oracle(zoo_linear.linear_transformer, SMALL),
     "delta_product": Oracle(zoo_linear.delta_product(2), SMALL),
     "sliding_attention": Oracle(zoo_linear.sliding_attention(5), dict(**EVEN, window=5)),
+    "gsa": Oracle(zoo_readers.gsa, dict(**SMALL, slots=4)),
+    "forgetting_transformer": Oracle(zoo_readers.forgetting_transformer, SMALL),
+    "mesa_net": Oracle(zoo_readers.mesa_net, SMALL),
+    "slstm": Oracle(zoo_readers.slstm, SMALL),
     "omega": Oracle(zoo_learners.omega(4), dict(**DEEP, c=4)),
     "atlas": Oracle(zoo_learners.atlas(3, 0.1), dict(**SMALL, c=3), length=11),
     "moneta": Oracle(zoo_learners.moneta(3, 4), DEEP),
@@ -182,9 +187,35 @@ def _fla_rwkv6(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
     return zoo_linear.rwkv6_output(w, u, reads.transpose(1, 2))
 
 
+def _fla_gsa(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
+    f = zoo_readers.gsa_flows(w, x, 8)
+    reads, _ = naive(f["q"], f["k"], f["v"], 1 - f["alpha"], f["alpha"].log(), 1.0)
+    return zoo_readers.gsa_output(w, reads)
+
+
+def _fla_forgetting_transformer(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
+    f = zoo_readers.forgetting_flows(w, x)
+    reads = naive(f["q"], f["k"], f["v"], f["f"])
+    reads = reads[0] if isinstance(reads, tuple) else reads
+    return zoo_layers.linear(w, "y.linear", reads.flatten(2).to(x.dtype))
+
+
+def _fla_mesa_net(naive: Callable, w: zoo_layers.State, x: Tensor) -> Tensor:
+    f = zoo_readers.mesa_net_flows(w, x)
+    reads, *_ = naive(f["q"], f["k"], f["v"], f["gamma"].log(), f["ridge"], f["beta"])
+    return zoo_readers.mesa_net_output(w, reads.to(x.dtype))
+
+
 FLA = {
     "hgrn2": ("gla.naive", "naive_recurrent_gla", _fla_hgrn2),
     "rwkv6": ("rwkv6.recurrent_naive", "naive_recurrent_rwkv6", _fla_rwkv6),
+    "gsa": ("gsa.naive", "naive_recurrent_gsa", _fla_gsa),
+    "forgetting_transformer": (
+        "forgetting_attn.naive",
+        "naive_forgetting_attn",
+        _fla_forgetting_transformer,
+    ),
+    "mesa_net": ("mesa_net.naive", "naive_mesa_net_exact", _fla_mesa_net),
     "kda": ("kda.naive", "naive_recurrent_kda", _fla_kda),
     "gated_delta_net2": ("gdn2.naive", "naive_recurrent_gdn2", _fla_gated_delta_net2),
     "comba": ("comba.naive", "naive_chunk_comba", _fla_comba),

@@ -39,6 +39,12 @@ OTHERS: dict[str, list[dict[str, Any]]] = {  # hypers beside the defaults
     "muon": [{"nesterov": False, "match_rms": True}],
     "m3": [{"f": 4, "lr": 1e-3}, {"eps_inside": False}],
     "m3_ema": [{"f": 4, "beta2": 0.9, "beta3": 0.6, "alpha": 0.7, "weight_decay": 0.1}],
+    "cautious_adamw": [{"weight_decay": 0.1}],
+    "mars": [{"gamma": 0.1, "weight_decay": 0.1}],
+    "adafactor": [{"lr": 0.3, "clip": 0.5, "weight_decay": 0.1}],
+    "adafactor_unfactored": [{"eps2": 10.0, "weight_decay": 0.1}],
+    "soap": [{"f": 1}, {"f": 3, "weight_decay": 0.1}],
+    "normuon": [{"weight_decay": 0.1}],
     "shampoo": [{"f": 3, "weight_decay": 0.1}],
     "delta_momentum": [{"clip": 0.3, "eta": 0.5}],
     "feature_momentum": [{"scale": 3.0, "weight_decay": 0.1}],
@@ -152,6 +158,13 @@ LIBRARIES: dict[str, list[Library]] = {
     "signum": [_other("SignSGD", DECAY | {"lr": 1e-3, "beta": 0.9}, DECAY | {"lr": 1e-3, "momentum": 0.9})],
     "shampoo": [
         _other("Shampoo", {"f": 1, "eps": 1e-12}, {"lr": 0.05, "matrix_eps": 1e-12})  # bounds that do not bind
+    ],
+    "cautious_adamw": [_other("AdEMAMix", {}, alpha=0.0, cautious=True, weight_decay=0.0)],
+    "mars": [_other("MARS", {"eps": 1e-30}, weight_decay=0.0)],
+    "adafactor": [_torch("Adafactor", DECAY)],
+    "soap": [
+        # as long as the basis stays: when it turns they also put the second moments in another order
+        _other("SOAP", {"f": 1000, "eps": 1e-30}, {"precondition_frequency": 1000, "eps": 1e-30}, weight_decay=0.0)
     ],
     "lookahead": [
         Library(

@@ -88,6 +88,26 @@ def inv_root(A: Tensor, p: float | Tensor, eps: float | Tensor) -> Tensor:
     roots = values.maximum(floor) ** (-1 / p)
     return ((vectors * roots.unsqueeze(-2)) @ vectors.mT).to(A.dtype)
 ''',
+    "eigh_basis": '''
+def eigh_basis(A: Tensor) -> Tensor:
+    """The eigenvectors of a symmetric A [..., m, m] as columns, the largest eigenvalue's first.
+
+    The first element of each that is at least 0.9 of its largest size is positive.
+    """
+    V = torch.linalg.eigh(A.to(torch.promote_types(A.dtype, torch.float32)))[1].flip(-1)
+    size = V.abs()
+    first = (size >= 0.9 * size.amax(-2, keepdim=True)).to(torch.uint8).argmax(-2, keepdim=True)
+    return (V * V.gather(-2, first).sign()).to(A.dtype)
+''',
+    "qr": '''
+def qr(A: Tensor) -> Tensor:
+    """Q of A = Q R for A [..., m, n], the diagonal of R at least 0; of a wide A, of A = L Q."""
+    wide = A.shape[-2] < A.shape[-1]
+    tall = A.to(torch.promote_types(A.dtype, torch.float32))
+    Q, R = torch.linalg.qr(tall.mT if wide else tall)
+    Q = Q * torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
+    return (Q.mT if wide else Q).to(A.dtype)
+''',
     "solve": '''
 def solve(A: Tensor, b: Tensor) -> Tensor:
     """x with A x = b, for A [..., m, m] and b [..., m, k]."""

@@ -34,6 +34,18 @@ class MatrixFunctions:
             ATOM,
         )
 
+    def op_eigh_basis(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('eigh_basis')}({self.at(e.args[0], CONDITIONAL)})", ATOM
+
+    def op_qr(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('qr')}({self.at(e.args[0], CONDITIONAL)})", ATOM
+
+    def op_diag(self, e: Expr) -> tuple[str, int]:
+        return f"torch.diag_embed({self.at(e.args[0], CONDITIONAL)})", ATOM
+
+    def op_diagonal(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.diagonal(dim1=-2, dim2=-1)", ATOM
+
     def op_solve(self, e: Expr) -> tuple[str, int]:
         """A vector is solved for as a matrix of one column."""
         A, b = (self.headed(x, e.type.head) for x in e.args)

@@ -13,6 +13,7 @@ RESERVED = frozenset(
     torch nn F math Tensor Iterator Callable Optimizer self state batch device dtype factory size
     ticks flows positions zip range len cls super matvec outer concat l2norm rmsnorm layernorm rotary causal_conv
     shifted push recent watched slopes graph causal_attention newton_schulz inv_root solve conjugate_gradients
+    eigh_basis qr
     silu_slope gelu_slope closure loss group groups params hypers kind step update forward
     add_param_group load_state_dict check_group rule_of HYPERS
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple

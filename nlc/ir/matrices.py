@@ -56,6 +56,17 @@ def root(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
     return dims[0]
 
 
+def diag(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    """Of a vector [n], [n, n]."""
+    n = s.vector(dims[0], 0)
+    return (n, n)
+
+
+def diagonal(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
+    """Of a square matrix [n, n], [n]."""
+    return (square(s, dims[0]),)
+
+
 def solution(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
     """Of ``A`` [m, m] and ``b`` [m] or [m, k], the shape of ``b``."""
     m = square(s, dims[0])

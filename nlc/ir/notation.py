@@ -253,9 +253,9 @@ class Notation:
                 return self._write(y)
         for x, y in ((a, b), (b, a)):
             if x.op == "per_key":
-                return f"{self.inside(y, MUL)} {self._diag(x.args[0])}", MUL
+                return f"{self.inside(y, MUL)} {self._factor(x.args[0])}", MUL
             if x.op == "per_value":
-                return f"{self._diag(x.args[0])} {self.inside(y, MUL)}", MUL
+                return f"{self._factor(x.args[0])} {self.inside(y, MUL)}", MUL
         scalar = () in (a.type.dims, b.type.dims) if a.type and b.type else True
         if not scalar:
             times = r"\odot" if self.latex else "⊙"
@@ -281,14 +281,17 @@ class Notation:
         """What stands between two texts that are multiplied: ``gap``, or a dot where it would run words together."""
         return self.dot if _ends_word(left) and _starts_word(right) else gap
 
-    def _diag(self, x: Expr) -> str:
+    def _factor(self, x: Expr) -> str:
         return (r"\operatorname{Diag}" if self.latex else "Diag") + f"({self.text(x)})"
 
     def _per_key(self, x: Expr) -> tuple[str, int]:
-        return self._diag(x), ATOM
+        return self._factor(x), ATOM
 
     def _per_value(self, x: Expr) -> tuple[str, int]:
-        return self._diag(x), ATOM
+        return self._factor(x), ATOM
+
+    def _diag(self, x: Expr) -> tuple[str, int]:
+        return self._factor(x), ATOM
 
     def _div(self, a: Expr, b: Expr) -> tuple[str, int]:
         if self.latex:

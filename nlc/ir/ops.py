@@ -176,7 +176,9 @@ def _rows(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
 
 
 def _concat(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
-    return (s.vector(dims[0], 0) + s.vector(dims[1], 1),)
+    if all(s.view(d) == () for d in dims):
+        s.vector(dims[0], 0)
+    return (s.channels(dims[0], 0) + s.channels(dims[1], 1),)
 
 
 def _flatten(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
@@ -569,9 +571,25 @@ OPS: dict[str, Op] = {
         _flatten, lambda n, g: (make("unflatten", g, attr=n.args[0].type.dims),), lambda a: a
     ),
     "unflatten": Op(_unflatten, lambda n, g: (make("flatten", g),), lambda a: a),
+    "diag": Op(
+        matrices.diag,
+        lambda n, g: (make("diagonal", g),),
+        lambda a: Range(min(a.low, 0.0), max(a.high, 0.0), a.norm),
+    ),
+    "diagonal": Op(matrices.diagonal, lambda n, g: (make("diag", g),), lambda a: a),
     # functions of matrices
     "newton_schulz": Op(matrices.matrix, why="its iteration has no gradient rule"),
     "inv_root": Op(matrices.root, why="a root of a matrix has no gradient rule"),
+    "eigh_basis": Op(
+        matrices.root,
+        range=lambda a: Range(-1.0, 1.0),
+        why="eigenvectors have no gradient rule",
+    ),
+    "qr": Op(
+        matrices.matrix,
+        range=lambda a: Range(-1.0, 1.0),
+        why="a decomposition has no gradient rule",
+    ),
     "solve": Op(matrices.solution, _solve),
     # with slow weights
     "linear": Op(_linear, _linear_vjp),

@@ -67,6 +67,10 @@ class Shapes:
             raise ShapeError(f"a vector is needed, this is {show_dims(dims)}", operand)
         return dims[0]
 
+    def channels(self, dims: Dims, operand: int) -> Dim:
+        """How many a part of ``concat`` has; inference takes a number for one, and makes it a vector."""
+        return self.vector(dims, operand)
+
     def matrix(self, dims: Dims, operand: int) -> tuple[Dim, Dim]:
         dims = self.as_matrix(self.view(dims))
         if len(dims) != 2:

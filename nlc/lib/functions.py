@@ -81,15 +81,23 @@ _TABLE = [
     _function("rotary", "x, position, base=10000", "rotary(k, pos)",
               "rotary position embedding of channel pairs (i, i + n/2)"),
     _function("slice", "x, start, stop", "slice(v, 0, n / 2)", "channels start to stop - 1", static=("start", "stop")),
-    _function("concat", "x, y", "concat(k, v)", "the channels of x, then those of y"),
+    _function("concat", "x, y", "concat(k, v)", "the channels of x, then those of y; a number is one channel"),
     _function("flatten", "A", "flatten(outer(v, k))", "the elements of a matrix as one vector, row by row"),
+    _function("diag", "x", "diag(v)", "the diagonal matrix that has x on its diagonal"),
+    _function("diagonal", "A", "diagonal(outer(v, k))", "the diagonal of a square matrix, as a vector"),
     # functions of matrices
     _function("newton_schulz", "A, steps=5, coefficients=quintic, dtype=none", "newton_schulz(g, steps=3)",
               "the polar factor of A, approached from A / norm(A) by `steps` of `cubic`, `quintic` or [a, b, c]",
               static=("steps", "coefficients", "dtype")),
     _function("inv_root", "A, p, eps=1e-6", "inv_root(g @ g.T, 4)",
               "A**(-1/p) of a symmetric A, its eigenvalues at least eps times the largest"),
-    _function("solve", "A, b, steps=none", "solve(g @ g.T + 1, g)",
+    _function("eigh_basis", "A", "eigh_basis(g @ g.T)",
+              "the eigenvectors of a symmetric A as columns, the largest eigenvalue's first; of each, the first"
+              " element of at least 0.9 of its largest size is positive"),
+    _function("qr", "A", "qr(g)",
+              "the orthonormal columns Q of A = Q R, R upper triangular with a diagonal of at least 0; if A is wider"
+              " than high, the orthonormal rows Q of A = L Q, L lower triangular"),
+    _function("solve", "A, b, steps=none", "solve(g @ g.T + diag(diagonal(g @ g.T)), g)",
               "x with A @ x = b; by `steps` of conjugate gradients if given, for a positive definite A",
               static=("steps",)),
     _function("nrows", "A", "sqrt(nrows(g))", "number of rows of a matrix"),
@@ -121,7 +129,7 @@ _TABLE = [
 ]  # fmt: skip
 
 # Functions of the language that this version has not.
-LATER = frozenset("embedding eigh_basis qr".split())
+LATER = frozenset({"embedding"})
 
 
 def usage(name: str, params: dict[str, object]) -> str:

@@ -340,6 +340,8 @@ def _called(n: Expr) -> str:
         return "g"
     if n.op == "objective":
         return f"{n.attr}.objective"
+    if n.op == "state" and n.attr[1] == "prev":
+        return f"prev({n.attr[0]})"
     return str(n.attr[0] if isinstance(n.attr, tuple) else n.attr)
 
 

@@ -113,6 +113,24 @@ def _inv_root(lead: int, A: Tensor, p: Tensor, eps: Tensor) -> Tensor:
     return V @ torch.diag_embed(kept ** (-1 / p[..., None])) @ V.mT
 
 
+def _eigh_basis(lead: int, A: Tensor) -> Tensor:
+    """Eigenvectors as columns, by falling eigenvalue, each turned so that its first large element is positive."""
+    values, V = torch.linalg.eigh(A)
+    V = V.take_along_dim(values.argsort(dim=-1, descending=True, stable=True)[..., None, :], -1)
+    large = V.abs() >= 0.9 * V.abs().amax(-2, keepdim=True)
+    first = large & (large.cumsum(-2) == 1)
+    return V * torch.where(first, V, 0.0).sum(-2, keepdim=True).sign()
+
+
+def _qr(lead: int, A: Tensor) -> Tensor:
+    """Orthonormal columns (rows, if A is wide), each turned towards that of A: R's diagonal is Qᵀ A's."""
+    wide = A.shape[-2] < A.shape[-1]
+    A = A.mT if wide else A
+    Q = torch.linalg.qr(A).Q
+    Q = torch.where((Q * A).sum(-2, keepdim=True) < 0, -Q, Q)
+    return Q.mT if wide else Q
+
+
 OPERATIONS: dict[str, Operation] = {
     "neg": _elementwise(torch.neg),
     "add": _elementwise(torch.add),
@@ -165,6 +183,10 @@ OPERATIONS: dict[str, Operation] = {
     "nrows": lambda lead, x: x.new_full([1] * lead, float(x.shape[-2])),
     "ncols": lambda lead, x: x.new_full([1] * lead, float(x.shape[-1])),
     "inv_root": _inv_root,
+    "eigh_basis": _eigh_basis,
+    "qr": _qr,
+    "diag": lambda lead, x: x[..., :, None] * torch.eye(x.shape[-1]).to(x),
+    "diagonal": lambda lead, x: (x * torch.eye(x.shape[-1]).to(x)).sum(-1),
     "softmax": lambda lead, x: x.softmax(-1),
     "l2norm": _l2norm,
     "rmsnorm": _rmsnorm,

@@ -112,6 +112,9 @@ FUNCTIONS = {
     "stopgrad": "stop",
     "sg": "stop",
     "newtonschulz": "newton_schulz",
+    "eigh": "eigh_basis",
+    "eigenvectors": "eigh_basis",
+    "diag_embed": "diag",
     "newtonschulz5": "newton_schulz",
     "zeropower_via_newtonschulz5": "newton_schulz",
 }
@@ -132,13 +135,16 @@ WRITTEN = {
     **dict.fromkeys(("square", "pow", "power"), "a power is `x**2`"),
     **dict.fromkeys(("mse", "mse_loss"), "a squared error is `0.5 * sqnorm(S(key) - value)`"),
     "ones": "a number stands for all entries: `init: 1`",
+    **dict.fromkeys(
+        ("eye", "identity", "I"), "a diagonal matrix is `diag(x)`, of a vector x such as a weight"
+    ),
     "einsum": "products are `A @ B`, `outer(a, b)` and `dot(a, b)`",
     "multiply": "a product is `a * b`",
     "mul": "a product is `a * b`",
     "add": "a sum is `a + b`",
     "reciprocal": "write `1 / x`",
     "rsqrt": "write `1 / sqrt(x)`",
-    "linalg": "matrix functions are `inv_root`, `solve`, `newton_schulz`",
+    "linalg": "matrix functions are `inv_root`, `solve`, `newton_schulz`, `eigh_basis`, `qr`",
     "attention": "attention is a level with `memory: cache`, read as `A(q)`",
     "gradient": "a gradient is `grad(e, M)`",
     "backward": "the objective is differentiated by the compiler",

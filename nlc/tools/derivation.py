@@ -37,7 +37,7 @@ SIGNS = {
     "∘": "a factor of any kind: a number, one for each row or column, one for each entry",
     "⊙": "product, element by element",
     "·": "product, where a space would run words together",
-    "Diag": "a factor for each key channel (behind a matrix) or value channel (before it)",
+    "Diag": "a diagonal matrix: a factor for each key channel (behind a matrix) or value channel (before it)",
     "silu′": "the derivative of a function",
     "Σ_t": "a sum over the ticks since the level last stepped",
     "NS₅": "`newton_schulz` of 5 steps",

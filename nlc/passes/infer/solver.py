@@ -129,6 +129,9 @@ class Solver(Shapes):
             self.bind(dims, (self.width(),))
         return super().vector(dims, operand)
 
+    def channels(self, dims, operand: int) -> Dim:
+        return ONE if self.view(dims) == () else self.vector(dims, operand)
+
     def matrix(self, dims, operand: int):
         if not self.known(dims):
             self.bind(dims, (self.width(),))

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
-from nlc.ir.ops import OPS, elementwise, make, with_dims
+from nlc.ir.ops import OPS, elementwise, make, mul, with_dims
 from nlc.ir.shapes import HEADS, as_matrix
 from nlc.ir.system import Level, Module, System
 from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
@@ -115,6 +115,8 @@ class TypesOf:
         dims = self.shapes.final(old)
         if node.op == "part":
             return _part(node, dims)
+        if node.op == "concat":
+            node = _channels(node)
         if node.args and node.op in OPS:
             return with_dims(node, dims)
         return node.with_type(self._leaf(node, dims))
@@ -255,6 +257,25 @@ class TypesOf:
                             f"it is {float(value):g} at the default hypers",
                             helps=_multiple(node, value),
                         )
+
+
+def _channels(node: Expr) -> Expr:
+    """``concat`` with a number in it: the number as a vector of one channel."""
+    if all(a.type.dims for a in node.args):
+        return node
+    beside = next(a for a in node.args if a.type.dims)
+    one = make("ones", make("slice", beside, attr=(Dim.of(0), ONE)))
+    plain = {"num", "hyper", "size"}
+    return node.with_args(
+        tuple(
+            a
+            if a.type.dims
+            else mul(a, one)
+            if all(n.op in plain for n in walk(a) if not n.args)
+            else make("unsqueeze", a)
+            for a in node.args
+        )
+    )
 
 
 def _multiple(node: Expr, value: Fraction) -> list[str]:

@@ -60,7 +60,7 @@ def point(value: float) -> Reach:
 # Continuous functions of one value: the image of an interval is the interval that the range states.
 _IMAGE = frozenset(
     "neg exp expm1 log sqrt abs sigmoid tanh silu gelu relu softplus erf"
-    " split merge slice stop T per_key per_value squeeze unsqueeze flatten unflatten".split()
+    " split merge slice stop T per_key per_value squeeze unsqueeze flatten unflatten diagonal".split()
 )
 _PAIRS = frozenset({"add", "sub", "mul", "div", "maximum", "minimum", "pow", "clip", "delay"})
 _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})

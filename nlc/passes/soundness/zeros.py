@@ -13,7 +13,7 @@ from nlc.ir.system import System
 # f(0, …) = 0, whatever the other operands are; all operands 0; one operand 0.
 _FIRST = frozenset(
     "neg abs sign sqrt expm1 tanh silu gelu relu erf sum mean sqnorm norm T per_key per_value sum_rows sum_cols"
-    " split merge slice flatten unflatten stop total l2norm rmsnorm rotary newton_schulz".split()
+    " split merge slice flatten unflatten diag diagonal stop total l2norm rmsnorm rotary newton_schulz".split()
 )
 _ALL = frozenset({"add", "sub", "maximum", "minimum", "concat", "delay"})
 _SINGULAR = {"div": 1, "log": 0, "l2norm": 1}  # the operand that must not be 0

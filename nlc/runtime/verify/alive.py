@@ -79,7 +79,8 @@ class _Life:
             if _born(s, start):
                 out.append(self._kept(s, start[s.name], state[s.name]))
             else:
-                out.append(self._given(s, *(p.get(s.name) for p in peaks), state[s.name]))
+                given = (p.get(s.name) for p in peaks)
+                out.append(self._given(s, start[s.name], *given, state[s.name]))
         judged = any(_born(s, start) and self._ticks_within(s, back) for s in states)
         return [*out, self._depends(before, pieces, back, judged)]
 
@@ -117,10 +118,13 @@ class _Life:
         what = f"{s.name} keeps its norm within [{KEPT[0]:g}, {KEPT[1]:g}] of its start"
         return Check(what, passed=kept, note=f"{_span(ratio)} of its start", life=True)
 
-    def _given(self, s: State, early: Tensor | None, late: Tensor, end: Tensor) -> Check:
-        """Of a state that starts at 0: ``early`` and ``late`` are the largest norms in either half."""
+    def _given(
+        self, s: State, start: Tensor, early: Tensor | None, late: Tensor, end: Tensor
+    ) -> Check:
+        """Of a state that starts empty: ``early`` and ``late`` are the largest norms in either half."""
         norm = _norms(s, end)
-        what = f"{s.name} starts at 0: its norm after {self.tokens:,} tokens"
+        empty = "0" if start.isfinite().all() else "-inf"
+        what = f"{s.name} starts at {empty}: its norm after {self.tokens:,} tokens"
         if not (norm.isfinite().all() and late.isfinite().all()):
             return Check(what, passed=False, note=f"{_span(norm)}: not finite", life=True)
         if self._fills(s) and not (late.any() or (early is not None and early.any())):
@@ -197,8 +201,9 @@ def _norms(s: State, x: Tensor) -> Tensor:
 
 
 def _born(s: State, start: dict[str, Tensor]) -> bool:
-    """Whether a memory starts away from zero."""
-    return bool(_norms(s, start[s.name]).all())
+    """Whether a memory starts with something in it: not at 0, nor at -inf, where a running maximum starts."""
+    norms = _norms(s, start[s.name])
+    return bool(norms.all() and norms.isfinite().all())
 
 
 def _span(x: Tensor) -> str:

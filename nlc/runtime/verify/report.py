@@ -16,7 +16,7 @@ from nlc.tools.html import pre, table
 EXACT = 1e-10  # float64 against float64, in another order of operations
 SAME = 1e-12  # the same operations in the same order
 ROUNDED = 1e3  # times the rounding of a format that a function asks for: its iteration enlarges it
-
+TURNED = 1e-6  # what is 0 in a basis is rounding there, 1e-16, and a step may divide it by 1e-8
 KEPT = 4.0  # times the rounding of a memory's own format: one that lies between two numbers may go to either
 
 
@@ -177,16 +177,18 @@ def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
 
 def limit(systems: Iterable[System]) -> tuple[float, str]:
     """How far two evaluations of a system may differ, and why it is so far where something is not in float64."""
-    formats, kept = set(), set()
+    formats, kept, turned = set(), set(), False
     for system in systems:
         exprs = [f.expr for f in system.flows.values()]
         exprs += [e for level in system.levels.values() for e in level.expressions]
-        nodes = (n for e in exprs for n in walk(e) if n.op == "newton_schulz")
-        formats |= {n.attr.dtype for n in nodes} - {None, "float64"}
+        nodes = [n for e in exprs for n in walk(e)]
+        formats |= {n.attr.dtype for n in nodes if n.op == "newton_schulz"} - {None, "float64"}
+        turned |= any(n.op == "eigh_basis" for n in nodes)
         if system.context == "gradients":
             kept |= {s.dtype for s in system.states.values()} - {None, "float64"}
     found = [(ROUNDED * _eps(x), f", newton_schulz in {x}") for x in formats]
     found += [(KEPT * _eps(x), f", memories in {x}") for x in kept]
+    found += [(TURNED, ", in a basis of eigenvectors")] if turned else []
     return max(found, default=(EXACT, ""))
 
 

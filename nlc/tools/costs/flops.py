@@ -24,13 +24,14 @@ from nlc.tools.sizes import BadHyper
 
 _FREE = frozenset(
     "var num bool hyper input weight initial g size numel nrows ncols zeros ones T split merge squeeze unsqueeze"
-    " per_key per_value slice concat flatten unflatten spread first_token last_token lift push extend advance positions"
+    " per_key per_value slice concat flatten unflatten diag diagonal"
+    " spread first_token last_token lift push extend advance positions"
     " index ages filled stack stop settle watch slopes delay read".split()
 )
 _PER_OPERAND = {"sum": 1, "mean": 1, "amax": 1, "amin": 1, "sum_rows": 1, "sum_cols": 1}
 _PER_OPERAND |= {"dot": 2, "sqnorm": 2, "norm": 2}
 _PER_RESULT = {"l2norm": 3, "rotary": 3, "softmax": 4, "rmsnorm": 4, "slope": 4, "layernorm": 7}
-ROOT = 10  # times n³: an inverse root by its eigenvalues
+ROOT = 10  # times n³: eigenvectors, and a root by them
 
 
 class Sizes:
@@ -90,8 +91,11 @@ def flops(e: Expr, s: Sizes) -> float:
         m, k = sorted(s.sides(first))
         step = 4 * m * m * k + 2 * m**3 + 3 * m * m + 2 * m * k
         return s.heads(first) * s.of(e.attr.steps) * step
-    if e.op == "inv_root":
+    if e.op in ("inv_root", "eigh_basis"):
         return s.heads(first) * ROOT * s.sides(first)[0] ** 3
+    if e.op == "qr":  # by reflections: R, then Q from them
+        k, m = sorted(s.sides(first))
+        return s.heads(first) * (4 * m * k * k - 4 / 3 * k**3)
     if e.op == "solve":
         m, (_, k) = s.sides(first)[0], s.sides(e.args[1].type)
         step = 2 / 3 * m**3 + 2 * m * m * k

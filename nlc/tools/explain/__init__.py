@@ -31,7 +31,9 @@ Said = tuple[
     str, str, str, Span | None, str, tuple[str, ...]
 ]  # class, plan, why, place, quote, faster
 SIDE = 1024  # of the matrix that a gradient system is explained for
-_MATRICES = frozenset("matmul outer solve newton_schulz inv_root sum_rows sum_cols".split())
+_MATRICES = frozenset(
+    "matmul outer solve newton_schulz inv_root eigh_basis qr diag sum_rows sum_cols".split()
+)
 _SUMS = frozenset("sum mean amax amin dot sqnorm norm".split())
 
 
