@@ -66,6 +66,7 @@ class Way:
     def numbers(self) -> dict[str, float]:
         """The hypers that a schedule may change, at values that matter."""
         chosen = {"lr": 0.02, "rest_lr": 0.01, "eps": 1e-3, "weight_decay": 0.05, "start": 0.1}
+        chosen["eps1"] = 1e-2
         chosen["warm"] = 2.5  # between steps: where a ramp ends it has no slope
         numbers = {n for n, kind in self.made.HYPERS.items() if kind is float}
         found = self.spec.system.hypers
@@ -104,6 +105,17 @@ def tensors(dtype: torch.dtype = torch.float64, seed: int = 0) -> list[nn.Parame
     noise = torch.Generator().manual_seed(seed)
     drawn = [torch.randn(s, generator=noise, dtype=torch.float64) for s in SHAPES]
     return [nn.Parameter(x.to(dtype)) for x in drawn]
+
+
+def determined(way: Way) -> list[nn.Parameter]:
+    """Eigenvectors have no slope where eigenvalues coincide, as those do that a gradient of few columns leaves at 0."""
+    if "eigh_basis" not in way.spec.source.text:
+        return tensors()
+    sides = [min(p.shape[-2:], default=0) for p in tensors()]
+    return [
+        nn.Parameter(p.detach()[..., :n, :n].clone()) if p.ndim > 1 else p
+        for p, n in zip(tensors(), sides, strict=True)
+    ]
 
 
 def slope(p: Tensor, tick: int, i: int) -> Tensor:
@@ -325,19 +337,19 @@ def test_what_has_no_gradient_stays_as_it_is(way: Way) -> None:
     opt = way(params, lr=0.02)
 
     def skip(tick: int) -> None:
-        if tick in (1, 2):
+        if tick in (2, 3):
             params[0].grad = None
 
     kept = params[0].detach().clone()
-    train(opt, params, range(1), skip)
+    train(opt, params, range(2), skip)
     first = params[0].detach().clone()
     assert not torch.equal(first, kept)
-    train(opt, params, range(1, 3), skip)
+    train(opt, params, range(2, 4), skip)
     assert torch.equal(params[0].detach(), first)
-    found = train(opt, params, range(3, 6), skip)
+    found = train(opt, params, range(4, 7), skip)
     other = way(others[:1], lr=0.02)
-    train(other, others[:1], range(1))
-    assert torch.equal(found[0], train(other, others[:1], range(3, 6))[0])
+    train(other, others[:1], range(2))
+    assert torch.equal(found[0], train(other, others[:1], range(4, 7))[0])
 
 
 @every
@@ -467,14 +479,22 @@ def test_rounding_by_chance_is_right_on_average(way: Way) -> None:
     """The mean of what rounding adds is within five standard errors of zero; and two seeds differ."""
     noise = torch.Generator().manual_seed(5)
     W, g = (torch.randn(64, 64, generator=noise).bfloat16() for _ in range(2))
+
+    def stepped(p: nn.Parameter, **given: Any) -> None:
+        """The second step from the same start: some systems do not move in their first."""
+        start, opt = p.detach().clone(), way([p], lr=1e-3, **given)
+        opt.step()
+        p.data.copy_(start)
+        opt.step()
+
     exact = nn.Parameter(W.float())
     exact.grad = g.float()
-    way([exact], lr=1e-3).step()
+    stepped(exact)
     errors, results = [], []
     for seed in range(40):
         p = nn.Parameter(W.clone())
         p.grad = g.clone()
-        way([p], lr=1e-3, rounding_seed=seed).step()
+        stepped(p, rounding_seed=seed)
         errors.append((p.detach().double() - exact.detach().double()).flatten())
         results.append(p.detach())
     assert not torch.equal(results[0], results[1])
@@ -483,7 +503,7 @@ def test_rounding_by_chance_is_right_on_average(way: Way) -> None:
     assert found.std() > 0 and mean.abs() < 5 * spread
     nearest = nn.Parameter(W.clone())
     nearest.grad = g.clone()
-    way([nearest], lr=1e-3).step()
+    stepped(nearest)
     low, high = torch.stack(results).float().aminmax(dim=0)
     assert ((low <= nearest.detach().float()) & (nearest.detach().float() <= high)).all()
 
@@ -714,10 +734,11 @@ def test_gradients_pass_through_the_steps(way: Way) -> None:
     )
     reference = exact.compile("reference")
     usual, steps = way.numbers(), 4
-    weights = [slope(p, 77, i) for i, p in enumerate(tensors())]
+    weights = [slope(p, 77, i) for i, p in enumerate(determined(way))]
 
     def value(given: dict[str, float], shift: float = 0.0) -> float:
-        params = [nn.Parameter(p.detach() + shift * (i + 1)) for i, p in enumerate(tensors())]
+        start = determined(way)
+        params = [nn.Parameter(p.detach() + shift * (i + 1)) for i, p in enumerate(start)]
         opt = drawn_alike(reference(params, **{**way.hypers, **given}))
         after = unrolled(opt, params, steps, graph=False)
         return sum((w * p.detach()).sum() for w, p in zip(weights, after, strict=True)).item()
@@ -726,7 +747,7 @@ def test_gradients_pass_through_the_steps(way: Way) -> None:
         n: torch.tensor(x, dtype=torch.float64, requires_grad=True) for n, x in usual.items()
     }
     shift = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    params = [p.detach() + shift * (i + 1) for i, p in enumerate(tensors())]
+    params = [p.detach() + shift * (i + 1) for i, p in enumerate(determined(way))]
     opt = drawn_alike(ours(params, differentiable=True, **{**way.hypers, **numbers}))
     after = unrolled(opt, params, steps, graph=True)
     result = sum((w * p).sum() for w, p in zip(weights, after, strict=True))
