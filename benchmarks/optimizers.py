@@ -4,7 +4,8 @@
     python benchmarks/optimizers.py --out benchmarks/results/optimizers.md
 
 34 million parameters in 100 tensors of float32, as in a small GPT-2. All sides of a kind share parameters and
-gradients and take turns, so that load hits them alike; the median of the rounds counts.
+gradients and take turns, so that load hits them alike; the median of the rounds counts. On a GPU there are sides with
+one launch for all tensors beside those of the CPU, and Newton-Schulz is in bfloat16, as torch.optim.Muon has it.
 """
 
 from __future__ import annotations
@@ -70,28 +71,42 @@ def shapes() -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Side:
-    """``make`` takes parameters; ``ours``: eager or fused, else a peer."""
+    """``make`` takes parameters; ``ours`` is compared with the peers, or with the side that ``beside`` names.
+
+    A time is the mean of ``steps``, for what does not do the same in each.
+    """
 
     name: str
-    make: Callable[[list[Tensor]], Optimizer]
-    ours: str = ""
+    make: Callable[[list[Tensor]], Optimizer | Plain | Several]
+    ours: bool = False
+    beside: str = ""
+    steps: int = 1
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Sides that do the same; ``passes`` over a tensor are the least: each memory read and written."""
+    """Sides that do the same; ``passes`` over a tensor are the least: each memory read and written.
+
+    None where the step is not a matter of memory. ``every``: one round in so many.
+    """
 
     name: str
     sides: tuple[Side, ...]
-    passes: int
+    passes: int | None
+    every: int = 1
 
 
 def ours(spec: str, **hypers: object) -> tuple[Side, ...]:
     load = nlc.loads if "\n" in spec else nlc.load
     made = load(spec).compile("torch")
-    return (
-        Side("nlc", partial(made, **hypers), "eager"),
-        Side("nlc, fused", partial(made, fused=True, **hypers), "fused"),
+    sides = (
+        Side("nlc", partial(made, **hypers), ours=True),
+        Side("nlc, fused", partial(made, fused=True, **hypers), ours=True),
+    )
+    if DEVICE != "cuda":
+        return sides
+    return *sides, Side(
+        "nlc, one launch", partial(load(spec).compile("triton"), **hypers), ours=True
     )
 
 
@@ -114,6 +129,90 @@ def zoo(name: str, **given: object) -> tuple[Side, ...]:
     return (Side(f"pytorch-optimizer {name}", partial(kind, **given)),)
 
 
+class Several:
+    """Optimizers that step after each other."""
+
+    def __init__(self, *parts: Optimizer):
+        self.parts = parts
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+
+class Plain:
+    """Muon as a person would write it: one matrix after the other, or those of a shape as a batch."""
+
+    def __init__(self, matrices: list[Tensor], batched: bool, dtype: torch.dtype, lr: float = 1e-3):
+        by_shape: dict[tuple, list[Tensor]] = {}
+        for i, p in enumerate(matrices):
+            by_shape.setdefault((*p.shape, 0 if batched else i), []).append(p)
+        self.groups = [(ps, [torch.zeros_like(p) for p in ps]) for ps in by_shape.values()]
+        self.dtype, self.lr = dtype, lr
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for ps, ms in self.groups:
+            ahead = []
+            for p, m in zip(ps, ms, strict=True):
+                m.lerp_(p.grad, 0.05)
+                ahead.append(p.grad.lerp(m, 0.95))
+            rows, columns = ps[0].shape
+            update = self.orthogonal(torch.stack(ahead) if len(ps) > 1 else ahead[0])
+            for p, u in zip(ps, update if len(ps) > 1 else [update], strict=True):
+                p.mul_(1 - self.lr * 0.1).add_(u, alpha=-self.lr * max(1, rows / columns) ** 0.5)
+
+    def orthogonal(self, A: Tensor) -> Tensor:
+        a, b, c = 3.4445, -4.775, 2.0315
+        tall = A.shape[-2] > A.shape[-1]
+        X = (A.mT if tall else A).to(self.dtype)
+        X = X / torch.linalg.matrix_norm(X, keepdim=True).clamp(min=1e-7)
+        product = torch.addmm if X.ndim == 2 else torch.baddbmm
+        for _ in range(5):
+            G = X @ X.mT
+            X = product(X, product(G, G, G, beta=b, alpha=c), X, beta=a)
+        return (X.mT if tall else X).to(A.dtype)
+
+
+def parted(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The hidden matrices, and what AdamW trains beside them: embeddings and vectors."""
+    hidden = [p for p in params if p.ndim == 2 and p.shape[0] not in (VOCABULARY, CONTEXT)]
+    return hidden, [p for p in params if not any(p is q for q in hidden)]
+
+
+def with_adamw(make: Callable[[list[Tensor]], Optimizer]) -> Callable[[list[Tensor]], Several]:
+    def both(params: list[Tensor]) -> Several:
+        hidden, rest = parted(params)
+        return Several(make(hidden), torch.optim.AdamW(rest, lr=3e-4, fused=True))
+
+    return both
+
+
+def matrices() -> Kind:
+    """Muon and what it is compared with, and M3 with what it holds for eight steps beside Muon."""
+    dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+    backends = {"nlc": "torch"} | ({"nlc, one launch": "triton"} if DEVICE == "cuda" else {})
+
+    def own(spec: str, backend: str, **hypers: object) -> Callable[[list[Tensor]], Optimizer]:
+        made = nlc.load(spec).compile(backend)
+
+        def make(params: list[Tensor]) -> Optimizer:
+            hidden, rest = parted(params)
+            given = dict(fused=True, matrix_dtype=dtype, **hypers)
+            return made([{"params": hidden}, {"params": rest, "rule": "rest"}], **given)
+
+        return make
+
+    sides = [Side(f"{n} muon", own("muon", b), ours=True) for n, b in backends.items()]
+    sides += [
+        Side("nlc m3, mean of 8", own("m3", "torch", f=8), beside="nlc muon", steps=8),
+        Side("torch Muon, bfloat16", with_adamw(partial(torch.optim.Muon, lr=1e-3))),
+        Side("a plain loop", with_adamw(partial(Plain, batched=False, dtype=dtype))),
+        Side("a plain batch", with_adamw(partial(Plain, batched=True, dtype=dtype))),
+    ]
+    return Kind("Muon", tuple(sides), None, every=4)
+
+
 def kinds() -> list[Kind]:
     adam = dict(lr=1e-3)
     return [
@@ -130,6 +229,7 @@ def kinds() -> list[Kind]:
             (*ours(TWO_MOMENTS), *zoo("AdEMAMix", weight_decay=0.01)),
             9,
         ),
+        matrices(),
     ]
 
 
@@ -152,33 +252,37 @@ def measured(kind: Kind, of: Iterable[tuple[int, ...]], rounds: int) -> dict[str
         p.grad = 1e-3 * draw(p.shape)
     sides = {side.name: side.make(params) for side in kind.sides}
     for opt in sides.values():
-        for _ in range(3):
+        for _ in range(3 if kind.every == 1 else 1):
             opt.step()
     other = [torch.empty_like(p) for p in params]
     runs: dict[str, Callable] = {n: opt.step for n, opt in sides.items()}
     runs["copy"] = lambda: torch._foreach_copy_(other, [p.detach() for p in params])
     times: dict[str, list[float]] = {n: [] for n in runs}
-    for _ in range(rounds):
+    steps = {side.name: side.steps for side in kind.sides}
+    for _ in range(-(-rounds // kind.every)):
         for name, run in runs.items():
-            times[name].append(seconds(run))
+            count = steps.get(name, 1)
+            times[name].append(seconds(lambda: [run() for _ in range(count)]) / count)  # noqa: B023
     return {n: statistics.median(x) for n, x in times.items()}
 
 
 def line(kind: Kind, threads: int, found: dict[str, float]) -> list[str]:
     """Rows of the table."""
-    mine = {s.name for s in kind.sides if s.ours}
+    mine = {s.name for s in kind.sides if s.ours or s.beside}
     best = min((x for n, x in found.items() if n not in {*mine, "copy"}), default=None)
-    floor = found["copy"] / 2 * kind.passes
+    floor = found["copy"] / 2 * kind.passes if kind.passes else None
     out = []
     for side in kind.sides:
         took = found[side.name]
-        ratio = f"{took / best:.2f}" if best and side.ours else ""
+        other = found[side.beside] if side.beside else best if side.ours else None
+        ratio = f"{took / other:.2f}" if other else ""
+        ratio += f" of {side.beside}" if side.beside else ""
         cells = (
             kind.name,
             str(threads),
             side.name,
             f"{took * 1e3:,.1f}",
-            f"{took / floor:.1f}",
+            f"{took / floor:.1f}" if floor else "",
             ratio,
         )
         out.append(f"| {' | '.join(cells)} |")
@@ -189,7 +293,9 @@ ABOUT = """\
 {tensors} tensors, {million:.1f} million parameters in float32 on {device}. Milliseconds of a step, the median of \
 {rounds} rounds in which the sides of a kind take turns on the same parameters and gradients. The floor is what \
 reading and writing each parameter, gradient and memory once takes at the speed of a copy in the same rounds. Last \
-column: our time over that of the fastest peer."""
+column: our time over that of the fastest peer. Of Muon, the {hidden} hidden matrices have its rule and the rest \
+AdamW's, by torch's fused one beside the peers; rounds are a fourth as many. The plain loop and the plain batch of \
+matrices of a shape are written out in `benchmarks/optimizers.py`, with the products in {matrices}."""
 
 
 @click.command()
@@ -197,21 +303,31 @@ column: our time over that of the fastest peer."""
 @click.option(
     "--threads", multiple=True, type=int, help="Of torch, repeatable.  [default: 1 and all]"
 )
+@click.option("--kind", "only", multiple=True, help="Of optimizers, repeatable.  [default: all]")
 @click.option("--quick", is_flag=True, help="Tiny sizes, to try the script.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write it here.")
-def main(rounds: int, threads: tuple[int, ...], quick: bool, out: Path | None) -> None:
+def main(
+    rounds: int, threads: tuple[int, ...], only: tuple[str, ...], quick: bool, out: Path | None
+) -> None:
     """Steps of generated optimizers and of their peers."""
     sizes = [(64, 32), (32,)] if quick else shapes()
     counts = threads or tuple(dict.fromkeys((1, os.cpu_count() or 1)))
     count = sum(torch.Size(s).numel() for s in sizes)
-    said = ABOUT.format(tensors=len(sizes), million=count / 1e6, device=DEVICE, rounds=rounds)
+    said = ABOUT.format(
+        tensors=len(sizes),
+        million=count / 1e6,
+        device=DEVICE,
+        rounds=rounds,
+        hidden=len(parted([torch.empty(s, device="meta") for s in sizes])[0]),
+        matrices="bfloat16" if DEVICE == "cuda" else "float32",
+    )
     rows = [
         "| optimizer | threads | step | ms | times the floor | of the best peer |",
         "|---|---:|---|---:|---:|---:|",
     ]
     for n in counts if DEVICE == "cpu" else counts[:1]:
         torch.set_num_threads(n)
-        for kind in kinds():
+        for kind in (x for x in kinds() if not only or x.name in only):
             found = measured(kind, sizes, rounds)
             rows += line(kind, n, found)
             click.echo("\n".join(rows[-len(kind.sides) :]), err=True)

@@ -257,14 +257,14 @@ class Spec:
             return name
         return "torch"
 
-    def _without(self, backend: str) -> None:
+    def _without(self, backend: str, why: str = "") -> None:
         """Raises SpecError: the backend has no form of such a system."""
         report, system = Report(), self.system
         report.add(
             "NLC702",
             f"the backend `{backend}` has no form of `{system.name}`",
             system.span,
-            f"a system over {system.context}",
+            why or f"a system over {system.context}",
             helps=[f"compile it with `{self.backend()}`"],
         )
         report.raise_if_errors()
@@ -299,7 +299,10 @@ class Spec:
             hashlib.sha256(self.source.text.encode()).hexdigest()[:16],
         )
         with _deep():
-            return backend_module(name).emit(self.program(name, plan), header)
+            program = self.program(name, plan)
+            if name == "triton" and not backend_module(name).prints(program):
+                self._without(name, "no rule of it treats all elements alike")
+            return backend_module(name).emit(program, header)
 
     def places(self, backend: str = "auto", plan: Plans | None = None) -> Places:
         """Which lines of the generated file stem from which of the spec: ``places().of(line)``, ``.lines(place)``."""

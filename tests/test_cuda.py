@@ -154,3 +154,63 @@ def test_a_captured_step_goes_on_under_a_schedule(name: str) -> None:
             graph.replay()
         ends.append(p.detach().cpu())
     torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("capturable", (False, True))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_launch_is_the_steps_of_all(name: str, dtype: torch.dtype, capturable: bool) -> None:
+    """Kernels of optimizers beside the torch backend, with gradients that lie elsewhere in each step."""
+    try:
+        made = [nlc.load(name).compile(b) for b in ("triton", "torch")]
+    except nlc.SpecError:
+        pytest.skip("no rule of it treats all elements alike")
+    ends = []
+    for cls in made:
+        noise = torch.Generator().manual_seed(0)
+        shapes = [(70, 33), (4096,), (3,), ()]
+        ps = [torch.nn.Parameter(torch.randn(s, generator=noise).to(dtype).cuda()) for s in shapes]
+        opt = cls(ps, lr=0.01, capturable=capturable)
+        opt.register_step_pre_hook(lambda *_: torch.manual_seed(0) and None)  # starts may be drawn
+        for _ in range(6):
+            for p in ps:
+                p.grad = torch.randn(p.shape, generator=noise).to(dtype).cuda()
+            opt.step()
+        ends.append([p.detach().float() for p in ps])
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_a_launch_does_not_wait_for_the_device() -> None:
+    p = torch.nn.Parameter(torch.ones(4096, device="cuda"))
+    opt = nlc.load("adamw").compile("triton")([p])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            p.grad = torch.ones_like(p)
+            opt.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_launches_are_captured_and_go_on_under_a_schedule() -> None:
+    """Which kernel runs is compiled once; a graph of the step reads its numbers on the device."""
+    p, q = (torch.nn.Parameter(torch.ones(4096, device="cuda")) for _ in range(2))
+    opts = [nlc.load("adamw").compile("triton")([x], capturable=x is p, lr=0.1) for x in (p, q)]
+    graph = torch.cuda.CUDAGraph()
+    for x in (p, q):
+        x.grad = torch.full_like(x, 0.5)
+    for tick in range(8):
+        for opt in opts:
+            opt.param_groups[0]["lr"] *= 0.9
+        opts[1].step()
+        if tick < 3:
+            opts[0].step()
+            continue
+        if tick == 3:
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                opts[0].step()
+        graph.replay()
+    torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)

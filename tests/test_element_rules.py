@@ -306,10 +306,36 @@ def test_random_rules_go_the_way_of_the_reference(seed: int, eagerly: Callable) 
         same(found, expected, tolerance=1e-9)
 
 
+@pytest.mark.parametrize("name", ("adamw", "lookahead", "muon", "shampoo", "sgd"))
+@pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16))
+def test_small_tensors_make_their_steps_as_one(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a stack or in a row, and to the same numbers as each by itself."""
+    made = nlc.load(name).compile("torch")
+    module = sys.modules[made.__module__]
+    shapes = [(3, 4), (3, 4), (3, 4), (5,), (), (4, 3)]
+    calls: list[int] = []
+    joined = made.stepped_as_one
+    monkeypatch.setattr(
+        made,
+        "stepped_as_one",
+        lambda self, rule, ps, group: (calls.append(len(ps)), joined(self, rule, ps, group))[1],
+    )
+    found = trained(made, shapes, dtype=dtype)
+    assert max(calls) == (3 if nlc.load(name).system.routes else 6)
+    count = len(calls)
+    monkeypatch.setattr(module, "SMALL", 0)
+    same(found, trained(made, shapes, dtype=dtype), 1e-12)
+    assert len(calls) == count
+
+
 def test_generated_files_are_formatted(tmp_path: Path) -> None:
-    """Long sums and long numbers, too."""
+    """Long sums and long numbers, too, and kernels."""
     import subprocess
 
+    for name in ("adamw", "lookahead", "adan", "muon"):
+        (tmp_path / f"{name}.py").write_text(nlc.load(name).source_text("triton"))
     for i in range(12):
         (tmp_path / f"r{i}.py").write_text(nlc.loads(rule(i)).source_text("torch"))
     ruff = [sys.executable, "-m", "ruff"]

@@ -93,10 +93,18 @@ def test_an_mlp_memory_uses_the_kernels_of_a_matrix_for_each_weight() -> None:
     assert [ast.unparse(n.func) for n in calls].count("gated_delta") == 6  # of stacked memories
 
 
-def test_an_optimizer_has_no_kernels() -> None:
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_kernels_of_optimizers_compile_and_do_not_spill(dtype: str) -> None:
+    for spec in ("adamw", "lookahead"):  # a slow memory, read and written in its period alone
+        found = compiled(spec, "--dtype", dtype)
+        assert {k["name"] for k in found} == {f"{spec}_elements"}
+        assert [k for k in found if k["spills"] or not k["fits"]] == []
+
+
+def test_an_optimizer_without_a_rule_by_elements_has_no_kernels() -> None:
     with pytest.raises(nlc.SpecError, match="NLC702"):
-        nlc.load("adamw").source_text("triton")
-    result = CliRunner().invoke(main, ["compile", "adamw", "--backend", "triton"])
+        nlc.load("lamb").source_text("triton")
+    result = CliRunner().invoke(main, ["compile", "lamb", "--backend", "triton"])
     assert result.exit_code == 1 and "compile it with `torch`" in result.stderr
 
 

@@ -72,9 +72,12 @@ def newton_schulz(
     tall = A.shape[-2] > A.shape[-1]
     X = A / torch.linalg.matrix_norm(A, keepdim=True).clamp(min=1e-7)
     X = (X.mT if tall else X).to(dtype or A.dtype)  # the smaller of the two products is formed
+    shape, X = X.shape, X.reshape(-1, *X.shape[-2:])
     for _ in range(steps):
         G = X @ X.mT
-        X = a * X + (b * G + c * G @ G if c else b * G) @ X
+        G = torch.baddbmm(G, G, G, beta=b, alpha=c) if c else b * G
+        X = torch.baddbmm(X, G, X, beta=a)
+    X = X.view(shape)
     return (X.mT if tall else X).to(A.dtype)
 ''',
     "inv_root": '''

@@ -55,6 +55,11 @@ def widened(x: object, dtype: torch.dtype) -> object:
     """A memory in a format at least as wide; counts as they are."""
     return x.to(torch.promote_types(x.dtype, dtype)) if isinstance(x, Tensor) else x
 ''',
+    "following": '''
+def following(seed: int) -> int:
+    """The seed of the step after, by a linear congruence."""
+    return (6364136223846793005 * seed + 1442695040888963407) % 2**63
+''',
     "rounded": '''
 def rounded(x: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
     """x in a narrower format, up or down by chance, so that it is x on average."""
@@ -65,6 +70,28 @@ def rounded(x: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
     up = torch.rand(x.shape, generator=chance, dtype=x.dtype, device=x.device) < exact - low
     return ((low + up) * quantum).to(dtype)
 ''',
+    "joined": '''
+SMALL = 65536  # elements: below, tensors are joined, as calls cost more than the copies
+SMALL_ON_GPU = 1 << 22  # of matrices that are multiplied: a larger one fills the device by itself
+PLAIN = Tensor, torch.nn.Parameter  # other kinds of tensors may be spread over devices
+
+
+def joined(tensors: list[Tensor], stacked: bool) -> Tensor:
+    """Tensors as one: a stack of matrices, or all their elements in a row."""
+    return torch.stack(tensors) if stacked else torch.cat([x.reshape(-1) for x in tensors])
+
+
+def parted(whole: Tensor, tensors: list[Tensor]) -> None:
+    """Gives each tensor its own of what ``joined`` made one of."""
+    parts = whole.reshape(-1).split([x.numel() for x in tensors])
+    torch._foreach_copy_(tensors, [x.view(y.shape) for x, y in zip(parts, tensors, strict=True)])
+
+
+def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors that are joined, no more at a time than copies are worth."""
+    count = max(1, 8 * SMALL_ON_GPU // tensors[0].numel())
+    yield from (tensors[i : i + count] for i in range(0, len(tensors), count))
+''',
     "blocks": '''
 BLOCK = 65536  # elements: they and what is computed of them stay in a core's cache
 
@@ -72,12 +99,13 @@ BLOCK = 65536  # elements: they and what is computed of them stay in a core's ca
 def blocks(tensors: tuple[Tensor, ...], rooms: int = 0) -> Iterator[tuple[Tensor, ...]]:
     """The elements of tensors of one shape, some after the others, and room for as many."""
     W, g, *held = tensors
-    if W.numel() <= BLOCK or not all(x.is_contiguous() for x in (W, *held)):
+    block = BLOCK * torch.get_num_threads()  # each operation is shared out among all cores
+    if W.numel() <= block or not all(x.is_contiguous() for x in (W, *held)):
         yield *tensors, *(torch.empty_like(W) for _ in range(rooms))
         return
     tensors = (W, g.contiguous(), *held)  # a gradient is only read
-    beside = [W.new_empty(BLOCK) for _ in range(rooms)]
-    for pieces in zip(*(x.view(-1).split(BLOCK) for x in tensors), strict=True):
+    beside = [W.new_empty(block) for _ in range(rooms)]
+    for pieces in zip(*(x.view(-1).split(block) for x in tensors), strict=True):
         yield *pieces, *(x[: len(pieces[0])] for x in beside)
 ''',
     "on_device": '''

@@ -209,7 +209,8 @@ CODES.update(
         "NLC702": Code(
             "backend without a form of this",
             "`reference` and `torch` print every system. `triton` prints the scans of token systems as"
-            " kernels; it has none for optimizers.",
+            " kernels, and the rules of optimizers that treat all elements alike; an optimizer without such"
+            " a rule, for a length or a product of matrices, has none.",
         ),
         # 8 soundness: what the ranges of keys and gates allow a derived step to do
         "NLC801": Code(

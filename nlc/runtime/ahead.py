@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 # Bytes of shared memory that one program can have.
 LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448}
-_POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+}
 
 
 class NotAhead(RuntimeError):
@@ -79,7 +84,7 @@ def ahead(
     dtype: str = "bfloat16",
     tokens: int = 256,
 ) -> list[Kernel]:
-    """Every kernel of a token system, forward, backward and of one token, for each of ``archs``.
+    """Every kernel of a token system, forward, backward and of one token, and of an optimizer, for each of ``archs``.
 
     Raises SpecError for a spec with mistakes, BadHyper for a hyper that it cannot have, NotAhead where Triton is
     missing or interprets.
@@ -96,12 +101,38 @@ def ahead(
         return []
     out = []
     for arch in archs:
-        with patched(module, generation=lambda: int(arch.removeprefix("sm_")) // 10):  # noqa: B023
-            launches = _recorded(
-                spec, made, module, dict(hypers or {}), getattr(torch, dtype), tokens
-            )
+        given = made, module, dict(hypers or {}), getattr(torch, dtype)
+        if spec.system.context == "gradients":
+            launches = _steps(*given)
+        else:
+            with patched(module, generation=lambda: int(arch.removeprefix("sm_")) // 10):  # noqa: B023
+                launches = _recorded(spec, *given, tokens)
         out += [_compiled(module, x, arch) for x in launches]
     return out
+
+
+def _steps(made: type, module: Any, hypers: dict, dtype: torch.dtype) -> list[_Launch]:
+    """The launches of steps of parameters of a dtype, as they are and with what the device keeps or draws."""
+    found: dict[_Launch, None] = {}
+
+    def launch(kernel: Any, grid: tuple, args: list, of: torch.dtype, **sizes: int) -> None:
+        found[_launch(kernel, args, sizes)] = None
+
+    ways: list[dict[str, Any]] = [{}, {"capturable": True}]
+    ways += [{"rounding_seed": 0}] if dtype != torch.float32 else []
+    with patched(module, launch=launch, INTERPRETED=True):
+        for way in ways:
+            p = torch.nn.Parameter(torch.ones(64, 64, dtype=dtype))
+            q = torch.nn.Parameter(torch.ones(64, dtype=dtype))
+            try:
+                opt = made([p, q], **hypers, **way)
+            except (TypeError, ValueError) as error:
+                raise BadHyper(str(error)) from None
+            for _ in range(2):
+                for x in (p, q):
+                    x.grad = torch.ones_like(x)
+                opt.step()
+    return list(found)
 
 
 def _recorded(
@@ -142,6 +173,8 @@ def _launch(kernel: Any, args: list, sizes: Mapping[str, Any]) -> _Launch:
         if isinstance(value, Tensor):
             signature.append((name, _POINTERS[value.dtype]))
             aligned.append(i)
+        elif isinstance(value, float):
+            signature.append((name, "fp32"))
         elif value is None or value == 1:  # as the compiler takes it at a launch
             signature.append((name, "constexpr"))
             constants.append((name, value))

@@ -262,7 +262,11 @@ EXAMPLES.update(
             plan={"S": "chunked"},
         ),
         "NLC701": of("context: tokens", "context: layers"),
-        "NLC702": Example(bad=(), base=GRADIENTS, backends=("triton", "torch")),
+        "NLC702": Example(
+            bad=(("dot(W, g)", "dot(W, g / (1 + norm(g)))"),),
+            base=GRADIENTS,
+            backends=("triton", "torch"),
+        ),
         # 8 soundness of a step
         "NLC801": of(RULE, "rule: gd(lr=3)"),
         "NLC802": of(RULE, "rule: gd(lr=0.5, decay=1.01)", "rule: gd(lr=0.5, decay=0.99)"),

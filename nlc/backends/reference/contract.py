@@ -1,6 +1,7 @@
 """What every generated optimizer does for its groups and tensors, as text: ``torch.optim``'s contract.
 
-Lines that begin with ``fused:`` are there only in files that have a compiled form. CLASS is the name of the class.
+Lines that begin with ``fused:`` are there only in files that have a compiled form, with ``joins:`` only where a rule
+can take tensors together, with ``kernels:`` only where one is a kernel. CLASS is the name of the class.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def step(self, closure: Callable[[], float] | None = None) -> float | None:
         with torch.enable_grad():
             loss = closure()
     for group in self.param_groups:
+joins:        together = {}
+kernels:        launches = {}
         for i, W in enumerate(group["params"]):
             if W.grad is None:
                 continue
@@ -109,12 +112,60 @@ def step(self, closure: Callable[[], float] | None = None) -> float | None:
                 kind = "complex parameters" if W.is_complex() else "sparse gradients"
                 where = declared(self, "W")
                 raise RuntimeError(f"CLASS does not take {kind} ({where})")
+kernels:            key = self.launches(W, group)
+kernels:            if key is not None:
+kernels:                launches.setdefault(key, []).append(W)
+kernels:                continue
+joins:            key = self.joins(W, group)
+joins:            if key is not None:
+joins:                together.setdefault(key, []).append(W)
+joins:                continue
             with torch.set_grad_enabled(group["differentiable"]):
                 new = self.stepped(W, group)
             if new is not W:
                 group["params"][i] = new
                 self.state[new] = self.state.pop(W)
+kernels:        for (rule, *_), tensors in launches.items():
+kernels:            self.launched(rule, tensors, group)
+joins:        for (rule, *_), tensors in together.items():
+joins:            for some in portions(tensors):
+joins:                self.stepped_as_one(rule, some, group)
     return loss
+
+joins:def joins(self, W: Tensor, group: dict) -> tuple | None:
+joins:    """What tensors have in common that make a step as one; None for one that makes its own."""
+joins:    rule, state = self.rule_of(W, group), self.state.get(W, {})
+joins:    if not hasattr(rule, "STACKS") or (rule.KEEPS and not state) or self.error_if_nonfinite:
+joins:        return None
+joins:    if W.numel() >= (SMALL_ON_GPU if rule.STACKS and W.is_cuda else SMALL):
+joins:        return None
+joins:    alone = group["capturable"] or group["differentiable"] or group["period"] > 1
+joins:    if alone or group["rounding_seed"] is not None or type(W) not in PLAIN:
+joins:        return None
+joins:    counts = [x for x in state.values() if not isinstance(x, Tensor)]
+joins:    return rule, W.dtype, W.device, W.shape if rule.STACKS else None, *state, *counts
+
+joins:def stepped_as_one(self, rule: type, tensors: list[Tensor], group: dict) -> None:
+joins:    """A step of tensors that are joined for it, where calls would cost more than copies."""
+joins:    given, states = {key: group[key] for key in rule.HYPERS}, [self.state[W] for W in tensors]
+joins:    dtype = torch.promote_types(tensors[0].dtype, group["state_dtype"] or torch.float32)
+joins:    dtype = torch.promote_types(dtype, torch.float32)  # in which the step is computed
+joins:    W, g = (joined(x, rule.STACKS).to(dtype) for x in (tensors, [W.grad for W in tensors]))
+joins:    memory = dict(states[0])
+joins:    apart = {None: tensors}
+joins:    for key, x in memory.items():
+joins:        if isinstance(x, Tensor):
+joins:            apart[key] = [state[key] for state in states]
+joins:            memory[key] = widened(joined(apart[key], rule.STACKS), dtype)
+fused:    if group["fused"] and hasattr(rule, "advance") and W.numel() >= BLOCK:
+fused:        given["run"] = one_pass
+joins:    new = rule.update(W, -g if group["maximize"] else g, memory, **given)
+joins:    for key, x in {None: new, **memory}.items():
+joins:        if key in apart:
+joins:            parted(x, apart[key])
+joins:            continue
+joins:        for state in states:
+joins:            state[key] = x
 
 def stepped(self, W: Tensor, group: dict) -> Tensor:
     """W after one step: W itself, or a new tensor where steps are differentiable."""
@@ -154,7 +205,7 @@ fused:        given["run"] = one_pass if once else out_of_place if apart else No
         return new.to(W.dtype)
     if group["rounding_seed"] is not None and W.dtype != dtype:
         seed = state.get("seed", group["rounding_seed"] + len(self.state))
-        state["seed"] = (6364136223846793005 * seed + 1442695040888963407) % 2**63
+        state["seed"] = following(seed)
         new = rounded(new, W.dtype, seed)
     return W if new is W else W.copy_(new)
 '''

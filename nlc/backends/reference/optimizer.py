@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nlc.backends.reference import hypers
 from nlc.backends.reference.contract import GROUPS, MATRICES, OPTIONS, STEP
 from nlc.backends.reference.file import (
@@ -35,15 +37,14 @@ def emit_optimizer(
     open_file(file, program.system, header, program.about)
     emitter = writer(program, header, body)
     emitter.write()
-    return close_file(
-        file, reference_helpers(emitter.printer), body, _IMPORTS, class_name(program.system)
-    )
+    return close_file(file, emitter.texts(), body, emitter.IMPORTS, class_name(program.system))
 
 
 class OptimizerWriter:
     """Writes the class of an optimizer and, before it, those of its other rules."""
 
     RULE = RuleWriter
+    IMPORTS: Sequence[str] = _IMPORTS
 
     def __init__(self, program: Program, header: Header, w: Writer):
         self.program, self.w = program, w
@@ -79,11 +80,19 @@ class OptimizerWriter:
             w()
             self._rule_of()
             w()
-            self._text(STEP)
+            self._text(self.step_text())
             w()
             self.rule.initial_state()
             w()
             self.rule.update()
+
+    def step_text(self) -> str:
+        """What a step is; the rules say what it does to a tensor."""
+        return STEP
+
+    def texts(self) -> list[str]:
+        """The functions that what was written calls."""
+        return reference_helpers(self.printer)
 
     def _doc(self) -> None:
         w, system = self.w, self.system
@@ -128,6 +137,13 @@ class OptimizerWriter:
         chosen = any(x.chooses for x in (self.rule, *self.routes.values()))
         return OPTIONS | ({"matrix_dtype": MATRICES} if chosen else {})
 
+    kernels = False  # whether one of its rules is a kernel
+
+    @property
+    def joins(self) -> bool:
+        """Whether one of its rules can take several tensors as one."""
+        return any(x.stacks is not None for x in (self.rule, *self.routes.values()))
+
     @property
     def _only_matrices(self) -> bool:
         return self.program.matrices and not self.system.routes
@@ -155,18 +171,21 @@ class OptimizerWriter:
 
     def _text(self, text: str) -> None:
         """Members that all optimizers have."""
+        there = {"fused": "fused" in self.options(), "joins": self.joins, "kernels": self.kernels}
         for line in text.strip("\n").split("\n"):
-            kept = line.removeprefix("fused:")
-            if kept != line and "fused" not in self.options():
+            kind, _, kept = line.partition(":")
+            if not there.get(kind, True):
                 continue
-            self.w(kept.replace("CLASS", self.name))
+            self.w((kept if kind in there else line).replace("CLASS", self.name))
         self.printer.helpers |= {
             x
-            for x in ("gathered", "widened", "rounded", "declared", "all_finite")
+            for x in ("gathered", "widened", "rounded", "following", "declared", "all_finite")
             if f"{x}(" in text
         }
         if "fused" in self.options() and "fused:" in text:
             self.printer.helpers |= {"on_device", "one_pass", "out_of_place"}
+        if self.joins and "joins:" in text:
+            self.printer.helpers |= {"joined"}
 
     def _rule_of(self) -> None:
         w, W = self.w, self.rule.trained.var

@@ -120,6 +120,15 @@ class RuleWriter:
         named = [f'"{h.name}": {hypers.sort(h)}' for h in self.system.hypers.values()]
         named += ['"matrix_dtype": torch.dtype'] if self.chooses else []
         self.w.collection("HYPERS = {", named, "}")
+        if self.stacks is not None:
+            how = "a stack of them" if self.stacks else "all their elements in a row"
+            self.w(f"STACKS = {self.stacks}  # tensors that make a step as one: {how}")
+            self.w(f"KEEPS = {bool(self.kept)}  # whether it remembers something")
+
+    @property
+    def stacks(self) -> bool | None:
+        """Whether tensors can make a step as a stack, as all their elements in a row, or each by itself alone."""
+        return None
 
     def initial_state(self) -> None:
         w, W = self.w, self.trained.var

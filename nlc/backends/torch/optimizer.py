@@ -7,8 +7,10 @@ done element by element is the reference's text.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from itertools import groupby
 from string import ascii_lowercase
+from typing import NamedTuple
 
 from nlc.backends.reference.file import place, ticks_now, write_let
 from nlc.backends.reference.optimizer import OptimizerWriter
@@ -17,13 +19,23 @@ from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.torch.regions import InPlace, by_elements, steps
 from nlc.backends.torch.terms import with_numbers
 from nlc.backends.writer import WIDTH, Header
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Program
 
 
 def emit_optimizer(program: Program, header: Header) -> str:
     """The whole file."""
     return reference(program, header, TorchOptimizer)
+
+
+class Elements(NamedTuple):
+    """Statements of tensors and of numbers, the tensors in the order of a call, the count by name and key."""
+
+    lets: list[Let]
+    scalars: list[Let]
+    names: list[str]
+    tick: str
+    key: str
 
 
 class ElementRule(RuleWriter):
@@ -33,10 +45,25 @@ class ElementRule(RuleWriter):
     def fusible(self) -> bool:
         return by_elements(self.program)
 
+    @property
+    def stacks(self) -> bool | None:
+        """A stack, where it does to each matrix what operators on the last two axes do."""
+        nodes = [n for x in self.program.lets() for n in walk(x.expr)]
+        if self.fusible and not any(n.op == "size" for n in nodes):
+            return False
+        return True if self.program.matrices and all(map(_of_matrices, nodes)) else None
+
     def update(self) -> None:
         if not self.fusible:
             super().update()
             return
+        self._update(*self.elements)
+        self.w()
+        self._advance(self.elements.lets, self.elements.names, self.elements.tick)
+
+    @cached_property
+    def elements(self) -> Elements:
+        """The rule as steps of the tensors that it holds, and the numbers that are computed before."""
         kept = [s for s in self.kept if s.kind != "tick"]
         tick = next((s for s in self.kept if s.kind == "tick"), None)
         held = {self.trained.var, *(s.var for s in kept)}
@@ -50,9 +77,8 @@ class ElementRule(RuleWriter):
         scalars = [x for x in lets if numeric(x.expr)]
         lets = [x for x in lets if x not in scalars]
         names = [self.trained.var, "g", *(s.var for s in kept)]
-        self._update(lets, scalars, names, tick.var if tick else "", tick.key if tick else "")
-        self.w()
-        self._advance(lets, names, tick.var if tick else "")
+        count = (tick.var, tick.key) if tick else ("", "")
+        return Elements(lets, scalars, names, *count)
 
     def _open(self, scalars: list[Let], tick: str, key: str) -> None:
         w = self.w
@@ -172,6 +198,13 @@ class ElementRule(RuleWriter):
         results = [n for n in names if n != "g"]
         w(f"return {', '.join(results)}" if len(results) > 1 else f"return ({results[0]},)")
         w.depth -= 1
+
+
+def _of_matrices(e: Expr) -> bool:
+    """Whether a value is a number, or a matrix whose operands are such too."""
+    if not e.type.dims and not e.type.like:
+        return not any(a.type.dims or a.type.like for a in e.args)
+    return e.type.like or e.type.rank == 2
 
 
 def _calls(line: str) -> list[str]:

@@ -8,19 +8,25 @@ from __future__ import annotations
 import re
 
 from nlc.backends import torch
+from nlc.backends.triton import elements
 from nlc.backends.triton.module import emit_module
+from nlc.backends.triton.optimizer import emit_optimizer, has_kernels
 from nlc.backends.triton.texts import TEXTS
 from nlc.backends.writer import Header
 from nlc.ir.program import Program
 
 NAME = "triton"
-CONTEXTS = ("tokens",)  # of the systems that it has a form of
+CONTEXTS = ("tokens", "gradients")  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = (16, 32, 64)  # that can be asked for; None: any
 _DEFINED = re.compile(r"^(?:def (\w+)\(|([A-Z]\w+) = |([A-Z]\w+): )", re.MULTILINE)
 _TAKEN = "within triton tl functools hashlib inspect json os re warnings ThreadPoolExecutor Path"
 RESERVED = (
     torch.RESERVED
     | frozenset(TEXTS)
+    | frozenset(elements.TEXTS)
+    | frozenset(
+        "KERNEL KEPT CAPTURED NARROW launches launched noted table_of on step_of as_float aligned".split()
+    )
     | frozenset(n for text in TEXTS.values() for ns in _DEFINED.findall(text) for n in ns if n)
     | frozenset(_TAKEN.split())
 )
@@ -28,4 +34,10 @@ RESERVED = (
 
 def emit(program: Program, header: Header) -> str:
     """The text of the file; the same program and header give the same bytes."""
-    return emit_module(program, header)
+    tokens = program.system.context == "tokens"
+    return emit_module(program, header) if tokens else emit_optimizer(program, header)
+
+
+def prints(program: Program) -> bool:
+    """Whether it has a form of the system: an optimizer needs a rule that treats all elements alike."""
+    return program.system.context == "tokens" or has_kernels(program)
