@@ -129,13 +129,17 @@ kernels:        for (rule, *_), tensors in launches.items():
 kernels:            self.launched(rule, tensors, group)
 joins:        for (rule, *_), tensors in together.items():
 joins:            for some in portions(tensors):
-joins:                self.stepped_as_one(rule, some, group)
+joins:                if len(some) > 1:
+joins:                    self.stepped_as_one(rule, some, group)
+joins:                else:
+joins:                    self.stepped(some[0], group)
     return loss
 
 joins:def joins(self, W: Tensor, group: dict) -> tuple | None:
 joins:    """What tensors have in common that make a step as one; None for one that makes its own."""
-joins:    rule, state = self.rule_of(W, group), self.state.get(W, {})
-joins:    if not hasattr(rule, "STACKS") or (rule.KEEPS and not state) or self.error_if_nonfinite:
+joins:    rule, state = self.rule_of(W, group), self.state.get(W)
+joins:    started = state is not None and (state or not getattr(rule, "KEEPS", True))
+joins:    if not started or not hasattr(rule, "STACKS") or self.error_if_nonfinite:
 joins:        return None
 joins:    if W.numel() >= (SMALL_ON_GPU if rule.STACKS and W.is_cuda else SMALL):
 joins:        return None

@@ -155,9 +155,10 @@ def aligned(tensors: tuple[Tensor, ...]) -> bool:
 
 # What the class does beside the text that all optimizers share.
 METHODS = '''def launches(self, W: Tensor, group: dict) -> tuple | None:
-    """What tensors have in common that one launch takes; None for one that makes its own step."""
-    rule, state = self.rule_of(W, group), self.state.get(W, {})
-    if not hasattr(rule, "KERNEL") or (rule.KEEPS and not state) or self.error_if_nonfinite:
+    """What tensors have in common that one launch takes; None for one that goes alone."""
+    rule, state = self.rule_of(W, group), self.state.get(W)
+    started = state is not None and (state or not getattr(rule, "KEEPS", True))
+    if not started or not hasattr(rule, "KERNEL") or self.error_if_nonfinite:
         return None
     if group["differentiable"] or group["period"] > 1 or type(W) not in PLAIN:
         return None
