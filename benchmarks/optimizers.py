@@ -234,13 +234,17 @@ def kinds() -> list[Kind]:
 
 
 def seconds(run: Callable[[], object]) -> float:
+    """Of one thread those of the processor, which other work on the machine hardly changes."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    clock = (
+        time.process_time if DEVICE == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    )
+    start = clock()
     run()
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def measured(kind: Kind, of: Iterable[tuple[int, ...]], rounds: int) -> dict[str, float]:
@@ -291,7 +295,8 @@ def line(kind: Kind, threads: int, found: dict[str, float]) -> list[str]:
 
 ABOUT = """\
 {tensors} tensors, {million:.1f} million parameters in float32 on {device}. Milliseconds of a step, the median of \
-{rounds} rounds in which the sides of a kind take turns on the same parameters and gradients. The floor is what \
+{rounds} rounds in which the sides of a kind take turns on the same parameters and gradients; at one thread those of the \
+processor. The floor is what \
 reading and writing each parameter, gradient and memory once takes at the speed of a copy in the same rounds. Last \
 column: our time over that of the fastest peer. Of Muon, the {hidden} hidden matrices have its rule and the rest \
 AdamW's, by torch's fused one beside the peers; rounds are a fourth as many. The plain loop and the plain batch of \
