@@ -295,12 +295,12 @@ def line(kind: Kind, threads: int, found: dict[str, float]) -> list[str]:
 
 ABOUT = """\
 {tensors} tensors, {million:.1f} million parameters in float32 on {device}. Milliseconds of a step, the median of \
-{rounds} rounds in which the sides of a kind take turns on the same parameters and gradients; at one thread those of the \
-processor. The floor is what \
-reading and writing each parameter, gradient and memory once takes at the speed of a copy in the same rounds. Last \
-column: our time over that of the fastest peer. Of Muon, the {hidden} hidden matrices have its rule and the rest \
-AdamW's, by torch's fused one beside the peers; rounds are a fourth as many. The plain loop and the plain batch of \
-matrices of a shape are written out in `benchmarks/optimizers.py`, with the products in {matrices}."""
+{rounds} rounds in which the sides of a kind take turns on the same parameters and gradients; at one thread those of \
+the processor. The floor is what reading and writing each parameter, gradient and memory once takes at the speed of \
+a copy in the same rounds. Last column: our time over that of the fastest peer. Of Muon, the {hidden} hidden \
+matrices have its rule and the rest AdamW's, by torch's fused one beside the peers; rounds are a fourth as many. The \
+plain loop and the plain batch of matrices of a shape are written out in `benchmarks/optimizers.py`, with the \
+products in {matrices}."""
 
 
 @click.command()

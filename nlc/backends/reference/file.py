@@ -67,6 +67,7 @@ def attribute_path(path: str) -> str:
 # What generated files of any backend define or import that a class could be called too.
 TAKEN = frozenset(
     """
+    CAPTURED KEEPS KEPT KERNEL NARROW PLAIN SMALL SMALL_ON_GPU STACKS
     BLOCK CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd DeltaEnd F GatedDelta
     GatedDeltaAt GatedDeltaAtEnd GatedDeltaEnd HOPPER HYPERS INTERPRETED Iterator LEAST OPERATORS Operator
     Optimizer Packing Path Sequence Tensor ThreadPoolExecutor Tile VERDICTS

@@ -14,6 +14,7 @@ from nlc.backends.triton.optimizer import emit_optimizer, has_kernels
 from nlc.backends.triton.texts import TEXTS
 from nlc.backends.writer import Header
 from nlc.ir.program import Program
+from nlc.lib.rules import ROUTES
 
 NAME = "triton"
 CONTEXTS = ("tokens", "gradients")  # of the systems that it has a form of
@@ -24,8 +25,9 @@ RESERVED = (
     torch.RESERVED
     | frozenset(TEXTS)
     | frozenset(elements.TEXTS)
+    | frozenset(f"{kind}_elements" for kind in ROUTES)
     | frozenset(
-        "KERNEL KEPT CAPTURED NARROW launches launched noted table_of on step_of as_float aligned".split()
+        "elements KERNEL KEPT CAPTURED NARROW launches launched noted table_of on step_of as_float aligned".split()
     )
     | frozenset(n for text in TEXTS.values() for ns in _DEFINED.findall(text) for n in ns if n)
     | frozenset(_TAKEN.split())

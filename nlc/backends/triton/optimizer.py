@@ -72,7 +72,9 @@ def _printed(e: Expr) -> bool:
 
 
 class KernelRule(ElementRule):
-    """The members of a rule; ``kernel`` where a kernel does its step."""
+    """The members of a rule; ``kernel`` where a kernel does its step, which is called ``function``."""
+
+    function = "elements"
 
     @cached_property
     def kernel(self) -> bool:
@@ -80,10 +82,6 @@ class KernelRule(ElementRule):
             return False
         found = [self._numbered(x) for x in self.elements.lets]
         return all(_printed(n) for e in found for n in walk(e))
-
-    @property
-    def function(self) -> str:
-        return f"{self.name.lower()}_elements"
 
     def hypers(self) -> None:
         super().hypers()
@@ -174,6 +172,8 @@ class TritonOptimizer(TorchOptimizer):
     """The class and its rules, the kernels before them."""
 
     RULE = KernelRule
+    rule: KernelRule
+    routes: dict[str, KernelRule]
     IMPORTS = (
         "import torch",
         "import torch.nn.functional as F",
@@ -188,10 +188,12 @@ class TritonOptimizer(TorchOptimizer):
         return any(x.kernel for x in self._rules)
 
     @property
-    def _rules(self) -> list[KernelRule]:
-        return [*self.routes.values(), self.rule]
+    def _rules(self) -> tuple[KernelRule, ...]:
+        return *self.routes.values(), self.rule
 
     def write(self) -> None:
+        for kind, rule in self.routes.items():
+            rule.function = f"{kind}_elements"
         for rule in self._rules:
             if rule.kernel:
                 rule.write_kernel()
