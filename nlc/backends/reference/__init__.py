@@ -23,4 +23,9 @@ def emit(program: Program, header: Header) -> str:
     return emit_module(program, header) if tokens else emit_optimizer(program, header)
 
 
-__all__ = ["CONTEXTS", "NAME", "RESERVED", "TILES", "emit"]
+def prints(program: Program) -> bool:
+    """Whether it has a form of the system."""
+    return program.system.context in CONTEXTS
+
+
+__all__ = ["CONTEXTS", "NAME", "RESERVED", "TILES", "emit", "prints"]

@@ -30,3 +30,8 @@ def emit(program: Program, header: Header) -> str:
     """The text of the file; the same program and header give the same bytes."""
     tokens = program.system.context == "tokens"
     return emit_module(program, header) if tokens else emit_optimizer(program, header)
+
+
+def prints(program: Program) -> bool:
+    """Whether it has a form of the system."""
+    return program.system.context in CONTEXTS
