@@ -32,150 +32,15 @@ from typing import Any
 import click
 import torch
 import triton
-from chunked import Median, surroundings
+from kernel_rules import CHUNK, DECAYS, MODES, RULES, SHIFT, Flows, Row, rows_of, spec_of
+from kernel_table import ABOUT, CUDA, NONE, SIDES, TUNING, cell, missed, table, where
 from torch import Tensor
 
-import nlc
-from nlc.pipeline import Spec
 from nlc.tools.sizes import settled
 
-Flows = dict[str, Tensor]
-SIDES = ("triton", "fla", "torch")
-MODES = ("forward", "forward+backward", "step", "step in a CUDA graph")
-CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if CUDA else "cpu"
-PEAK = 790e12  # flop/s in bfloat16 of an H200, stated and not measured
-CHUNK = 64  # tokens, for the products of the floor
-AIMS = {"forward": 0.45, "backward": 1.5}  # ms, the gated delta rule at the first shape
 LIMIT = 150  # seconds of a side in a row
-TUNING = dict(warmup=5, rep=20)  # ms of each configuration that fla tries
-NONE = "not measured: no CUDA device"
-SHIFT = {"alpha": 4, "decay": 4, "mu": 2, "beta": 0, "eta": -2}  # gates: sigmoids of normal numbers
-DECAYS = ("alpha", "decay", "mu")  # near 1, so in float32 for all sides
-
-MATRIX = """
-nlc: 1
-system: matrix_memory
-context: tokens
-hyper: {d: 256, n: d / heads}
-heads: 4
-inputs: {x: [d]}
-let:
-  q: l2norm(split(linear(x)))
-  eta: 0.5 * sigmoid(split(linear(x)) - 2)
-  alpha: sigmoid(split(linear(x)) + 4)
-levels:
-  S:
-    frequency: every token
-    memory: matrix(n, n)
-    key: l2norm(split(linear(x)))
-    value: split(linear(x))
-    objective: 0.5 * sqnorm(S(key) - value)
-    rule: RULE
-output:
-  y: linear(merge(S(q)))
-"""
-DGD = MATRIX.replace("RULE", "dgd(lr=eta, decay=alpha)")
-ANCHORED = DGD.replace("    memory", f"    anchor: every {CHUNK} tokens\n    memory")
-MOMENTUM = MATRIX.replace("RULE", "momentum(lr=1, rate=eta, beta=mu, decay=alpha)").replace(
-    "  alpha", "  mu: sigmoid(split(linear(x)) + 2)\n  alpha"
-)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """``given`` makes fla's arguments of the operator's; ``most``: errors of outputs, slopes of vectors, of gates."""
-
-    title: str
-    spec: str
-    fla: str = ""  # module and kernel of fla.ops
-    given: Callable[[Flows], Flows] = dict
-    hypers: Callable[[int, int], dict[str, Any]] = lambda heads, n: dict(d=heads * n, heads=heads)
-    most: tuple[float, float, float] = (0.005, 0.008, 0.02)
-    erases: bool = True
-    note: str = ""
-
-    @property
-    def operator(self) -> bool:
-        return self.spec != "hope"
-
-
-def logged(flows: Flows) -> Flows:
-    """A decay as its logarithm ``g``, rates and queries by fla's names."""
-    names = {"eta": "beta", "C": "q"}
-    return {
-        "g" if n in DECAYS else names.get(n, n): x.log() if n in DECAYS else x
-        for n, x in flows.items()
-    }
-
-
-def shared(flows: Flows) -> Flows:
-    """Mamba-2's keys and queries, written out for each head."""
-    out, shape = logged(flows), flows["v"].shape[:3]
-    return out | {n: out[n][:, :, None].expand(*shape, -1).contiguous() for n in ("q", "k")}
-
-
-def doubled(flows: Flows) -> Flows:
-    """DGD erases by twice its rate: S (alpha - 2 eta k kᵀ) + eta v kᵀ."""
-    return logged(flows) | {"p": 2 * flows["k"]}
-
-
-SUM: dict[str, Any] = dict(most=(0.005,) * 3, erases=False)
-RULES = {
-    "gated_delta": Rule("gated delta rule", "gated_delta_net", "gated_delta_rule", logged),
-    "delta": Rule("delta rule", "delta_net", "delta_rule", most=(0.006, 0.008, 0.008)),
-    "linear": Rule("linear attention", "linear_attention", "linear_attn", **SUM),
-    "retnet": Rule("RetNet", "retnet", "retention", dict, lambda h, n: dict(d=h * n, heads=h, dv=n), **SUM),
-    "gla": Rule("GLA", "gla", "gla", logged, lambda h, n: dict(d=h * n, heads=h, dk=n), **SUM),
-    "mamba2": Rule(
-        "Mamba-2", "mamba2", "simple_gla", shared, lambda h, n: dict(d=h * n, expand=1, p=n, n=n), **SUM,
-        note="fla: keys and queries written out for each head before",
-    ),
-    "dgd": Rule("Hope's DGD, a matrix", DGD, "comba", doubled, note="fla: `comba` with p = 2 k"),
-    "dgd_anchored": Rule(f"the same, anchored every {CHUNK} tokens", ANCHORED),
-    "titans": Rule("Titans' momentum, a matrix", MOMENTUM, note="fla: in PyTorch alone"),
-    "hope": Rule("block `hope`", "hope"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Row:
-    """One rule at one shape in one mode; ``n`` channels a head."""
-
-    rule: str
-    batch: int
-    heads: int
-    length: int
-    n: int
-    mode: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.rule}-B{self.batch}-H{self.heads}-T{self.length}-n{self.n}-{self.mode.replace(' ', '_')}"
-
-    @property
-    def shape(self) -> str:
-        size = f"n {self.n}" if RULES[self.rule].operator else f"d {self.heads * self.n:,}"
-        return f"B {self.batch}, H {self.heads}, T {self.length:,}, {size}"
-
-
-def rows_of(quick: bool, sweep: str, only: Iterable[str] = ()) -> list[Row]:
-    """Every rule at the first shape, Hope, then other lengths and widths."""
-    chosen = [r for r in (only or RULES) if RULES[r].operator]
-    heads, length, n = (2, 80, 16) if quick else (16, 4096, 128)
-    tokens = 2 * length if quick else 8 * length
-    shapes = [(r, tokens // length, length, n) for r in chosen]
-    swept = {"all": chosen, "one": [r for r in chosen if r == "gated_delta"], "none": []}[sweep]
-    for rule in () if quick else swept:
-        shapes += [(rule, max(1, tokens // t), t, n) for t in (2048, 8192, 16384, 65536)]
-        shapes += [(rule, 8, length, wide) for wide in (64, 256)]
-    rows = [Row(r, b, heads, t, w, m) for r, b, t, w in shapes for m in MODES]
-    if "hope" in (only or RULES):
-        hope = ("hope", 1, 2, 64, 8) if quick else ("hope", 1, 16, 8192, 64)
-        rows[len(chosen) * len(MODES) : 0] = [Row(*hope, m) for m in MODES[:2]]
-    return rows
-
 
 # ------------------------------------------------------------------------------------------------ one side
 
@@ -254,26 +119,14 @@ def bandwidth() -> float:
 
 
 @cache
-def _spec(rule: str) -> Spec:
-    r = RULES[rule]
-    load = nlc.loads if "\n" in r.spec else nlc.load
-    return load(r.spec, operator=r.operator)
-
-
-@cache
-def _kernels(rule: str) -> bool:
-    return "@triton.jit" in _spec(rule).source_text("triton")
-
-
-@cache
 def _net(rule: str, heads: int, n: int, backend: str, dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(0)
-    return _spec(rule).compile(backend)(**RULES[rule].hypers(heads, n)).to(DEVICE, dtype)
+    return spec_of(rule).compile(backend)(**RULES[rule].hypers(heads, n)).to(DEVICE, dtype)
 
 
 def drawn(row: Row, batch: int, length: int) -> Flows:
     """Random flows, the same ones for every side."""
-    system = _spec(row.rule).system
+    system = spec_of(row.rule).system
     values = settled(system, RULES[row.rule].hypers(row.heads, row.n))
     sizes = {k: v for k, v in values.items() if not isinstance(v, list)}
     torch.manual_seed(0)
@@ -541,90 +394,6 @@ def warmed(rows: list[Row], words: list[str]) -> None:
         list(pool.map(lambda job: list(results(job[0], quiet, 2 * LIMIT, job[1])), jobs))
 
 
-def _cell(found: dict[str, Any] | str) -> str:
-    if isinstance(found, str):
-        return found
-    text = str(Median(found["seconds"], found["spread"]))
-    return text + (f", backward {found['backward'] * 1e3:,.2f} ms" if found["backward"] else "")
-
-
-def _ratio(found: dict[str, Any], of: str) -> float | None:
-    ours, theirs = found.get("triton"), found.get(of)
-    if isinstance(ours, str) or isinstance(theirs, str) or not ours or not theirs:
-        return None
-    return theirs["seconds"] / ours["seconds"]
-
-
-def verdict(row: Row, found: dict[str, Any]) -> str:
-    """Met, missed, or why there is no saying so."""
-    out, ratio, ours = [], _ratio(found, "fla"), found.get("triton")
-    if ratio is not None:
-        out.append(f"≥ 1 × fla: {'met' if ratio >= 1 else 'missed'}")
-    if (row.rule, row.length, row.n) == ("gated_delta", 4096, 128) and isinstance(ours, dict):
-        name, key = ("backward", "backward") if ours["backward"] else ("forward", "seconds")
-        if name in row.mode and not row.mode.startswith("step"):
-            ms = ours[key] * 1e3
-            out.append(f"{name} ≤ {AIMS[name]} ms: {'met' if ms <= AIMS[name] else 'missed'}")
-    if not _kernels(row.rule):
-        out.append("`triton` has no kernel for it yet and does what `torch` does")
-    return "; ".join([*out, *filter(None, [RULES[row.rule].note])])
-
-
-def missed(found: dict[str, Any]) -> bool:
-    """Whether fla is faster, or our side has no time at all where there is a device."""
-    ratio, ours = _ratio(found, "fla"), found.get("triton", NONE)
-    return (isinstance(ours, str) and ours != NONE) or (ratio is not None and ratio < 1)
-
-
-def table(rows: list[Row], found: dict[Row, dict[str, Any]]) -> str:
-    """Markdown, of what is known so far."""
-    lines = [
-        "| rule | shape | mode | `triton` | fla | `torch` | floor | fla / `triton` | `torch` / `triton` | aims |",
-        "|---|---|---|---|---|---|---:|---:|---:|---|",
-    ]
-    unknown = {"sides": dict.fromkeys(SIDES, "not yet measured" if CUDA else NONE)}
-    for row in rows:
-        result = found.get(row, unknown)
-        sides, cost = result["sides"], result.get("floor")
-        least = "" if CUDA else NONE
-        if cost:
-            ms = cost[0] / result["bandwidth"] * 1e3
-            least = f"{ms:.3f} ms, products {cost[1] / PEAK * 1e3:.3f} ms"
-        cells = [RULES[row.rule].title, row.shape, row.mode, *(_cell(sides[x]) for x in SIDES)]
-        cells += [
-            least,
-            *("" if (r := _ratio(sides, x)) is None else f"{r:.2f}" for x in SIDES[1:]),
-        ]
-        lines.append(f"| {' | '.join([*cells, verdict(row, sides)])} |")
-    return "\n".join(lines)
-
-
-def where() -> str:
-    """GPU, driver, versions and commit."""
-    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        driver = subprocess.run(ask, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        driver = ""
-    return f"{surroundings()}, Triton {triton.__version__}, driver {driver or 'none'}"
-
-
-ABOUT = f"""\
-bfloat16, decays in float32. Medians of {{rounds}} rounds in which all sides take turns, ± half of what lies between \
-the quartiles; CUDA events around calls that are queued, caches emptied before each. A step is one token of each of B \
-sequences that have a state; in a CUDA graph nothing is launched from Python. The floor is what inputs, outputs and \
-their gradients take at the speed of a copy measured beside (states too in a step); the products of chunks of {CHUNK} \
-at {PEAK / 1e12:.0f} TFLOP/s, a stated peak, are only noted.
-
-fla chooses the configurations of its kernels by itself, from {TUNING["rep"]} ms of each.
-
-Before it is timed, each side's outputs and gradients on 2 × 256 tokens are compared with `torch` in float32, by the \
-RMS of the error relative to that of the values, within fla's own tolerances. fla refuses gated gradients with \
-Triton ≥ 3.4 and < 3.7.1 on Hopper, where its kernel may be compiled wrongly; here `TRITON_ABOVE_3_7_1` of \
-`fla.ops.common.chunk_o` is set to True, and the comparison decides. T 65,536 has B 1, twice the tokens of the \
-other lengths."""
-
-
 @click.command()
 @click.option("--rounds", type=int, default=7, show_default=True, help="0 only compiles.")
 @click.option("--only", type=click.Choice(list(RULES)), multiple=True, help="These rules alone.")
@@ -670,7 +439,7 @@ def main(
     for group in groups if CUDA or (quick and INTERPRETED) else ():
         for row, result in results(group, words):
             found[row] = result
-            said = "; ".join(f"{x} {_cell(result['sides'][x])}" for x in SIDES)
+            said = "; ".join(f"{x} {cell(result['sides'][x])}" for x in SIDES)
             click.echo(f"{row.name}: {said}", err=True)
             write()
     click.echo(write())
