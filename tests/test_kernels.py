@@ -48,6 +48,19 @@ def test_kernels_compile_for_hopper_and_fit(spec: str) -> None:
     assert [k for k in found if serial(k) and k["spills"]] == []
 
 
+def test_kernels_of_packed_sequences_compile() -> None:
+    found = compiled("linear_attention", "--operator", "--packed", "--set", "heads=4")
+    assert [k for k in found if serial(k)] and all(k["fits"] for k in found)
+    assert [k for k in found if serial(k) and k["spills"]] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spec", SPECS[:2])
+def test_all_kernels_of_packed_sequences_compile(spec: str) -> None:
+    found = compiled(spec, "--operator", "--packed", "--set", "d=512", "--set", "heads=4")
+    assert [k for k in found if k["spills"]] == []
+
+
 @pytest.mark.parametrize("arch", ("sm_80", "sm_100"))
 def test_kernels_compile_for_other_gpus(arch: str) -> None:
     found = compiled("gated_delta_net", "--operator", "--arch", arch, "--set", "d=512")

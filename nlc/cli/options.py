@@ -173,6 +173,7 @@ _AHEAD = (
         show_default=True,
         help="A GPU architecture, repeatable.",
     ),
+    click.option("--packed", is_flag=True, help="Of sequences that cu_seqlens packs in one."),
     _SET,
     _DTYPE,
     FORMAT,

@@ -33,6 +33,7 @@ _POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.int64: "*i64",
+    torch.int32: "*i32",
 }
 
 
@@ -83,9 +84,11 @@ def ahead(
     hypers: Mapping[str, Any] | None = None,
     dtype: str = "bfloat16",
     tokens: int = 256,
+    packed: bool = False,
 ) -> list[Kernel]:
     """Every kernel of a token system, forward, backward and of one token, and of an optimizer, for each of ``archs``.
 
+    ``packed``: as they are where ``cu_seqlens`` packs two sequences in the tokens.
     Raises SpecError for a spec with mistakes, BadHyper for a hyper that it cannot have, NotAhead where Triton is
     missing or interprets.
     """
@@ -106,7 +109,7 @@ def ahead(
             launches = _steps(*given)
         else:
             with patched(module, generation=lambda: int(arch.removeprefix("sm_")) // 10):  # noqa: B023
-                launches = _recorded(spec, *given, tokens)
+                launches = _recorded(spec, *given, tokens, packed)
         out += [_compiled(module, x, arch) for x in launches]
     return out
 
@@ -136,7 +139,13 @@ def _steps(made: type, module: Any, hypers: dict, dtype: torch.dtype) -> list[_L
 
 
 def _recorded(
-    spec: Spec, made: type, module: Any, hypers: dict, dtype: torch.dtype, tokens: int
+    spec: Spec,
+    made: type,
+    module: Any,
+    hypers: dict,
+    dtype: torch.dtype,
+    tokens: int,
+    packed: bool = False,
 ) -> list[_Launch]:
     """The launches of a call with gradients and of one token, each kind once."""
     found: dict[_Launch, None] = {}
@@ -155,9 +164,11 @@ def _recorded(
         with patched(module, launch=launch, INTERPRETED=True):
             flows = draw(spec.system, values, 1, tokens).items()
             given = {n: x.detach().to(dtype).requires_grad_() for n, x in flows}
-            outputs, state = net(**given)
+            cuts = torch.tensor([0, tokens // 2, tokens]) if packed else None
+            outputs, state = net(**given, cu_seqlens=cuts)
             outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
-            every = [*outputs, *state.values()]
+            states = state if packed else [state]
+            every = [*outputs, *(x for each in states for x in each.values())]
             sum(x.float().sum() for x in every if x.requires_grad).backward()
             with torch.no_grad():
                 start = net.initial_state(next(iter(given.values())))
