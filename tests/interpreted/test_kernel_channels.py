@@ -77,14 +77,14 @@ def test_of_any_length(T: int, erase: bool, tmp_path: Path) -> None:
     check(inputs(erase, T, 20, 9), tmp_path)
 
 
-@pytest.mark.parametrize("erase", (False, True))
+@pytest.mark.parametrize("erase", (pytest.param(False, marks=pytest.mark.long), True))
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_of_any_strength(strength: str, erase: bool, tmp_path: Path) -> None:
     """Logs are summed between two tokens, so that strong decays stay exact."""
     check(inputs(erase, 70, 16, 16, STRENGTHS[strength]), tmp_path)
 
 
-@pytest.mark.parametrize("erase", (False, True))
+@pytest.mark.parametrize("erase", (pytest.param(False, marks=pytest.mark.long), True))
 def test_rows_too_long_for_whole_chunks(erase: bool, tmp_path: Path) -> None:
     check(inputs(erase, 40, 130, 16), tmp_path)
 

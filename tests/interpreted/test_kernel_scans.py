@@ -34,7 +34,12 @@ def test_one_token_is_a_step(name: str, tmp_path: Path) -> None:
     compare(FORMS[name], tmp_path, T=1, dk=20, dv=40)
 
 
-@pytest.mark.parametrize(("dk", "dv"), ((3, 5), (33, 16), (16, 100), (130, 20)))
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    ("dk", "dv"), ((3, 5), (33, 16), (16, 100), (130, 20), pytest.param(250, 190, marks=LONG))
+)
 def test_of_any_width(dk: int, dv: int, tmp_path: Path) -> None:
     compare(FULL, tmp_path, T=40, dk=dk, dv=dv)
 
