@@ -12,6 +12,13 @@ from torch import Tensor
 import nlc
 from nlc import cli
 from nlc.base.diagnostics import BadPlan
+from nlc.ir.expr import walk
+from nlc.ir.ops import add, leaf, make, sub
+from nlc.ir.program import Let, Loop, Parallel
+from nlc.ir.show import show
+from nlc.ir.types import Dim, Type
+from nlc.passes.plan.joined import joined
+from nlc.passes.plan.statements import nodes
 
 D = 6
 
@@ -165,3 +172,30 @@ def test_a_plan_that_does_not_hold_ends_with_one() -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     assert "error[NLC601]: level `S` cannot run as `chunked(16)`" in result.stderr
     assert "<stdin>:16:20" in result.stderr and "`tanh` makes the step nonlinear" in result.stderr
+
+
+def test_a_target_of_the_memorys_own_is_no_second_product() -> None:
+    """M(k) − M(v) is k − v + W₁ (silu(W₂ k) − silu(W₂ v)): in the tile of Hope's last memory three products with W₁ are
+    left, of the error, of its way back to W₂ and of the read; and two that are read alike are read at once."""
+    program = nlc.load("hope").program("torch")
+    tiles = [
+        s for p in program.body if isinstance(p, Parallel) for s in p.body if isinstance(s, Loop)
+    ]
+    (own,) = (t for t in tiles if "M_memory_W1" in t.carries)
+    products = [n for s in own.body for n in nodes(s) if n.op == "matmul"]
+    first = [n for n in products if "M_memory_W1_anchor" in {str(m.attr) for m in walk(n.args[0])}]
+    assert len(first) == 3
+    assert any(isinstance(s, Let) and s.names == ("k", "v") for s in tiles[0].body)
+
+
+def test_sums_have_one_product_with_a_matrix() -> None:
+    n, m = (Dim.of(x) for x in "nm")
+    W, (a, c) = leaf("var", "W", Type((m, n))), (leaf("var", x, Type((n,))) for x in "ac")
+    b, d = (leaf("var", x, Type((m,))) for x in "bd")
+    value = Let(("value",), add(b, make("matmul", W, c)))
+    error = Let(("error",), sub(add(d, make("matmul", W, a)), leaf("var", "value", Type((m,)))))
+    (one,) = joined([value, error], apart=set(), kept={"error"})
+    assert str(show(one.expr)) == "d - b + W @ (a - c)"
+    moved = Let(("W",), W)  # another W behind it: the value stays
+    assert len(joined([value, moved, error], apart=set(), kept={"error"})) == 3
+    assert len(joined([value, error], apart=set(), kept={"error", "value"})) == 2

@@ -95,6 +95,18 @@ class Writer:
         self.depth -= 1
         self(end)
 
+    def calls(self, start: str, args: list[str], end: str) -> None:
+        """``start(args)end`` as often as it takes, each on one line with as many arguments as fit."""
+        room = WIDTH - 4 * self.depth - len(start) - len(end)
+        parts: list[str] = []
+        for arg in args:
+            if parts and len(parts[-1]) + 2 + len(arg) <= room:
+                parts[-1] += f", {arg}"
+            else:
+                parts.append(arg)
+        for part in parts:
+            self.call(start, [part], end)
+
     def collection(self, start: str, items: list[str], end: str) -> None:
         """``start items end`` on one line if it fits, else one item a line, as formatters do for literals."""
         comma = "," if len(items) == 1 and start.endswith("(") else ""
@@ -123,8 +135,8 @@ class Writer:
             for a in args:
                 if 4 * self.depth + len(a) + 1 <= WIDTH:
                     self(f"{a},")
-                elif a.startswith("("):
-                    self.nested_items("(", elements(a), "),")
+                elif a[0] in "({":
+                    self.nested_items(a[0], elements(a), f"{a[-1]},")
                 else:
                     head, _, rest = a.partition("(")
                     self.nested_items(f"{head}(", elements(f"({rest}"), "),")
@@ -192,11 +204,11 @@ class Writer:
 
 
 def elements(text: str) -> list[str]:
-    """The elements of the text of a tuple."""
+    """The elements of the text of a tuple or a dict."""
     out, depth, start = [], 0, 1
     for i, ch in enumerate(text):
         depth += (ch in "([{") - (ch in ")]}")
-        if (ch == "," and depth == 1) or (ch == ")" and depth == 0):
+        if (ch == "," and depth == 1) or (ch in ")}" and depth == 0):
             out.append(text[start:i].strip())
             start = i + 1
     return [x for x in out if x]

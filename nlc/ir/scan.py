@@ -78,8 +78,8 @@ class Record:
 
     @property
     def parts(self) -> tuple[Expr, ...]:
-        """Everything that is computed for it, token by token."""
-        flat = [a for row in self.decay for a in row]
+        """Everything that is computed for it, token by token; of a decay whose logarithm is there, that alone."""
+        flat = [a for row in self.decay for a in row] if self.log is None else []
         every = [self.key, self.probe, self.log, *self.write, *self.erase, *self.start, *flat]
         return tuple(e for e in every if e is not None)
 

@@ -67,10 +67,10 @@ def attribute_path(path: str) -> str:
 # What generated files of any backend define or import that a class could be called too.
 TAKEN = frozenset(
     """
-    CAPTURED KEEPS KEPT KERNEL NARROW PLAIN SMALL SMALL_ON_GPU STACKS
-    BLOCK CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd DeltaEnd F GatedDelta
-    GatedDeltaAt GatedDeltaAtEnd GatedDeltaEnd HOPPER HYPERS INTERPRETED Iterator LEAST OPERATORS Operator
-    Optimizer Packing Path Sequence Tensor ThreadPoolExecutor Tile VERDICTS
+    BLOCK CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd DeltaAtEndTowards
+    DeltaEnd DeltaEndTowards F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards GatedDeltaEnd
+    GatedDeltaEndTowards HOPPER HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LEAST NARROW OPERATORS Operator
+    Optimizer PLAIN Packing Path SMALL SMALL_ON_GPU STACKS Sequence Tensor ThreadPoolExecutor Tile VERDICTS
     """.split()
 )
 

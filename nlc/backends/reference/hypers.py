@@ -69,7 +69,7 @@ def settle(w: Writer, system: System, use: Use) -> None:
     sound = [name for name in sizes if _stays_positive(name, sizes)]
     _whole(w, use, system, list(sizes))
     if numbers := [f"{n}={n}" for n, h in system.hypers.items() if kind(h) == "float"]:
-        w.call(f"{use('plain_numbers')}(", ["self", *numbers], ")")
+        w.calls(f"{use('plain_numbers')}(self, ", numbers, ")")
     given = {n for n, h in system.hypers.items() if not h.derived}
     for numerator, denominator, symbols in _divisions(system):
         if symbols <= given:
@@ -87,7 +87,7 @@ def settle(w: Writer, system: System, use: Use) -> None:
             _divides(w, system, *pair, f"{only} and ")
         w(f"{h.name} = {constant(h.default, whole)} if {h.name} is None else {h.name}")
     if late := [f"{name}={name}" for name in sizes if name not in sound]:
-        w.call(f"{use('whole_sizes')}(", ["self", *late], ")")
+        w.calls(f"{use('whole_sizes')}(self, ", late, ")")
 
 
 def _is_size(h: Hyper) -> bool:
@@ -125,7 +125,7 @@ def _whole(w: Writer, use: Use, system: System, names: list[str]) -> None:
     lists = [h for h in system.hypers.values() if isinstance(h.value, list) and h.static]
     names = names + [h.name for h in lists]
     if names:
-        w.call(f"{use('whole_sizes')}(", ["self", *(f"{n}={n}" for n in names)], ")")
+        w.calls(f"{use('whole_sizes')}(self, ", [f"{n}={n}" for n in names], ")")
     for h in lists:
         with w.block(f"if len({h.name}) != {len(h.value)}:"):
             said = f"{h.name} = {{{h.name}}} must have {len(h.value)} entries ({where(h)})"

@@ -82,9 +82,22 @@ class Components:
         return "_" + shared_names([tuple(first)])[first[0]].strip("_")
 
     def _carried(self, loop: Loop) -> list[str]:
-        """What goes from tile to tile."""
+        """What goes from tile to tile, in one row what has one owner."""
         fixed = self._fixed(loop)
-        return [v for v in loop.carries if v not in fixed]
+        found = [v for v in loop.carries if v not in fixed]
+        order = {o: i for i, o in enumerate(dict.fromkeys(self._owner(v, loop) for v in found))}
+        return sorted(found, key=lambda v: order[self._owner(v, loop)])
+
+    def _owner(self, v: str, loop: Loop) -> str:
+        """The levels whose state a variable is: the first part of its keys, "" where these have one part."""
+        levels = self.program.system.levels
+        out = []
+        for key in (self.keys.get(m, "") for m in loop.stacks.get(v, (v,))):
+            words = key.split(".")
+            owners = (".".join(words[:n]) for n in range(len(words) - 1, 0, -1))
+            owner = next((o for o in owners if o in levels), "")
+            out.append("" if owner in self.keys.values() else owner)
+        return " ".join(out).strip()
 
     def _fixed(self, loop: Loop) -> list[str]:
         """What is no slot and stays as it is: constants of several memories as one."""
@@ -102,16 +115,17 @@ class Components:
         carried = self._carried(loop)
         held = [v for v in carried if v not in self.keys and v not in loop.stacks]
         for v in held:
-            w(f'state["held {v}"] = {v}')
-        keys = [self._key(v, loop) for v in carried]
+            w(f'state["held:{v}"] = {v}')
         fixed = self._fixed(loop)
         given = [*values, *([tuple_of(fixed)] if fixed else [])]
         body = (
             f"partial(self.{method.name}, {', '.join(given)})" if given else f"self.{method.name}"
         )
-        args = [body, "state", tuple_of(keys)]
+        args = [body, "state"]
         if loop.periods:
-            args.append(tuple_of(self._cuts(loop)))
+            args += [self._carries(loop), tuple_of(self._cuts(loop))]
+        else:
+            args.append(tuple_of([f'"{self._key(v)}"' for v in carried]))
         args.append(tuple_of([f"({o}, {axis(i)})" for o, i in loop.slices.items()]))
         args.append(tuple_of([axis(i) for i in loop.collects.values()]))
         w.at(place(self.header, first_span(loop.body)))
@@ -126,16 +140,25 @@ class Components:
             start = f") = {helper}("
         w.nested(start, args, ")")
         for v in held:
-            w(f'{v} = state.pop("held {v}")')
+            w(f'{v} = state.pop("held:{v}")')
 
     def _cuts(self, loop: Loop) -> list[str]:
         """The periods whose boundaries end a tile."""
         return [self.plain.size(p) for p in loop.periods]
 
-    def _key(self, v: str, loop: Loop) -> str:
-        if v in loop.stacks:
-            return tuple_of([f'"{self.keys[m]}"' for m in loop.stacks[v]])
-        return f'"{self.keys.get(v, f"held {v}")}"'
+    def _key(self, v: str) -> str:
+        return self.keys.get(v, f"held:{v}")
+
+    def _carries(self, loop: Loop) -> str:
+        """The keys of what it carries, by owner."""
+        parts: dict[str, list[str]] = {}
+        for v in self._carried(loop):
+            owner = self._owner(v, loop)
+            key = self._key(loop.stacks.get(v, (v,))[0])
+            first = owner.split(" ")[0]
+            parts.setdefault(owner, []).append(key.removeprefix(f"{first}.") if first else key)
+        items = [f'"{owner}": "{" ".join(names)}"' for owner, names in parts.items()]
+        return f"{{{', '.join(items)}}}"
 
     def _types(self, loop: Loop) -> dict[str, Type]:
         out: dict[str, Type] = {}
@@ -194,10 +217,10 @@ class Components:
         w.depth -= 1
 
     def _weights(self, loop: Loop) -> dict[str, str] | None:
-        """Names for the weights that a method reads, but for starts that it reads once."""
+        """Names for the weights that a method reads."""
         nodes = [n for x in loop.body for n in own_nodes(x) if n.op in ("weight", "initial")]
         paths = [f"{n.attr}.init" if n.op == "initial" else str(n.attr) for n in nodes]
-        if len(set(paths)) == len(paths) and all(n.op == "initial" for n in nodes):
+        if not nodes:
             return None
         out = {}
         for path, n in dict(zip(paths, nodes)).items():

@@ -15,9 +15,9 @@ def rows(dtype: torch.dtype, *flows: Tensor) -> list[Tensor]:
     return [x.transpose(1, 2).to(dtype).contiguous() for x in flows]
 ''',
     "as_one": '''
-def as_one(dtype: torch.dtype, *starts: Tensor) -> Tensor:
-    """What several memories start from as one tensor [memories, 1, ...], for all sequences."""
-    return torch.stack(starts).unsqueeze(1).to(dtype)
+def as_one(like: Tensor, *starts: Tensor) -> Tensor:
+    """What several memories start from as one tensor, for each sequence as in ``like``."""
+    return torch.stack([x.to(like.dtype).expand_as(like) for x in starts])
 ''',
     "spread": '''
 def spread(x: Tensor, axis: int, tokens: int) -> Tensor:
@@ -29,29 +29,27 @@ def spread(x: Tensor, axis: int, tokens: int) -> Tensor:
 Tile = tuple[list[Tensor], list[Tensor]]  # what is carried on, and what is collected
 """,
     "tiles": '''
-def tiles(body, state, keys, periods, flows, axes) -> list[Tensor]:
+def tiles(body, state, carries, periods, flows, axes) -> list[Tensor]:
     """Runs ``body`` over pieces of the flows that no boundary of the periods cuts.
 
-    ``body(start, stop, carried, *pieces)`` does tokens start + 1 to stop of the stream. ``keys``
-    say what of ``state`` it carries, several as one; ``flows`` and ``axes`` where tokens are.
+    ``body(start, stop, carried, *pieces)`` does tokens start + 1 to stop of the stream. ``carries``
+    is what of ``state``, of several as one, by whose it is; ``flows`` and ``axes`` where tokens are.
     """
+    whose = [(names.split(" "), part) for names, parts in carries.items() for part in parts.split()]
+    keys = [[f"{name}.{part}".lstrip(".") for name in names] for names, part in whose]
     start, (x, axis) = int(state["pos"]), flows[0]
     end = start + x.shape[axis]
     stops = sorted({e for p in periods for e in range(start - start % p + p, end, p)} | {end})
     sizes = [b - a for a, b in zip([start, *stops[:-1]], stops, strict=True)]
-    carried, collected = [opened(state, key) for key in keys], []
+    carried = [torch.stack([state[k] for k in ks]) if ks[1:] else state[ks[0]] for ks in keys]
+    collected = []
     for stop, *pieces in zip(stops, *(x.split(sizes, axis) for x, axis in flows), strict=True):
         carried, out = body(start, stop, carried, *pieces)
         collected.append(out)
         start = stop
-    for key, value in zip(keys, carried, strict=True):
-        state.update({key: value} if isinstance(key, str) else zip(key, value, strict=True))
+    for ks, value in zip(keys, carried, strict=True):
+        state.update(zip(ks, value if ks[1:] else [value], strict=True))
     return [torch.cat(x, axis) for *x, axis in zip(*collected, axes, strict=True)]
-''',
-    "opened": '''
-def opened(state: dict[str, Tensor], key: str | tuple[str, ...]) -> Tensor:
-    """One value of the state, or several with an axis in front."""
-    return state[key] if isinstance(key, str) else torch.stack([state[k] for k in key])
 ''',
     "tokens": '''
 def tokens(body, state, keys, flows, axes) -> list[Tensor]:

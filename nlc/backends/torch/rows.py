@@ -150,7 +150,7 @@ class RowPrinter(TorchPrinter):
     def op_stack(self, e: Expr) -> tuple[str, int]:
         """Starts of several memories as one, with an axis for the batch."""
         paths = [self.attribute(f"{a.attr}.init") for a in e.args]
-        return f"{self.use('as_one')}({self.dtype}, {', '.join(paths)})", ATOM
+        return f'{self.use("as_one")}(state["{e.args[0].attr}"], {", ".join(paths)})', ATOM
 
     def op_read(self, e: Expr) -> tuple[str, int]:
         return self.reader(e), ATOM

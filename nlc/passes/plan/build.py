@@ -16,6 +16,7 @@ from nlc.passes.plan.aliases import pulled, without_aliases, without_copies, wit
 from nlc.passes.plan.apart import apart
 from nlc.passes.plan.blocks import Block, Stuck
 from nlc.passes.plan.body import Body, Node
+from nlc.passes.plan.joined import joined
 from nlc.passes.plan.stack import stacked
 from nlc.passes.plan.statements import (
     SLOW,
@@ -79,7 +80,9 @@ class Builder:
         self.loop = without_numbers(self.before, self.loop)
         self.names = Names(reserved | frozenset(program.system.hypers))
         self.names.taken |= program.names
+        whole = {n for x in self.loop.body for n in x.names}
         self.loop = apart(self.loop, self.names)
+        self.apart = {n for x in self.loop.body for n in x.names} - whole
         self.levels = {s.var: s.key for s in program.slots if s.kind == "level"}
         self.records: dict[str, Scan] = {}
         self.plan: dict[str, str] = {}
@@ -322,6 +325,7 @@ class Builder:
         statements = without_aliases(statements, fixed)
         statements = needed(statements, {*collected.values(), *self.loop.carries})
         statements = shared(statements, self.names)
+        statements = [self._joined(s, statements, {*collected.values()}) for s in statements]
         used = {name for s in statements for name in reads(s)} | set(collected.values())
         later = {name for s in self.after for name in reads(s)}
         later.add(next(iter(self.program.inputs.values())))  # how many tokens there are
@@ -347,6 +351,14 @@ class Builder:
             body=(*share(before, self.names), whole, *self.after),
             nonnegative=tuple(n for n in self.program.system.inputs if n in self.assumed),
         )
+
+    def _joined(self, s: Statement, around: list[Statement], wanted: set[str]) -> Statement:
+        """A loop over tiles in which what came apart is together again."""
+        if not isinstance(s, Loop) or not s.periods:
+            return s
+        elsewhere = {n for x in around if x is not s for n in reads(x)}
+        kept = {*s.carries, *s.collects, *s.collects.values(), *elsewhere, *wanted}
+        return replace(s, body=tuple(needed(joined(s.body, self.apart, kept), kept)))
 
     def _stacked(self, statements: list[Statement]) -> list[Statement]:
         """Memories of a tile that step alike as one."""

@@ -13,9 +13,9 @@ from nlc.passes.naming import Names
 from nlc.passes.share import share
 
 Statement = Let | Scan | Loop
-SLOW: Clock = replace(
-    TOKEN, count=TOKEN.count + TOKEN.count
-)  # stands for any clock slower than tokens
+SLOW: Clock = replace(  # stands for any clock slower than tokens
+    TOKEN, count=TOKEN.count + TOKEN.count, default=2 * TOKEN.default
+)
 
 
 def expressions(s: object) -> Iterator[Expr]:

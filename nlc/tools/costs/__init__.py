@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import ceil, lcm
 
-from nlc.backends.torch.scans import CHANNEL_CHUNK, CHUNK
+from nlc.backends.torch.coupled_texts import CHANNEL_CHUNK
+from nlc.backends.torch.scan_texts import CHUNK
 from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Program
 from nlc.ir.scan import Read, Scan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlc.backends.torch.scans import CHUNK
+from nlc.backends.torch.scan_texts import CHUNK
 from nlc.ir.system import Level
 from nlc.passes.plan import Choice
 from nlc.passes.plan.alone import alone

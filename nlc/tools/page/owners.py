@@ -187,7 +187,7 @@ class _Reader:
                 part.calls |= {path} if path == n.attr else set()
                 said |= self._path(path)
             elif isinstance(n, ast.Constant) and isinstance(n.value, str):
-                said |= self._path(n.value)
+                said = said.union(*map(self._path, n.value.split()))
             elif isinstance(n, ast.keyword) and n.arg:
                 part.made |= {x.id for x in [n.value] if n.arg == "out" and isinstance(x, ast.Name)}
                 said |= frozenset({n.arg} & self.levels)

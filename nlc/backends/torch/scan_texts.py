@@ -1,0 +1,214 @@
+"""The algebra of one state that decays by one number or not at all, as text: what a setting does not need is not there.
+
+``<flag:text>`` and ``line  #? flag`` are taken or left by ``scans.select``. PROBE is the key of the erase: p or k;
+DIST the state, or its distance to what it decays to.
+"""
+
+CHUNK = 64  # tokens of a triangular solve
+
+CHUNK_TEXT = f"""
+CHUNK = {CHUNK}  # tokens of one triangular solve
+"""
+
+CHUNKS = '''
+def chunks(x: Tensor, axis: int, most: int = CHUNK) -> Tensor:
+    """The token axis as [chunks, tokens of a chunk], as even as they come, filled up with zeros."""
+    count = -(-x.shape[axis] // most)
+    if rest := -x.shape[axis] % count:
+        x = F.pad(x, [0, 0] * (-1 - axis) + [0, rest])
+    return x.unflatten(axis, (count, -1))
+'''
+
+DECAYS = '''
+def decays(rows: Tensor, columns: Tensor, diagonal: int) -> Tensor:
+    """exp(rows_t - columns_i) on and below a diagonal, 0 above it, where it could overflow."""
+    distance = rows[..., :, None] - columns[..., None, :]
+    return distance.tril_(diagonal).exp_().tril(diagonal)
+'''
+
+SCAN = '''
+def <decay:gated><!decay:additive>_scan(
+    S: Tensor, k: Tensor, u: Tensor<decay:, log_a: Tensor>
+) -> tuple[Tensor, Tensor, Tensor]:
+    """S_t = <decay:a_t >S_{t-1} + u_t k_tᵀ: S after the last token, u, and S before each chunk.
+
+    S [..., dv, dk], k [..., T, dk], u [..., T, dv]<decay:, log_a [..., T]>.
+    """
+    key, write = chunks(k, -2), chunks(u, -2)
+    c = chunks(log_a, -1).cumsum(-1)  #? decay
+    key = (c[..., -1:] - c).exp()[..., None] * key  # as it is at the end of the chunk  #? decay
+    parts = c[..., -1, None, None].exp(), write, key  #? decay
+    starts = [S]
+    for g, w, e in zip(*(x.unbind(-3) for x in parts), strict=True):  #? decay
+        starts.append(torch.addcmul(w.mT @ e, g, starts[-1]))  #? decay
+    for w, e in zip(write.unbind(-3), key.unbind(-3), strict=True):  #? !decay
+        starts.append(starts[-1] + w.mT @ e)  #? !decay
+    S = starts.pop()
+    return S, u, torch.stack([x.expand_as(S) for x in starts], -3)
+'''
+
+REJOINED = '''
+def rejoined(x: Tensor, axis: int, shape: torch.Size) -> Tensor:
+    """Chunks in a row, cut and summed to a shape."""
+    x = x.flatten(axis - 1, axis)
+    return x.narrow(axis, 0, shape[axis]).sum_to_size(shape)
+'''
+
+DELTA = '''
+class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
+    """S_t = <decay:a_t >S_{t-1} + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ, in chunks; the gradient is written out.
+
+    S [..., dv, dk], k<probe: and p> [..., T, dk], u [..., T, dv], <decay:log_a and >b [..., T]. Returns S after
+    the last token, the rows r_t = u_t - b_t S_{t-1} PROBE_t, and S before each chunk.
+    """
+
+    @staticmethod
+    def forward(ctx, S, k, u, b<decay:, log_a><probe:, p>):
+        ctx.shapes = [x.shape for x in (S, k, u, b<decay:, log_a><probe:, p>)]
+        ctx.set_materialize_grads(False)
+        k, u, b<probe:, p> = chunks(k, -2), chunks(u, -2), chunks(b, -1)[..., None]<probe:, chunks(p, -2)>
+        a = chunks(log_a, -1)  #? decay
+        c = a.cumsum(-1)  #? decay
+        before, G = (c - a).exp()[..., None], decays(c - a, c, -1)  #? decay
+        to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
+        L = b * (PROBE @ k.mT) * G  #? decay
+        L = (b * (PROBE @ k.mT)).tril_(-1)  #? !decay
+        one = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
+        inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
+        parts = inverse @ u, inverse @ (b<decay: * before> * PROBE), <decay:to_end * >k<decay:, kept>
+        rows, starts = [], [S]
+        for r, w, e<decay:, g> in zip(*(x.unbind(-3) for x in parts), strict=True):
+            rows.append(r - w @ starts[-1].mT)
+            starts.append(<decay:torch.addcmul(rows[-1].mT @ e, g, starts[-1])><!decay:starts[-1] + rows[-1].mT @ e>)
+        S, rows = starts.pop(), torch.stack(rows, -3)
+        starts = torch.stack([x.expand_as(S) for x in starts], -3)
+        ctx.save_for_backward(k, b<decay:, c, before, to_end, kept, G><probe:, p>, inverse, rows, starts)
+        return S, rows.flatten(-3, -2)[..., : ctx.shapes[1][-2], :], starts
+
+    @staticmethod
+    def backward(ctx, dS, d_rows, d_starts):
+        if torch.is_grad_enabled():
+            raise RuntimeError("gradients of gradients need the backend `reference`")
+        k, b<decay:, c, before, to_end, kept, G><probe:, p>, inverse, rows, starts = ctx.saved_tensors
+        dS = torch.zeros_like(starts[..., 0, :, :]) if dS is None else dS
+        parts = inverse.mT @ (<decay:to_end * >k), b<decay: * before> * PROBE<decay:, kept>
+        reach, probe<decay:, kept> = (x.unbind(-3) for x in parts)
+        if d_rows is not None:
+            d_rows = (inverse.mT @ chunks(d_rows, -2)).unbind(-3)
+        du, ends = [], []
+        for n in reversed(range(len(reach))):  # from the end: what S behind a chunk is worth
+            ends.append(dS)
+            y = reach[n] @ dS.mT
+            du.append(y if d_rows is None else y + d_rows[n])
+            dS = <decay:torch.addcmul(-du[-1].mT @ probe[n], kept[n], dS)><!decay:dS - du[-1].mT @ probe[n]>
+            if d_starts is not None:
+                dS = dS + d_starts[..., n, :, :]
+        du, ends = torch.stack(du[::-1], -3), torch.stack(ends[::-1], -3)
+        dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
+        d_probe = dL @ k - <decay:(du @ starts).mul_(before)><!decay:du @ starts>
+        d_end = <decay:(rows @ ends).mul_(to_end)><!decay:rows @ ends>
+        dk = d_end + dL.mul_(b).mT @ PROBE
+        db = (d_probe * PROBE).sum(-1)
+        dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
+        last = c[..., -1].exp() * (ends * starts).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
+        dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
+        da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
+        dk = dk.addcmul_(b, d_probe)  #? !probe
+        grads = (dk, -2), (du, -2), (db, -1)<decay:, (da, -1)><probe:, (b * d_probe, -2)>
+        parts = zip(grads, ctx.shapes[1:], strict=True)
+        rest = [rejoined(x, axis, shape) for (x, axis), shape in parts]
+        return dS.sum_to_size(ctx.shapes[0]), *rest
+'''
+
+DELTA_END = '''
+class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
+    """S_t = <toward:T + ><decay:a_t ><toward:(>S_{t-1}<toward: - T)> + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ.
+
+    S behind a chunk; the gradient is written out. S<toward: and T> [..., dv, dk], k<probe: and p> [..., C, dk],
+    u [..., C, dv], <decay:log_a and >b [..., C].
+    """
+
+    @staticmethod
+    def forward(ctx, S, k, u, b<decay:, log_a><probe:, p><toward:, T>):
+        ctx.shapes = [x.shape for x in (S, k, u, b<decay:, log_a><probe:, p><toward:, T>)]
+        b = b[..., None]
+        D = S - T  #? toward
+        c = log_a.cumsum(-1)  #? decay
+        before, G = (c - log_a).exp()[..., None], decays(c - log_a, c, -1)  #? decay
+        to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
+        L = b * (PROBE @ k.mT) * G  #? decay
+        L = (b * (PROBE @ k.mT)).tril_(-1)  #? !decay
+        rows = u - (b<decay: * before> * PROBE) @ DIST.mT
+        rows = rows.sub_(b * (PROBE @ T.mT))  #? toward
+        rows = torch.linalg.solve_triangular(L, rows, upper=False, unitriangular=True)
+        ctx.save_for_backward(DIST, k, b<decay:, before, to_end, kept, G><probe:, p><toward:, T>, L, rows)
+        written = rows.mT @ <decay:(to_end * k)><!decay:k>
+        return <toward:written.add_(torch.addcmul(T, kept, D))><!toward:torch.addcmul(written, kept, S)>  #? decay
+        return written.add_(S)  #? !decay
+
+    @staticmethod
+    def backward(ctx, dS):
+        if torch.is_grad_enabled():
+            raise RuntimeError("gradients of gradients need the backend `reference`")
+        DIST, k, b<decay:, before, to_end, kept, G><probe:, p><toward:, T>, L, rows = ctx.saved_tensors
+        du = <decay:(to_end * k)><!decay:k> @ dS.mT
+        du = torch.linalg.solve_triangular(L.mT, du, upper=True, unitriangular=True)
+        dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
+        d_probe = dL @ k - <decay:(du @ DIST).mul_(before)><!decay:du @ DIST>
+        d_end = <decay:(rows @ dS).mul_(to_end)><!decay:rows @ dS>
+        dk, db = d_end + dL.mul_(b).mT @ PROBE, (d_probe * PROBE).sum(-1)
+        dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
+        last = kept[..., 0, 0] * torch.linalg.vecdot(dS.flatten(-2), DIST.flatten(-2))  #? decay
+        last = last + (k * d_end).sum((-2, -1))  #? decay
+        dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
+        da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
+        answer = du @ T  #? toward
+        d_probe, db = d_probe - answer, db - (answer * PROBE).sum(-1)  #? toward
+        dk = dk.addcmul_(b, d_probe)  #? !probe
+        dD = <decay:kept * >dS - du.mT @ (b<decay: * before> * PROBE)
+        dT = dS - dD - du.mT @ (b * PROBE)  #? toward
+        grads = dD, dk, du, db<decay:, da><probe:, b * d_probe><toward:, dT>
+        return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes, strict=True))
+'''
+
+END = '''
+def <decay:gated_>delta<probe:_at>_end<toward:_towards>(
+    S: Tensor, k: Tensor, u: Tensor, b: Tensor<decay:, log_a: Tensor><probe:, p: Tensor><toward:, T: Tensor>
+) -> Tensor:
+    """S behind all tokens<toward:, where it decays towards T>, chunk by chunk."""
+    flows = (k, -2), (u, -2), (b, -1)<decay:, (log_a, -1)><probe:, (p, -2)>
+    one = k.shape[-2] <= CHUNK  # the gradient of a split is a copy
+    parts = ((x,) if one else x.split(CHUNK, axis) for x, axis in flows)
+    for chunk in zip(*parts, strict=True):
+        S = <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(S, *chunk<toward:, T>)
+    return S
+'''
+
+READ = '''
+def <decay:gated_>read<before:_before>(
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor<decay:, log_a: Tensor>
+) -> Tensor:
+    """<!before:S_t q_t><before:S_{t-1} q_t>: what its chunk started with, and what was written since."""
+    tokens = q.shape[-2]
+    q, k, rows = chunks(q, -2), chunks(k, -2), chunks(rows, -2)
+    a = chunks(log_a, -1)  #? decay before
+    c = <!before:chunks(log_a, -1)><before:a>.cumsum(-1)  #? decay
+    seen = c - a  #? decay before
+    scores = (q @ k.mT) * <!before:decays(c, c, 0)><before:decays(seen, c, -1)>  #? decay
+    scores = (q @ k.mT).tril(<before:-1>)  #? !decay
+    out = <decay:<!before:c><before:seen>.exp()[..., None] * >(q @ starts.mT) + scores @ rows
+    return out.flatten(-3, -2)[..., :tokens, :]
+'''
+
+RUNNING = '''
+def <decay:gated_>running(x: Tensor, u: Tensor<decay:, log_a: Tensor>) -> Tensor:
+    """x_t = <decay:a_t >x_{t-1} + u_t for all t: x [..., n], u [..., T, n]<decay:, log_a [..., T]>."""
+    return x[..., None, :] + u.cumsum(-2)  #? !decay
+    tokens, c = u.shape[-2], chunks(log_a, -1).cumsum(-1)  #? decay
+    parts = c.exp()[..., None], decays(c, c, 0) @ chunks(u, -2)  #? decay
+    out = []  #? decay
+    for kept, new in zip(*(part.unbind(-3) for part in parts), strict=True):  #? decay
+        out.append(kept * x[..., None, :] + new)  #? decay
+        x = out[-1][..., -1, :]  #? decay
+    return torch.cat(out, -2)[..., :tokens, :]  #? decay
+'''
