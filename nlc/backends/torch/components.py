@@ -89,15 +89,14 @@ class Components:
         return sorted(found, key=lambda v: order[self._owner(v, loop)])
 
     def _owner(self, v: str, loop: Loop) -> str:
-        """The levels whose state a variable is: the first part of its keys, "" where these have one part."""
+        """The levels whose state a variable is, or what they carry; "" where it is of none."""
         levels = self.program.system.levels
         out = []
-        for key in (self.keys.get(m, "") for m in loop.stacks.get(v, (v,))):
+        for key in (self._key(m) for m in loop.stacks.get(v, (v,))):
             words = key.split(".")
-            owners = (".".join(words[:n]) for n in range(len(words) - 1, 0, -1))
-            owner = next((o for o in owners if o in levels), "")
-            out.append("" if owner in self.keys.values() else owner)
-        return " ".join(out).strip()
+            starts = (".".join(words[:n]) for n in range(len(words), 0, -1))
+            out.append(next((o for o in starts if o in levels), ""))
+        return " ".join(out)
 
     def _fixed(self, loop: Loop) -> list[str]:
         """What is no slot and stays as it is: constants of several memories as one."""
@@ -150,13 +149,13 @@ class Components:
         return self.keys.get(v, f"held:{v}")
 
     def _carries(self, loop: Loop) -> str:
-        """The keys of what it carries, by owner."""
+        """The keys of what it carries, by owner; a level's own state is its "."."""
         parts: dict[str, list[str]] = {}
         for v in self._carried(loop):
             owner = self._owner(v, loop)
             key = self._key(loop.stacks.get(v, (v,))[0])
-            first = owner.split(" ")[0]
-            parts.setdefault(owner, []).append(key.removeprefix(f"{first}.") if first else key)
+            own = key.removeprefix(owner.split(" ")[0]).lstrip(".")
+            parts.setdefault(owner, []).append(own or ".")
         items = [f'"{owner}": "{" ".join(names)}"' for owner, names in parts.items()]
         return f"{{{', '.join(items)}}}"
 

@@ -36,7 +36,7 @@ def tiles(body, state, carries, periods, flows, axes) -> list[Tensor]:
     is what of ``state``, of several as one, by whose it is; ``flows`` and ``axes`` where tokens are.
     """
     whose = [(names.split(" "), part) for names, parts in carries.items() for part in parts.split()]
-    keys = [[f"{name}.{part}".lstrip(".") for name in names] for names, part in whose]
+    keys = [[f"{name}.{part}".strip(".") for name in names] for names, part in whose]
     start, (x, axis) = int(state["pos"]), flows[0]
     end = start + x.shape[axis]
     stops = sorted({e for p in periods for e in range(start - start % p + p, end, p)} | {end})
