@@ -81,8 +81,11 @@ def test_every_level_has_its_lines(name: str) -> None:
         runs = [lines[i - 1] for run in d.code_lines for i in range(run.first, run.last + 1)]
         names = {s.name.replace(".", "_") for s in spec.system.levels[card.name].states}
         keys = {f'"{s.name}"' for s in spec.system.levels[card.name].states}
+        carried = re.compile(
+            rf'"(?:[^"]* )?{re.escape(card.name)}(?: [^"]*)?": "'
+        )  # "M_k M_v": "W1 W2"
         assert any(re.search(rf"\b{n}\b", line) for n in names for line in runs) or any(
-            key in line for key in keys for line in runs
+            carried.search(line) or key in line for key in keys for line in runs
         )
 
 
