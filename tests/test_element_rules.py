@@ -20,7 +20,8 @@ from nlc.pipeline import shipped
 
 GRADIENTS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
 ROUTED = [n for n in GRADIENTS if nlc.load(n).system.routes]  # what is no matrix by elements
-WHOLE = ["lamb", "nadam"]  # a norm of all elements, a memory beside them
+# A norm of all elements, means of rows, a memory beside them.
+WHOLE = ["adafactor", "adafactor_unfactored", "cautious_adamw", "lamb", "mars", "nadam"]
 BY_ELEMENTS = [n for n in GRADIENTS if n not in (*ROUTED, *WHOLE)]
 SHAPES = [(), (1,), (5,), (7, 3), (3, 4, 2), (300, 300)]  # the last in more than one block
 
@@ -306,7 +307,7 @@ def test_random_rules_go_the_way_of_the_reference(seed: int, eagerly: Callable) 
         same(found, expected, tolerance=1e-9)
 
 
-@pytest.mark.parametrize("name", ("adamw", "lookahead", "muon", "shampoo", "sgd"))
+@pytest.mark.parametrize("name", ("lookahead", "m3", "muon", "shampoo", "sgd", "soap"))
 @pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16))
 def test_small_tensors_make_their_steps_as_one(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -326,7 +327,7 @@ def test_small_tensors_make_their_steps_as_one(
     assert max(calls) == (3 if nlc.load(name).system.routes else 6)
     count = len(calls)
     monkeypatch.setattr(module, "SMALL", 0)
-    same(found, trained(made, shapes, dtype=dtype), 1e-12)
+    same(found, trained(made, shapes, dtype=dtype), 1e-12 if dtype == torch.float64 else 1e-6)
     assert len(calls) == count
 
 
