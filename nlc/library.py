@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import KeysView
 from pathlib import Path
 
 from nlc.base.diagnostics import Report, SpecError, nearest
@@ -59,8 +60,9 @@ class Library:
         self._read: dict[str, System] = {}  # those without mistakes
 
     @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self.paths)
+    def names(self) -> KeysView[str]:
+        """In one order, the shipped first: of many names only the first are compared with a misspelt one."""
+        return self.paths.keys()
 
     def system(self, name: str, span: Span, report: Report) -> System | None:
         """A system with its names resolved; its own warnings are not this spec's."""

@@ -13,7 +13,19 @@ from test_derive import SIZES, evaluate, grow
 import nlc
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
-from nlc.ir.types import INFINITE, NEVER, STEP, TOKEN, Clock, Dim, Dims, Range, Type, fastest
+from nlc.ir.types import (
+    INFINITE,
+    NEVER,
+    STEP,
+    TOKEN,
+    Clock,
+    Dim,
+    Dims,
+    Range,
+    Type,
+    fastest,
+    show_dims,
+)
 
 SYMBOLS = st.sampled_from(["d", "n", "heads"])
 VALUES = {"d": 24, "n": 6, "heads": 2}
@@ -137,6 +149,29 @@ def test_widths_follow_from_uses() -> None:
     assert widths["S.key.linear"] == heads * Dim.of("dk")
     assert widths["S.value.linear"] == widths["y.linear"] == heads * Dim.of("dv")
     assert widths["y.linear_2"] == Dim.of("d")
+
+
+@pytest.mark.parametrize("decay", ["b", "exp(w * b)", "1 - exp(w * b)**2"])
+def test_a_gate_beside_a_vector_is_as_wide(decay: str) -> None:
+    """What only stands in a gate is a number; beside a vector of the memory's size it is such a vector."""
+    spec = nlc.loads(
+        "nlc: 1\nsystem: wide\ncontext: tokens\nhyper: {n: 6}\ninputs: {x: [n]}\nweights: {w: {shape: [n]}}\n"
+        "let: {b: sigmoid(linear(x))}\nlevels:\n  h:\n    frequency: every token\n    memory: vector(n)\n"
+        f"    objective: -dot(h, x)\n    rule: gd(lr=1, decay={decay})\noutput: h\n"
+    )
+    width = "a scalar" if decay == "b" else "[n]"
+    assert show_dims(spec.system.flows["b"].expr.type.dims) == width
+
+
+def test_a_flow_that_reads_its_past_through_others_has_their_width() -> None:
+    """`h` is as wide as c, so o is, which h reads and which reads what h was."""
+    spec = nlc.loads(
+        "nlc: 1\nsystem: circle\ncontext: tokens\nhyper: {n: 6}\ninputs: {x: [n]}\n"
+        "let: {o: sigmoid(linear(x) + linear(prev(h))), h: o * c}\nlevels:\n  c:\n"
+        "    frequency: every token\n    memory: vector(n)\n    objective: -dot(c, x)\n    rule: gd(lr=1)\n"
+        "output: h\n"
+    )
+    assert show_dims(spec.system.flows["o"].expr.type.dims) == "[n]"
 
 
 def test_a_level_has_heads_iff_something_it_reads_has() -> None:

@@ -589,6 +589,18 @@ output: linear(S(l2norm(linear(x, n))))
 """
 
 
+def test_a_running_maximum_starts_empty() -> None:
+    """At -inf, as a sum starts at 0: its norm afterwards is a fact, and no part of its start."""
+    text = FROM_ZERO.replace("MEMORY", "vector(n)").replace("S(l2norm(linear(x, n)))", "S")
+    step = text[text.index("    objective") : text.index("output")]
+    result = nlc.loads(
+        text.replace(step, "    init: -inf\n    update: max(0.9 * S, abs(linear(x, n)))\n")
+    ).verify(tokens=400)
+    assert result.passed and [c.passed for c in result.checks if "S starts at -inf" in c.what] == [
+        None
+    ]
+
+
 def from_zero(rule: str, memory: str = "matrix(n, n)") -> nlc.Spec:
     return nlc.loads(FROM_ZERO.replace("MEMORY", memory).replace("RULE", rule))
 

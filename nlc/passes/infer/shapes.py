@@ -12,6 +12,7 @@ from nlc.ir.shapes import HEADS, ShapeError, as_matrix
 from nlc.ir.show import show
 from nlc.ir.system import Level, Module, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
+from nlc.lib.functions import FUNCTIONS
 from nlc.passes.infer.heads import headed
 from nlc.passes.infer.solver import Solver, Unknown
 
@@ -48,6 +49,9 @@ class ShapesOf:
         self.blamed: set[tuple[str, ...]] = set()
         self._classes: dict[Dim, Dim] | None = None
         self.objectives: list[tuple[Level, object]] = []
+        self.gates: list[
+            tuple[Level, str, Expr, object, State]
+        ] = []  # beside a vector, not known yet
         self.stacked: set[int] = set()  # inside reads with a matrix, whose rows stand as columns
         self.assumed: list[tuple[Dim, Dim, Span]] = []
         self.states, self.gradients = system.states, system.gradients
@@ -78,13 +82,19 @@ class ShapesOf:
             if declared is not None and shape is not None:
                 self._expect(e, shape, declared, f"output `{name}`")
         self.solver.solve(self._blame)
+        for gate in self.gates:
+            self._gate(*gate)
         for level, shape in self.objectives:
             self._objective(level, shape)
         if self.report.has_errors:
             return  # an open width may follow from a mistake
         for path, (_, shape) in self.module.items():
-            if isinstance(self.solver.view(shape), Unknown) or self._open(shape):
-                self._no_width(self.system.modules[path])
+            module = self.system.modules[path]
+            open_ = isinstance(self.solver.view(shape), Unknown) or self._open(shape)
+            if (
+                open_ and "width" in FUNCTIONS[module.function].params
+            ):  # others are as wide as what they read
+                self._no_width(module)
 
     def final(self, e: Expr) -> Dims:
         return self.canonical(self.solver.view(self.shape[id(e)]))
@@ -112,15 +122,13 @@ class ShapesOf:
 
     def _flow(self, name: str):
         if name not in self.flow:
-            self.flow[name] = Unknown()  # a flow may read its own past
+            self.flow[name] = Unknown()  # a flow may read its own past, through others too
             flow = self.system.flows[name]
             shape = self._of(flow.expr)
             if shape is not None and flow.dims is not None:
                 self._expect(flow.expr, shape, flow.dims, f"`{name}`", flow.span)
             if shape is None:
                 self.flow[name] = None
-            elif self.flow[name].bound is None:
-                self.flow[name] = shape
             else:
                 try:
                     self.solver.same(self.flow[name], shape)
@@ -232,7 +240,11 @@ class ShapesOf:
                 continue  # a mistake, a switch, each state's own
             for i, state in enumerate(level.states):
                 own = part(e, i)
-                if (shape := self._of(own)) is not None:
+                if (shape := self._of(own)) is None:
+                    continue
+                if self.solver.beside_a_vector(shape):
+                    self.gates.append((level, key, own, shape, state))
+                else:
                     self._gate(level, key, own, shape, state)
         if level.source is not None:
             self._of(level.source)
@@ -313,7 +325,13 @@ class ShapesOf:
 
     def _misfit(self, level: Level, key: str, e: Expr, dims: Dims, of: State) -> None:
         helps = ["a bare gate is a scalar"]
-        if (split := self._for_each_head(e, dims, (ONE,))) is not None:
+        apart = [(d, s) for d, s in zip(dims, of.dims) if d != s]
+        if len(dims) == len(of.dims) and all(
+            self._number(d) == self._number(s) is not None for d, s in apart
+        ):
+            said = " and ".join(f"`{d}` and `{s}`" for d, s in apart)
+            helps = [f"{said} are equal at these hypers only: write one of them in both places"]
+        elif (split := self._for_each_head(e, dims, (ONE,))) is not None:
             helps = [split]
         elif len(of.dims) == 2:
             rows, columns = (self.sized((d,)) for d in of.dims)
@@ -446,7 +464,10 @@ class ShapesOf:
                 continue  # the label says it
             elif all(label.text != fact for label in related):
                 related.append(Label(place, fact))
-        label, help = self._query(node) or (mistake.message, mistake.help or self._turned(node))
+        label, help = self._query(node) or (
+            mistake.message,
+            mistake.help or self._turned(node) or self._sides(node),
+        )
         self.report.add(
             "NLC301",
             f"shapes do not match in `{_quoted(node)}`",
@@ -497,6 +518,25 @@ class ShapesOf:
             return ""
         left, right = (_quoted(a) for a in node.args)
         return f"write `{right} @ {left}`: a matrix stands before the vector"
+
+    def _sides(self, node: Expr) -> str:
+        """``sum(per_value(R) * A)`` for a ``dot`` of a vector, or a factor of rows or columns, and a matrix."""
+        views = [self.solver.view(self.shape.get(id(a), ())) for a in node.args]
+        if node.op != "dot" or any(isinstance(v, Unknown) for v in views):
+            return ""
+        sides = [(a, as_matrix(v)) for a, v in zip(node.args, views)]
+        (vector, own), (matrix, whole) = sorted(sides, key=lambda s: (len(s[1]), ONE not in s[1]))
+        if len(whole) != 2 or (len(own) == 2 and ONE not in own):
+            return ""
+        text, rows = _quoted(vector), own in (whole[:1], (whole[0], ONE))
+        if len(own) == 1:
+            if own[0] not in whole:
+                return ""
+            text = f"per_value({text})" if rows else f"per_key({text})"
+        side = "row" if rows else "column"
+        return (
+            f"write `sum({text} * ({_quoted(matrix)}))`, whose gradient is the sum of each {side}"
+        )
 
     def _query(self, node: Expr) -> tuple[str, str] | None:
         """What to say of a matrix that is read with a query of another size: label and help."""

@@ -159,6 +159,20 @@ class Solver(Shapes):
         self.waiting.append(Waiting(kind, tuple(args), result, self.node))
         return result
 
+    def beside_a_vector(self, dims) -> bool:
+        """Whether what is not known yet is made of a vector too, and will be one if nothing else is said of it."""
+        todo, seen = [self.view(dims)], set()
+        while todo:
+            shape = todo.pop()
+            if not isinstance(shape, Unknown):
+                if len(shape) == 1 and not isinstance(shape[0], Like) and seen:
+                    return True
+            elif id(shape) not in seen:
+                seen.add(id(shape))
+                made = (w for w in self.waiting if w.kind == "elementwise")
+                todo += [self.view(a) for w in made if self.view(w.result) is shape for a in w.args]
+        return False
+
     # -------------------------------------------------------------------------------------------- solving
 
     def solve(self, blame: Callable[[Expr, ShapeError], None]) -> None:

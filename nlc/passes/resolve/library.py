@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Protocol
 
 from nlc.base.diagnostics import Report
@@ -13,7 +14,7 @@ class Library(Protocol):
     """Where systems are found by name."""
 
     @property
-    def names(self) -> frozenset[str]:
+    def names(self) -> Set[str]:
         """The systems that there are."""
 
     def system(self, name: str, span: Span, report: Report) -> System | None:
@@ -23,7 +24,7 @@ class Library(Protocol):
 class Empty:
     """No other systems."""
 
-    names: frozenset[str] = frozenset()
+    names: Set[str] = frozenset()
 
     def system(self, name: str, span: Span, report: Report) -> System | None:
         return None
