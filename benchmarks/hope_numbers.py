@@ -55,7 +55,8 @@ def streams(length: int, d: int, seed: int) -> Tensor:
 
 def norms(state: dict[str, Tensor], prefixes: str) -> Tensor:
     """[memories, 2]: the norm of each weight of the memories whose names start so, for each stream."""
-    keys = [key for key in state if key[0] in prefixes and key.split(".")[-1] in ("W1", "W2")]
+    named = {key: key.removeprefix("cms.") for key in state if key.split(".")[-1] in ("W1", "W2")}
+    keys = [key for key, name in named.items() if name[0] in prefixes]
     return torch.stack([state[key].flatten(1).norm(dim=1) for key in keys])
 
 

@@ -141,7 +141,7 @@ def test_graph_runs_from_memories_of_tokens_down_to_the_slow_momentum() -> None:
     line = "graph hope --optimizer m3_ema"
     levels = json.loads(printed(f"{line} --format json"))["levels"]
     memories = ["M_k", "M_v", "M_eta", "M_alpha", "M_memory"]
-    assert levels == [memories, ["C_1"], ["C_2"], ["C_3"], ["M1"], ["V"], ["W"], ["M2"]]
+    assert levels == [memories, ["cms.C_1"], ["cms.C_2"], ["cms.C_3"], ["M1"], ["V"], ["W"], ["M2"]]
     text = printed(line)
     assert [m[1] for m in re.finditer(r"^\d  (every [^─]*) ─", text, re.M)] == [
         "every token",

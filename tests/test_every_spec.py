@@ -36,7 +36,9 @@ def test_it_is_sound_and_says_what_it_is(name: str) -> None:
     assert bool(spec.check().diagnostics) == (name in WARNED), str(nlc.SpecError(spec.report))
     assert spec.tree.system.text == name
     assert spec.system.doc and spec.system.ref
-    assert spec.source.text.endswith("\n") and max(map(len, spec.source.text.splitlines())) <= 128
+    lines = spec.source.text.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 128 and spec.source.text.endswith("\n")
+    assert sum(f"doc: {spec.system.doc}" == line for line in lines) == 1, "its doc is one line"
 
 
 def _expressions(node: object) -> Iterator[Expr]:

@@ -101,14 +101,18 @@ def lines_of(name: str, level: str) -> list[str]:
 
 def test_a_level_has_the_lines_that_it_alone_needs() -> None:
     mine = lines_of("m3", "M2")
-    assert "M2 = chosen(due, M2 - beta3 * M2_grad, M2)  # gd(lr=β₃); line 44" in mine
-    assert "M2_sum = M2_sum + g  # over every f steps; line 43" in mine
+    assert "M2 = chosen(due, M2 - beta3 * M2_grad, M2)  # gd(lr=β₃); line 35" in mine
+    assert "M2_sum = M2_sum + g  # over every f steps; line 34" in mine
     assert "if due is not False:" in mine
     assert not any(line.startswith(("M1", "V ", "V_", "W")) for line in mine)
-    mine = lines_of("hope", "C_2")
-    assert any(line.startswith("C_2_value = ") for line in mine)
-    assert any(line.startswith("C_W1 = C_W1 - ") for line in mine)  # in the method of all three
-    assert not any("M_k" in line or line.startswith(("C_1_value", "C_3_value")) for line in mine)
+    mine = lines_of("hope", "cms.C_2")
+    assert any(line.startswith("cms_C_2_value = ") for line in mine)
+    assert any(
+        line.startswith("cms_C_W1 = cms_C_W1 - ") for line in mine
+    )  # in the method of all three
+    assert not any(
+        "M_k" in line or line.startswith(("cms_C_1_value", "cms_C_3_value")) for line in mine
+    )
     mine = lines_of("gated_delta_net", "S")
     assert any(line.startswith("S_write = ") for line in mine)
     assert not any(line.startswith(("S_q", "y", "q ", "dtype =")) for line in mine)
@@ -116,13 +120,13 @@ def test_a_level_has_the_lines_that_it_alone_needs() -> None:
 
 def test_lines_that_several_levels_share_say_so() -> None:
     page = built("hope")
-    runs = next(c.detail.code_lines for c in page.cards if c.name == "C_1")
-    assert {r.others for r in runs} == {(), ("C_2", "C_3")}
+    runs = next(c.detail.code_lines for c in page.cards if c.name == "cms.C_1")
+    assert {r.others for r in runs} == {(), ("cms.C_2", "cms.C_3")}
 
 
 def test_spec_lines_are_the_block_of_the_level() -> None:
     page = built("m3")
-    for name, last in (("M1", "rule: gd(lr=beta1)"), ("W", "rule: gd(lr=lr)")):
+    for name, last in (("M1", "rule: gd(lr=beta1)"), ("V", "rule: gd(lr=beta2)")):
         d = next(c.detail for c in page.cards if c.name == name)
         (run,) = d.spec_lines
         lines = page.files[d.spec].lines[run.first - 1 : run.last]

@@ -62,13 +62,13 @@ def test_keys_reach_every_card_and_its_panel(show: Callable) -> None:
     press(browser, Keys.END, Keys.ARROW_RIGHT)
     assert focused(browser) == "M_memory"
     press(browser, Keys.ARROW_DOWN)
-    assert focused(browser) == "C_1"
+    assert focused(browser) == "cms.C_1"
     assert not browser.find_element("id", "panel").is_displayed()
     press(browser, Keys.ENTER)
     panel = browser.find_element("id", "panel")
     assert panel.is_displayed() and focused(browser) == "panel-title"
-    assert texts(browser, "#panel .math code") == update_lines(hope.system, hope.updates["C_1"])
-    fact = next(f for level in hope.explain().levels for f in level if f.name == "C_1")
+    assert texts(browser, "#panel .math code") == update_lines(hope.system, hope.updates["cms.C_1"])
+    fact = next(f for level in hope.explain().levels for f in level if f.name == "cms.C_1")
     said = panel.text
     for text in (fact.kind, fact.plan, fact.why, fact.quote, "every 64 tokens (periods[0])"):
         assert text in said
@@ -80,7 +80,7 @@ def test_keys_reach_every_card_and_its_panel(show: Callable) -> None:
     assert any("C_W1 = C_W1 - self.cms_lr / period * C_sum" in line for _, line in numbers)
     assert all(generated[n - 1].endswith(line) for n, line in numbers)
     press(browser, Keys.ESCAPE)
-    assert not panel.is_displayed() and focused(browser) == "C_1"
+    assert not panel.is_displayed() and focused(browser) == "cms.C_1"
     press(browser, " ", Keys.ESCAPE, Keys.ENTER)  # a space opens too
     browser.execute_script("document.querySelector('.card.chosen').focus()")
     for _ in range(3):
@@ -94,12 +94,12 @@ def test_keys_reach_every_card_and_its_panel(show: Callable) -> None:
 def test_the_looked_at_card_lights_its_edges(show: Callable) -> None:
     browser = show(page_of("hope by m3"))
     graph = load("hope").combined(load("m3"))
-    browser.find_elements("css selector", ".card")[5].click()  # C_1
+    browser.find_elements("css selector", ".card")[5].click()  # cms.C_1
     settle(browser)
     count = browser.execute_script("return document.querySelectorAll('#over > .edge').length")
-    assert count == graph.in_degree("C_1") + graph.out_degree("C_1")
+    assert count == graph.in_degree("cms.C_1") + graph.out_degree("cms.C_1")
     lit = set(texts(browser, ".card.related .name"))
-    assert lit == {*graph.predecessors("C_1"), *graph.successors("C_1")}
+    assert lit == {*graph.predecessors("cms.C_1"), *graph.successors("cms.C_1")}
 
 
 def test_the_raster_ticks_as_the_language_says(show: Callable) -> None:
@@ -182,14 +182,14 @@ def test_a_slider_moves_with_the_keys(show: Callable) -> None:
     browser.find_element("id", "scrub").send_keys(Keys.END)
     settle(browser)
     said = browser.find_element("id", "readout").text
-    assert said.startswith("token 32,768 of step 16: ") and "C_3" in said and "W" in said
+    assert said.startswith("token 32,768 of step 16: ") and "cms.C_3" in said and "W" in said
     assert "M2" not in said  # 16 is no multiple of 6
 
 
 def test_the_order_of_levels_is_watched(show: Callable) -> None:
     browser = show(page_of("hope by m3"))
     enter(browser, "periods[0]", 512)
-    assert "C_2 now ticks more often than C_1" in browser.find_element("id", "warning").text
+    assert "cms.C_2 now ticks more often than cms.C_1" in browser.find_element("id", "warning").text
 
 
 def test_a_system_without_components_has_a_page(show: Callable) -> None:

@@ -45,7 +45,7 @@ class Notation:
             letter = inner[0]
             several = sum(f"{n}.{inner}" in self.system.flows for n in self.system.levels) > 1
             bare = not several or (level == self.own and self._free(letter, name))
-            return letter if bare else self._subscript(letter, level)
+            return letter if bare else self._subscript(letter, self._short(level))
         if level and inner in ("lr", "decay", "retain"):
             return self._word(inner)
         if level:
@@ -58,7 +58,9 @@ class Notation:
             )
             if clash and not state:
                 return self._subscript(self.symbol(inner), level)
-            if clash and "." in level:  # of a rule that works on several states
+            if (
+                clash and "." in level and level not in self.system.levels
+            ):  # of a rule of several states
                 return self._subscript(self.symbol(inner), self.symbol(level))
             return self.symbol(inner)
         if name.endswith("_hat"):
@@ -73,6 +75,12 @@ class Notation:
         if name in _GREEK:
             return ("\\" + {"eps": "epsilon"}.get(name, name)) if self.latex else _GREEK[name]
         return name if len(name) == 1 else self._word(name)
+
+    def _short(self, level: str) -> str:
+        """A level of a used system without that system's name, where no other ends alike."""
+        last = level.rpartition(".")[2]
+        alike = sum(name.rpartition(".")[2] == last for name in self.system.levels)
+        return last if alike == 1 else level
 
     def _free(self, letter: str, flow: str) -> bool:
         """Whether a letter can stand for a level's own flow: nothing else is called so."""

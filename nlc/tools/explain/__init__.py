@@ -246,7 +246,10 @@ def _placed(level: Level, key: str | None) -> tuple[Span | None, str]:
     if span is None:
         return None, ""
     line = span.source.line(span.line).strip()
-    return span, (line.split(" #")[0].strip() if line.startswith(key) else span.quote())
+    whole = line.startswith(
+        (key, span.text)
+    )  # a level of a used system is placed where that is named
+    return span, (line.split(" #")[0].strip() if whole else span.quote())
 
 
 __all__ = ["Explanation", "Fact", "explain"]
