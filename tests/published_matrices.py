@@ -17,16 +17,16 @@ SEED = 5  # of what a rule draws
 Steps = Iterator[None]
 
 
-def quintic(X: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def quintic(X: Tensor, steps: int) -> Tensor:
     """Newton-Schulz on the wide side, as Muon's authors do it."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    X = (X / X.norm().clamp(min=1e-7)).to(dtype)
+    X = X / X.norm().clamp(min=1e-7)
     flat = X.shape[0] <= X.shape[1]
     X = X if flat else X.T
     for _ in range(steps):
         A = X @ X.T
         X = a * X + (b * A + c * A @ A) @ X
-    return (X if flat else X.T).double()
+    return X if flat else X.T
 
 
 def muon(
@@ -141,10 +141,10 @@ def m3(
         last.append(grad)
         M1, V = M1 + beta1 * grad, V + beta2 * grad**2
         root = (V + eps).sqrt() if eps_inside else V.sqrt() + eps
-        W -= lr * (quintic(M1, steps, W.dtype) + alpha * O2) / root
+        W -= lr * (quintic(M1, steps) + alpha * O2) / root
         if len(last) == f:
             M2, last = M2 + beta3 * sum(last), []
-            O2 = quintic(M2, steps, W.dtype)
+            O2 = quintic(M2, steps)
         yield
 
 
@@ -168,11 +168,11 @@ def m3_ema(
         grad, t = g(), t + 1
         last.append(grad)
         M1 = beta1 * M1 + (1 - beta1) * grad
-        O = quintic(beta1 * M1 + (1 - beta1) * grad, steps, W.dtype) + alpha * O2
+        O = quintic(beta1 * M1 + (1 - beta1) * grad, steps) + alpha * O2
         V = beta2 * V + (1 - beta2) * O**2
         step = O / ((V / (1 - beta2**t)).sqrt() + eps) / W.shape[1] ** 0.5
         W -= lr * weight_decay * W + lr * step
         if len(last) == f:
             M2, last = beta3 * M2 + (1 - beta3) * sum(last), []
-            O2 = quintic(M2, steps, W.dtype)
+            O2 = quintic(M2, steps)
         yield

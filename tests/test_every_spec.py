@@ -27,6 +27,7 @@ from nlc.tools.sizes import settled, small
 
 NAMES = sorted(shipped())
 TOKENS = [n for n in NAMES if nlc.load(n).tree.context.text == "tokens"]
+LONGER = {"soap": 49}  # two bases and two moments, each with a start of its own
 WARNED = {"hope_literal"}  # eq. 88 to the letter: it decays to 0, and its doc says so
 
 
@@ -37,7 +38,8 @@ def test_it_is_sound_and_says_what_it_is(name: str) -> None:
     assert spec.tree.system.text == name
     assert spec.system.doc and spec.system.ref
     lines = spec.source.text.splitlines()
-    assert len(lines) <= 40 and max(map(len, lines)) <= 128 and spec.source.text.endswith("\n")
+    assert len(lines) <= LONGER.get(name, 40) and max(map(len, lines)) <= 128
+    assert spec.source.text.endswith("\n")
     assert sum(f"doc: {spec.system.doc}" == line for line in lines) == 1, "its doc is one line"
 
 
