@@ -288,10 +288,9 @@ REFUSED = [
         "gd(lr=beta)",
         "gd(lr=beta / norm(grad(sqnorm(S(key)), S)))",
     ),
-    ("`context: layers`", "adamw", "context: gradients", "context: layers"),
     ("`grad_at`", "adamw", "levels:", "grad_at: W\nlevels:"),
     ("`eval_at`", "adamw", "levels:", "eval_at: W\nlevels:"),
-    ("`inputs` of a gradient system", "adamw", "levels:", "inputs: {h: [3]}\nlevels:"),
+    ("`inputs` of a gradient or layer system", "adamw", "levels:", "inputs: {h: [3]}\nlevels:"),
 ]
 
 

@@ -111,6 +111,11 @@ def qr(A: Tensor) -> Tensor:
     Q = Q * torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
     return (Q.mT if wide else Q).to(A.dtype)
 ''',
+    "identity": '''
+def identity(A: Tensor) -> Tensor:
+    """The identity matrix, as large as A."""
+    return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
+''',
     "solve": '''
 def solve(A: Tensor, b: Tensor) -> Tensor:
     """x with A x = b, for A [..., m, m] and b [..., m, k]."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from nlc.backends.precedence import ATOM, CONDITIONAL, SUM
 from nlc.ir.expr import Expr
 from nlc.ir.matrices import NewtonSchulz
-from nlc.ir.types import Dim
+from nlc.ir.types import Dim, Type
 
 
 class MatrixFunctions:
@@ -46,10 +46,16 @@ class MatrixFunctions:
     def op_diagonal(self, e: Expr) -> tuple[str, int]:
         return f"{self.at(e.args[0], ATOM)}.diagonal(dim1=-2, dim2=-1)", ATOM
 
+    def op_identity(self, e: Expr) -> tuple[str, int]:
+        return f"{self.use('identity')}({self.at(e.args[0], CONDITIONAL)})", ATOM
+
     def op_solve(self, e: Expr) -> tuple[str, int]:
         """A vector is solved for as a matrix of one column."""
-        A, b = (self.headed(x, e.type.head) for x in e.args)
         vector = e.type.rank == 1 and not e.type.like
+        binds = (CONDITIONAL, ATOM if vector else CONDITIONAL)
+        A, b = (
+            self.aligned(x, Type(x.type.dims, e.type.head), how) for x, how in zip(e.args, binds)
+        )
         b = f"{b}.unsqueeze(-1)" if vector else b
         steps = f", {self.size(e.attr)}" if e.attr is not None else ""  # type: ignore[arg-type]
         function = self.use("conjugate_gradients" if steps else "solve")

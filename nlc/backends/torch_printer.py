@@ -16,6 +16,7 @@ from nlc.backends.precedence import ATOM, COMPARE, CONDITIONAL, POWER, PRODUCT, 
 from nlc.backends.torch_matrices import MatrixFunctions
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
+from nlc.ir.ops import make
 from nlc.ir.system import System
 from nlc.ir.types import Dim, Type
 
@@ -294,11 +295,15 @@ class TorchPrinter(MatrixFunctions):
         if b.type.rank == 1 and not b.type.like:
             if a.op == "weight" and not a.type.head:  # one matrix for all tokens
                 return f"F.linear({self(b)}, {self(a)})", ATOM
+            if _one_for_all(a, b):
+                return f"{self.at(b, PRODUCT)} @ {self.at(make('T', a), PRODUCT + 1)}", PRODUCT
             return (
                 f"{self.use('matvec')}({self.headed(a, e.type.head)}, {self.headed(b, e.type.head)})",
                 ATOM,
             )
         if a.type.rank == 1 and not a.type.like:
+            if _one_for_all(b, a):
+                return f"{self.at(a, PRODUCT)} @ {self.at(b, PRODUCT + 1)}", PRODUCT
             return (
                 f"{self.use('matvec')}({self.headed(b, e.type.head)}.mT, {self.headed(a, e.type.head)})",
                 ATOM,
@@ -306,7 +311,16 @@ class TorchPrinter(MatrixFunctions):
         return f"{self.headed(a, e.type.head)} @ {self.headed(b, e.type.head)}", PRODUCT
 
     def op_T(self, e: Expr) -> tuple[str, int]:
+        if e.args[0].op == "T":
+            return self.write(e.args[0].args[0])
         return f"{self.at(e.args[0], ATOM)}.mT", ATOM
+
+    def op_over_samples(self, e: Expr) -> tuple[str, int]:
+        return f"{self.at(e.args[0], ATOM)}.sum(0)", ATOM
+
+    def op_outer_over_samples(self, e: Expr) -> tuple[str, int]:
+        a, b = e.args
+        return f"{self.at(a, ATOM)}.mT @ {self.at(b, PRODUCT + 1)}", PRODUCT
 
     def op_outer(self, e: Expr) -> tuple[str, int]:
         a, b = (self.aligned(x, Type(x.type.dims, e.type.head), COMPARE) for x in e.args)
@@ -501,6 +515,11 @@ class TorchPrinter(MatrixFunctions):
 
     def op_attend_step(self, e: Expr) -> tuple[str, int]:
         return self._attend(e, True), ATOM
+
+
+def _one_for_all(matrix: Expr, vector: Expr) -> bool:
+    """Whether one matrix is multiplied with the vectors of all samples, which are the rows of another."""
+    return vector.type.clock.unit == "sample" != matrix.type.clock.unit
 
 
 def _tight(a: Expr, b: Expr) -> bool:

@@ -50,6 +50,25 @@ def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
     state["gradients"] = 0 if complete else count
     return total if complete else None
 ''',
+    "several": '''
+def several(layers: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
+    """One module or more as a list. TypeError for what is neither."""
+    roots = [layers] if isinstance(layers, nn.Module) else layers
+    roots = [*roots] if isinstance(roots, Iterable) else [roots]
+    if not all(isinstance(x, nn.Module) for x in roots):
+        raise TypeError(f"layers = {layers!r} must be a module, or several")
+    return roots
+''',
+    "so_far": '''
+def so_far(samples: dict[str, Tensor], state: dict, period: int) -> dict[str, Tensor]:
+    """The samples of a period so far, which are kept until it is complete."""
+    complete, out = state.get("gradients", 0) + 1 == period, {}
+    for key, new in samples.items():
+        old = state.get(f"samples of {key}")
+        out[key] = new if old is None else torch.cat([old, new])
+        state[f"samples of {key}"] = None if complete else out[key]
+    return out
+''',
     "widened": '''
 def widened(x: object, dtype: torch.dtype) -> object:
     """A memory in a format at least as wide; counts as they are."""

@@ -22,6 +22,7 @@ RESERVED = frozenset(
     functools blocks one_pass as_tensors compiled BLOCK in_place on_device out_of_place of either filled chosen
     widened rounded sqrt due new old memory given advance run dtype settle stepped tensors numbers
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
+    identity several so_far samples hooks names watch unwatch
     declared whole_sizes plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
     """.split()
 )
@@ -36,7 +37,8 @@ GROUP = frozenset(
 
 def free_names(system: System, report: Report) -> None:
     """Hypers are arguments of the generated constructor, under their own names."""
-    taken = RESERVED | GROUP if system.context == "gradients" else RESERVED
+    taken = RESERVED | GROUP if system.trains else RESERVED
+    taken |= {"layers"} if system.context == "layers" else set()
     for hyper in system.hypers.values():
         if hyper.name in taken or keyword.iskeyword(hyper.name):
             report.add(

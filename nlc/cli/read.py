@@ -37,12 +37,13 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
     made, trainer = loaded.graph, None
     if optimizer:
         trainer = load(optimizer)
-        if loaded.system.context != "tokens" or trainer.system.context != "gradients":
+        if loaded.system.context != "tokens" or not trainer.system.trains:
             which, context = (
                 (spec, loaded) if loaded.system.context != "tokens" else (optimizer, trainer)
             )
             raise click.UsageError(
-                f"--optimizer combines a token system with a gradient system; `{which}` has the context "
+                "--optimizer combines a token system with a gradient or layer system;"
+                f" `{which}` has the context "
                 f"{context.system.context}"
             )
         made = loaded.combined(trainer)

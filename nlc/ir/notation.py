@@ -161,7 +161,7 @@ class Notation:
         if e.op == "index":
             return str(e.attr[0]), ATOM
         if e.op == "total":
-            return self._over(e), MUL
+            return self._over(e), MUL if e.attr[0] == "sum" else ATOM
         if e.op == "size":
             text = str(e.attr)
             return self.symbol(text), ADD if " " in text else MUL if set("*/") & {*text} else ATOM
@@ -176,6 +176,8 @@ class Notation:
             return f"{sign}_{{{less}{e.attr[0]}}} {self.inside(e.args[0], MUL)}", MUL
         if e.op == "ones":
             return "1", ATOM
+        if e.op == "identity":
+            return "I", ATOM
         writer = getattr(self, f"_{e.op}", None)
         return writer(*e.args) if writer else (self._call(e), ATOM)
 
@@ -329,12 +331,19 @@ class Notation:
             )
         return f"{left} {self.inside(b, POW)}", MUL
 
-    def _T(self, x: Expr) -> tuple[str, int]:
+    def _turned(self, x: Expr) -> tuple[str, int]:
         inner = self.inside(x, ATOM)
         return rf"{_closed(inner)}^\top" if self.latex else f"{inner}ᵀ", POW
 
     def _inv_root(self, A: Expr, p: Expr, eps: Expr) -> tuple[str, int]:
         return self._power(A, f"{self.minus}1/{self.inside(p, POW)}"), POW
+
+    def _T(self, x: Expr) -> tuple[str, int]:
+        if x.op == "solve" and x.attr is None and _symmetric(x.args[0]):  # (A⁻¹ bᵀ)ᵀ
+            A, b = x.args
+            b = b.args[0] if b.op == "T" else Expr("T", (b,), None, b.type)
+            return f"{self.inside(b, MUL)} {self._power(A, '-1')}", MUL
+        return self._turned(x)
 
     def _solve(self, A: Expr, b: Expr) -> tuple[str, int]:
         return f"{self._power(A, '-1')} {self.inside(b, POW)}", MUL
@@ -363,14 +372,20 @@ class Notation:
         return f"{self._word('exp')}({self.text(x)})", ATOM
 
     def _over(self, e: Expr) -> str:
+        mean = e.attr[0] != "sum"
+        return self.over(e, self.text(e.args[0]) if mean else self.inside(e.args[0], MUL))
+
+    def over(self, e: Expr, text: str) -> str:
+        """What a ``total`` gathers, with another text in it."""
         kind = e.attr[0]
         sign = {
             "sum": r"\sum" if self.latex else "Σ",
             "mean": self._word("mean"),
             "last": self._word("last"),
         }[kind]
-        inner = self.inside(e.args[0], MUL)
-        return f"{sign}_t {inner}" if kind == "sum" else f"{sign}({self.text(e.args[0])})"
+        one = e.args[0].type
+        over = "s" if one is not None and one.clock.unit == "sample" else "t"
+        return f"{sign}_{over} {text}" if kind == "sum" else f"{sign}({text})"
 
     def _stop(self, x: Expr) -> tuple[str, int]:
         return self._write(x)
@@ -397,6 +412,13 @@ class Notation:
 
     def _eq(self, a: Expr, b: Expr) -> tuple[str, int]:
         return self._compare("=", "=", a, b)
+
+
+def _symmetric(e: Expr) -> bool:
+    """Whether a matrix is its own transpose by the way it is made."""
+    if e.op in ("add", "mul", "total", "neg"):
+        return all(_symmetric(a) for a in e.args if a.type is None or a.type.dims != ())
+    return e.op == "identity" or (e.op == "outer" and e.args[0] == e.args[1])
 
 
 def _leads_minus(e: Expr) -> bool:

@@ -591,6 +591,7 @@ OPS: dict[str, Op] = {
         why="a decomposition has no gradient rule",
     ),
     "solve": Op(matrices.solution, _solve),
+    "identity": Op(matrices.root, lambda n, g: (None,), lambda a: r.UNIT),
     # with slow weights
     "linear": Op(_linear, _linear_vjp),
     "conv": Op(lambda s, d, e: d[0], None, why=_TIME),
@@ -614,6 +615,9 @@ OPS: dict[str, Op] = {
         _same, None, why="over a window, only a scalar is differentiated: sum(…) of a number"
     ),
     "periods": Op(_same, None, lambda a: Range(0.0, math.inf), "same", "it is a count"),
+    # over the samples of a step: Σ x, and Σ a bᵀ as one product of matrices
+    "over_samples": Op(_same),
+    "outer_over_samples": Op(_outer),
     # another level's objective as one's own, first order: attr has its gradients, one a state (eq. 72)
     "objective": Op(_to_scalar, lambda n, g: tuple(mul(g, x) for x in n.attr)),
     "stop": Op(_same, lambda n, g: (None,), lambda a: a, "same"),

@@ -323,6 +323,16 @@ class System:
         return {s.name: s for level in self.levels.values() for s in level.states}
 
     @property
+    def trains(self) -> bool:
+        """Whether it trains a tensor: it is an optimizer, and its base clock is the step."""
+        return self.context != "tokens"
+
+    @property
+    def trained(self) -> State | None:
+        """The tensor that it trains."""
+        return next((s for s in self.states.values() if s.trained), None)
+
+    @property
     def gradients(self) -> dict[str, State]:
         """The states whose gradients have names: by state, or by the level inside a rule that takes one."""
         out = self.states

@@ -172,7 +172,7 @@ class Clock:
             return (0, 0)
         if self.kind == "never":
             return (9, 0)
-        unit = {"token": 1, "step": 3}[self.unit]
+        unit = {"token": 1, "sample": 2, "step": 3}[self.unit]
         if self.name:
             return (unit, inf)
         return (unit, self.default if self.kind == "every" else 1 / self.default)
@@ -227,7 +227,13 @@ class Clock:
 INFINITE = Clock("infinite")
 NEVER = Clock("never")
 TOKEN = Clock("every", "token")
+SAMPLE = Clock("every", "sample")  # of a layer: the vectors that went into it in one step
 STEP = Clock("every", "step")
+BASES = {
+    "tokens": TOKEN,
+    "gradients": STEP,
+    "layers": SAMPLE,
+}  # by context: the fastest that there is
 
 
 def fastest(clocks: Iterable[Clock]) -> Clock:

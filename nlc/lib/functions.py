@@ -100,6 +100,8 @@ _TABLE = [
     _function("solve", "A, b, steps=none", "solve(g @ g.T + diag(diagonal(g @ g.T)), g)",
               "x with A @ x = b; by `steps` of conjugate gradients if given, for a positive definite A",
               static=("steps",)),
+    _function("identity", "A", "solve(g @ g.T + 0.1 * identity(g @ g.T), g)",
+              "the identity matrix, as large as a square A"),
     _function("nrows", "A", "sqrt(nrows(g))", "number of rows of a matrix"),
     _function("ncols", "A", "sqrt(ncols(g))", "number of columns of a matrix"),
     # with slow weights of their own

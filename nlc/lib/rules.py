@@ -16,6 +16,8 @@ from nlc.ir.types import Dim, Dims
 class RuleKind:
     """``params`` as in ``Function``; ``formula`` and ``latex`` with {T}, {B}, {P} for what they are called.
 
+    ``exact`` and ``exact_latex``: with ``exact=true``, {K} for the key's part of what is minimised.
+
     ``example`` is the ``rule:`` of a matrix with the objective ``0.5 * sqnorm(M(k) - v)``.
     """
 
@@ -25,6 +27,8 @@ class RuleKind:
     doc: str
     formula: str
     latex: str
+    exact: str = ""
+    exact_latex: str = ""
 
 
 _TABLE = [
@@ -43,6 +47,9 @@ _TABLE = [
         "as gd, and erases what each weight holds at its own input x: − lr (B x) xᵀ (eqs. 56, 88, 113)",
         "{T}decay ∘ {B} − lr ∘ ∇ℓ({P}) − lr {B} x xᵀ, x the input of the weight",
         r"{T}\mathrm{decay} \circ {B} - \mathrm{lr} \circ \nabla\ell({P}) - \mathrm{lr}\,{B}\, x x^\top",
+        "{T}{D} + Φ − {B}, Φ = argmin_Φ ⟨∇ℓ({P}), Φ⟩ + ½{K} + ½‖Φ − {B}‖² / lr, x the input of the weight",
+        r"{T}{D} + \Phi - {B},\ \Phi = \arg\min_\Phi \langle \nabla\ell({P}), \Phi \rangle"
+        r" + \tfrac{1}{2} {K} + \tfrac{1}{2} \lVert \Phi - {B} \rVert^2 / \mathrm{lr}",
     ),
     RuleKind(
         "prox",
@@ -80,13 +87,17 @@ class Route:
     doc: str
     test: str
     takes: Callable[[Dims], bool]
+    context: str = ""  # "layers" where it is a kind in layer systems alone
 
 
 def _sides(dims: Dims) -> tuple[Dim, Dim] | None:
     return (dims[0], dims[1]) if len(dims) == 2 else None  # type: ignore[return-value]
 
 
+LAYERS = "layers"
 _ROUTES = [
+    Route(LAYERS, "weights of linear layers, in a layer system", "{W} in self.samples",
+          lambda d: len(d) == 2, "layers"),
     Route("scalars", "tensors without axes", "{W}.ndim == 0", lambda d: len(d) == 0),
     Route("vectors", "tensors of one axis", "{W}.ndim == 1", lambda d: len(d) == 1),
     Route("square", "matrices with as many rows as columns",

@@ -13,7 +13,7 @@ from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.system import Level, System
-from nlc.ir.types import NEVER, STEP, TOKEN, Clock, fastest
+from nlc.ir.types import BASES, NEVER, SAMPLE, STEP, TOKEN, Clock, fastest
 
 
 def clocks(system: System, report: Report) -> System:
@@ -43,7 +43,7 @@ _MISPLACED = {
 class _Clocks:
     def __init__(self, system: System, report: Report):
         self.system, self.report = system, report
-        self.base = TOKEN if system.context == "tokens" else STEP
+        self.base = BASES[system.context]
         self.owner = {s.name: s.level for s in system.states.values()}
         self.gradients = {name: s.level for name, s in system.gradients.items()}
         self.flows: dict[str, Clock] = {}
@@ -55,7 +55,9 @@ class _Clocks:
             self._reset_fits(level)
             if not self.base.faster(level.clock):
                 self._misplaced(levels[name].expressions, ("total", "objective"))
-        self._misplaced(self._read(levels.values()), ("total", "recent"))
+        read = self._read(levels.values())
+        self._misplaced(read, ("total", "recent"))
+        self._of_samples(read)
         return replace(self.system, levels=levels)
 
     def _read(self, levels: Iterable[Level]) -> list[Expr]:
@@ -79,6 +81,21 @@ class _Clocks:
             span = node.span or self.system.span
             self.report.add("NLC404", message, span, label, helps=[help])
 
+    def _of_samples(self, exprs: Iterable[Expr]) -> None:
+        """A flow of a layer is one of each sample; what sums over them belongs to a level."""
+        for n in (n for e in exprs for n in walk(e) if n.op in ("sum", "mean")):
+            if self.base == SAMPLE and self.clock(n.args[0]) == SAMPLE:
+                self.report.add(
+                    "NLC404",
+                    f"`{n.op}` in a flow of samples",
+                    n.span or self.system.span,
+                    "over the samples, or over the channels of one?",
+                    helps=[
+                        "over the samples: write it in an `objective`, a `rule` or an `update`",
+                        "over the channels: `dot(x, y)` or `sqnorm(x)`",
+                    ],
+                )
+
     def clock(self, e: Expr) -> Clock:
         """The fastest of what an expression reads."""
         return fastest(self._leaf(n) for n in walk(e) if not n.args)
@@ -96,8 +113,10 @@ class _Clocks:
             if level is None:
                 return NEVER  # it has a mistake that is reported
             return level.read_at(n.attr[1]) if n.op == "state" else level.clock  # its own ticks
-        if n.op in ("input", "g") or (n.op == "index" and n.attr[0] != "head"):
+        if n.op == "input":
             return self.base
+        if n.op == "g" or (n.op == "index" and n.attr[0] != "head"):
+            return STEP if self.system.trains else TOKEN
         return STEP if n.op == "weight" else NEVER
 
     def _flow(self, name: str) -> Clock:
@@ -204,6 +223,15 @@ class _Clocks:
                 helps=["write the value itself, or `prev(…)` for the one before"],
             )
             return None
+        if kind == "last" and self.clock(n.args[0]) == SAMPLE:
+            self.report.add(
+                "NLC404",
+                "samples have no last one",
+                n.span or level.span,
+                "they come together, in one step",
+                helps=["write `mean(…)` or `sum(…)`"],
+            )
+            return None
         self._one_phase(level, n)
         for leaf in self._gathers(n.args[0]):
             name = self.owner.get(leaf.attr[0], "") if leaf.op == "state" else ""
@@ -297,10 +325,12 @@ class _Clocks:
         (name, span), *others = found.items()
         names = " and ".join(f"`{n}`" for n in found)
         ticks = "tick" if others else "ticks"
-        each = f"`last({name})`, `mean({name})`"
+        samples = self.base == SAMPLE
+        each = f"`mean({name})`" if samples else f"`last({name})`, `mean({name})`"
         help = f"write {each}, or `sum(…)` around what is to be added up"
         if e is level.objective and others:
-            help = f"write `sum(…)` around the whole objective, or {each}"
+            around = "mean" if samples else "sum"
+            help = f"write `{around}(…)` around the whole objective, or {each}"
         elif e is level.retain and gathers and level.anchor is None:
             gathered = any(n.op in ("sum", "mean", "last") for n in walk(e))
             help = _decay(level, "…" if gathered else f"last({_quoted(e)})")
@@ -308,7 +338,7 @@ class _Clocks:
             "NLC405",
             f"{names} {ticks} faster than level `{level.name}` ({level.clock})",
             span,
-            "which of its values in a period is meant?",
+            f"which of its values in a {'step' if samples else 'period'} is meant?",
             related=[Label(at, "and of this") for n, at in others if at.source is span.source],
             helps=[help],
         )

@@ -31,7 +31,7 @@ def cycles(system: System, report: Report) -> None:
                 places.setdefault((source, reader), node.span)
             stack.extend((a, within(node, clock)) for a in node.args)
 
-    base = TOKEN if system.context == "tokens" else STEP
+    base = STEP if system.trains else TOKEN
     asked = {c.marks for c in system.declared.values()}  # in every tick
     for name, flow in system.flows.items():
         note(f"flow {name}", flow.expr, base if name in asked else flow.expr.type.clock)
@@ -69,7 +69,7 @@ def _report_cycle(system: System, cycle: list[str], places: dict, report: Report
     who = " and ".join(f"`{n}`" for n in shown[:3])
     kind = "level" if levels else "flow"
     subject = f"{kind}s {who} need each other" if len(shown) > 1 else f"{kind} {who} needs itself"
-    unit = "step" if system.context != "tokens" else "token"
+    unit = "step" if system.trains else "token"
     past = f"prev({source})"
     if span.text.startswith(f"{source}("):
         past += span.text[len(source) :]

@@ -2,7 +2,8 @@
 
 B = T + retain ∘ (M_prev − T)        P = B, or the state at the last anchor boundary
 gd    M = T + decay ∘ (B − T) − lr ∘ ∇ℓ(P)
-dgd   for each weight w: as gd, and − lr (B_w x_w) x_wᵀ, x_w the weight's input at P (eqs. 56, 88, 113)
+dgd   for each weight w: as gd, and − lr (B_w x_w) x_wᵀ, x_w the weight's input at P (eqs. 56, 88, 113);
+      exact: by the way from B to the minimum of ⟨∇ℓ(P), Φ⟩ + ½‖Φ x_w‖² + ½‖Φ − B‖²/lr, over all samples of a layer
 prox  M = argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ B)/√lr‖², in closed form where ℓ is quadratic in Φ
 """
 
@@ -16,7 +17,7 @@ from nlc.ir.expr import Expr, part, rewrite, substitute, walk
 from nlc.ir.ops import OPS, NotDifferentiable, add, div, fill, leaf, make, mul, num, sub
 from nlc.ir.shapes import ShapeError
 from nlc.ir.system import Level, State, System
-from nlc.ir.types import Type, fastest
+from nlc.ir.types import SAMPLE, Clock, Type, fastest
 from nlc.ir.update import Step, Update
 from nlc.passes.affine import NotAffine, affine
 from nlc.passes.infer.shapes import never_learns
@@ -372,7 +373,10 @@ class _Level:
             },
         )
         bias = s.dims == () or len(s.dims) == 1
-        if exact is not None and exact.attr is True:
+        exactly = exact is not None and exact.attr is True
+        if exactly and (several := self._keys(s)) is not None:
+            return self._exactly(s, x, lr, several)
+        if exactly:
             length = num(1.0) if bias else make("sqnorm", x)
             lr = div(lr, add(num(1.0), mul(lr, length)))
         base = self._leaf(s, "base")
@@ -382,18 +386,45 @@ class _Level:
             erased = make("outer", make("matmul", base, x), x)
         else:  # one key a column: each erases
             erased = make("matmul", make("matmul", base, x), make("T", x))
-        gathered = self._gathered(s, erased)
-        if gathered is not erased and exact is not None and exact.attr is True:
+        stepped = self._gd(s, found, lr)
+        return sub(stepped, mul(lr, self._gathered(s, erased)))
+
+    def _keys(self, s: State) -> Clock | None:
+        """The clock of a state's keys where its step has several; None where it has one."""
+        one = num(1.0)
+        gathered = self._gathered(s, one)
+        if gathered is one:
+            return None
+        return next(n for n in walk(gathered) if n.op in ("total", "recent")).args[0].type.clock
+
+    def _exactly(self, s: State, x: Expr, lr: Expr, keys: Clock) -> Expr | None:
+        """The minimum for all samples at once, C their Σ x xᵀ: T + decay ∘ (B − T) − lr (∇ℓ + B C)(I + lr C)⁻¹."""
+        wrong = None
+        if keys != SAMPLE:
+            wrong = ("one for each tick", "the exact step of several is no sum")
+            help = "leave `exact` out, or let the level tick as often as its keys"
+        elif lr.type.dims != ():
+            wrong = ("one for each sample", "their exact step takes one `lr`, this has many")
+            help = "leave `exact` out, or give it a scalar"
+        if wrong is not None:
             self.report.add(
                 "NLC503",
-                f"`dgd(…, exact=true)` takes one key, and `{s.name}` has one for each tick",
+                f"`dgd(…, exact=true)` takes one key, and `{s.name}` has {wrong[0]}",
                 self.level.rule.span,
-                "the exact step of several is no sum",
-                helps=["leave `exact` out, or let the level tick as often as its keys"],
+                wrong[1],
+                helps=[help],
             )
             return None
-        stepped = self._gd(s, found, lr)
-        return sub(stepped, mul(lr, gathered))
+        base = self._leaf(s, "base")
+        kept = self._decayed(s, base, base)
+        if len(s.dims) < 2:
+            count = self._gathered(s, num(1.0))
+            slope = add(self._gradient(s), mul(count, base))
+            return sub(kept, mul(div(lr, add(num(1.0), mul(lr, count))), slope))
+        C = self._gathered(s, make("outer", x, x))
+        slope = add(self._gradient(s), make("matmul", base, C))
+        damped = add(make("identity", C), mul(lr, C))
+        return sub(kept, mul(lr, make("T", make("solve", damped, make("T", slope)))))
 
     def _gathered(self, s: State, erased: Expr) -> Expr:
         """What is erased, over the same ticks as the objective: one term for each key (language §3)."""

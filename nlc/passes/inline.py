@@ -103,10 +103,11 @@ class _Inline:
     def _routed(self, level: Level, state: State) -> Rule | None:
         """The rule for a tensor of this shape, where the system says which tensors it takes."""
         rule = level.rule
-        if state.trained and rule.system.routes and self._kind is None:
+        any_shape = state.trained and any(isinstance(d, Like) for d in state.dims)
+        if any_shape and rule.system.routes and self._kind is None:
             return self._unknown_kind(rule, state)
         for kind, other in rule.system.routes:
-            named = kind in (self._kind, "rest") if state.trained else None
+            named = kind in (self._kind, "rest") if any_shape else None
             if not (ROUTES[kind].takes(state.dims) if named is None else named):
                 continue
             if other is None:

@@ -77,7 +77,7 @@ def link(system: System) -> nx.DiGraph:
 
 
 def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
-    """A token system trained by a gradient system: its slow weights are the tensor that the other trains."""
+    """A token system trained by a gradient or layer system: its slow weights are the tensor that the other trains."""
     slow = tokens.graph["slow"]
     clash = (set(tokens) - {slow}) & set(gradients)
     rename = {n: f"{gradients.graph['system']}.{n}" if n in clash else n for n in gradients}
@@ -92,11 +92,8 @@ def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
         if n != slow:
             graph.add_node(n, **data)
     for n, data in gradients.nodes(data=True):
-        size = (
-            tokens.nodes[slow]["size"]
-            if slow and data["shape"].startswith("like(")
-            else data["size"]
-        )
+        alike = data["kind"] == "trained" or data["shape"].startswith("like(")
+        size = tokens.nodes[slow]["size"] if slow and alike else data["size"]
         graph.add_node(rename[n], **{**data, "size": size})
     for a, b, data in tokens.edges(data=True):
         if slow not in (a, b):
@@ -140,7 +137,7 @@ def order(graph: nx.DiGraph) -> None:
 def level_reads(system: System, level: Level) -> Reads:
     """What one tick of a level needs."""
     seen: Seen = {}
-    total, base = Reads(), TOKEN if system.context == "tokens" else STEP
+    total, base = Reads(), STEP if system.trains else TOKEN
     for e in level.expressions:
         total.merge(_reads(system, e, level.clock, seen))
     for clock in level.clocks:
@@ -192,8 +189,8 @@ def _reads(system: System, e: Expr, clock: Clock, seen: Seen) -> Reads:
             out.outer |= {owner} if owner else set()
         elif node.op == "gradient":
             out.note(system.gradients[node.attr].level, "previous-tick")
-        elif node.op == "g":
-            out.gradient = True
+        elif node.op == "g" or (node.op == "input" and system.trains):
+            out.gradient = True  # or what a layer's samples bring with it
         inside = within(node, clock)
         stack.extend((a, inside, delayed or node.op == "delay") for a in node.args)
     return out

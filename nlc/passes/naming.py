@@ -16,6 +16,7 @@ _WORDS = {
     "outer": "{0}_outer_{1}",
     "div": "{0}_over_{1}",
     "dot": "{0}_dot_{1}",
+    "outer_over_samples": "{0}_{1}",
 }
 
 
@@ -66,6 +67,10 @@ def describe(e: Expr, of: str = "") -> str:
         return str(e.attr).replace(".", "_")
     if e.op in ("num", "bool") or not e.args:
         return e.op
+    if e.op == "div" and e.args[1].op == "size":  # a mean
+        return describe(e.args[0], of)
+    if e.op == "over_samples":
+        return describe(e.args[0], of)
     parts = [describe(a) for a in e.args if a.op != "num"]
     text = (
         _WORDS[e.op].format(*parts)

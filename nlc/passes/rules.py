@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from nlc.ir.expr import Expr
 from nlc.ir.program import Group
-from nlc.ir.system import Level, Rule, System
+from nlc.ir.system import Level, Memory, Rule, System
+from nlc.ir.types import STEP, Like
 from nlc.passes.instance import Instance
 
 
 def rules(system: System) -> dict[str, System]:
     """Systems by kind of tensor (``applies_to``), or by the name of the rule (levels on the outer loss)."""
-    if system.context == "gradients":
+    if system.trains:
         return {
             kind: _route(system, kind, rule) for kind, rule in system.routes if rule is not None
         }
@@ -30,20 +31,24 @@ def groups(system: System) -> tuple[Group, ...]:
 
 
 def _route(system: System, kind: str, rule: Rule) -> System:
-    """The same hypers, and one level: the trained tensor with another rule."""
+    """The same hypers, and one level: the trained tensor, of any shape, with another rule."""
     trained = next(x for x in system.levels.values() if x.memory.kind == "trained")
+    states = tuple(replace(s, dims=(Like(trained.name),)) for s in trained.states)
+    memory = Memory("trained", states, text="the trained tensor")
     variable = Expr("state", (), (trained.name, "var"), None, rule.span)
     gradient = Expr("g", (), None, None, rule.span)
     level = Level(
         trained.name,
         rule.span,
-        trained.clock,
-        trained.memory,
+        STEP,
+        memory,
         objective=Expr("dot", (variable, gradient), None, None, rule.span),
         rule=rule,
     )
     return replace(
         system,
+        context="gradients",
+        inputs={},
         name=f"{system.name}_{kind}",
         doc=f"What {system.name} does to {kind}: {rule.name}.",
         ref="",

@@ -7,7 +7,7 @@ What reads other ticks, ``prev`` or a sum over a period, is evaluated in those t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nlc.ir.expr import Expr
 from nlc.ir.system import Level, System
-from nlc.ir.types import STEP, TOKEN, Clock, Dim, Dims, Like, Number
+from nlc.ir.types import SAMPLE, STEP, TOKEN, Clock, Dim, Dims, Like, Number
 from nlc.runtime.operations import OPERATIONS, SLOPES, aligned
 
 States = dict[str, Tensor]
@@ -74,6 +74,16 @@ class Place:
         """Another tick, with the same names bound."""
         share *= self.share
         return Place(tick, clock, self.level, self.bound, inputs=self.inputs, share=share)
+
+    def samples(self, mean: bool, ticks: list[Tick]) -> Iterator[Place]:
+        """One place for every sample of these ticks; what came in is that sample's there."""
+        came = [{name: x for name, x in t.given.items() if name != "g"} for t in ticks]
+        count = sum(len(next(iter(x.values()))) for x in came)
+        for tick, whole in zip(ticks, came, strict=True):
+            for values in zip(*whole.values(), strict=True):
+                own = {("input", name): x for name, x in zip(whole, values, strict=True)}
+                there = self.at(tick, SAMPLE, 1 / count if mean else 1.0)
+                yield replace(there, bound={**self.bound, **own}, values={})
 
 
 class Expressions:
@@ -179,6 +189,10 @@ class Expressions:
         level = self.system.levels[at.level]
         resets = level.reset
         period = self.period(clock, at.tick, resets.every if resets is not None else None)
+        if own == SAMPLE:
+            found = list(at.samples(kind == "mean", period))
+            share = 1 / len(found) if kind == "mean" else 1.0
+            return share * sum(self.value(inner, place) for place in found)
         ticks = [t for t in period if self.ticks(own, t)]
         share = 1 / max(len(ticks), 1) if kind == "mean" else 1.0
         if inner.op == "objective" and inner.attr == level.through:
@@ -228,6 +242,14 @@ class Expressions:
             there = Place(tick, at.clock, at.level, aged, inputs=at.inputs, share=at.share * share)
             parts.append(self.value(inner, there))
         return sum(parts)
+
+    def _flow(self, e: Expr, at: Place) -> Tensor:
+        """A flow as its reader's tick has it; of a sample, as that sample does."""
+        inner, there = self.system.flows[e.attr].expr, at.tick.read_by(at.clock, at.level)
+        if e.type.clock == SAMPLE:
+            own = {name: x for name, x in at.bound.items() if name[0] == "input"}
+            there = replace(there, bound=own, values={})
+        return self.value(inner, there)
 
     def _index(self, e: Expr, at: Place) -> Tensor:
         """``head``; ``pos``, tokens from 0; ``t``, a level's own ticks from 1: in its step, of the tick that comes."""
@@ -425,9 +447,7 @@ LEAVES: dict[str, Callable[[Expressions, Expr, Place], Tensor]] = {
     "size": lambda self, e, at: self.number(self.size(e.attr)),
     "input": lambda self, e, at: at.tick.given[e.attr],
     "g": lambda self, e, at: at.tick.given["g"],
-    "flow": lambda self, e, at: self.value(
-        self.system.flows[e.attr].expr, at.tick.read_by(at.clock, at.level)
-    ),
+    "flow": Expressions._flow,
     "weight": lambda self, e, at: self.weight(e.attr, e.type.head),
     "initial": lambda self, e, at: self.start[e.attr],
     "state": Expressions._state,

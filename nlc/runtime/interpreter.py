@@ -251,6 +251,8 @@ class Interpreter(Expressions):
         slopes, inputs = self._sloped(level, at.tick)
         lr, kept = self.argument(level, "lr", at), self.decayed(level, at, B)
         exact = level.rule.args.get("exact")
+        if exact is not None and exact.attr is True and max(map(len, inputs.values())) > 1:
+            return self._towards(B, kept, slopes, inputs, lr)
         M = {}
         for n in B:
             erased = torch.zeros_like(B[n])
@@ -264,18 +266,50 @@ class Interpreter(Expressions):
             M[n] = kept[n] - OPERATIONS["mul"](self.lead, lr[n], slopes[n] + erased)
         return M
 
+    def _towards(
+        self, B: States, kept: States, slopes: States, inputs: Inputs, lr: States
+    ) -> States:
+        """T + decay ∘ (B − T), and the way from B to argmin_Φ ⟨∇ℓ(P), Φ⟩ + ½ Σ ‖Φ x‖² + ½‖Φ − B‖²/lr."""
+
+        def loss(M: States) -> Tensor:
+            total = sum((slopes[n].detach() * x).sum() for n, x in M.items())
+            for n, found in inputs.items():
+                for often, x in found:
+                    held = M[n] if x is None else matmul(self.lead, M[n], x.detach())
+                    total = total + 0.5 * often * held.square().sum()
+            return total
+
+        least = self._nearest(B, lr, loss)
+        return {n: kept[n] + least[n] - B[n] for n in B}
+
     def prox(self, level: Level, at: Place, B: States) -> States:
         """argmin_Φ ℓ(Φ) + ½‖(Φ − D)/√lr‖², D = decay ∘ B: Newton's one step, exact for a quadratic."""
         D, lr = self.decayed(level, at, B), self.argument(level, "lr", at)
+
+        def loss(point: States) -> Tensor:
+            return self.value(level.objective, at.where("var", point)).sum()
+
+        def seen(slopes: States) -> None:
+            if self.observe is not None:
+                self.observe(level, at.where("base", D), slopes)
+
+        return self._nearest(D, lr, loss, seen)
+
+    def _nearest(
+        self,
+        D: States,
+        lr: States,
+        loss: Callable[[States], Tensor],
+        seen: Callable[[States], None] = lambda slopes: None,
+    ) -> States:
+        """argmin_Φ of a quadratic loss and ½‖(Φ − D)/√lr‖²; ``seen`` is told of the slopes at D."""
         near = {
             n: OPERATIONS["div"](self.lead, torch.ones_like(x), lr[n]).flatten(self.lead)
             for n, x in D.items()
         }
         point = {n: variable(x) for n, x in D.items()}
-        loss = self.value(level.objective, at.where("var", point)).sum()
-        slopes = _slopes(loss, list(point.values()))
-        if self.observe is not None:
-            self.observe(level, at.where("base", D), dict(zip(point, slopes)))
+        slopes = _slopes(loss(point), list(point.values()))
+        seen(dict(zip(point, slopes)))
         flat = torch.cat([g.flatten(self.lead) for g in slopes], -1)
         rows = []
         for i in range(flat.shape[-1]):

@@ -187,6 +187,7 @@ OPERATIONS: dict[str, Operation] = {
     "qr": _qr,
     "diag": lambda lead, x: x[..., :, None] * torch.eye(x.shape[-1]).to(x),
     "diagonal": lambda lead, x: (x * torch.eye(x.shape[-1]).to(x)).sum(-1),
+    "identity": lambda lead, A: torch.eye(A.shape[-1], dtype=A.dtype).expand_as(A),
     "softmax": lambda lead, x: x.softmax(-1),
     "l2norm": _l2norm,
     "rmsnorm": _rmsnorm,

@@ -35,15 +35,22 @@ class Part:
 
     @classmethod
     def of(
-        cls, label: str, made: type, given: dict[str, Any], view: View, named: list[tuple]
+        cls,
+        label: str,
+        made: type,
+        given: dict[str, Any],
+        view: View,
+        named: list[tuple],
+        layers: Sequence[nn.Module],
     ) -> Part:
-        """ValueError for hypers that the class has not."""
+        """ValueError for hypers that the class has not; ``layers`` are watched if it takes samples."""
         _known(label, made, given)
         if view.steps and given.get("differentiable"):
             raise ValueError(f"{label}: a view shows values, so it is not differentiable")
         names, params = [n for n, _ in named], [p for _, p in named]
         shown = [[nn.Parameter(x) for x in view(p.detach())] for p in params] if view.steps else []
-        optimizer = made([x for xs in shown for x in xs] or params, **given)
+        watched = [layers] if hasattr(made, "watch") else []
+        optimizer = made([x for xs in shown for x in xs] or params, *watched, **given)
         return cls(label, made, given, view, names, optimizer, shown)
 
     @property
@@ -134,13 +141,16 @@ class Routed(Optimizer):
             known = ", ".join(dict.fromkeys(x.label for x in self.parts))
             raise ValueError(f"there is no route {label!r}; there are {known}")
         given = {k: x for k, x in param_group.items() if k not in ("params", "route")}
-        part = Part.of(label, like.made, {**like.given, **given}, like.view, named)
+        layers = [*getattr(like.optimizer, "hooks", ())]
+        part = Part.of(label, like.made, {**like.given, **given}, like.view, named, layers)
         super().add_param_group({"params": named, **part.hypers, "route": label})
         self.parts.append(part)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of every route; ``closure`` computes the loss anew, once."""
+        if getattr(self, "found_inf", None) is not None:
+            raise RuntimeError("samples of layers under routes stay scaled: use no GradScaler")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -149,6 +159,21 @@ class Routed(Optimizer):
             part.step(group)
         self._link()
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's; samples of layers go with the gradients."""
+        super().zero_grad(set_to_none)
+        for part in self._watching:
+            part.optimizer.forget()
+
+    @property
+    def _watching(self) -> list[Part]:
+        return [x for x in self.parts if hasattr(x.made, "watch")]
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What GradScaler asks for; ``step`` then says that it cannot."""
+        return bool(self._watching)
 
     def _link(self) -> None:
         self.state.clear()
@@ -205,6 +230,8 @@ def routed(model: nn.Module, *routes: Any, rest: Any, tell: Callable[[str], None
     for module in model.modules():
         for p in module.parameters(recurse=False):
             owners.setdefault(id(p), []).append(type(module))
+    linear = {f"{n}.weight" if n else "weight": m for n, m in model.named_modules()}
+    layers = {n for n, m in linear.items() if isinstance(m, nn.Linear)}
     asked = [x if isinstance(x, Route) else Route(x) for x in (*routes, rest) if x is not None]
     trainers = [Trainer.of(x.system) for x in asked]
     taken: dict[str, int] = {}
@@ -212,7 +239,7 @@ def routed(model: nn.Module, *routes: Any, rest: Any, tell: Callable[[str], None
         _each_finds(x, named, owners)
         last = i == len(routes)
         meets = [n for n, p in named.items() if x.meets(n, p, owners[id(p)])]
-        fits = [n for n in meets if _fits(n, named[n], x, trainer, last)]
+        fits = [n for n in meets if _fits(n, named[n], x, trainer, last, n in layers)]
         mine = [n for n in fits if n not in taken]
         if not mine and not last:
             why = "no parameter meets all that it asks for"
@@ -231,17 +258,20 @@ def routed(model: nn.Module, *routes: Any, rest: Any, tell: Callable[[str], None
         labels[trainer.name] += 1
         again = f"-{labels[trainer.name]}" if labels[trainer.name] > 1 else ""
         mine = [(n, p) for n, p in named.items() if taken[n] == i]
-        parts.append(Part.of(trainer.name + again, trainer.made, x.hypers, x.view, mine))
+        label = trainer.name + again
+        parts.append(Part.of(label, trainer.made, x.hypers, x.view, mine, [model]))
     made = Routed(parts, named, left)
     if tell is not None:
         tell(str(made))
     return made
 
 
-def _fits(name: str, p: Tensor, x: Route, trainer: Trainer, last: bool) -> bool:
-    """Whether a system takes all that it would see of a parameter."""
+def _fits(name: str, p: Tensor, x: Route, trainer: Trainer, last: bool, layer: bool) -> bool:
+    """Whether a system takes all that it would see of a parameter; samples are those of a weight as it is."""
+    if trainer.watches and x.view.steps:
+        raise ValueError(f"{trainer.name} takes samples of layers, of which no view shows a part")
     try:
-        return all(trainer.takes(y, whole=last) for y in x.view(p.detach()))
+        return all(trainer.takes(y, whole=last, layer=layer) for y in x.view(p.detach()))
     except NoAxis:
         return False
     except ValueError as error:
@@ -261,7 +291,7 @@ def _each_finds(x: Route, named: dict[str, Tensor], owners: dict[int, list[type]
 
 
 def _known(label: str, made: type, hypers: dict[str, Any]) -> None:
-    known = list(inspect.signature(made.__init__).parameters)[2:]
+    known = [x for x in list(inspect.signature(made.__init__).parameters)[2:] if x != "layers"]
     for name in hypers:
         if name not in known:
             close = nearest(name, known)

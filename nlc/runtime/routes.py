@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlc.base.diagnostics import nearest
 from nlc.ir.types import Dim
-from nlc.lib.rules import ROUTES
+from nlc.lib.rules import LAYERS, ROUTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from nlc.pipeline import Spec
 
 System = "str | os.PathLike[str] | Spec | type"
+
+
+KINDS = [name for name, kind in ROUTES.items() if not kind.context]
 
 
 class NoAxis(ValueError):
@@ -107,9 +110,9 @@ class Route:
         self.names, self.modules, self.kinds = _several(names), _several(modules), _several(kinds)
         self.view = View.of(view)
         for kind in self.kinds:
-            if kind not in ROUTES:
-                close = nearest(kind, ROUTES)
-                hint = f"did you mean {close!r}?" if close else f"there are {', '.join(ROUTES)}"
+            if kind not in KINDS:
+                close = nearest(kind, KINDS)
+                hint = f"did you mean {close!r}?" if close else f"there are {', '.join(KINDS)}"
                 raise ValueError(f"there is no kind of tensors {kind!r}; {hint}")
 
     def meets(self, name: str, p: Tensor, owners: Sequence[type]) -> bool:
@@ -146,16 +149,27 @@ class Trainer:
         from nlc.pipeline import Spec, load
 
         spec = system if isinstance(system, Spec) else load(system)
-        if spec.system.context != "gradients":
+        if not spec.system.trains:
             raise ValueError(f"{spec.system.name} is a system over tokens, which trains no tensors")
         return cls(spec.system.name, spec.compile(), spec)
 
-    def takes(self, x: Tensor, whole: bool = False) -> bool:
-        """Whether its own rule is for such a tensor; ``whole``: or any rule that its spec names for a kind."""
+    @property
+    def watches(self) -> bool:
+        """Whether it takes samples of linear layers."""
+        return hasattr(self.made, "watch")
+
+    def takes(self, x: Tensor, whole: bool = False, layer: bool = False) -> bool:
+        """Whether its own rule is for such a tensor; ``whole``: or any rule that its spec names for a kind.
+
+        ``layer``: it is the weight of a linear layer.
+        """
         if self.spec is None:
-            return True
+            return layer or whole or not self.watches
         routes = self.spec.system.routes
         if routes:
-            rules = [rule for kind, rule in routes if ROUTES[kind].takes(_dims(x))]
+            kinds = {k: ROUTES[k].takes(_dims(x)) for k, _ in routes} | {LAYERS: layer}
+            rules = [rule for kind, rule in routes if kinds[kind]]
             return bool(rules) and (whole or rules[0] is None)
+        if self.watches:
+            return layer
         return x.ndim == 2 or not self.spec.program().matrices

@@ -46,7 +46,7 @@ def _computed(root: Mapping, report: Report) -> Mapping:
     """``outputs`` with expressions stands for ``output`` where there is none."""
     given = {key.text: node for key, node in root.entries}
     context = given.get("context")
-    gives = isinstance(context, Scalar) and context.text != "gradients"
+    gives = isinstance(context, Scalar) and context.text == "tokens"
     if "output" in given or not gives:
         return root
     hypers = given.get("hyper")

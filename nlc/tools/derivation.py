@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.ir.expr import Expr, rewrite
+from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.notation import Notation
 from nlc.ir.system import Level, System
 from nlc.ir.update import Named, Update
@@ -40,6 +40,7 @@ SIGNS = {
     "Diag": "a diagonal matrix: a factor for each key channel (behind a matrix) or value channel (before it)",
     "silu′": "the derivative of a function",
     "Σ_t": "a sum over the ticks since the level last stepped",
+    "Σ_s": "a sum over the samples of a layer",
     "NS₅": "`newton_schulz` of 5 steps",
     "CG₅": "`solve` by 5 steps of conjugate gradients",
 }
@@ -208,6 +209,8 @@ def _chain(n: Notation, update: Update, state: str, latex: bool) -> list[Row]:
 def _formula(level: Level, n: Notation, base: str, at: str, latex: bool) -> str:
     kind = RULES[level.rule.name]
     text = kind.latex if latex else kind.formula
+    if (switch := level.rule.args.get("exact")) is not None and switch.attr is True:
+        return _exact(level, n, base, at)
     if "decay" not in level.rule.args:
         text = text.replace(r"\mathrm{decay} \circ {B}", "{B}").replace("decay ∘ {B}", "{B}")
     target = ""
@@ -219,6 +222,27 @@ def _formula(level: Level, n: Notation, base: str, at: str, latex: bool) -> str:
             else text.replace(r"\circ {B}", r"\circ ({B} - T)")
         )
     return text.replace("{T}", target).replace("{B}", base).replace("{P}", at)
+
+
+def _exact(level: Level, n: Notation, base: str, at: str) -> str:
+    """The minimum that an exact step leads to, over all samples where there are several."""
+    kind, latex = RULES[level.rule.name], n.latex
+    key = r"\lVert \Phi x \rVert^2" if latex else "‖Φ x‖²"
+    totals = (e for e in walk(level.objective) if e.op == "total")
+    over = next((e for e in totals if any(x.op == "state" for x in walk(e))), None)
+    if over is not None:
+        key = n.over(over, key)
+    target = "" if level.toward is None else "T + "
+    around = base if level.toward is None else f"({base} {n.minus} T)"
+    decay = r"\mathrm{decay} \circ " if latex else "decay ∘ "
+    decayed = f"{target}{decay}{around}" if "decay" in level.rule.args else ""
+    text = kind.exact_latex if latex else kind.exact
+    if not decayed:  # then Φ is the new state
+        text = text.partition(r"\ \Phi = " if latex else "Φ = ")[2]
+    said = {"{T}": "", "{D}": decayed, "{B}": base, "{P}": at, "{K}": key}
+    for mark, value in said.items():
+        text = text.replace(mark, value)
+    return text
 
 
 def _rule(level: Level, n: Notation) -> str:

@@ -261,7 +261,7 @@ EXAMPLES.update(
             bad=((OBJECTIVE, "objective: 0.5 * sqnorm(tanh(S(key)) - value)"),),
             plan={"S": "chunked"},
         ),
-        "NLC701": of("context: tokens", "context: layers"),
+        "NLC701": of("levels:", "grad_at: W\nlevels:", base=GRADIENTS),
         "NLC702": Example(
             bad=(("dot(W, g)", "dot(W, g / (1 + norm(g)))"),),
             base=GRADIENTS,

@@ -128,7 +128,8 @@ def _stored(m: MemoryKind) -> Facts:
     facts: Facts = {
         "tensors": ", ".join(f"`{s}`" for s in states),
         "M(z)": f"`{read}`" if read else "attention" if m.name == "cache" else "",
-        "in": m.context or "tokens, gradients",
+        "in": {"gradients": "gradients, layers"}.get(m.context, m.context)
+        or "tokens, gradients, layers",
     }
     return facts
 

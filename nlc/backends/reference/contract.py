@@ -1,7 +1,9 @@
 """What every generated optimizer does for its groups and tensors, as text: ``torch.optim``'s contract.
 
 Lines that begin with ``fused:`` are there only in files that have a compiled form, with ``joins:`` only where a rule
-can take tensors together, with ``kernels:`` only where one is a kernel. CLASS is the name of the class.
+can take tensors together, with ``kernels:`` only where one is a kernel, with ``layers:`` only where samples of linear
+layers are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are. CLASS is the
+name of the class.
 """
 
 from __future__ import annotations
@@ -35,6 +37,12 @@ MATRICES = (
     "in which ``newton_schulz`` multiplies, such as torch.bfloat16 on a GPU; None: as the spec says.",
 )
 
+WATCHED = (
+    "nn.Module | Iterable[nn.Module]",
+    "the model, or some of its modules: hooks on each ``nn.Linear`` in them capture what goes in and the gradient at"
+    " what comes out. ``watch`` adds more, ``unwatch`` ends it.",
+)
+
 GROUPS = '''
 def add_param_group(self, param_group: dict) -> None:
     """Adds a group. ValueError for an unknown rule, hypers that it lacks, a wrong period."""
@@ -49,6 +57,7 @@ def add_param_group(self, param_group: dict) -> None:
     self.check_group({**self.defaults, **param_group})
     super().add_param_group(param_group)
     self.settle(self.param_groups[-1])
+alone:    self.find_rules(self.param_groups[-1])
 
 def load_state_dict(self, state_dict: dict) -> None:
     """As torch's, but memories keep their formats. ValueError for a rule that is not there."""
@@ -86,7 +95,9 @@ def settle(self, group: dict) -> None:
             group[key] = number.to(group["params"][0].device)
 
 def __getstate__(self) -> dict:
-    return {**super().__getstate__(), "rules": self.rules}
+plain:    return {**super().__getstate__(), "rules": self.rules}
+layers:    kept = {"rules": self.rules, "names": self.names, "hooks": {}}
+layers:    return {**super().__getstate__(), **kept, "samples": {W: [] for W in self.samples}}
 
 def __setstate__(self, state: dict) -> None:
     super().__setstate__(state)
@@ -102,6 +113,8 @@ def step(self, closure: Callable[[], float] | None = None) -> float | None:
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
+layers:    if getattr(self, "found_inf", None) is not None and not self.unscaled():
+layers:        return loss
     for group in self.param_groups:
 joins:        together = {}
 kernels:        launches = {}
@@ -125,6 +138,7 @@ joins:                continue
             if new is not W:
                 group["params"][i] = new
                 self.state[new] = self.state.pop(W)
+layers:                self.samples[new] = self.samples.pop(W, [])
 kernels:        for (rule, *_), tensors in launches.items():
 kernels:            self.launched(rule, tensors, group)
 joins:        for (rule, *_), tensors in together.items():
@@ -133,6 +147,7 @@ joins:                if len(some) > 1:
 joins:                    self.stepped_as_one(rule, some, group)
 joins:                else:
 joins:                    self.stepped(some[0], group)
+layers:    self.forget()
     return loss
 
 joins:def joins(self, W: Tensor, group: dict) -> tuple | None:
@@ -177,6 +192,9 @@ def stepped(self, W: Tensor, group: dict) -> Tensor:
     given = {key: group[key] for key in rule.HYPERS}
     dtype = torch.promote_types(W.dtype, group["state_dtype"] or torch.float32)
     dtype = torch.promote_types(dtype, torch.float32)  # in which the step is computed
+layers:    samples = self.samples_of(W, dtype) if rule is type(self) else {}
+layers:    if samples is None:
+layers:        return W
     if not state:
         state.update(rule.initial_state(W.to(dtype), **given))
         for key, x in state.items():
@@ -186,17 +204,23 @@ def stepped(self, W: Tensor, group: dict) -> Tensor:
                 state[key] = W.new_full((), x, dtype=torch.float64)
     g = (-W.grad if group["maximize"] else W.grad).to(dtype)
     if group["period"] > 1:
+layers:        samples = so_far(samples, state, group["period"])
         g = gathered(g, state, group["period"])
         if g is None:
             return W
+layers:    if samples:
+layers:        count = len(samples["x"])
+layers:        samples["delta"] = samples["delta"] * (-count if group["maximize"] else count)
     if self.error_if_nonfinite:
-        all_finite(rule, g=g)
+plain:        all_finite(rule, g=g)
+layers:        all_finite(rule, g=g, **samples)
 fused:    if hasattr(rule, "advance"):
 fused:        apart = group["capturable"] or group["differentiable"]
 fused:        once = group["fused"] and W.numel() >= BLOCK
 fused:        given["run"] = one_pass if once else out_of_place if apart else None
     memory = {key: widened(x, dtype) for key, x in state.items()}
-    new = rule.update(W.to(dtype), g, memory, **given)
+plain:    new = rule.update(W.to(dtype), g, memory, **given)
+layers:    new = rule.update(W.to(dtype), g, memory, **given, **samples)
     if self.error_if_nonfinite:
         all_finite(rule, **memory, W=new)
     for key, x in memory.items():
@@ -212,4 +236,83 @@ fused:        given["run"] = one_pass if once else out_of_place if apart else No
         state["seed"] = following(seed)
         new = rounded(new, W.dtype, seed)
     return W if new is W else W.copy_(new)
+'''
+
+LAYERS = '''
+_step_supports_amp_scaling = True  # what GradScaler asks for: samples are scaled too
+
+def watch(self, layers: nn.Module | Iterable[nn.Module]) -> None:
+    """Hooks on every ``nn.Linear`` in these modules, which capture its samples."""
+    for module in (m for root in several(layers) for m in root.modules()):
+        if isinstance(module, nn.Linear) and module not in self.hooks:
+            self.samples.setdefault(module.weight, [])
+            self.hooks[module] = module.register_forward_hook(self.capture)
+
+def unwatch(self) -> None:
+    """Takes the hooks away, and the samples."""
+    for hook in self.hooks.values():
+        hook.remove()
+    self.hooks.clear()
+    self.forget()
+
+alone:def find_rules(self, group: dict) -> None:
+alone:    """ValueError for parameters that nothing here trains."""
+alone:    lost = [W for W in group["params"] if self.rule_of(W, group) is None]
+alone:    if lost:
+alone:        self.param_groups.pop()
+alone:        named = ", ".join(self.names.get(W, f"one of shape {list(W.shape)}") for W in lost)
+alone:        raise ValueError(f"CLASS trains the weights of linear layers that it watches, not {named}")
+alone:
+def forget(self) -> None:
+    """No samples, as before the forward pass."""
+    for found in self.samples.values():
+        found.clear()
+
+def zero_grad(self, set_to_none: bool = True) -> None:
+    """As torch's; samples go with the gradients."""
+    super().zero_grad(set_to_none)
+    self.forget()
+
+def capture(self, module: nn.Linear, args: tuple[Tensor, ...], y: Tensor) -> None:
+    """Keeps what goes in and, on the way back, the gradient at what comes out; not in eval()."""
+    if not module.training or not y.requires_grad or not module.weight.requires_grad:
+        return
+    (x,), found = args, self.samples.setdefault(module.weight, [])
+
+    def keep(slope: Tensor) -> None:
+        pair = (x, slope) if slope.requires_grad else (x.detach(), slope)
+        found.append([z.reshape(-1, z.shape[-1]) for z in pair])
+
+    y.register_hook(keep)
+
+def samples_of(self, W: Tensor, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """x [N, in] and delta [N, out] since the last step; None for a layer that was not used.
+
+    A rule is given N times this delta, so that the mean of delta xᵀ is the gradient by W: where
+    the loss is a mean over samples, that is the gradient of each one's own loss.
+    """
+    found = self.samples.get(W)
+    if not found:
+        if not W.grad.any():
+            return None
+        name = self.names.get(W, f"a weight of shape {list(W.shape)}")
+        raise RuntimeError(
+            f"{name} has a gradient but no samples ({declared(self, 'W')}): its layer is not"
+            " watched, or was in eval(), or not called as a module; or a step has used them up"
+        )
+    x, delta = (torch.cat([z.to(dtype) for z in parts]) for parts in zip(*found, strict=True))
+    if getattr(self, "grad_scale", None) is not None:
+        delta = delta / self.grad_scale
+    return {"x": x, "delta": delta}
+
+def unscaled(self) -> bool:
+    """Undoes a GradScaler's scale; False where it found gradients that are not finite."""
+    if self.grad_scale is None:
+        raise RuntimeError("unscale_ leaves the samples scaled: let GradScaler.step undo it")
+    if self.found_inf.item():
+        self.forget()
+        return False
+    for W in (W for group in self.param_groups for W in group["params"] if W.grad is not None):
+        W.grad.div_(self.grad_scale)
+    return True
 '''

@@ -209,7 +209,7 @@ _USES = {
     "import triton.language": "tl.",
 }
 _NAMES = (
-    ("collections.abc", ("Callable", "Iterator", "Sequence"), "["),
+    ("collections.abc", ("Callable", "Iterable", "Iterator", "Sequence"), "["),
     ("concurrent.futures", ("ThreadPoolExecutor",), "("),
     ("functools", ("partial",), "("),
     ("pathlib", ("Path",), "("),

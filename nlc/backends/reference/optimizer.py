@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nlc.backends.reference import hypers
-from nlc.backends.reference.contract import GROUPS, MATRICES, OPTIONS, STEP
+from nlc.backends.reference.contract import GROUPS, LAYERS, MATRICES, OPTIONS, STEP, WATCHED
 from nlc.backends.reference.file import (
     class_name,
     close_file,
@@ -37,7 +37,10 @@ def emit_optimizer(
     open_file(file, program.system, header, program.about)
     emitter = writer(program, header, body)
     emitter.write()
-    return close_file(file, emitter.texts(), body, emitter.IMPORTS, class_name(program.system))
+    imports = list(emitter.IMPORTS)
+    if emitter.layers:
+        imports = [x + ", nn" if x == "from torch import Tensor" else x for x in imports]
+    return close_file(file, emitter.texts(), body, imports, class_name(program.system))
 
 
 class OptimizerWriter:
@@ -82,6 +85,9 @@ class OptimizerWriter:
             w()
             self._text(self.step_text())
             w()
+            if self.layers:
+                self._text(LAYERS)
+                w()
             self.rule.initial_state()
             w()
             self.rule.update()
@@ -107,6 +113,9 @@ class OptimizerWriter:
         )
         for i, line in enumerate(wrap(groups, WIDTH - 16)):
             w(f"    {'    ' if i else ''}{line}")
+        if self.layers:
+            for i, line in enumerate(wrap(f"layers: {WATCHED[1]}", WIDTH - 16)):
+                w(f"    {'    ' if i else ''}{line}")
         for h in system.hypers.values():
             w(f"    {h.name}: {hypers.default_text(h)} by default.")
         for name, (_, said) in self.options().items():
@@ -128,6 +137,8 @@ class OptimizerWriter:
         refused += ["parameters that are not matrices"] if self._only_matrices else []
         refused += ["tensors of other kinds"] if self._partial else []
         said = f"Raises RuntimeError for {', '.join(refused[:-1])} and {refused[-1]}."
+        if self.layers:
+            said += " ValueError for parameters that nothing here trains."
         for line in wrap(said, WIDTH - 4 * w.depth):
             w(line)
         w('"""')
@@ -146,17 +157,24 @@ class OptimizerWriter:
 
     @property
     def _only_matrices(self) -> bool:
-        return self.program.matrices and not self.system.routes
+        return self.program.matrices and not self.system.routes and not self.layers
+
+    @property
+    def layers(self) -> bool:
+        """Whether it captures samples of linear layers, in variables of the spec's names."""
+        return self.system.context == "layers"
 
     @property
     def _partial(self) -> bool:
         """Whether some kind of tensor has no rule."""
-        return bool(self.system.routes) and "rest" not in dict(self.system.routes)
+        routes = dict(self.system.routes)
+        return bool(routes) and "rest" not in routes and not self.layers
 
     def _init(self) -> None:
         w, system = self.w, self.system
         flags = [f"{n}: {kind}" for n, (kind, _) in self.options().items()]
-        args = ["self", "params", *hypers.signature(system), "*", *flags]
+        watched = [f"layers: {WATCHED[0]}"] if self.layers else []
+        args = ["self", "params", *watched, *hypers.signature(system), "*", *flags]
         w.define("__init__", args, "None")
         w.depth += 1
         hypers.settle(w, system, self.printer.use)
@@ -166,12 +184,26 @@ class OptimizerWriter:
         own |= {kind: other.name for kind, other in self.routes.items()}
         pairs = ["None: type(self)"] if not system.routes else []
         w.collection("self.rules = {", [*pairs, *(f'"{k}": {v}' for k, v in own.items())], "}")
-        w("super().__init__(params, defaults)")
+        if not self.layers:
+            w("super().__init__(params, defaults)")
+            w.depth -= 1
+            return
+        w(f"layers = {self.printer.use('several')}(layers)")
+        w("self.names = {p: name for root in layers for name, p in root.named_parameters()}")
+        w("self.samples, self.hooks = {}, {}", "by weight, by layer")
+        w("self.watch(layers)")
+        with w.block("try:"):
+            w("super().__init__(params, defaults)")
+        with w.block("except Exception:"):
+            w("self.unwatch()")
+            w("raise")
         w.depth -= 1
 
     def _text(self, text: str) -> None:
         """Members that all optimizers have."""
         there = {"fused": "fused" in self.options(), "joins": self.joins, "kernels": self.kernels}
+        there |= {"layers": self.layers, "plain": not self.layers}
+        there["alone"] = self.layers and "rest" not in dict(self.system.routes)
         for line in text.strip("\n").split("\n"):
             kind, _, kept = line.partition(":")
             if not there.get(kind, True):
@@ -182,6 +214,8 @@ class OptimizerWriter:
             for x in ("gathered", "widened", "rounded", "following", "declared", "all_finite")
             if f"{x}(" in text
         }
+        if self.layers and "so_far(" in text:
+            self.printer.helpers.add("so_far")
         if "fused" in self.options() and "fused:" in text:
             self.printer.helpers |= {"on_device", "one_pass", "out_of_place"}
         if self.joins and "joins:" in text:
@@ -189,8 +223,14 @@ class OptimizerWriter:
 
     def _rule_of(self) -> None:
         w, W = self.w, self.rule.trained.var
-        with w.block(f"def rule_of(self, {W}: Tensor, group: dict) -> type:"):
+        answer = "type | None" if self.layers else "type"
+        with w.block(f"def rule_of(self, {W}: Tensor, group: dict) -> {answer}:"):
             w('"""What updates a tensor: the rule of its group, else the one for its kind."""')
+            if self.layers and not self.system.routes:
+                with w.block(f'if group["rule"] is not None or {W} in self.samples:'):
+                    w('return self.rules[group["rule"]]')
+                w("return None")
+                return
             if not self.system.routes:
                 w('return self.rules[group["rule"]]')
                 return
@@ -203,6 +243,8 @@ class OptimizerWriter:
                         w(f"return {answer}")
                 else:
                     w(f"return {answer}")
+            if self.layers and "rest" not in dict(self.system.routes):
+                w("return None")
             if self._partial:
                 kinds = " and ".join(kind for kind, _ in self.system.routes)
                 found = f"takes {kinds}, found a parameter of shape {{list({W}.shape)}}"

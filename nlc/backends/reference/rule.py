@@ -90,6 +90,8 @@ class RuleWriter:
         )
         key, W = self.trained.key, self.trained.var
         sides = {f"rows({key})": f"{W}.shape[-2]", f"cols({key})": f"{W}.shape[-1]"}
+        if program.inputs:
+            sides["samples"] = f"len({next(iter(program.inputs.values()))})"
         self.printer = RulePrinter(
             self.system, lambda name: sides.get(name, name), lambda path: path, like=W
         )
@@ -150,7 +152,7 @@ class RuleWriter:
     def _first(self) -> None:
         w, W = self.w, self.trained.var
         w('"""The memories of one tensor before its first step."""')
-        if self.program.matrices:
+        if self.program.matrices and self.system.context != "layers":
             with w.block(f"if {W}.ndim != 2:"):
                 found = f"takes matrices, found a parameter of shape {{list({W}.shape)}}"
                 w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
@@ -260,6 +262,7 @@ class RuleWriter:
     def arguments(self) -> list[str]:
         """Of ``update``: the tensor, its gradient, its memories, and the hypers."""
         args = [f"{self.trained.var}: Tensor", "g: Tensor", "state: dict", "*"]
+        args += [f"{x}: Tensor" for x in self.program.inputs.values()]
         args += [f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values()]
         return args + (["matrix_dtype: torch.dtype | None"] if self.chooses else [])
 
@@ -272,6 +275,9 @@ class RuleWriter:
 
     def update_doc(self, how: str) -> None:
         said = f'"""One tensor after one step with the gradient ``g``; {how}."""'
+        if self.program.inputs:
+            x, delta = self.program.inputs.values()
+            said = f'"""A layer\'s weight after one step with ``{x}`` [N, in] and ``{delta}`` [N, out]; {how}."""'
         for line in wrap(said, WIDTH - 8):
             self.w(line)
 

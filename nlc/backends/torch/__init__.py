@@ -14,7 +14,7 @@ from nlc.backends.writer import Header
 from nlc.ir.program import Program
 
 NAME = "torch"
-CONTEXTS = ("tokens", "gradients")  # of the systems that it has a form of
+CONTEXTS = ("tokens", "gradients", "layers")  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
 RESERVED = (
     reference.RESERVED
@@ -28,8 +28,8 @@ RESERVED = (
 
 def emit(program: Program, header: Header) -> str:
     """The text of the file; the same program and header give the same bytes."""
-    tokens = program.system.context == "tokens"
-    return emit_module(program, header) if tokens else emit_optimizer(program, header)
+    trains = program.system.trains
+    return emit_optimizer(program, header) if trains else emit_module(program, header)
 
 
 def prints(program: Program) -> bool:

@@ -43,11 +43,13 @@ class ElementRule(RuleWriter):
 
     @property
     def fusible(self) -> bool:
-        return by_elements(self.program)
+        return not self.program.inputs and by_elements(self.program)
 
     @property
     def stacks(self) -> bool | None:
         """A stack, where it does to each matrix what operators on the last two axes do."""
+        if self.program.inputs:
+            return None  # a layer has samples of its own
         nodes = [n for x in self.program.lets() for n in walk(x.expr)]
         if self.fusible and not any(n.op == "size" for n in nodes):
             return False

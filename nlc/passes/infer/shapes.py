@@ -175,7 +175,7 @@ class ShapesOf(ShapeMessages):
         if node.op in ("size", "bundle", "objective"):
             return ()
         if node.op == "g":
-            return (Like("W"),)
+            return system.trained.dims if system.trained is not None else (Like("W"),)
         if node.op == "weight":
             weight = system.weights.get(node.attr)
             return weight.dims if weight else ()  # a module's own are settled with the module
@@ -274,7 +274,7 @@ class ShapesOf(ShapeMessages):
             e, dims = level.objective, self.solver.view(shape)
             name = level.name
             help = f"`0.5 * sqnorm({name}(key) - value)` (delta rule) or `-dot({name}(key), value)` (Hebbian)"
-            if self.system.context == "gradients":
+            if self.system.trains:
                 help = f"`dot({name}, e)` for a step of `-lr * e`"
             self.report.add(
                 "NLC302",
@@ -288,7 +288,7 @@ class ShapesOf(ShapeMessages):
         if level.memory.kind != "cache" and not any(
             n.op == "objective" or n.attr[1] == "var" for n in read
         ):
-            never_learns(level, self.report, self.system.context == "gradients")
+            never_learns(level, self.report, self.system.trains)
 
     def _clock(self, name: str, e: Expr, shape) -> None:
         """A declared clock ticks where one number is positive."""

@@ -10,7 +10,7 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS, elementwise, make, mul, with_dims
 from nlc.ir.shapes import HEADS, as_matrix
 from nlc.ir.system import Level, Module, System
-from nlc.ir.types import ANY, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
+from nlc.ir.types import ANY, BASES, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
 from nlc.passes.infer.shapes import ShapesOf
 from nlc.passes.infer.valued import valued
 
@@ -136,7 +136,7 @@ class TypesOf:
         if node.op == "hyper":
             value = system.sizes.get(node.attr)
             base = system.hypers[str(node.attr).partition("[")[0]]
-            clock = STEP if system.context != "tokens" and not base.static else NEVER
+            clock = STEP if system.trains and not base.static else NEVER
             kind = (
                 "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
             )
@@ -144,7 +144,7 @@ class TypesOf:
         if node.op == "flow":
             return replace(self.flows[node.attr], dims=dims)
         if node.op == "input":
-            return Type(dims, system.inputs[node.attr].head, TOKEN)
+            return Type(dims, system.inputs[node.attr].head, BASES[system.context])
         if node.op == "state":
             level = system.levels[self.owner[node.attr[0]]]
             return Type(dims, self.heads[level.name], level.read_at(node.attr[1]))
@@ -169,7 +169,7 @@ class TypesOf:
         if node.op == "index":
             if node.attr[0] == "head":
                 return Type((), True, NEVER, Range(0.0, self._last_head()), "int")
-            ticks = TOKEN if system.context == "tokens" else STEP
+            ticks = STEP if system.trains else TOKEN
             if node.attr[1] is not None:  # a level counts its own
                 ticks = system.levels[node.attr[1]].clock
             low = 1.0 if node.attr[0] == "t" else 0.0
@@ -224,7 +224,7 @@ class TypesOf:
                     "this is a value for each head",
                     helps=["compute it without `split`"],
                 )
-            elif not kind.clock.batched and system.context == "tokens":
+            elif not kind.clock.batched and not system.trains:
                 self.report.add(
                     "NLC404",
                     f"clock `{name}` is the same for every token",

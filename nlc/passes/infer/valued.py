@@ -6,8 +6,10 @@ import sys
 from math import inf, log
 
 from nlc.base.diagnostics import Label, Report
+from nlc.base.span import Span
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import System
+from nlc.ir.types import SAMPLE
 from nlc.syntax.math import LARGEST_WHOLE
 
 LARGEST_EXPONENT = log(sys.float_info.max)
@@ -28,8 +30,16 @@ def valued(system: System, report: Report) -> None:
             twice.append(node)
         if node.op == "merge" and not node.args[0].type.head:
             _merge(node, system, report)
-        if node.op == "delay" and system.context == "tokens":
+        if node.op == "delay" and not system.trains:
             _delayed(node, system, report)
+        if node.op == "delay" and node.args[0].type.clock == SAMPLE:
+            report.add(
+                "NLC404",
+                "`prev` of what is another in every sample",
+                node.args[0].span or node.span or system.span,
+                "samples of two steps do not belong together",
+                helps=["sum over the samples first, in a level with a memory"],
+            )
         for truth in _truths(node):
             _no_number(truth, system, report)
         if (why := _undefined(node)) is not None:
@@ -41,6 +51,15 @@ def valued(system: System, report: Report) -> None:
                 notes=_defaults(node, system),
                 helps=["change the expression, or the defaults that it is made of"],
             )
+    for level in system.levels.values():
+        if level.reset is not None and level.reset.to is not None:
+            _one_a_step(level.reset.to, f"`{level.name}` is reset", level.reset.span, report)
+        for s in level.states:
+            if s.init is not None:
+                _one_a_step(s.init, f"`{s.name}` starts", s.span, report)
+    for clock in system.declared.values():
+        flow = system.flows[clock.marks]
+        _one_a_step(flow.expr, f"clock `{clock.name}` ticks", flow.span, report)
     _split(twice, system, report)
     _drawn(system, report)
     if not any(i.head for i in system.inputs.values()):  # as an operator's, which has it throughout
@@ -49,11 +68,23 @@ def valued(system: System, report: Report) -> None:
                 _unmerged(name, e, system, report)
 
 
+def _one_a_step(e: Expr, what: str, span: Span, report: Report) -> None:
+    """What happens to a level once a step follows from no single sample."""
+    if e.type.clock == SAMPLE:
+        report.add(
+            "NLC404",
+            f"{what} by what is another in every sample",
+            e.span or span,
+            "there are many of them in a step",
+            helps=["let a level gather it, with `mean(…)` in its objective, and read that level"],
+        )
+
+
 def _drawn(system: System, report: Report) -> None:
     """Optimizers draw where a memory starts; the streams of a token system start alike."""
     for s in system.states.values():
         random = s.init is not None and any(n.op in ("normal", "uniform") for n in walk(s.init))
-        if system.context == "tokens" and random and not s.learned:
+        if not system.trains and random and not s.learned:
             level = system.levels.get(s.level)
             report.add(
                 "NLC701",

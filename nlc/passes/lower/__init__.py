@@ -17,5 +17,5 @@ def lower(
     system: System, updates: dict[str, Update], reserved: frozenset[str] = frozenset()
 ) -> Program:
     """``reserved`` are identifiers that the backend's own text uses."""
-    kind = Tokens if system.context == "tokens" else Gradients
+    kind = Gradients if system.trains else Tokens
     return kind(system, updates, reserved).program()

@@ -1,4 +1,4 @@
-"""A gradient system as straight-line statements for one tensor and step."""
+"""A gradient or layer system as straight-line statements for one tensor and step."""
 
 from __future__ import annotations
 

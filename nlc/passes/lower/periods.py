@@ -15,9 +15,11 @@ from nlc.ir.system import Level, State, System
 from nlc.ir.types import Clock, Type
 from nlc.ir.update import Update
 from nlc.passes.lower.held import Held
+from nlc.passes.lower.samples import count, mean_over_samples, of_samples, over_samples
 from nlc.passes.lower.through import Through
 from nlc.passes.lower.ticks import Ticks
 from nlc.passes.naming import Names
+from nlc.passes.simplify import simplify
 
 Wanted = Callable[[Expr], bool]
 
@@ -103,6 +105,9 @@ class Periods(Held, Ticks, Through):
         def rule(n: Expr) -> Expr | None:
             if n.op != "total":
                 return None
+            if of_samples(n) and not level.clock.slow:  # all of them are there
+                of = mean_over_samples if n.attr[0] == "mean" else over_samples
+                return simplify(of(n.args[0]))
             total = n.with_args((ticks(n.args[0], "gather", n.args[0].type.clock),))
             if total.attr[0] != "mean":
                 return self._gathered(total, level)
@@ -110,6 +115,7 @@ class Periods(Held, Ticks, Through):
             summed = self._gathered(replace(total, attr=("sum", clock)), level)
             inner = n.args[0].type.clock
             whole = clock.phase == "end" and not clock.name and not inner.name
+            whole = whole and not of_samples(n)
             if whole and len(_ends(level)) == 1:  # as many in each
                 return div(summed, leaf("size", clock.count / inner.count, SIZE))
             seen = self._gathered(replace(total, attr=("count", clock)), level)
@@ -216,7 +222,11 @@ class Periods(Held, Ticks, Through):
             base = self.translate(start, level.name, lets)
             self.vars.setdefault(state_leaf(s, level, "base"), base)
         self.reader = ticks = inner.type.clock
-        value = num(1.0) if kind == "count" else self.translate(inner, key, lets)
+        if of_samples(total):
+            inner = count() if kind == "count" else simplify(over_samples(inner))
+            value = self.translate(inner, key, lets)
+        else:
+            value = num(1.0) if kind == "count" else self.translate(inner, key, lets)
         sofar = self.vars[leaf("gathered", key, total.type)]
         if kind == "last":  # what holds when the level ticks, be it as old as it may
             ticks = level.clock if ticks.slow else ticks

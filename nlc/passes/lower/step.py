@@ -25,7 +25,7 @@ class Lowering(Periods):
 
     def __init__(self, system: System, updates: dict[str, Update], reserved: frozenset[str]):
         self.system = system
-        self.base = self.reader = TOKEN if system.context == "tokens" else STEP
+        self.base = self.reader = STEP if system.trains else TOKEN
         self.totals: dict[str, tuple[Expr, Level]] = {}
         self.given = updates
         self.updates = {

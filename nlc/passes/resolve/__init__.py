@@ -27,7 +27,7 @@ from nlc.passes.resolve.level import flows_of, initial, resolve_level
 from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.memory import dims_of, resolve_memory
 from nlc.passes.resolve.rule import resolve_routes
-from nlc.passes.resolve.scope import Scope
+from nlc.passes.resolve.scope import SAMPLES, Scope
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms
 from nlc.passes.resolve.use import resolve_uses
@@ -36,14 +36,6 @@ from nlc.syntax.tree import SpecTree
 
 def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> System:
     """``library`` has the systems that the spec may name as a rule or in ``use``."""
-    if tree.context.text == "layers":
-        report.add(
-            "NLC701",
-            "`context: layers` is not in this version of nlc",
-            tree.context.span,
-            "part of the language, not built yet",
-        )
-        report = Report()  # the rest would be judged by the rules of another context
     tree = right_context(tree, report)
     scope = Scope(tree, report)
     settle(scope)
@@ -149,7 +141,9 @@ def _dims(e: Expr, terms: Terms) -> Dims | None:
 
 def _inputs(terms: Terms) -> dict[str, Input]:
     """Several inputs in a system with heads are those of an operator: [B, T, H, n] (language §4)."""
-    tree = terms.scope.tree
+    tree, scope = terms.scope.tree, terms.scope
+    if scope.layers:
+        return {n: Input(n, (d,), False, tree.context.span) for n, d in SAMPLES.items()}
     head = tree.heads is not None and len(tree.inputs) > 1
     found = {item.name: (item, _dims(item.expr, terms)) for item in tree.inputs}
     return {n: Input(n, dims, head, i.span) for n, (i, dims) in found.items() if dims is not None}

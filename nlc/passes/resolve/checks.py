@@ -10,7 +10,7 @@ from nlc.ir.expr import walk
 from nlc.ir.system import Flow, Level, Memory, System
 from nlc.passes.circles import circles
 from nlc.passes.resolve.rule import is_loss
-from nlc.passes.resolve.scope import CONTEXTS, TRAINED, Scope
+from nlc.passes.resolve.scope import CONTEXTS, SAMPLES, TRAINED, Scope
 from nlc.passes.resolve.sizes import clock
 from nlc.syntax.tree import ClockTree, LevelTree, SpecTree
 
@@ -216,17 +216,16 @@ def right_context(tree: SpecTree, report: Report) -> SpecTree:
     """The spec, read as a token system where it plainly is one and says otherwise."""
     of_tokens = [key for key in ("inputs", "output") if key in tree.keys]
     trained = any(level.name == TRAINED for level in tree.levels) or TRAINED in tree.lost
-    if tree.context.text != "gradients" or len(of_tokens) < 2 or trained or tree.partial:
+    if tree.context.text == "tokens" or len(of_tokens) < 2 or trained or tree.partial:
         return tree
+    system = f"a {CONTEXTS[tree.context.text]} system"
     report.add(
         "NLC105",
-        f"a gradient system has no {_listed(of_tokens, 'and no')}",
+        f"{system} has no {_listed(of_tokens, 'and no')}",
         tree.context.span,
         "did you mean `tokens`?",
         related=[Label(tree.keys[key], "a token system has this") for key in of_tokens],
-        notes=[
-            f"a gradient system has a level `{TRAINED}`, the trained tensor, which is its result"
-        ],
+        notes=[f"{system} has a level `{TRAINED}`, the trained tensor, which is its result"],
         fix=Fix(tree.context.span, "tokens"),
     )
     return replace(tree, context=replace(tree.context, text="tokens"))
@@ -296,19 +295,18 @@ def check_starts(levels: dict[str, Level], scope: Scope) -> None:
 def _check_gradients(scope: Scope) -> None:
     tree, report = scope.tree, scope.report
     if "inputs" in tree.keys:
-        scope.later("`inputs` of a gradient system", tree.keys["inputs"])
+        scope.later(f"`inputs` of {scope.context}", tree.keys["inputs"])
     if TRAINED not in scope.levels and not scope.tree.partial and TRAINED not in scope.tree.lost:
         slip = next((n for n in scope.levels if n.upper() == TRAINED), None)
+        example = f"mean(dot({TRAINED}(x), delta))" if scope.layers else f"dot({TRAINED}, g)"
         span = scope.levels[slip].span if slip else tree.keys.get("levels", tree.context.span)
         report.add(
             "NLC102",
-            f"a gradient system has no level `{TRAINED}`, which is required",
+            f"{scope.context} has no level `{TRAINED}`, which is required",
             span,
             f"did you mean `{TRAINED}`?" if slip else f"`{TRAINED}` is the trained tensor itself",
             fix=Fix(span, TRAINED) if slip else None,
-            helps=[
-                f"for example `{TRAINED}:` with `objective: dot({TRAINED}, g)` and `rule: gd(lr=lr)`"
-            ],
+            helps=[f"for example `{TRAINED}:` with `objective: {example}` and `rule: gd(lr=lr)`"],
         )
     for key, why in (
         ("output", f"its result is `{TRAINED}`"),
@@ -318,7 +316,7 @@ def _check_gradients(scope: Scope) -> None:
         if key in tree.keys:
             report.add(
                 "NLC105",
-                f"a gradient system has no `{key}`",
+                f"{scope.context} has no `{key}`",
                 tree.keys[key],
                 why,
                 helps=["remove this key, or write `context: tokens`"],
@@ -335,6 +333,8 @@ def unread(scope: Scope) -> list[str]:
         readers = scope.readers.get(name, set())
         if readers - {name} or name == "heads" or (name == TRAINED and scope.gradients):
             continue
+        if scope.layers and name in SAMPLES:
+            continue  # not declared by the spec
         if "." in name and not _is_flow(scope, name):
             continue
         out.append(name)

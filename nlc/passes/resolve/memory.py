@@ -17,6 +17,7 @@ from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.channels import any_channels, channels
 from nlc.passes.resolve.choices import word
 from nlc.passes.resolve.scope import CONTEXTS, TRAINED, Scope
+from nlc.passes.resolve.scope import SIDES as ROWS_AND_COLUMNS
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.foreign import MEMORIES as FOREIGN
@@ -40,8 +41,11 @@ def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
                 helps=["remove this key"],
             )
             return None
-        state = State(TRAINED, TRAINED, (Like(TRAINED),), level.span, trained=True)
-        return Memory("trained", (state,), text="the trained tensor")
+        state = State(TRAINED, TRAINED, _trained(scope), level.span, trained=True)
+        if not scope.layers:
+            return Memory("trained", (state,), text="the trained tensor")
+        read = Expr("matmul", (Expr("self", (), TRAINED), Expr("param", (), "z")))
+        return Memory("trained", (state,), ("z",), read, text="the weight of a linear layer")
     if tree is None:
         trained = level.name.upper() == TRAINED and TRAINED not in scope.levels
         if "memory" not in level.keys and not (scope.gradients and trained):
@@ -143,6 +147,11 @@ def _from_kind(
     return Memory(kind.name, tuple(states), params, read, text=show(call))
 
 
+def _trained(scope: Scope) -> Dims:
+    """The axes of the trained tensor: a layer's weight is a matrix, another may have any."""
+    return ROWS_AND_COLUMNS if scope.layers else (Like(TRAINED),)
+
+
 def _inner(s: State) -> str:
     return s.name.removeprefix(s.level).removeprefix(".")
 
@@ -200,7 +209,7 @@ def _shape(shape: Expr, bound: Bound, terms: Terms, call: Expr) -> Dims | None:
         )
         return None
     if function == "like":
-        return (Like(TRAINED),)
+        return _trained(terms.scope)
     if function != "gram":
         return (Dim.of(f"{function}({TRAINED})"),)
     side = bound["side"]

@@ -15,6 +15,9 @@ from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
 CONTEXTS = {"tokens": "token", "gradients": "gradient", "layers": "layer"}
+SIDES = (Dim.of(f"rows({TRAINED})"), Dim.of(f"cols({TRAINED})"))
+# of a layer: what goes in, and the gradient of the loss at what comes out, one vector a sample
+SAMPLES = {"x": SIDES[1], "delta": SIDES[0]}
 _ADDED = 4  # members of a family whose sum is written out in a help
 _SHOWN = 16  # names and lines that a message lists
 _ALSO = "it is read on line"
@@ -51,6 +54,10 @@ class Scope:
 
     def __post_init__(self) -> None:
         tree = self.tree
+        if self.layers:
+            for name in SAMPLES:
+                if self._declare(name, tree.context.span):
+                    self.inputs.add(name)
         for item in tree.hyper:
             self._declare(item.name, item.span)
         if tree.heads is not None:
@@ -79,6 +86,11 @@ class Scope:
     @property
     def gradients(self) -> bool:
         return self.tree.context.text != "tokens"
+
+    @property
+    def layers(self) -> bool:
+        """Whether it trains the weights of linear layers, and sees every sample."""
+        return self.tree.context.text == "layers"
 
     @property
     def context(self) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nlc.runtime.verify.alive import alive
+from nlc.runtime.verify.feeds import Trained
 from nlc.runtime.verify.gradients import optimizer_checks
 from nlc.runtime.verify.peers import Pair, peer_class
 from nlc.runtime.verify.report import Check, Comparison, Verification
@@ -56,7 +57,7 @@ def verify(
 def _against(
     spec: Spec, against: type | str, hypers: dict[str, Any], peer: dict[str, Any]
 ) -> Comparison:
-    if spec.system.context != "gradients":
+    if not spec.system.trains:
         raise BadPeer(f"`{spec.system.name}` is a system over tokens, which no optimizer is like")
     cls = peer_class(against) if isinstance(against, str) else against
     return Pair.of(spec.compile(), cls, hypers, peer).comparison()
@@ -77,7 +78,7 @@ def _verify(
     spec: Spec, backends: list[str], seed: int, tokens: int, fixed: dict[str, Any]
 ) -> Verification:
     chosen = _sound(spec, small(spec.system, fixed, WIDTH))
-    if spec.system.context == "tokens":
+    if not spec.system.trains:
         checks = module_checks(spec, backends, chosen, seed)
         checks += alive(spec, fixed, seed, tokens)
         return Verification(spec.system.name, seed, chosen, tuple(checks))
@@ -88,10 +89,13 @@ def _verify(
 
 def _sound(spec: Spec, chosen: Values) -> Values:
     """Hypers that the generated constructor takes."""
-    trained = [] if spec.system.context == "tokens" else [[torch.nn.Parameter(torch.zeros(2))]]
     made = spec.compile()
     try:
-        made(*trained, **chosen)
+        if spec.system.trains:
+            W = torch.zeros([2, 2])
+            Trained(made, W, spec.system.context == "layers", chosen)
+        else:
+            made(**chosen)
     except ValueError as error:
         raise BadHyper(str(error)) from None
     return chosen

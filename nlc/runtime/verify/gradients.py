@@ -18,6 +18,7 @@ from nlc.lib.rules import ROUTES
 from nlc.runtime.expressions import States
 from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
+from nlc.runtime.verify.feeds import Given, Trained, feed, parts
 from nlc.runtime.verify.report import SAME, Check, compared, difference, limit
 from nlc.tools.sizes import Values, longest, settled
 
@@ -50,13 +51,13 @@ def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: 
         steps = min(max(3 * longest(kind.system, hypers), LEAST), MOST)
         for shape in kind.shapes:
             W = torch.randn(shape, generator=noise, dtype=torch.float64)
-            g = torch.randn([steps, *shape], generator=noise, dtype=torch.float64)
+            came = feed(kind.system, shape, steps, noise)
             run = Interpreter(kind.system, hypers, {}, sides(kind.system, shape))
-            found = _interpreted(derived.watch(run), W, g)
+            found = _interpreted(derived.watch(run), W, came)
             if not all(bool(x.isfinite().all()) for x in found.values()):
                 what = f"{steps} steps of random gradients {list(shape)} stay finite"
                 return [Check(what, passed=False, note="no numbers to be compared")]
-            runs.append((kind, W, g, found))
+            runs.append((kind, W, came, found))
         out += derived.checks(kind.name)
     for name in backends:
         out += _compiled_checks(spec.compile(name), chosen, runs, name)
@@ -76,7 +77,8 @@ def kinds(spec: Spec, shapes: Iterable[tuple[int, ...]] = ()) -> Iterator[_Kind]
         own = routes.get(kind) is None
         system, updates = (spec.system, spec.updates) if own else spec.rules[kind]
         made = program if own else program.rules[kind]
-        shapes = [s for s in shapes if len(s) == 2 or not made.matrices]
+        matrices = made.matrices or system.context == "layers"
+        shapes = [s for s in shapes if len(s) == 2 or not matrices]
         if shapes:
             yield _Kind(kind, system, updates, made, shapes)
 
@@ -84,13 +86,16 @@ def kinds(spec: Spec, shapes: Iterable[tuple[int, ...]] = ()) -> Iterator[_Kind]
 def _compiled_checks(made: type, chosen: Values, runs: list, backend: str) -> list[Check]:
     errors = dict.fromkeys(("steps", "memories", "resumed", "gathered"), 0.0)
     anything, rounding = False, 0.0
-    for _, W, g, expected in runs:
-        found, resumed = (_compiled(made, chosen, expected, W, g, saved) for saved in (0, 1))
+    for kind, W, came, expected in runs:
+        run = (made, chosen, expected, W)
+        layer = kind.system.context == "layers"
+        found, resumed = (_compiled(*run, came, saved, layer) for saved in (0, 1))
         memories = {n: x for n, x in expected.items() if n != ""}
         anything = anything or bool(memories)
-        parts = torch.stack([g / 2, g / 3, g / 6][:GATHERED], 1).flatten(0, 1)
-        several = _compiled(made, chosen, expected, W, parts, 1, period=GATHERED)
-        once = _compiled(made, chosen, expected, W, g / 2 + g / 3 + g / 6, 0)
+        portions = [part for given in came for part in parts(given, GATHERED)]
+        several = _compiled(*run, portions, 1, layer, period=GATHERED)
+        sums = [_sum(portions[i : i + GATHERED]) for i in range(0, len(portions), GATHERED)]
+        once = found if layer else _compiled(*run, sums, 0, layer)
         held = torch.cat([W[None], once[""][:-1]]).repeat_interleave(GATHERED, 0)
         held[GATHERED - 1 :: GATHERED] = once[""]
         for what, a, b in (
@@ -130,7 +135,7 @@ def rule_checks(spec: Spec, net: torch.nn.Module, backend: str, seed: int) -> li
             start, W = p.detach(), p.detach().clone()
             g = torch.randn([LEAST, *W.shape], generator=noise, dtype=W.dtype)
             run = Interpreter(system, settled_hypers, {}, sides(system, tuple(W.shape)))
-            expected = _interpreted(derived.watch(run), start, g)
+            expected = _interpreted(derived.watch(run), start, [{"g": slope} for slope in g])
             state, steps = rule.initial_state(W, **hypers), []
             for slope in g:
                 W = rule.update(W.clone(), slope, state, **hypers)
@@ -158,12 +163,20 @@ def _rounding(W: Tensor, changes: Tensor) -> float:
     return 16 * torch.finfo(W.dtype).eps * W.abs().max().item() / size if size else 0.0
 
 
-def _interpreted(run: Interpreter, W: Tensor, g: Tensor) -> States:
+def _sum(several: list[Given]) -> Given:
+    """Gradients added up, in the order in which they come."""
+    g = several[0]["g"]
+    for given in several[1:]:
+        g = g + given["g"]
+    return {"g": g}
+
+
+def _interpreted(run: Interpreter, W: Tensor, came: list[Given]) -> States:
     """The weights after every step, under "", and the memories after the last."""
     trained, states = begun(run, W)
     steps = []
-    for slope in g:
-        states = interpreted_tick(run, states, slope)
+    for given in came:
+        states = interpreted_tick(run, states, given)
         steps.append(states[trained])
     del states[trained]
     return {"": torch.stack(steps), **states}
@@ -176,9 +189,9 @@ def begun(run: Interpreter, W: Tensor) -> tuple[str, States]:
         return trained, run.begin(**{trained: W})
 
 
-def interpreted_tick(run: Interpreter, states: States, slope: Tensor) -> States:
+def interpreted_tick(run: Interpreter, states: States, given: Given) -> States:
     """The states after a step; no gradient passes to the next, and memories are kept in the formats that they say."""
-    _, states = run.tick({"g": slope}, states)
+    _, states = run.tick(given, states)
     return {n: _kept(x.detach(), run.system.states[n].dtype) for n, x in states.items()}
 
 
@@ -191,25 +204,21 @@ def _compiled(
     chosen: Values,
     names: Iterable[str],
     W: Tensor,
-    g: Tensor,
+    came: list[Given],
     saved: int,
+    layer: bool,
     period: int = 1,
 ) -> States:
     """The same of the generated class; ``saved``: into a new object after every gradient."""
-    p = torch.nn.Parameter(W.clone())
-    fresh = lambda: made([{"params": [p], "period": period}], **chosen)  # noqa: E731
-    optimizer, steps = fresh(), []
-    for slope in g:
-        p.grad = slope.clone()
+    trained, steps = Trained(made, W, layer, chosen, period), []
+    for given in came:
         with _same_draws():  # of the first step
-            optimizer.step()
-        steps.append(p.detach().clone())
+            steps.append(trained.step(given))
         if saved:
-            state = through_a_file(optimizer.state_dict())
-            p = torch.nn.Parameter(steps[-1].clone())
-            optimizer = fresh()
-            optimizer.load_state_dict(state)
-    kept = optimizer.state[p]
+            state = through_a_file(trained.optimizer.state_dict())
+            trained = Trained(made, steps[-1], layer, chosen, period)
+            trained.optimizer.load_state_dict(state)
+    kept = trained.optimizer.state[trained.parameter]
     return {"": torch.stack(steps), **{n: kept[n] for n in names if n in kept}}
 
 

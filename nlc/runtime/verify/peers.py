@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nlc.base.diagnostics import nearest
+from nlc.runtime.verify.feeds import Trained, samples
 from nlc.runtime.verify.report import Comparison
 from nlc.tools.sizes import BadPeer
 
@@ -99,6 +100,11 @@ class Pair:
             ours, peer, {n: own[n].default for n in hypers} | dict(mine), dict(theirs), shared
         )
 
+    @property
+    def layers(self) -> bool:
+        """Whether ours takes samples of a linear layer: then both train its weight."""
+        return hasattr(self.ours, "watch")
+
     def both(self, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The arguments of either."""
         mine = {n: x for n, x in {**self.mine, **more}.items() if x is not None}
@@ -144,11 +150,11 @@ class Pair:
         """``same``, or from which step on and by how much of what the weights have moved."""
         mine, theirs = self.both(dict(x.hypers))
         try:
-            b = _run(self.peer, theirs, x)
+            b = _run(self.peer, theirs, x, self.layers)
         except Exception as error:  # whatever a peer does not take is a difference
             return f"the peer refuses: {_line(error)}"
         try:
-            a = _run(self.ours, mine, x)
+            a = _run(self.ours, mine, x, self.layers)
         except Exception as error:
             return f"ours refuses: {_line(error)}"
         rounded = x.dtype == torch.float32  # of half precision every difference counts
@@ -166,18 +172,24 @@ class Pair:
         return f"from step {first}, by up to {(off.max() / moved.max()).item():.0e} of the way"
 
 
-def _run(made: type, hypers: dict[str, Any], x: Scenario) -> Tensor:
-    """The weights after every step."""
+def _run(made: type, hypers: dict[str, Any], x: Scenario, layer: bool) -> Tensor:
+    """The weights after every step; ``layer``: of a linear layer, where they are a matrix."""
     noise = torch.Generator().manual_seed(0)
-    p = torch.nn.Parameter(torch.randn(x.shape, generator=noise, dtype=torch.float64).to(x.dtype))
-    optimizer, out = made([p], **hypers), []
+    W = torch.randn(x.shape, generator=noise, dtype=torch.float64).to(x.dtype)
+    trained, out = Trained(made, W, layer and len(x.shape) == 2, hypers), []
     for tick in range(STEPS):
         noise = torch.Generator().manual_seed(1 + tick)
-        g = torch.randn(x.shape, generator=noise, dtype=torch.float64)
-        g = x.gradient(g, tick)
-        p.grad = None if g is None else g.to(x.dtype)
-        optimizer.step()
-        out.append(p.detach().double().clone())  # the parameter goes on
+        if trained.layer is None:
+            given = {"g": torch.randn(x.shape, generator=noise, dtype=torch.float64)}
+        else:
+            (given,) = samples(x.shape, 1, noise)
+        came = {n: x.gradient(z, tick) if n != "x" else z for n, z in given.items()}
+        if came["g"] is None:
+            trained.parameter.grad = None
+            trained.optimizer.step()
+        else:
+            trained.step({n: z.to(x.dtype) for n, z in came.items()})
+        out.append(trained.parameter.detach().double().clone())  # the parameter goes on
     return torch.stack(out)
 
 

@@ -184,7 +184,7 @@ def limit(systems: Iterable[System]) -> tuple[float, str]:
         nodes = [n for e in exprs for n in walk(e)]
         formats |= {n.attr.dtype for n in nodes if n.op == "newton_schulz"} - {None, "float64"}
         turned |= any(n.op == "eigh_basis" for n in nodes)
-        if system.context == "gradients":
+        if system.trains:
             kept |= {s.dtype for s in system.states.values()} - {None, "float64"}
     found = [(ROUNDED * _eps(x), f", newton_schulz in {x}") for x in formats]
     found += [(KEPT * _eps(x), f", memories in {x}") for x in kept]

@@ -1,7 +1,8 @@
 """The first steps of a gradient system on one fixed problem: figures to keep beside a spec, the same on every machine.
 
-The loss is ½ Σ c (W − b)², its numbers and the start small fractions that float64 holds exactly, so that nothing is
-drawn. The interpreter makes the steps; what is compiled is compared with them.
+The loss is ½ Σ c (W − b)², of a layer the mean of ½ Σ c (W x − b)² over three inputs; its numbers and the start are
+small fractions that float64 holds exactly, so that nothing is drawn. The interpreter makes the steps; what is compiled
+is compared with them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nlc.runtime.interpreter import Interpreter
+from nlc.runtime.verify.feeds import Given, Trained, of_samples
 from nlc.runtime.verify.gradients import begun, interpreted_tick, kinds, sides
 from nlc.runtime.verify.report import EXACT, Check, Trajectory, compared, difference, limit
 from nlc.tools.sizes import Values, longest, settled
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 SHAPES = ((2, 3), (3,), (), (2, 2), (2, 2, 2))  # of a kind the first that its system takes
 MOST = 64
+SAMPLES = 3  # of a layer
 DECIMALS, ROUGH = 9, 5  # printed; fewer where a function asks for a shorter format
 
 
@@ -48,7 +51,8 @@ def trajectories(
         digest = hashlib.sha256("\n".join(map(" ".join, rows)).encode()).hexdigest()[:16]
         found.append(Trajectory(kind.name, tuple(W.shape), (0, *marks), rows, digest))
         for name in errors:
-            got = _compiled(spec.compile(name), fixed, W, marks[-1])
+            layer = kind.system.context == "layers"
+            got = _compiled(spec.compile(name), fixed, W, marks[-1], layer)
             changes = [{"": x.diff(dim=0, prepend=W[None])} for x in (got, expected)]
             errors[name] = max(errors[name], difference(*changes))
     what = "{}: the trajectory = the interpreter's"
@@ -67,24 +71,29 @@ def slope(W: Tensor) -> Tensor:
     return (1 + k % 3) * (W - ((3 * k + 1) % 5 - 2) / 2)
 
 
+def _given(W: Tensor, layer: bool) -> Given:
+    """The gradient at W, with the samples of a layer."""
+    if not layer:
+        return {"g": slope(W)}
+    x = start((SAMPLES, W.shape[1]))
+    return of_samples(x, slope(x @ W.mT))
+
+
 def _interpreted(system: Any, hypers: Values, W: Tensor, steps: int) -> Tensor:
     run = Interpreter(system, hypers, {}, sides(system, tuple(W.shape)))
     trained, states = begun(run, W)
     out = []
     for _ in range(steps):
-        states = interpreted_tick(run, states, slope(states[trained]))
+        given = _given(states[trained], system.context == "layers")
+        states = interpreted_tick(run, states, given)
         out.append(states[trained])
     return torch.stack(out)
 
 
-def _compiled(made: type, fixed: Mapping[str, Any], W: Tensor, steps: int) -> Tensor:
-    p = torch.nn.Parameter(W.clone())
-    optimizer = made([p], **fixed)
-    out = []
+def _compiled(made: type, fixed: Mapping[str, Any], W: Tensor, steps: int, layer: bool) -> Tensor:
+    trained, out = Trained(made, W, layer, fixed), []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _ in range(steps):
-            p.grad = slope(p.detach())
-            optimizer.step()
-            out.append(p.detach().clone())
+            out.append(trained.step(_given(trained.parameter.detach(), layer)))
     return torch.stack(out)

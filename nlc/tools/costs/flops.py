@@ -19,16 +19,24 @@ from fractions import Fraction
 
 from nlc.ir.expr import Expr
 from nlc.ir.scan import Record
-from nlc.ir.types import Like, Number, Type
+from nlc.ir.types import SAMPLE, Like, Number, Type
 from nlc.tools.sizes import BadHyper
 
 _FREE = frozenset(
     "var num bool hyper input weight initial g size numel nrows ncols zeros ones T split merge squeeze unsqueeze"
     " per_key per_value slice concat flatten unflatten diag diagonal"
     " spread first_token last_token lift push extend advance positions"
-    " index ages filled stack stop settle watch slopes delay read".split()
+    " index ages filled stack stop settle watch identity slopes delay read".split()
 )
-_PER_OPERAND = {"sum": 1, "mean": 1, "amax": 1, "amin": 1, "sum_rows": 1, "sum_cols": 1}
+_PER_OPERAND = {
+    "sum": 1,
+    "mean": 1,
+    "amax": 1,
+    "amin": 1,
+    "sum_rows": 1,
+    "sum_cols": 1,
+    "over_samples": 1,
+}
 _PER_OPERAND |= {"dot": 2, "sqnorm": 2, "norm": 2}
 _PER_RESULT = {"l2norm": 3, "rotary": 3, "softmax": 4, "rmsnorm": 4, "slope": 4, "layernorm": 7}
 ROOT = 10  # times n³: eigenvectors, and a root by them
@@ -56,6 +64,7 @@ class Sizes:
 
     def elements(self, t: Type) -> float:
         out = float(self.sizes["heads"]) if t.head else 1.0
+        out *= float(self.sizes["samples"]) if t.clock == SAMPLE else 1.0
         for d in t.dims:
             out *= self.of(d)
         return out
@@ -85,6 +94,8 @@ def flops(e: Expr, s: Sizes) -> float:
         return 2 * n * s.sides(first)[0] + (n if len(e.args) > 2 else 0)
     if e.op in ("conv", "conv_step"):
         return 2 * n * s.sides(e.args[1].type)[1]
+    if e.op == "outer_over_samples":
+        return 2 * n * float(s.sizes["samples"])
     if e.op in _PER_OPERAND:
         return _PER_OPERAND[e.op] * s.elements(first)
     if e.op == "newton_schulz":

@@ -42,7 +42,7 @@ def pieces(program: Program) -> list[Piece]:
                     out.append(Piece(x.body, "tiles" if x.periods else "tokens", x.periods))
         elif isinstance(s, Return):
             outside += [Let((f"output {n}",), e) for n, e in s.outputs.items()]
-    if program.system.context == "gradients":
+    if program.system.trains:
         return [Piece((), "outside"), Piece(tuple(outside), "step")]
     return [Piece(tuple(outside), "outside"), *out]
 

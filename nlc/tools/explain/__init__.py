@@ -59,14 +59,14 @@ class _Explainer:
         self.backend, self.tokens = spec.backend(backend), tokens
         self.hypers = settled(self.system, given)
         self.sizes = {k: v for k, v in self.hypers.items() if not isinstance(v, list)}
-        self.gradients = self.system.context == "gradients"
+        self.gradients = self.system.trains
 
     def explain(self) -> Explanation:
         spec, system = self.spec, self.system
         sizes: dict[str, Number] = dict(self.sizes)
         if self.gradients:
             trained = next(s.name for s in system.states.values() if s.trained)
-            sizes |= {f"rows({trained})": SIDE, f"cols({trained})": SIDE}
+            sizes |= {f"rows({trained})": SIDE, f"cols({trained})": SIDE, "samples": SIDE}
             self.choices, self.free = {}, {}
             program = spec.program("reference")
         else:

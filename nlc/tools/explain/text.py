@@ -69,7 +69,12 @@ def _scope(e: Explanation) -> list[str]:
     flops = "flops (a multiply-add is 2), bytes moved"
     if e.matrix:
         m, n = e.matrix
-        what = f"a step in float32, for each weight of a matrix [{m:,}, {n:,}]: {flops}, bytes of state"
+        step = (
+            f"a step in float32 with {m:,} samples"
+            if e.context == "layers"
+            else "a step in float32"
+        )
+        what = f"{step}, for each weight of a matrix [{m:,}, {n:,}]: {flops}, bytes of state"
     else:
         what = f"T = {e.tokens:,} tokens, forward, in float32; for a token: {flops};"
         what += " for a sequence: bytes of state, steps that wait for one another"

@@ -113,7 +113,7 @@ class _Reader:
         if c.name != main:
             rules: dict[str, set[str]] = {}
             for name, rule in self.program.rules.items():
-                if self.system.context == "gradients":
+                if self.system.trains:
                     trained = {s.level for s in self.system.states.values() if s.trained}
                     rules[main + name.capitalize()] = trained
                 else:
@@ -122,7 +122,7 @@ class _Reader:
             if c.name not in rules:
                 return
             fixed = frozenset(rules[c.name])
-        steps = self.system.context == "gradients" or fixed is not None
+        steps = self.system.trains or fixed is not None
         for f in c.body:
             if isinstance(f, ast.FunctionDef) and (f.name in _STEP or not steps):
                 yield _Function(f, c.lineno, fixed)
