@@ -17,14 +17,14 @@ from nlc.pipeline import shipped
 from nlc.runtime.verify.trajectories import slope, start
 from nlc.tools.sizes import BadHyper
 
-GRADIENTS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
+TRAINERS = [n for n in shipped() if nlc.load(n).system.trains]
 
 
 def verified(name: str, *more: str) -> Any:
     return CliRunner().invoke(main, ["verify", name, *more])
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_the_trajectory_is_the_one_that_is_kept(name: str, golden: Callable[..., None]) -> None:
     result = nlc.load(name).verify()
     assert result.passed

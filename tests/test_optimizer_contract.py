@@ -23,7 +23,8 @@ SHAPES = [(4, 3), (3, 5), (3,), ()]  # matrices, and what is none
 PERIODS = {"f": 3, "k": 2}  # slow levels, as short as they can be and still be slow
 
 load = functools.cache(nlc.load)
-NAMES = [n for n in shipped() if load(n).system.context == "gradients"]
+NAMES = [n for n in shipped() if load(n).system.trains]
+LAYERS = [n for n in NAMES if load(n).system.context == "layers"]
 
 
 @functools.cache
@@ -34,7 +35,8 @@ def made_by(name: str, backend: str) -> type:
 def forms(name: str) -> list[str]:
     """The backends of an optimizer, and ``fused`` where a part of it can be compiled."""
     options = inspect.signature(made_by(name, "torch")).parameters
-    return ["reference", "torch", *(["fused"] if "fused" in options else [])]
+    fused = "fused" in options and name not in LAYERS  # whose rest is another shipped one
+    return ["reference", "torch", *(["fused"] if fused else [])]
 
 
 def drawn_alike(opt: Optimizer) -> Optimizer:
@@ -45,6 +47,24 @@ def drawn_alike(opt: Optimizer) -> Optimizer:
 
     opt.register_step_pre_hook(seed)
     return opt
+
+
+def layer_of(p: nn.Parameter) -> nn.Linear:
+    """A linear layer with this weight."""
+    layer = nn.Linear(p.shape[1], p.shape[0], bias=False, device="meta")
+    layer.weight = p
+    return layer
+
+
+def passed(opt: Optimizer, layers: list[nn.Linear]) -> None:
+    """The gradients of layers' weights as samples: x the identity, its slopes the gradient's columns."""
+    opt.forget()
+    for layer in layers:
+        slope, layer.weight.grad = layer.weight.grad, None
+        if slope is not None:
+            x = torch.eye(slope.shape[1]).to(slope)
+            with torch.enable_grad():
+                layer(x).backward(slope.mT)
 
 
 class Way:
@@ -61,7 +81,19 @@ class Way:
             patch.setattr(module, "BLOCK", 1)
 
     def __call__(self, params: Any, **given: Any) -> Optimizer:
-        return drawn_alike(self.made(params, **{**self.hypers, **self.options, **given}))
+        given = {**self.hypers, **self.options, **given}
+        if not hasattr(self.made, "watch"):
+            return drawn_alike(self.made(params, **given))
+        params = list(params)
+        several = (
+            [p for group in params for p in group["params"]]
+            if isinstance(params[0], dict)
+            else params
+        )
+        layers = [layer_of(p) for p in several if p.ndim == 2]
+        opt = drawn_alike(self.made(params, layers, **given))
+        opt.register_step_pre_hook(lambda opt, *_: passed(opt, layers))
+        return opt
 
     def numbers(self) -> dict[str, float]:
         """The hypers that a schedule may change, at values that matter."""
@@ -78,12 +110,15 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
     return Way(*request.param, monkeypatch)
 
 
-def ways(*backends: str) -> pytest.MarkDecorator:
-    found = [(n, b) for n in NAMES for b in backends or forms(n)]
+def ways(*backends: str, names: list[str] = NAMES) -> pytest.MarkDecorator:
+    found = [(n, b) for n in names for b in backends or forms(n)]
     return pytest.mark.parametrize("way", found, ids=map("-".join, found), indirect=True)
 
 
 every, plain = ways(), ways("reference", "torch")
+# what lays gradients on the parameters itself, in closures or with graphs; tests/test_layer_systems.py has layers
+BARE = [n for n in NAMES if n not in LAYERS]
+every_bare, plain_bare = ways(names=BARE), ways("reference", "torch", names=BARE)
 by_turns = (
     pytest.mark.parametrize(  # of what takes long: one backend of each, the other with -m long
         "way",
@@ -291,7 +326,7 @@ def test_half_precision_goes_on_bit_by_bit_too(way: Way, options: dict) -> None:
     assert equal(train(second, parts, range(2, 6)), expected)
 
 
-@plain
+@plain_bare
 def test_a_copy_goes_its_own_way(way: Way) -> None:
     params = tensors()
     opt = way(params, lr=0.02)
@@ -305,7 +340,7 @@ def test_a_copy_goes_its_own_way(way: Way) -> None:
 # ---------------------------------------------------------------------------------------------- the step
 
 
-@every
+@every_bare
 def test_the_closure_computes_the_loss_with_gradients(way: Way) -> None:
     params = tensors()
     opt = way(params, lr=1e-3)
@@ -352,7 +387,7 @@ def test_what_has_no_gradient_stays_as_it_is(way: Way) -> None:
     assert torch.equal(found[0], train(other, others[:1], range(4, 7))[0])
 
 
-@every
+@every_bare
 def test_the_gradient_stays_as_it_was(way: Way) -> None:
     params = tensors()
     opt = way(params, lr=0.02, maximize=True)
@@ -391,7 +426,7 @@ def test_a_memory_of_the_gradient_is_not_the_gradient(backend: str) -> None:
         assert {k: state[k][0].item() for k in expected} == pytest.approx(expected)
 
 
-@plain
+@plain_bare
 def test_what_it_cannot_train_is_refused_clearly(way: Way) -> None:
     name = way.made.__name__
     p = nn.Parameter(torch.ones(3, 2, dtype=torch.complex128))
@@ -725,7 +760,7 @@ def unrolled(opt: Optimizer, params: list[Tensor], steps: int, graph: bool) -> l
     return opt.param_groups[0]["params"]
 
 
-@plain
+@plain_bare
 def test_gradients_pass_through_the_steps(way: Way) -> None:
     """To every number and to the start, as finite differences of the reference's plain steps say."""
     exact = nlc.loads(way.spec.source.text.replace("float32", "float64"))
@@ -769,7 +804,7 @@ def test_gradients_pass_through_the_steps(way: Way) -> None:
         ), name
 
 
-@plain
+@plain_bare
 def test_a_gradient_of_zero_gives_gradients_that_are_finite(way: Way) -> None:
     """Roots of second moments are then roots of 0, whose slope is infinite."""
     rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
@@ -791,7 +826,7 @@ def test_a_gradient_of_zero_gives_gradients_that_are_finite(way: Way) -> None:
     assert all(x.isfinite().all() for x in found)
 
 
-@plain
+@plain_bare
 def test_a_rate_is_learned_through_the_steps(way: Way) -> None:
     """Meta-learning: after some outer steps the loss at the end of the inner ones is lower."""
     log_rate = torch.tensor(-7.0, dtype=torch.float64, requires_grad=True)
@@ -818,7 +853,7 @@ def test_a_rate_is_learned_through_the_steps(way: Way) -> None:
     assert losses[-1] < losses[0] and log_rate.item() > -7.0
 
 
-@plain
+@plain_bare
 def test_names_follow_the_tensors(way: Way) -> None:
     """``named_parameters`` and a functional call: the names stay where their tensors were."""
     net = nn.Linear(3, 2).double()
