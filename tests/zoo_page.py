@@ -23,12 +23,14 @@ ELSEWHERE = {
     "cms_nested": (WRITTEN, "test_cms", "1e-10"),
     "cms_sequential": (WRITTEN, "test_cms", "1e-10"),
     "delta_net": (FLA, "test_operators", "1e-10"),
+    "dgd": ("eq. 56 as least squares", "test_layer_systems", "1e-10"),
     "gated_delta_net": ("the paper's layer, written out, and fla's", "test_modules", "1e-12"),
     "gla": (FLA, "test_gated", "1e-10"),
     "hope": (WRITTEN, "test_hope", "1e-10"),
     "hope_attention": ("attention and the chain by themselves", "test_hope", "1e-12"),
     "hope_literal": (WRITTEN, "test_hope", "1e-10"),
     "hope_slow": (WRITTEN, "test_hope", "1e-10"),
+    "kfac": (WRITTEN, "test_layer_systems", "1e-10"),
     "linear_attention": (FLA, "test_operators", "1e-10"),
     "mamba2": (FLA, "test_gated", "1e-10"),
     "retnet": (FLA, "test_gated", "1e-10"),
@@ -59,11 +61,11 @@ paper adds q, the second takes another gradient than autograd's.
 |---|---|---|---|---|---|
 """
 GRADIENTS = """
-## Systems over gradients
+## Systems over gradients and layers
 
 A step in float32, for each weight of a matrix of 1,024 rows and columns: its flops, the bytes moved, and the bytes kept
 from step to step beside the weight. Elementwise steps take every number by itself, the others need products of
-matrices or a norm of the tensor; flows are what several levels need. Compared are the weights after 25 steps, the
+matrices or a norm of the tensor; flows are what several levels need. A layer has 1,024 samples. Compared are the weights after 25 steps, the
 difference relative to their norm.
 
 | system | steps | at a slower clock | flops | bytes moved | bytes kept | held against | error |
