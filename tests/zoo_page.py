@@ -64,9 +64,9 @@ GRADIENTS = """
 ## Systems over gradients and layers
 
 A step in float32, for each weight of a matrix of 1,024 rows and columns: its flops, the bytes moved, and the bytes kept
-from step to step beside the weight. Elementwise steps take every number by itself, the others need products of
-matrices or a norm of the tensor; flows are what several levels need. A layer has 1,024 samples. Compared are the weights after 25 steps, the
-difference relative to their norm.
+from step to step beside the weight. Elementwise steps take every number by itself, the others need products of matrices
+or a norm of the tensor; flows are what several levels need. A layer has 1,024 samples. Compared are the weights after
+25 steps, the difference relative to their norm.
 
 | system | steps | at a slower clock | flops | bytes moved | bytes kept | held against | error |
 |---|---|---|---|---|---|---|---|
