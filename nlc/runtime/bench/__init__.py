@@ -56,7 +56,7 @@ def bench(
     if system.context != "tokens":
         raise NotMeasurable(
             f"`bench` measures token systems, and `{system.name}` has the context {system.context};"
-            " optimizers have benchmarks of their own, such as `benchmarks/digits.py`"
+            " optimizers have benchmarks of their own, such as `examples/digits.py`"
         )
     if device == "cuda" and not torch.cuda.is_available():
         raise NotMeasurable("this torch has no CUDA device")
