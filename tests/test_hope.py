@@ -129,7 +129,7 @@ def chunkwise(chunk: int, memory_chunk: int, toward: bool, cms_lr: float | None 
         state |= {f"M_{s}.W{i}": w for s in M for i, w in enumerate(M[s], 1)}
         if cms_lr is None:  # hope_slow: the chain holds still
             for i in (1, 2, 3):
-                o = MLP(weights[f"cms.C_{i}.W1"], weights[f"cms.C_{i}.W2"])(o)
+                o = MLP(weights[f"C_{i}.W1"], weights[f"C_{i}.W2"])(o)
             return o, state
         y, rest = chain(weights, o, PERIODS, cms_lr, "cms.")
         return y, state | rest
@@ -313,7 +313,7 @@ def test_hope_slow_hands_its_chain_to_the_optimizer_with_periods() -> None:
     modules[1].double().load_state_dict(modules[0].state_dict())
     groups = modules[0].param_groups()
     names = {id(p): key for key, p in modules[0].named_parameters()}
-    chained = [[f"cms.C_{i}.W1", f"cms.C_{i}.W2"] for i in (1, 2, 3)]
+    chained = [[f"C_{i}.W1", f"C_{i}.W2"] for i in (1, 2, 3)]
     assert [[names[id(p)] for p in group["params"]] for group in groups[1:]] == chained
     assert [group.get("period", 1) for group in groups] == [1, 1, 2, 4]
     assert sum(len(group["params"]) for group in groups) == len(names)

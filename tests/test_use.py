@@ -184,4 +184,4 @@ def test_levels_on_the_outer_loss_stay_so_where_they_are_used() -> None:
     assert found == [group.get("period", 1) for group in alone.param_groups()] == [1, 1, 2, 4]
     names = {id(p): n for n, p in whole.named_parameters()}
     slow = [names[id(p)] for p in whole.param_groups()[-1]["params"]]
-    assert slow == ["mem.cms.C_3.W1", "mem.cms.C_3.W2"]
+    assert slow == ["mem.C_3.W1", "mem.C_3.W2"]

@@ -81,7 +81,6 @@ ORACLES = {
     "hope_query": Oracle(
         zoo_learners.hope_query(bias=3.0, **HOPE), dict(**DEEP, gate_bias=3.0, **HOPE)
     ),
-    "cms_slow": Oracle(zoo_learners.cms_slow, dict(d=6, expand=2)),
     "lact": Oracle(zoo_learners.lact(5, 0.05), dict(**DEEP, chunk=5, rate=0.05)),
     "surprise": Oracle(
         zoo_learners.surprise(4, 0.3, 0.9), dict(d=5, n=4, lr=0.3, discount=0.9), inputs=_episodes

@@ -281,10 +281,3 @@ def surprise(n: int, lr: float, discount: float) -> Callable[..., Found]:
         return torch.stack(rows), {name: torch.stack(parts) for name, parts in states}
 
     return run
-
-
-def cms_slow(w: State, x: Tensor) -> Found:
-    """Eq. 70 of a call, in which nothing learns: y = C_3(C_2(C_1(x)))."""
-    for i in (1, 2, 3):
-        x = MLP(w[f"C_{i}.W1"], w[f"C_{i}.W2"])(x)
-    return x, {}
