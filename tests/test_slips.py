@@ -152,9 +152,10 @@ def test_a_slip_is_one_message(edit: str) -> None:
 def test_a_gate_beside_an_objective_to_be_summed_goes_into_the_rule() -> None:
     """What is offered for both at once can be followed at once."""
     text = SPECS["families"].replace("frequency: every token", "frequency: every 4 tokens")
-    objective, gate = nlc.loads(text, "spec.yaml").check().ordered
-    assert "around the whole objective" in objective.helps[0]
-    assert gate.span.text == "alpha" and "`decay=last(alpha)`" in gate.helps[0]
+    (said,) = nlc.loads(text, "spec.yaml").check().ordered
+    objective, gate = said.helps
+    assert "around the whole objective" in objective
+    assert "alpha" in [label.span.text for label in said.related] and "`decay=last(alpha)`" in gate
     text = text.replace("0.5 * sqnorm(S(key) - value)", "sum(0.5 * sqnorm(S(key) - value))")
     text = text.replace("    retain: alpha\n", "").replace("lr=0.5", "lr=0.5, decay=last(alpha)")
     assert not nlc.loads(text).check().diagnostics

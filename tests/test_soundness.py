@@ -312,9 +312,9 @@ def hope(text: str) -> str:
     "change, codes",
     [
         (("", ""), []),
-        (("    toward: init ", "    # "), ["NLC805"] * 5),  # the literal eq. 88
-        (("lr=eta / size", "lr=eta"), ["NLC804"] * 5),
-        (("    init: learned\n    backprop", "    backprop"), ["NLC806"] * 5),
+        (("    toward: init ", "    # "), ["NLC805"]),  # the literal eq. 88
+        (("lr=eta / size", "lr=eta"), ["NLC804"]),
+        (("    init: learned\n    backprop", "    backprop"), ["NLC806"]),
     ],
 )
 def test_hope(change: tuple[str, str], codes: list[str]) -> None:

@@ -6,8 +6,8 @@ A stage adds to a ``Report`` and goes on with what is sound; the driver raises `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from itertools import islice
 
@@ -70,16 +70,49 @@ class InternalError(Exception):
     """A bug of ours, never a mistake of the user's."""
 
 
+SHOWN = 16  # places that a message lists
 MANY = 200  # diagnostics that one report takes; nobody reads more, and a hostile text has no end of them
 GUESSED = 300  # names that a misspelt one is compared with
 
 
 @dataclass
+class _Said:
+    """A mistake that is reported, as it was at first and as it stands in the report, and where else it shows."""
+
+    first: Diagnostic
+    now: Diagnostic
+    spans: list[Span] = field(default_factory=list)
+
+    def also(self, span: Span) -> Diagnostic:
+        """The diagnostic with one more place, unless its line says enough."""
+        at = self.first.span
+        lines = [(s.line, s.quote()) for s in (at, *self.spans)]
+        new = (span.line, span.quote())
+        far = span.source is at.source and (span.line != at.line or new[1] != at.quote())
+        if far and new not in lines and len(self.spans) < SHOWN:
+            self.spans.append(span)
+            self.now = replace(self.now, notes=(*self.first.notes, _elsewhere(at, self.spans)))
+        return self.now
+
+
+def _elsewhere(at: Span, spans: list[Span]) -> str:
+    """``the same goes for lines 14, 19``; what stands there is quoted where it is something else."""
+    lines = sorted({s.line for s in spans if s.quote() in ("", at.quote())})
+    texts: dict[int, list[str]] = {}
+    for s in sorted(spans, key=lambda s: s.start):
+        if s.quote() not in ("", at.quote()):
+            texts.setdefault(s.line, []).append(f"`{s.quote()}`")
+    said = [f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))}"] if lines else []
+    said += [f"{', '.join(quoted)} on line {line}" for line, quoted in texts.items()]
+    return f"the same goes for {'; '.join(said)}"
+
+
+@dataclass
 class Report:
-    """The diagnostics of one compilation."""
+    """The diagnostics of one compilation: one for each mistake, however often it shows."""
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
-    _known: set[tuple[str, str, int, int]] = field(default_factory=set, repr=False)
+    _said: dict[Hashable, _Said] = field(default_factory=dict, repr=False)
 
     def add(
         self,
@@ -92,35 +125,49 @@ class Report:
         notes: Iterable[str] = (),
         helps: Iterable[str] = (),
         fix: Fix | None = None,
+        causes: Iterable[Hashable] = (),
     ) -> None:
-        """Adds a diagnostic unless this place already has one of that code with the same message."""
+        """Adds a diagnostic, unless what it stems from is reported already: then that one also names this place.
+
+        ``causes`` are what may be wrong, any hashable values; without them it is the place itself.
+        """
         if code not in CODES:
             raise InternalError(f"no such code: {code}")
         self._add(
-            Diagnostic(code, message, span, label, tuple(related), tuple(notes), tuple(helps), fix)
+            Diagnostic(code, message, span, label, tuple(related), tuple(notes), tuple(helps), fix),
+            list(causes),
         )
+
+    def again(self, span: Span | None, *causes: Hashable) -> bool:
+        """Whether a mistake of one of these causes is reported; it then names ``span`` too."""
+        said = next((s for c in causes if (s := self._said.get(c)) is not None), None)
+        if said is None or said.now not in self.diagnostics:
+            return False
+        for cause in causes:
+            self._said.setdefault(cause, said)
+        if span is not None:
+            at = self.diagnostics.index(said.now)
+            self.diagnostics[at] = said.also(span)
+        return True
 
     def take(self, other: Report) -> None:
         """Adds the diagnostics of another report."""
         for diagnostic in other.diagnostics:
-            self._add(diagnostic)
-
-    def replace(self, old: Diagnostic, new: Diagnostic) -> None:
-        """Says one mistake in other words."""
-        self.diagnostics[self.diagnostics.index(old)] = new
+            self._add(diagnostic, [])
 
     def drop(self, silenced: Callable[[Diagnostic], bool]) -> None:
         """Takes diagnostics out again."""
         self.diagnostics[:] = [d for d in self.diagnostics if not silenced(d)]
 
-    def _add(self, new: Diagnostic) -> None:
-        said = {new.message}
-        if new.severity == "error" and new.label:
-            said.add(new.label)  # of members of a family one of the two alone differs
-        same = {(new.code, text, new.span.start, new.span.end) for text in said}
-        if self._known.isdisjoint(same) and not self.full:
-            self._known |= same
-            self.diagnostics.append(new)
+    def _add(self, new: Diagnostic, causes: list[Hashable]) -> None:
+        at = (new.span.source.name, new.span.start, new.span.end)
+        causes = causes or [at if new.severity == "error" else (new.code, *at)]
+        causes.append((new.code, new.message, *at))
+        if self.full or self.again(new.span, *causes):
+            return
+        said = _Said(new, new)
+        self._said.update(dict.fromkeys(causes, said))
+        self.diagnostics.append(new)
 
     @property
     def full(self) -> bool:

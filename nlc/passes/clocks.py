@@ -47,6 +47,7 @@ class _Clocks:
         self.owner = {s.name: s.level for s in system.states.values()}
         self.gradients = {name: s.level for name, s in system.gradients.items()}
         self.flows: dict[str, Clock] = {}
+        self.slow: dict[str, list[tuple[Expr, dict[str, Span], Level, bool]]] = {}
 
     def run(self) -> System:
         levels = {}
@@ -55,6 +56,8 @@ class _Clocks:
             self._reset_fits(level)
             if not self.base.faster(level.clock):
                 self._misplaced(levels[name].expressions, ("total", "objective"))
+        for root, slow in self.slow.items():
+            self._which(root, sorted(slow, key=lambda each: min(s.start for s in each[1].values())))
         read = self._read(levels.values())
         self._misplaced(read, ("total", "recent"))
         self._of_samples(read)
@@ -76,6 +79,8 @@ class _Clocks:
 
     def _misplaced(self, exprs: Iterable[Expr], ops: tuple[str, ...]) -> None:
         """``last`` says which value of a period is meant; what ticks every time has one."""
+        if self.report.has_errors:
+            return  # a clock with a mistake may be why
         for node in (n for e in exprs for n in walk(e) if n.op in ops):
             message, label, help = _MISPLACED[node.op]
             span = node.span or self.system.span
@@ -141,9 +146,10 @@ class _Clocks:
         gathers = _gathers_gradient(marked.objective) or any(
             found and e is level.objective for e, found in loose
         )
-        for e, found in loose:
-            if found:
-                self._which(e, found, level, gathers)
+        slow = [(e, found, level, gathers) for e, found in loose if found]
+        root = level.name.partition(".")[0]  # the rule's own states are the level's
+        if slow:
+            self.slow.setdefault(root, []).extend(slow)
         self._too_late(level, marked.objective, marked.retain)
         return replace(marked, memory=level.memory, reset=level.reset)
 
@@ -320,28 +326,37 @@ class _Clocks:
             stack.extend(reversed(n.args))
         return found
 
-    def _which(self, e: Expr, found: dict[str, Span], level: Level, gathers: bool) -> None:
-        """What is faster must be gathered: which of its values is meant? One message an expression."""
-        (name, span), *others = found.items()
-        names = " and ".join(f"`{n}`" for n in found)
-        ticks = "tick" if others else "ticks"
-        samples = self.base == SAMPLE
-        each = f"`mean({name})`" if samples else f"`last({name})`, `mean({name})`"
-        help = f"write {each}, or `sum(…)` around what is to be added up"
-        if e is level.objective and others:
-            around = "mean" if samples else "sum"
-            help = f"write `{around}(…)` around the whole objective, or {each}"
-        elif e is level.retain and gathers and level.anchor is None:
-            gathered = any(n.op in ("sum", "mean", "last") for n in walk(e))
-            help = _decay(level, "…" if gathered else f"last({_quoted(e)})")
+    def _which(self, root: str, slow: list[tuple[Expr, dict[str, Span], Level, bool]]) -> None:
+        """What is faster must be gathered: which of its values is meant? One message a level."""
+        found: dict[str, Span] = {}
+        for _, names, _, _ in slow:
+            found |= {n: at for n, at in names.items() if n not in found}
+        (_, span), *others = found.items()
+        *most, last = (f"`{n}`" for n in found)
+        level = self.system.levels[root]
         self.report.add(
             "NLC405",
-            f"{names} {ticks} faster than level `{level.name}` ({level.clock})",
+            f"{', '.join(most)}{' and ' if most else ''}{last} {'tick' if others else 'ticks'} faster than"
+            f" level `{root}` ({level.clock})",
             span,
             f"which of its values in a {'step' if samples else 'period'} is meant?",
             related=[Label(at, "and of this") for n, at in others if at.source is span.source],
-            helps=[help],
+            helps=dict.fromkeys(_way(*each, self.base == SAMPLE) for each in slow),
+            causes=[("slow", level.span)],
         )
+
+
+def _way(e: Expr, found: dict[str, Span], level: Level, gathers: bool, samples: bool) -> str:
+    """How what is faster in one expression is gathered."""
+    name, *others = found
+    each = f"`mean({name})`" if samples else f"`last({name})`, `mean({name})`"
+    if e is level.objective and others:
+        around = "mean" if samples else "sum"
+        return f"write `{around}(…)` around the whole objective, or {each}"
+    if e is level.retain and gathers and level.anchor is None:
+        gathered = any(n.op in ("sum", "mean", "last") for n in walk(e))
+        return _decay(level, "…" if gathered else f"last({_quoted(e)})")
+    return f"write {each}, or `sum(…)` around what is to be added up"
 
 
 def _gathers_gradient(objective: Expr | None) -> bool:

@@ -244,6 +244,7 @@ class _Expander:
                 f"did you mean `{family}[{close}]`?" if close else place,
                 notes=[f"members: {known}{', …' if len(labels) > 12 else ''}"],
                 fix=certain(index.span, label, labels) if label else None,
+                causes=[("member", family)],
             )
         return _error(n)
 

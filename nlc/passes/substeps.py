@@ -73,6 +73,8 @@ def _outside(system: System, several: list[Level], report: Report) -> None:
     for node in {n: n for e in exprs for n in walk(e) if _varies(n)}.values():
         what = "substeps(…)" if node.op == "substeps" else "substep"
         help = "read it in a level of several, such as `frequency: 2 per token`, and in its flows"
+        if report.has_errors:
+            return  # the level that has them may be one with a mistake
         report.add(
             "NLC404",
             f"`{what}` is read where a token has no sub-steps",

@@ -36,17 +36,19 @@ def block(
     """
     keys = keys_of(model)
     found = {k.text: Entry(k, v, where) for k, v in mapping.entries if k.text in keys}
+    strange = False  # whether a key may stand for any other
     for key, value in mapping.entries:
         if report.full:
             break
         if key.text not in keys and not key.broken:
             meant = _unknown(key, value, found, keys, where, kind, report)
+            strange = strange or meant is None
             if meant is not None and meant not in found:
                 same = meant not in KEYS.get(key.text, ()) or _takes(meant, value)
                 node = value if same else Scalar("", value.span, broken=True)
                 found[meant] = Entry(key, node, where)
     for key, required in keys.items():
-        if required and key not in found:
+        if required and key not in found and not strange:
             report.add(
                 "NLC102",
                 f"{where} has no `{key}`, which is required",

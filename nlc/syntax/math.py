@@ -25,6 +25,7 @@ from nlc.syntax import hints
 from nlc.syntax.symbols import ascii_name, fraction, superscript
 from nlc.syntax.yamltree import Scalar
 
+TEXT = "<expression>"  # the source of what stands in no spec
 MAX_LENGTH = 10_000
 MAX_DEPTH = 100
 MAX_NUMBER = 40
@@ -51,7 +52,7 @@ def parse_expr(scalar: Scalar, report: Report) -> Expr | None:
 def parse_text(text: str) -> Expr:
     """The expression of a text of ours, such as a library entry; SpecError if it has a mistake."""
     report = Report()
-    expr = parse_expr(Scalar(text, Span(Source("<expression>", text), 0, len(text))), report)
+    expr = parse_expr(Scalar(text, Span(Source(TEXT, text), 0, len(text))), report)
     report.raise_if_errors()
     assert expr is not None
     return expr

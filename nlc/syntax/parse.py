@@ -15,7 +15,16 @@ from nlc.syntax.blocks import block
 from nlc.syntax.clock import parse_clock, parse_period
 from nlc.syntax.foreign import READS
 from nlc.syntax.misplaced import put_back
-from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, choices_of
+from nlc.syntax.schema import (
+    Family,
+    InlineMemory,
+    Level,
+    Reset,
+    Spec,
+    Weight,
+    choices_of,
+    keys_of,
+)
 from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import (
     ClockTree,
@@ -172,8 +181,34 @@ class _Parser:
     # ---------------------------------------------------------------------------------- the levels
 
     def _levels(self, found: dict[str, Entry]) -> tuple[LevelTree, ...]:
-        entries = self._members(found, "levels", "a mapping of levels")
+        entries = self._placed(found, self._members(found, "levels", "a mapping of levels"))
         return named(entries, self.report, self._level, indexed=True)
+
+    def _placed(self, found: dict[str, Entry], entries: list[Entry]) -> list[Entry]:
+        """The entries of ``levels`` that are levels: without the line above them, others stand among them too."""
+        texts = [e for e in entries if isinstance(e.node, Scalar) and not is_empty(e.node)]
+        bare = [e for e in texts if e.key.text in keys_of(Level)]
+        given = _entries(found["outputs"].node) if "outputs" in found else ()
+        outputs = {key.text for key, _ in given} if "output" not in found else set()
+        computed = [e for e in texts if e.key.text in outputs]
+        if bare:
+            self.report.add(
+                "NLC103",
+                "keys of a level stand right under `levels`",
+                bare[0].key.span,
+                "of which level?",
+                helps=["write the name of the level above them, such as `S:`, and them below it"],
+            )
+        for e in computed[:1]:
+            self.report.add(
+                "NLC102",
+                "a token system has no `output`, which is required",
+                e.key.span,
+                f"`{e.key.text}` is an output: is `output:` missing above it?",
+                causes=[("missing", "output")],
+            )
+        self.hidden = self.hidden or bool(bare or computed)
+        return [e for e in entries if not any(e is x for x in (*bare, *computed))]
 
     def _level(self, entry: Entry, given: Named) -> LevelTree | None:
         where = f"level `{cut(entry.key.text)}`"
@@ -182,7 +217,8 @@ class _Parser:
             wrong_kind(entry, "the keys of a level", self.report, help)
             return None
         found = block(entry.node, Level, where, "a level", given.span, self.report)
-        self.hidden = self.hidden or any(_FOR.match(k.text) for k, _ in entry.node.entries)
+        hides = len(entry.node.again) > 1 or any(_FOR.match(k.text) for k, _ in entry.node.entries)
+        self.hidden = self.hidden or hides
         return LevelTree(
             name=given.name,
             index=given.index,
@@ -357,7 +393,20 @@ class _Parser:
         return named(entries, self.report, self._field, reserved=reserved)
 
     def _dims(self, found: dict[str, Entry], key: str) -> tuple[Field, ...]:
-        return named(self._members(found, key, "a mapping of sizes"), self.report, self._size)
+        entries = self._members(found, key, "a mapping of sizes")
+        calls = [i for i, e in enumerate(entries) if _is_call(e.node)]
+        wrong = (
+            calls[0] if calls and calls[0] else len(entries)
+        )  # behind what is right: another block
+        for e in entries[wrong : wrong + 1]:
+            self.report.add(
+                "NLC103",
+                f"`{cut(e.key.text)}` of `{key}` is an expression, not a list of sizes",
+                e.node.span,
+                "is `let:` missing above this line?",
+            )
+        self.hidden = self.hidden or wrong < len(entries)
+        return named(entries[:wrong], self.report, self._size)
 
     def _one_or_fields(self, found: dict[str, Entry], key: str) -> tuple[Field, ...]:
         if key not in found:
@@ -393,6 +442,7 @@ class _Parser:
             where = f"`{entry.key.text}`"
             found = block(node, Family, where, "a family", given.span, self.report)
             over, expr = self._over(found), self._expr(found, "is")
+            self.hidden = self.hidden or over is None
         else:
             expr = expression(entry, self.report, lists=True)
         return LetTree(given.name, given.index, given.span, expr or error(_place(entry)), over)
@@ -408,9 +458,21 @@ def _lost(found: dict[str, Entry], tree: SpecTree) -> frozenset[str]:
         blocks += [_entries(node) for key, node in _entries(level) if key.text == "let"]
     keys = [key.text for block in blocks for key, _ in block]
     keys += [key for block in blocks for _, node in block for key in _swallowed(node)]
-    refused = [key for key in keys if ascii_name(key.partition("[")[0].strip()) not in known]
+    refused = [
+        key
+        for key in keys
+        if ascii_name(key.partition("[")[0].strip()) not in known or ("[" in key) != ("]" in key)
+    ]
     words = {w for key in refused for w in (*_WORD.findall(key), re.sub(r"\W", "", key))}
-    return frozenset({ascii_name(w) for w in words} - known)
+    families = {ascii_name(key.partition("[")[0]) for key in refused if "[" in key}
+    return frozenset({ascii_name(w) for w in words} - known | families)
+
+
+def _is_call(node: Node) -> bool:
+    """Whether a function is applied, as no size does."""
+    return (
+        isinstance(node, Scalar) and not node.style and re.match(r"-?\w+\(", node.text) is not None
+    )
 
 
 def _swallowed(node: Node) -> list[str]:

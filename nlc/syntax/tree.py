@@ -121,6 +121,19 @@ class LevelTree:
     doc: Word | None = None
     keys: dict[str, Span] = field(default_factory=dict, compare=False)  # where each key stands
 
+    @property
+    def is_cache(self) -> bool:
+        """Whether a cache is meant, with or without a mistake in it."""
+        call = self.memory.call if self.memory is not None else None
+        named = call.args[0] if call is not None and call.op == "call" else call
+        return named is not None and named.op == "name" and named.attr == "cache"
+
+    @property
+    def of_a_state(self) -> list[str]:
+        """The keys that it has and that only a level with a state may have."""
+        keys = ("objective", "rule", "update", "retain", "toward", "project", "init")
+        return [key for key in keys if key in self.keys]
+
 
 @dataclass(frozen=True)
 class SpecTree:

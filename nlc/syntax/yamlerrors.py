@@ -55,7 +55,13 @@ def explain(
         return _open_quote(place, text, report)
     if place.context is not None and never_closed(place, place.context, problem, report):
         return None
-    if place.entry is not None:
+    mark = error.context_mark if "simple key" in (error.context or "") else None
+    above = (
+        mark is not None and error.problem_mark is not None and mark.line < error.problem_mark.line
+    )
+    if (
+        place.entry is not None and not above
+    ):  # a line above that is no key is no mistake of this value
         region = _value(place, problem, report)
         if region is not None:
             return region

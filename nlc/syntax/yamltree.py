@@ -100,15 +100,19 @@ def parse_yaml(source: Source, report: Report) -> Mapping | None:
         try:
             root = _Builder(source, text, masked, attempt).document()
         except yaml.MarkedYAMLError as error:
-            mask = explain(source, text, error, report)
+            said = Report()
+            mask = explain(source, text, error, said)
+            above = {d.span.line for d in said.diagnostics}  # a line that is no key spoils the next
+            report.drop(lambda d, above=above: d.span.line - 1 in above)
+            report.take(Report([d for d in said.diagnostics if not _follows(d.span, masked)]))
             if mask is None or mask[0] in masked or len(masked) == _ROUNDS:
-                _merge(attempt, report)
+                _merge(attempt, report, masked)
                 return None
             start, end = mask
             masked.add(start)
             text = text[:start] + "x" * (end - start) + text[end:]
         else:
-            _merge(attempt, report)
+            _merge(attempt, report, masked)
             break
     if isinstance(root, Mapping):
         return root
@@ -126,9 +130,16 @@ def parse_yaml(source: Source, report: Report) -> Mapping | None:
     return None
 
 
-def _merge(attempt: Report, report: Report) -> None:
+def _follows(span: Span, masked: set[int]) -> bool:
+    """Whether a place is on a line that was masked or the next one: then YAML trips over the mask."""
+    lines = {span.source.position(start)[0] for start in masked}
+    return bool(lines & {span.line, span.line - 1})
+
+
+def _merge(attempt: Report, report: Report, masked: set[int]) -> None:
     known = {(d.code, d.span) for d in report.diagnostics}
-    report.take(Report([d for d in attempt.diagnostics if (d.code, d.span) not in known]))
+    new = [d for d in attempt.diagnostics if (d.code, d.span) not in known]
+    report.take(Report([d for d in new if d.code == "NLC002" or not _follows(d.span, masked)]))
 
 
 class _Refused(Exception):
@@ -268,6 +279,8 @@ class _Builder:
         """The entries whose key is a text that was not said before; the others go to ``again``."""
         first: dict[str, Scalar] = {}
         entries: dict[str, tuple[Scalar, Node]] = {}
+        texts = [key.text for key, _ in pairs if isinstance(key, Scalar)]
+        several = len(texts) - len(set(texts)) > 1
         for key, value in pairs:
             if self.report.full:
                 raise _Refused
@@ -293,7 +306,11 @@ class _Builder:
                     key.span,
                     "said again here",
                     related=[Label(first[key.text].span, "first said here")],
-                    helps=["keep one of them"],
+                    helps=[
+                        "keep one of them",
+                        *(["or write the name above them that may be missing"] if several else []),
+                    ],
+                    causes=[("again", id(pairs), key.text == "outputs")],
                 )
                 again.append((key, value))
                 if isinstance(value := entries[key.text][1], Scalar):  # which is meant is not known

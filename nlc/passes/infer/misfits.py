@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from fractions import Fraction
 
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.shapes import HEADS, ShapeError, as_matrix
 from nlc.ir.show import show
 from nlc.ir.system import Level, Module, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 from nlc.passes.infer.heads import headed
 from nlc.passes.infer.solver import Solver, Unknown
+from nlc.syntax.math import TEXT
 
 
 class ShapeMessages:
@@ -23,7 +25,6 @@ class ShapeMessages:
     solver: Solver
     states: dict[str, State]
     shape: dict[int, object]
-    blamed: set[tuple[str, ...]]
 
     def _misfit(self, level: Level, key: str, e: Expr, dims: Dims, of: State) -> None:
         helps = ["a bare gate is a scalar"]
@@ -47,6 +48,7 @@ class ShapeMessages:
             f"this is {self.sized(dims)}",
             related=[Label(of.span, f"`{of.name}` is {self.sized(of.dims)}")],
             helps=helps,
+            causes=[("gate", self._declared(n)) for n in walk(e) if n.op == "flow"] or [e.span],
         )
 
     def _blame(self, node: Expr, mistake: ShapeError) -> None:
@@ -58,10 +60,7 @@ class ShapeMessages:
         states = [str(a.attr[0]) for a in node.args if a.op == "state"]
         if not states and at.op in ("input", "flow"):
             states = [str(at.attr)]
-        same = (node.op, *states[:1], mistake.message)
-        if states and same in self.blamed:
-            return  # one declaration, wrong for all its uses
-        self.blamed.add(same)
+        same = [(node.op, *states[:1], mistake.message)] if states else []
         if any(self._broken(self.shape.get(id(a))) for a in node.args):
             return
         related, notes = [], []
@@ -81,15 +80,41 @@ class ShapeMessages:
             mistake.message,
             mistake.help or self._turned(node) or self._sides(node),
         )
+        shapes = [self.solver.view(self.shape.get(id(a), ())) for a in node.args]
         self.report.add(
             "NLC301",
             f"shapes do not match in `{quoted(node)}`",
-            at.span or node.span or self.system.span,
+            next((s for s in (at.span, node.span) if _of_a_spec(s)), self.system.span),
             label,
             related=related,
             notes=notes,
             helps=[h for h in (self._unsplit(node), help) if h],
+            causes=[*same, *self._causes(node.args, shapes)],
         )
+
+    def _causes(self, read: Sequence[Expr], shapes: Sequence[object]) -> list[Hashable]:
+        """What may be wrong where these do not fit: a memory or a flow that is read, or one of the shapes elsewhere."""
+        causes: list[Hashable] = [("shape", place) for a in read for place in self._sources(a)]
+        known = [s for s in shapes if not isinstance(s, Unknown)]
+        causes.append(("shapes", frozenset(map(show_dims, known))))
+        last = [s[-1] for s in known if s and not isinstance(s[-1], Like)]
+        if len(last) == 2 and all(len(d.terms) == 1 for d in last):
+            causes += [("ratio", a / b) for a, b in (last, reversed(last))]
+        return causes
+
+    def _sources(self, e: Expr) -> list[Span | None]:
+        """Where the shapes are said of the states and flows that a value is, in the end, made of."""
+        places, seen, stack = [], set(), [e]
+        while stack:
+            n = stack.pop()
+            if n.op not in ("state", "flow") or (n.op, n.attr) in seen:
+                stack += n.args
+                continue
+            seen.add((n.op, n.attr))
+            places.append(self._declared(n))
+            if n.op == "flow" and n.attr in self.system.flows:
+                stack.append(self.system.flows[n.attr].expr)
+        return places
 
     def _no_width(self, module: Module) -> None:
         owner = module.path.rpartition(".")[0]
@@ -101,6 +126,7 @@ class ShapeMessages:
             if owner in self.system.flows
             else "its use fixes none",
             helps=[f"state it: `{module.function}(x, n)`"],
+            causes=["width"],
         )
 
     def sized(self, dims) -> str:
@@ -246,3 +272,8 @@ class ShapeMessages:
 
 def quoted(e: Expr) -> str:
     return (e.span.quote() if e.span is not None else "") or show(e)
+
+
+def _of_a_spec(span: Span | None) -> bool:
+    """Whether a place is in a spec: what a memory reads with is text of the language's own."""
+    return span is not None and span.source.name != TEXT

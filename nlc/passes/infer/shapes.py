@@ -43,7 +43,6 @@ class ShapesOf(ShapeMessages):
         self.flow: dict[str, object] = {}
         self.module: dict[str, tuple[Dim | None, object]] = {}
         self.failed: set[int] = set()
-        self.blamed: set[tuple[str, ...]] = set()
         self._classes: dict[Dim, Dim] | None = None
         self.objectives: list[tuple[Level, object]] = []
         self.gates: list[
@@ -226,8 +225,6 @@ class ShapesOf(ShapeMessages):
     # -------------------------------------------------------------------------------------------- levels
 
     def _level(self, level: Level) -> None:
-        for step in level.inner:
-            self._level(step)
         if level.objective is not None and (shape := self._of(level.objective)) is not None:
             self.objectives.append((level, shape))
         parts = [("retain", level.retain), ("toward", level.toward), ("project", level.project)]
@@ -266,6 +263,8 @@ class ShapesOf(ShapeMessages):
             ):
                 what = f"state `{state.name}`"
                 self._expect(state.init, shape, state.dims, what, state.span)
+        for step in level.inner:  # after what the level itself says, as it is told in its words
+            self._level(step)
 
     def _objective(self, level, shape) -> None:
         try:
@@ -347,6 +346,10 @@ class ShapesOf(ShapeMessages):
                 related=[Label(declared, said)] if declared else [],
                 notes=notes,
                 helps=helps,
+                causes=[
+                    *self._causes([e], [self.solver.view(shape), wanted]),
+                    *([("shape", declared)] if declared else []),
+                ],
             )
         self._assume(before, e)
 

@@ -27,7 +27,7 @@ from nlc.passes.resolve.level import flows_of, initial, resolve_level
 from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.memory import dims_of, resolve_memory
 from nlc.passes.resolve.rule import resolve_routes
-from nlc.passes.resolve.scope import SAMPLES, Scope
+from nlc.passes.resolve.scope import SAMPLES, Scope, error
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms
 from nlc.passes.resolve.use import resolve_uses
@@ -38,6 +38,10 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
     """``library`` has the systems that the spec may name as a rule or in ``use``."""
     tree = right_context(tree, report)
     scope = Scope(tree, report)
+    number = tree.heads is not None and all(n.op in ("num", "neg") for n in walk(tree.heads))
+    if number and size(scope, tree.heads, "the number of heads") is None:
+        tree = replace(tree, heads=error(tree.heads.span))
+        scope = Scope(tree, report)  # what is made of it is not judged
     settle(scope)
     heads = None
     if tree.heads is not None:

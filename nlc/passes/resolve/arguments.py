@@ -33,8 +33,9 @@ def bind(
     positional = given[: len(given) - len(keywords)]
     named = dict(zip(keywords, given[len(positional) :]))
     called, notes = f"{what} `{name}`".strip(), [usage(name, shown or params)]
-    before = len(report.diagnostics)
+    sound = True
     if len(positional) > len(params):
+        sound = False
         count = f"{len(params) or 'no'} argument{'s' * (len(params) != 1)}"
         extra = positional[len(params)]
         report.add(
@@ -45,6 +46,7 @@ def bind(
     for key, value in named.items():
         span = key.span if isinstance(key, Placed) else value.span or e.span
         if key in out:
+            sound = False
             first = out[key].span
             report.add(
                 "NLC204",
@@ -57,8 +59,9 @@ def bind(
         elif key in params:
             out[key] = value
         else:
+            sound = False
             _unknown(report, key, span, called, params, missing, notes, elsewhere)
-    for key in missing:
+    for key in missing if sound else ():
         report.add(
             "NLC204",
             f"{called} needs `{key}`",
@@ -66,7 +69,7 @@ def bind(
             "an argument is missing",
             notes=notes,
         )
-    if len(report.diagnostics) > before or report.full:
+    if not sound or missing or report.full:
         return None
     for key, default in params.items():
         if key not in out:

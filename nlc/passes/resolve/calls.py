@@ -115,6 +115,8 @@ def _read(
     if memory is None or any(a.op == "error" for a in args):
         return error(e.span)
     if memory.kind == "cache":
+        if scope.levels[level].of_a_state:
+            return error(e.span)  # reported there
         if len(args) != 1 or e.attr or when:
             message = f"reading `{level}` takes one query"
             return terms.say("NLC204", message, e, f"write `{level}(q)`")
@@ -133,7 +135,7 @@ def _read(
             [Label(place, "what answers a query is for example `matrix(m, n)`")] if place else []
         )
         message = f"`{level}` cannot be read with an argument"
-        return terms.say("NLC202", message, e, label, related=related)
+        return terms.say("NLC202", message, e, label, related=related, causes=[("query", place)])
     if len(args) != len(memory.params) or e.attr:
         params = ", ".join(memory.params)
         count = f"{len(memory.params)} argument{'s' * (len(memory.params) != 1)}"

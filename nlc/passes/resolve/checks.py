@@ -17,11 +17,11 @@ from nlc.syntax.tree import ClockTree, LevelTree, SpecTree
 
 def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
     """The keys of a level that need each other or exclude each other."""
-    is_cache = _is_cache(level)
-    if is_cache and scope.gradients:
+    cache = level.is_cache
+    if cache and scope.gradients:
         return  # reported with the memory
     if "frequency" not in level.keys:
-        usual = "infinite" if is_cache else "every step" if scope.gradients else "every token"
+        usual = "infinite" if cache else "every step" if scope.gradients else "every token"
         _missing(
             level, scope, "frequency", "when does it tick?", f"for example `frequency: {usual}`"
         )
@@ -29,23 +29,27 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
     for part in (level.anchor, level.reset.every if level.reset is not None else None):
         if part is not None:
             _unit(part, scope, "step" if scope.gradients else "token")
-    _clock(level, "cache" if is_cache else "state" if memory is not None else "", scope)
-    if is_cache:
-        of_a_state = ("objective", "rule", "update", "retain", "toward", "project", "init")
-        said = [key for key in of_a_state if key in level.keys]
+    said = level.of_a_state if cache else []
+    kind = "cache" if cache else "state" if memory is not None else ""
+    _clock(level, "" if said else kind, scope)
+    if cache:
         if said:
+            never = level.frequency is None or level.frequency.kind == "infinite"
+            remove = "remove this key" if len(said) == 1 else "remove these keys"
             scope.report.add(
                 "NLC105",
                 f"level `{level.name}` is a cache, which has no {_listed(said, 'and no')}",
                 level.keys[said[0]],
                 "it stores every key and value as they are",
                 related=[_memory_label(level)],
-                helps=["remove this key" if len(said) == 1 else "remove these keys"],
+                helps=[remove if never else f"{remove}, and write `frequency: infinite`"],
             )
         return
     if is_loss(level):
         _check_loss(level, scope)
         return
+    if memory is None and "memory" in level.keys and not level.of_a_state:
+        return  # it may be meant as a cache
     if not {"rule", "update"} & level.keys.keys():
         help = "for example `rule: gd(lr=0.1)`, or `update: e` for what is no gradient step"
         _missing(level, scope, "rule", "it would never change", help)
@@ -93,13 +97,6 @@ def _check_loss(level: LevelTree, scope: Scope) -> None:
                 related=[Label(level.objective.span, "this is why")],
                 helps=["remove this key, or give the level an objective of its own"],
             )
-
-
-def _is_cache(level: LevelTree) -> bool:
-    """Whether a cache is meant, with or without a mistake in it."""
-    call = level.memory.call if level.memory is not None else None
-    named = call.args[0] if call is not None and call.op == "call" else call
-    return named is not None and named.op == "name" and named.attr == "cache"
 
 
 def _decays(level: LevelTree) -> bool:
@@ -257,13 +254,15 @@ def check_whole(scope: Scope) -> None:
         "output": ("what does the module return?", "for example `output: S(q)`"),
     }
     for key, (label, help) in wanted.items():
-        if key not in tree.keys:
+        missing = ("missing", key)
+        if key not in tree.keys and not report.again(None, missing):
             report.add(
                 "NLC102",
                 f"a {CONTEXTS[tree.context.text]} system has no `{key}`, which is required",
                 tree.context.span,
                 label,
                 helps=[help],
+                causes=[missing],
             )
 
 
@@ -297,7 +296,7 @@ def _check_gradients(scope: Scope) -> None:
     if "inputs" in tree.keys:
         scope.later(f"`inputs` of {scope.context}", tree.keys["inputs"])
     if TRAINED not in scope.levels and not scope.tree.partial and TRAINED not in scope.tree.lost:
-        slip = next((n for n in scope.levels if n.upper() == TRAINED), None)
+        slip = scope.trained
         example = f"mean(dot({TRAINED}(x), delta))" if scope.layers else f"dot({TRAINED}, g)"
         span = scope.levels[slip].span if slip else tree.keys.get("levels", tree.context.span)
         report.add(
@@ -305,7 +304,7 @@ def _check_gradients(scope: Scope) -> None:
             f"{scope.context} has no level `{TRAINED}`, which is required",
             span,
             f"did you mean `{TRAINED}`?" if slip else f"`{TRAINED}` is the trained tensor itself",
-            fix=Fix(span, TRAINED) if slip else None,
+            fix=Fix(span, TRAINED) if slip and slip.upper() == TRAINED else None,
             helps=[f"for example `{TRAINED}:` with `objective: {example}` and `rule: gd(lr=lr)`"],
         )
     for key, why in (

@@ -169,11 +169,14 @@ def _value(scope: Scope, e: Expr) -> Number | bool | list | None:
     except _NoValue:
         return None
     except (ArithmeticError, ValueError, TypeError, LookupError) as mistake:
+        read = dict.fromkeys(str(n.attr) for n in walk(e) if n.op == "hyper")
+        lists = [n for n in read if n in scope.hypers and isinstance(scope.hypers[n].value, list)]
         scope.report.add(
             "NLC206",
             f"`{show(e)}` has no value",
             e.span or scope.tree.system.span,
-            _why(mistake),
+            f"`{lists[0]}` is a list" if lists else _why(mistake),
+            causes=[("kind", n) for n in lists],
             notes=values_of(scope, {str(n.attr) for n in walk(e) if n.op == "hyper"}),
         )
         return None

@@ -47,8 +47,7 @@ def resolve_memory(level: LevelTree, terms: Terms) -> Memory | None:
         read = Expr("matmul", (Expr("self", (), TRAINED), Expr("param", (), "z")))
         return Memory("trained", (state,), ("z",), read, text="the weight of a linear layer")
     if tree is None:
-        trained = level.name.upper() == TRAINED and TRAINED not in scope.levels
-        if "memory" not in level.keys and not (scope.gradients and trained):
+        if "memory" not in level.keys and level.name != scope.trained:
             example = f"like({TRAINED})" if scope.gradients else _matrix(level, scope)
             scope.report.add(
                 "NLC102",
@@ -236,7 +235,7 @@ def _cache(level: LevelTree, bound: Bound, terms: Terms, call: Expr) -> Memory |
     if bound["scale"] is not None:
         options["scale"] = terms.resolve(bound["scale"], Place(f"{level.name}.scale"))
     for key in ("key", "value"):
-        if key not in level.keys:
+        if key not in level.keys and not level.of_a_state:
             scope.report.add(
                 "NLC102",
                 f"level `{level.name}` has no `{key}`, which a cache needs",

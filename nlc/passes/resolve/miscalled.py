@@ -18,6 +18,9 @@ def unknown_function(terms: Terms, target: Expr) -> Expr:
     if scope.members(name):
         scope.not_defined(name, target.span, [])
         return error(target.span)
+    unknown = ("unknown", name)
+    if scope.report.again(target.span, unknown):
+        return error(target.span)
     ours = function(name)
     callable = [*FUNCTIONS, *scope.levels, *scope.uses, *names.PAST, "grad"]
     written = WRITTEN.get(plain(name))
@@ -34,6 +37,7 @@ def unknown_function(terms: Terms, target: Expr) -> Expr:
         notes=[] if close or written or not scope.levels else [_levels(terms)],
         helps=helps,
         fix=fix,
+        causes=[unknown],
     )
 
 
@@ -46,11 +50,16 @@ def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
     fn = e.args[0]
     if any(n.op == "error" for n in walk(fn)):
         return error(e.span)  # reported there
-    if fn.op == "index" and fn.args[0].op == "name":
-        name = str(fn.args[0].attr)
+    past = fn.op == "call" and len(fn.args) == 2 and fn.args[0].attr in names.PAST
+    member = fn.args[1] if past else fn
+    if member.op == "index" and member.args[0].op == "name":
+        name, fn = str(member.args[0].attr), member
+        if terms.scope.is_lost(name):
+            return error(e.span)
         close = nearest(name, {n.rpartition("_")[0] for n in terms.scope.levels} - {""})
         label = f"did you mean `{close}`?" if close else "no levels of this name"
-        return terms.say("NLC205", f"there is no family `{name}`", fn, label)
+        message = f"there is no family `{name}`"
+        return terms.say("NLC205", message, fn, label, causes=[("unknown", name)])
     if fn.op == "attr":
         return _module(terms, fn) or _method(terms, e, fn)
     label, helps = "only functions and memories take arguments", []

@@ -46,7 +46,10 @@ def name(terms: Terms, e: Expr, at: Place) -> Expr:
         return Expr("input", (), name, None, e.span)
     if name in scope.hypers:
         if isinstance(scope.hypers[name].value, list):
-            return terms.wrong(e, f"`{name}` is a list; a family runs over it")
+            if scope.is_lost(name):
+                return error(e.span)
+            label = f"`{name}` is a list; a family runs over it"
+            return terms.wrong(e, label, causes=[("kind", name)])
         return Expr("hyper", (), name, None, e.span)
     if name in scope.weights:
         return Expr("weight", (), name, None, e.span)
@@ -256,6 +259,8 @@ def state(
     if memory.kind == "cache" and level == at.level and at.mode == "own":
         _time(terms, level, e, at)
         return error(e.span)
+    if memory.kind == "cache" and terms.scope.levels[level].of_a_state:
+        return error(e.span)  # reported there
     if memory.kind == "cache":
         label = f"read it with a query: `{level}(q)`"
         return terms.say("NLC208", f"`{level}` is a cache, not a value", e, label)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from nlc.base.diagnostics import Diagnostic, Fix, Label, Report, certain, nearest
+from nlc.base.diagnostics import SHOWN, Fix, Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
@@ -19,8 +19,6 @@ SIDES = (Dim.of(f"rows({TRAINED})"), Dim.of(f"cols({TRAINED})"))
 # of a layer: what goes in, and the gradient of the loss at what comes out, one vector a sample
 SAMPLES = {"x": SIDES[1], "delta": SIDES[0]}
 _ADDED = 4  # members of a family whose sum is written out in a help
-_SHOWN = 16  # names and lines that a message lists
-_ALSO = "it is read on line"
 _AXES = frozenset("T L B seq seq_len seqlen time batch batch_size".split())
 
 
@@ -48,7 +46,6 @@ class Scope:
     order: list[str] = field(default_factory=list)  # hypers, each after those that it reads
     circular: set[str] = field(default_factory=set)  # hypers that are defined by themselves
     twice: set[str] = field(default_factory=set)  # names that are defined again
-    unknown: dict[str, Diagnostic] = field(default_factory=dict)  # what is said of each
     headless: bool = False  # whether that is said of a system without heads
     blamed: set[Dim] = field(default_factory=set)  # sizes that are reported to be none
 
@@ -96,6 +93,15 @@ class Scope:
     def context(self) -> str:
         """``a token system``, as messages call it."""
         return f"a {CONTEXTS[self.tree.context.text]} system"
+
+    @property
+    def trained(self) -> str | None:
+        """The level of a gradient system that is the trained tensor, be it under another name."""
+        if not self.gradients or TRAINED in self.levels:
+            return TRAINED if self.gradients else None
+        bare = [n for n, level in self.levels.items() if "memory" not in level.keys]
+        near = [n for n in self.levels if n.upper() == TRAINED]
+        return next(iter(near), bare[0] if len(bare) == 1 else None)
 
     def kind(self, name: str) -> str:
         tables = (
@@ -199,6 +205,9 @@ class Scope:
         """Says so, unless a mistake that is reported already is why; ``sure``: the nearest name would do."""
         if self.is_lost(name) or self.report.full:
             return
+        unknown = ("unknown", name)
+        if self.report.again(span, unknown):
+            return
         if name == "heads":
             message = "`heads` is read in a system without heads"
             self.without_heads(message, span, "no `heads:` is declared")
@@ -212,6 +221,7 @@ class Scope:
                 f"which of its members is meant, `{members[0]}`?",
                 notes=[f"members: {', '.join(members[:12])}"],
                 helps=self._summed(name),
+                causes=[unknown],
             )
             return
         own = FLOWS.get(name, name) if level else ""
@@ -226,11 +236,8 @@ class Scope:
         elif close and close == own:
             flows = ", ".join(f"`{flow}`" for flow in ("key", "value") if flow in visible)
             helps = [f"in this level: {flows}"]
-        shown = ", ".join(visible[:_SHOWN]) + (", …" if len(visible) > _SHOWN else "")
+        shown = ", ".join(visible[:SHOWN]) + (", …" if len(visible) > SHOWN else "")
         place = self.spans.get(f"{level}.{close}", self.spans.get(close or ""))
-        if name in self.unknown:
-            self._again(name, span)
-            return
         helps += self._advice(name) if not close else []
         self.report.add(
             "NLC201",
@@ -245,30 +252,11 @@ class Scope:
             else certain(span, name, visible)
             if sure and not self._is_list(close)
             else None,
+            causes=[unknown],
         )
-        if not self.report.full:
-            self.unknown[name] = self.report.diagnostics[-1]
 
     def _is_list(self, name: str | None) -> bool:
         return name in self.hypers and isinstance(self.hypers[name].value, list)
-
-    def _again(self, name: str, span: Span | None) -> None:
-        """The same name once more: one declaration is missing, however often it is read."""
-        said = self.unknown[name]
-        if span is None or span.source is not said.span.source or span.line == said.span.line:
-            return
-        if span.text != said.span.text:
-            return  # a name that runs over a family stands for it
-        first, also = said.notes[:1], [n for n in said.notes if n.startswith(_ALSO)]
-        lines = [int(n) for note in also for n in re.findall(r"\d+", note)]
-        if span.line in lines:
-            return
-        lines = sorted([*lines, span.line])
-        note = f"{_ALSO}{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))} too"
-        if len(lines) > _SHOWN:
-            return
-        self.unknown[name] = replace(said, notes=(*first, note))
-        self.report.replace(said, self.unknown[name])
 
     def _advice(self, name: str) -> list[str]:
         """What is probably not known, where a name is like those of other languages."""
@@ -290,6 +278,8 @@ class Scope:
         """Whether a mistake elsewhere keeps a name from being known."""
         if self.gradients and TRAINED not in self.levels and name == TRAINED:
             return True
+        if name == "heads" and "heads" in self.tree.keys and self.report.has_errors:
+            return True  # what it says is no number
         without_inputs = not self.gradients and "inputs" not in self.tree.keys
         return self.tree.partial or without_inputs or name in self.tree.lost | self.twice
 

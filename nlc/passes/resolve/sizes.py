@@ -162,6 +162,7 @@ def _symbol(scope: Scope, e: Expr, name: str, index: object, what: str) -> Dim |
             e.span or scope.tree.system.span,
             f"`{name}` is {'a switch' if isinstance(value, bool) else kind}",
             related=[Label(hyper.span, f"`{name}` is defined here")],
+            causes=[("kind", name)],
         )
         return None
     if isinstance(value, float) and value.is_integer() and not as_whole(scope, name, index):

@@ -1,0 +1,83 @@
+"""One mistake is one message: every single slip in shipped specs, of the kinds of ``single_slips``."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from single_slips import slips
+
+import nlc
+from nlc.base.diagnostics import Diagnostic, Report
+from nlc.pipeline import shipped
+
+SPECS = (
+    "adamw attention cms_nested delta_product gated_delta_net hope hope_slow lookahead m3 shampoo titans"
+).split()
+EVERY = 23  # one slip of so many is tried at each run, all of them with the long tests
+
+# What is more than one message, by what was done and the codes; and why.
+SEVERAL = (
+    (r"block lost", r".*", "several declarations are gone, and each name that is read is one"),
+    (
+        r"line lost: for|no colon: for",
+        r"NLC\d+( NLC\d+)*",
+        "without `for` an index is a label: what runs is unknown, and so is who is meant",
+    ),
+    (
+        r"context: another",
+        r"(NLC404 )*NLC701",
+        "clocks of another context are no consequence of what is not built",
+    ),
+    (
+        r"(frequency|objective): (slow|a shape)|line lost: [A-Z]\w*:|line lost: phi:",
+        r"NLC\d+( NLC\d+)*",
+        "a period that fits no other, or keys in another level, are wrong in ways of their own",
+    ),
+    (
+        r"memory: (another shape|a scalar|a row less|of an optimizer)|called: value",
+        r"NLC\d+ NLC\d+( NLC404)?",
+        "in place of a cache, or of what a member alone reads, the keys around it are wrong too",
+    ),
+)
+
+
+def errors(report: Report) -> list[Diagnostic]:
+    return [d for d in report.diagnostics if d.severity == "error"]
+
+
+def is_meant(what: str, codes: str) -> bool:
+    return any(re.search(done, what) and re.fullmatch(said, codes) for done, said, _ in SEVERAL)
+
+
+def tried(name: str, every: int) -> list[str]:
+    """The slips of a spec that have more than one error, or more than one warning of a code.
+
+    Warnings of two codes are two facts of a sound system. NLC210 marks each name that nothing reads where it stands.
+    """
+    path, out = shipped()[name], []
+    for i, (what, text) in enumerate(slips(path.read_text(encoding="utf-8"))):
+        if (i + len(name)) % every:
+            continue
+        report = nlc.loads(text, str(path)).check()
+        codes = [d.code for d in report.diagnostics if d.code != "NLC210"]
+        many = len(errors(report)) > 1 or len(codes) != len(set(codes))
+        if many and not is_meant(what, said := " ".join(sorted(codes))):
+            out.append(f"{name}.yaml:{what}: {said}")
+    return out
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_slip_is_one_message(name: str) -> None:
+    assert not tried(name, EVERY)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SPECS)
+def test_every_slip_is_one_message(name: str) -> None:
+    assert not tried(name, 1)
+
+
+def test_there_are_many() -> None:
+    found = [what for name in SPECS for what, _ in slips(shipped()[name].read_text("utf-8"))]
+    assert len(found) > 4000 and len(set(found)) > 2000
