@@ -327,6 +327,8 @@ class ShapesOf(ShapeMessages):
         try:
             self.solver.same(shape, wanted)
         except ShapeError:
+            if self._broken(shape) or self._broken(wanted):
+                return
             said, helps = f"{what} is {self.sized(wanted)}", []
             if e.op == "state" and (
                 read := self.system.levels[self.states[e.attr[0]].level].memory.read
