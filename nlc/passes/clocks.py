@@ -333,7 +333,7 @@ class _Clocks:
             found |= {n: at for n, at in names.items() if n not in found}
         (_, span), *others = found.items()
         *most, last = (f"`{n}`" for n in found)
-        level = self.system.levels[root]
+        level, samples = self.system.levels[root], self.base == SAMPLE
         self.report.add(
             "NLC405",
             f"{', '.join(most)}{' and ' if most else ''}{last} {'tick' if others else 'ticks'} faster than"
@@ -341,7 +341,7 @@ class _Clocks:
             span,
             f"which of its values in a {'step' if samples else 'period'} is meant?",
             related=[Label(at, "and of this") for n, at in others if at.source is span.source],
-            helps=dict.fromkeys(_way(*each, self.base == SAMPLE) for each in slow),
+            helps=dict.fromkeys(_way(*each, samples) for each in slow),
             causes=[("slow", level.span)],
         )
 
