@@ -113,6 +113,12 @@ class Spec:
         with _deep():
             return spec_html(self)
 
+    def _repr_latex_(self) -> str | None:
+        from nlc.tools.notebook import spec_latex
+
+        with _deep():
+            return spec_latex(self)
+
     # -------------------------------------------------------------------------------------------- stages
 
     @cached_property

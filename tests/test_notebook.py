@@ -114,6 +114,51 @@ def test_a_graph_is_a_digraph_to_all_others() -> None:
     assert set(both.nodes) == {"S", "m", "v", "W"} and "trained by adamw" in both._repr_svg_()
 
 
+# ------------------------------------------------------------------------------------- mathematics
+
+COMMANDS = frozenset(
+    "begin end text mathrm operatorname underset succ leftarrow left right tfrac frac sqrt hat top"
+    " gamma delta theta mu rho sigma tau omega lVert rVert langle rangle odot circ cdot sum nabla ell alpha beta epsilon eta gamma lambda phi"
+    " in le ge neq".split()
+)
+
+
+def typeset(text: str) -> str:
+    """What LaTeX takes: braces and brackets in pairs, commands that it has, no sign that it lacks."""
+    plain = text.replace("\\\\", " ")
+    assert plain.isascii(), plain
+    assert set(re.findall(r"\\([A-Za-z]+)", plain)) <= COMMANDS, plain
+    for left, right in (
+        (r"(?<!\\){", r"(?<!\\)}"),
+        (r"\\left\b", r"\\right\b"),
+        (r"\\begin", r"\\end"),
+    ):
+        assert len(re.findall(left, plain)) == len(re.findall(right, plain)), plain
+    assert not re.search(r"(?<!\\)[%#]", plain), plain
+    return text
+
+
+@pytest.mark.parametrize("name", ["gated_delta_net", "titans", "adamw", "muon", "hope"])
+def test_a_system_and_its_order_are_typeset(name: str) -> None:
+    spec = nlc.load(name)
+    made, order = typeset(spec._repr_latex_()), typeset(spec.graph._repr_latex_())
+    lines = made.split("\n")[1:-1]
+    assert all(line.count("&") in (1, 3) for line in lines if line.strip() != r"&\;\succ \\")
+    assert made.count(r"\leftarrow") >= len(spec.updates) and r"every" in made
+    assert order.count(r"\succ") == len(spec.graph.graph["levels"]) - 1
+
+
+def test_what_is_typeset_is_what_is_derived() -> None:
+    spec = nlc.load("gated_delta_net")
+    step = r"S &\leftarrow \alpha S\left(I - \beta k k^\top\right) + \beta v k^\top"
+    assert step in spec._repr_latex_() and step in spec.derive(format="latex")
+    assert spec.graph._repr_latex_().startswith(
+        r"$\underset{\text{every token}}{\mathrm{S}} \;\succ"
+    )
+    assert nlc.load("attention")._repr_latex_() is None, "it has no update"
+    assert nlc.loads("nlc: 1", "wrong.yaml")._repr_latex_() is None
+
+
 # ------------------------------------------------------------------------------------- derivations
 
 

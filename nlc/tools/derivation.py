@@ -66,10 +66,16 @@ def derivation(system: System, updates: dict[str, Update], level: str | None, fo
 
 def update_lines(system: System, update: Update) -> list[str]:
     """``S ← αS(I − β k kᵀ) + β v kᵀ``: the whole step of each state, and what its names stand for."""
-    n = Notation(system, own=update.level, plain_base=True, marked=False)
+    return [" ".join(line) for line in equations(system, update)]
+
+
+def equations(system: System, update: Update, latex: bool = False) -> list[tuple[str, str, str]]:
+    """The same as left side, relation and right side, of which a column can be made."""
+    n = Notation(system, latex=latex, own=update.level, plain_base=True, marked=False)
     names = parts(update, factors(update))
-    steps = [f"{n.symbol(state)} ← {expanded(update, state, n, names)}" for state in update.new]
-    return steps + [f"{n.text(x.symbol)} = {n.text(x.expr)}" for x in names]
+    arrow = r"\leftarrow" if latex else "←"
+    steps = [(n.symbol(state), arrow, expanded(update, state, n, names)) for state in update.new]
+    return steps + [(n.text(x.symbol), "=", n.text(x.expr)) for x in names]
 
 
 def expanded(update: Update, state: str, n: Notation, names: list[Named]) -> str:

@@ -27,6 +27,16 @@ class LevelGraph(nx.DiGraph):
             self._repr_svg_(), f"the levels of {self.graph.get('system', 'a system')}"
         )
 
+    def _repr_latex_(self) -> str:
+        """The order alone, the clock under each level: S ≻ m, v ≻ W."""
+        levels = []
+        for names in self.graph["levels"]:
+            names = [n for n in names if "clock" in self.nodes[n]]
+            said = r",\, ".join(rf"\mathrm{{{_escaped(n)}}}" for n in names)
+            clock = _escaped(self.nodes[names[0]]["clock"]) if names else ""
+            levels.append(rf"\underset{{\text{{{clock}}}}}{{{said}}}")
+        return "$" + r" \;\succ\; ".join(levels) + "$"
+
 
 class Derivation(str):
     """A derivation as text, or as LaTeX where that was asked for; notebooks typeset it."""
@@ -58,6 +68,33 @@ def spec_html(spec: Spec) -> str:
         columns = ["", "level", "clock", "shape", "objective", "rule", "update"]
         parts = [head, *parts, html.table(columns, _rows(spec))]
     return f"<div>{''.join(parts)}</div>"
+
+
+def spec_latex(spec: Spec) -> str | None:
+    """Every update, fastest first, beside its level and clock, ≻ between; None of a spec with mistakes."""
+    from nlc.tools.derivation import equations
+
+    if spec.check().has_errors:
+        return None
+    graph, updates = spec.graph, spec.updates
+    blocks = []
+    for names in graph.graph["levels"]:
+        lines = []
+        for name in (n for n in names if n in updates):
+            said = rf" && \text{{{_escaped(name)}, {_escaped(graph.nodes[name]['clock'])}}}"
+            for left, relation, right in equations(spec.system, updates[name], latex=True):
+                lines.append(f"  {left} &{relation} {right}{said}")
+                said = ""
+        if lines:
+            blocks.append(" \\\\\n".join(lines))
+    if not blocks:
+        return None
+    body = " \\\\\n  &\\;\\succ \\\\\n".join(blocks)
+    return f"\\begin{{align*}}\n{body}\n\\end{{align*}}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("_", r"\_").replace("%", r"\%")
 
 
 def highlighted(text: str) -> str:
