@@ -20,7 +20,7 @@ from nlc.cli import frame, options
 from nlc.ir.classes import CLASSES, PLANS
 from nlc.lib.functions import FUNCTIONS, READS
 from nlc.lib.memories import MEMORIES
-from nlc.lib.rules import ROUTES, RULES
+from nlc.lib.rules import KINDS, RULES
 from nlc.pipeline import shipped
 from nlc.syntax.clock import FORMS
 from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, keys_of
@@ -338,7 +338,7 @@ TABLES = {
     "functions": {*FUNCTIONS, *READS},
     "memories": set(MEMORIES),
     "rules": {*RULES, *(n for n in shipped() if nlc.load(n).system.context == "gradients")},
-    "tensors": set(ROUTES),
+    "tensors": set(KINDS),
     "clocks": set(FORMS),
     "classes": set(CLASSES),
     "plans": set(PLANS),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 import nlc
-from nlc.runtime.routes import View
+from nlc.runtime.routes import view_of
+from nlc.runtime.views import rejoined, shown
 
 HEADS, EXPERTS = 2, 3
 
@@ -51,7 +52,7 @@ def routes() -> list[Any]:
         nlc.Route("adamw", names="head.*", lr=0.02),
         nlc.Route("muon", modules=nn.Conv1d, view="flatten(1:)", lr=0.03),
         nlc.Route("muon", names="*.qkv.weight", view=f"split(0, {HEADS})", lr=0.04),
-        nlc.Route("m3_ema", kinds="stacks", view="each(0)", f=2),
+        nlc.Route("m3_ema", kinds="stacks", view="batch(:1)", f=2),
         "muon",
     ]
 
@@ -275,8 +276,17 @@ def test_a_rest_that_has_routes_of_its_own_keeps_them() -> None:
     model = nn.Sequential(nn.Linear(3, 4)).double()
     (opt,) = (nlc.route(model, rest="muon", tell=None),)
     train(model, opt, range(2))
-    assert [g["route"] for g in opt.param_groups] == ["muon"]
-    assert "W.v" in opt.state[model[0].bias] and "m" in opt.state[model[0].weight]
+    assert [(g["route"], g["lr"]) for g in opt.param_groups] == [
+        ("muon", 1e-3),
+        ("muon.rest", 3e-4),
+    ]
+    assert "v" in opt.state[model[0].bias] and "m" in opt.state[model[0].weight]
+    together = nn.Sequential(nn.Linear(3, 4)).double()
+    together.load_state_dict(nn.Sequential(nn.Linear(3, 4)).state_dict())
+    alone = copy.deepcopy(together)
+    train(together, nlc.route(together, rest="muon", tell=None), range(3))
+    train(alone, nlc.compile("muon")(alone.parameters()), range(3))
+    assert same(together, alone)
 
 
 def test_the_table_says_what_went_where() -> None:
@@ -286,10 +296,11 @@ def test_the_table_says_what_went_where() -> None:
     opt = nlc.route(model, *routes(), rest="adamw", tell=said.append)
     assert said == [str(opt)]
     lines = [x.split() for x in said[0].splitlines()]
-    assert lines[0] == ["route", "hypers", "view", "tensors", "numbers", "which"]
-    expected = ["muon-2", "lr=0.04", "split(0,", "2)", "2", "144", "blocks.*.qkv.weight", "(2)"]
-    assert expected in lines
-    assert lines[-1][:4] == ["not", "trained", "1", "scale"]
+    assert said[0].splitlines()[0].split("  ")[0] == "tensors"
+    row = "blocks.*.qkv.weight (2) [12, 6] 2 × [6, 6] muon-2 0.04 144"
+    assert row.split() in lines
+    assert "experts.weight [3, 4, 6] 3 × [4, 6] m3_ema 0.03 f=2 72".split() in lines
+    assert lines[-1] == ["scale", "not", "trained"]
 
 
 WRONG: dict[str, Callable[[Net], Any]] = {
@@ -314,10 +325,10 @@ WRONG: dict[str, Callable[[Net], Any]] = {
     "there is no kind of tensors 'matrix'": lambda m: nlc.Route("adamw", kinds="matrix"),
     "the view 'flat' is none": lambda m: nlc.Route("adamw", view="flat"),
     "no route takes scale [], conv.bias [4], blocks": lambda m: nlc.route(
-        m, rest=nlc.Route("adamw", view="each(1)")
+        m, rest=nlc.Route("adamw", view="flatten(1:)")
     ),
-    "embed.weight: split(0, 5): 7 is not divisible into 5 parts": lambda m: nlc.route(
-        m, nlc.Route("muon", names="embed.*", view="split(0, 5)"), rest="sgd"
+    "embed.weight: split(0, 5): a tensor of shape [7, 6], axis 0, is not divisible into 5 parts": lambda m: (
+        nlc.route(m, nlc.Route("muon", names="embed.*", view="split(0, 5)"), rest="sgd")
     ),
     "adamw: a view shows values": lambda m: nlc.route(
         m, nlc.Route("adamw", view="flatten(0:)", differentiable=True), rest="sgd"
@@ -351,14 +362,19 @@ def test_the_state_of_other_routes_is_refused() -> None:
         ("flatten(:-1)", (2, 3, 4), [(6, 4)]),
         ("flatten(:)", (2, 3, 4), [(24,)]),
         ("split(1, 3)", (2, 6), [(2, 2)] * 3),
-        ("each(0)", (3, 2, 4), [(2, 4)] * 3),
-        ("each(0) split(-1, 2)", (2, 3, 4), [(3, 2)] * 4),
+        ("batch(:1)", (3, 2, 4), [(2, 4)] * 3),
+        ("batch(:1) split(-1, 2)", (2, 3, 4), [(3, 2)] * 4),
+        ("batch(:-2)", (2, 3, 4, 5), [(4, 5)] * 6),
+        ("batch(:-2)", (4, 5), [(4, 5)]),
+        ("batch(1:)", (2, 3, 4), [(2,)] * 12),
+        ("split(0, 2) batch(1:2) flatten(:)", (4, 3, 2), [(4,)] * 6),
         ("", (2, 3), [(2, 3)]),
     ],
 )
 def test_views(text: str, shape: tuple, expected: list) -> None:
     x = torch.arange(torch.Size(shape).numel()).view(shape)
-    found = View.of(text)(x)
+    view = view_of(text).at({})
+    found = shown(x, view)
     assert [tuple(y.shape) for y in found] == expected
     assert sorted(torch.cat([y.flatten() for y in found]).tolist()) == x.flatten().tolist()
-    assert all(y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for y in found)
+    assert torch.equal(rejoined(iter(found), x, view), x)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 from nlc.backends.torch_steps import STEPS
+
+
+def _quoted(path: Path) -> dict[str, str]:
+    """The functions and classes of a module that is not loaded here, as it needs torch."""
+    text = path.read_text(encoding="utf-8")
+    named = [x for x in ast.parse(text).body if isinstance(x, ast.FunctionDef | ast.ClassDef)]
+    return {x.name: f"\n{ast.get_source_segment(text, x)}\n" for x in named}
+
 
 HELPERS: dict[str, str] = {
     **STEPS,
+    **_quoted(Path(__file__).parents[1] / "runtime" / "views.py"),
     "place": '''
 def place(module: nn.Module, path: str, value: nn.Module | Tensor) -> None:
     """Makes ``module.a.b`` a layer or a parameter, for the path a.b, with modules in between."""

@@ -24,13 +24,16 @@ RESERVED = frozenset(
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     identity several so_far samples hooks names watch unwatch
     declared whole_sizes plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
+    route routes route_of route_in check_routes unused modules shown rejoined suits fnmatchcase
+    Seen view parts shape part slope
     """.split()
 )
 
 # What a parameter group holds beside the hypers of its optimizer.
 GROUP = frozenset(
     """
-    params param_names period rule fused matrix_dtype maximize capturable differentiable state_dtype rounding_seed
+    params param_names routes period rule fused matrix_dtype maximize capturable differentiable
+    state_dtype rounding_seed
     """.split()
 )
 
@@ -38,7 +41,7 @@ GROUP = frozenset(
 def free_names(system: System, report: Report) -> None:
     """Hypers are arguments of the generated constructor, under their own names."""
     taken = RESERVED | GROUP if system.trains else RESERVED
-    taken |= {"layers"} if system.context == "layers" else set()
+    taken |= {"layers", "layer"} if system.context == "layers" else set()
     for hyper in system.hypers.values():
         if hyper.name in taken or keyword.iskeyword(hyper.name):
             report.add(

@@ -64,15 +64,15 @@ class Writer:
         self.depth -= 1
 
     @contextmanager
-    def condition(self, parts: list[str]) -> Iterator[None]:
+    def condition(self, parts: list[str], word: str = "or") -> Iterator[None]:
         """``if a or b:``, one part a line where they do not fit on one."""
-        one = f"if {' or '.join(parts)}:"
+        one = f"if {f' {word} '.join(parts)}:"
         if 4 * self.depth + len(one) <= WIDTH:
             self(one)
         else:
             self("if (")
             for i, part in enumerate(parts):
-                self(f"    {'or ' if i else ''}{part}")
+                self(f"    {f'{word} ' if i else ''}{part}")
             self("):")
         self.depth += 1
         yield

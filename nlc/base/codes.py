@@ -134,12 +134,21 @@ CODES.update(
         ),
         "NLC213": Code(
             "tensor without a rule",
-            "`applies_to` names kinds of tensors, and none of them has this shape.",
+            "`applies_to` says which tensors a rule takes, and this is none of them.",
         ),
         "NLC214": Code(
             "expression without a value",
             "Whatever the inputs are, it divides by zero, takes a root or a logarithm of what is never"
             " positive, or is too large a number at the default hypers.",
+        ),
+        "NLC215": Code(
+            "route that takes nothing",
+            "The first route that takes a tensor trains it, and the routes before leave this one none.",
+        ),
+        "NLC216": Code(
+            "no condition on a tensor",
+            "`where` compares `ndim(W)`, `numel(W)` and, where only matrices are asked for, `nrows(W)` and"
+            " `ncols(W)` with numbers and hypers.",
         ),
         # 3 shapes and heads
         "NLC301": Code(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr, walk
+from nlc.ir.routes import Route
 from nlc.ir.types import ANY, ONE, Clock, Dim, Dims, Number, Range
 
 
@@ -311,7 +312,7 @@ class System:
     doc: str = ""
     ref: str = ""
     operator: bool = False
-    routes: tuple[tuple[str, Rule | None], ...] = ()  # by kind of tensor: a rule, None for itself
+    routes: tuple[Route, ...] = ()  # the first that takes a tensor trains it
     outer: dict[str, Level] = field(default_factory=dict)  # the levels on the outer loss
     uses: dict[str, Use] = field(default_factory=dict)
     constraints: tuple[

@@ -6,7 +6,7 @@ decays towards, P the point of the gradient. ``passes/derive`` has the derivatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nlc.ir.types import Dim, Dims
@@ -80,7 +80,7 @@ levels:
 
 
 @dataclass(frozen=True)
-class Route:
+class Kind:
     """A kind of tensor that ``applies_to`` names: ``test`` in Python over the tensor, ``takes`` over sizes."""
 
     name: str
@@ -95,18 +95,47 @@ def _sides(dims: Dims) -> tuple[Dim, Dim] | None:
 
 
 LAYERS = "layers"
-_ROUTES = [
-    Route(LAYERS, "weights of linear layers, in a layer system", "{W} in self.samples",
-          lambda d: len(d) == 2, "layers"),
-    Route("scalars", "tensors without axes", "{W}.ndim == 0", lambda d: len(d) == 0),
-    Route("vectors", "tensors of one axis", "{W}.ndim == 1", lambda d: len(d) == 1),
-    Route("square", "matrices with as many rows as columns",
+_KINDS = [
+    Kind(LAYERS, "weights of linear layers, in a layer system", "layer",
+         lambda d: len(d) == 2, "layers"),
+    Kind("scalars", "tensors without axes", "{W}.ndim == 0", lambda d: len(d) == 0),
+    Kind("vectors", "tensors of one axis", "{W}.ndim == 1", lambda d: len(d) == 1),
+    Kind("square", "matrices with as many rows as columns",
           "{W}.ndim == 2 and {W}.shape[0] == {W}.shape[1]",
           lambda d: (s := _sides(d)) is not None and s[0] == s[1]),
-    Route("matrices", "tensors of two axes", "{W}.ndim == 2", lambda d: len(d) == 2),
-    Route("stacks", "tensors of three axes or more", "{W}.ndim > 2", lambda d: len(d) > 2),
-    Route("rest", "all others", "", lambda d: True),
+    Kind("matrices", "tensors of two axes", "{W}.ndim == 2", lambda d: len(d) == 2),
+    Kind("stacks", "tensors of three axes or more", "{W}.ndim > 2", lambda d: len(d) > 2),
+    Kind("rest", "all others", "", lambda d: True),
 ]  # fmt: skip
 
-ROUTES: dict[str, Route] = {r.name: r for r in _ROUTES}
+KINDS: dict[str, Kind] = {k.name: k for k in _KINDS}
+_SHAPES = ((), (5,), (3, 3), (3, 4), (2, 3, 2))
+# Of all that kinds differ by one tensor each: its sizes, and whether it is the weight of a linear layer.
+_TENSORS: tuple[tuple[Dims, bool], ...] = tuple(
+    (tuple(map(Dim.of, shape)), layer)
+    for shape in _SHAPES
+    for layer in (False, True)
+    if len(shape) == 2 or not layer
+)
+
+# The sizes of a tensor that a condition may read, in Python over the tensor; those of a matrix only where it is one.
+SIZES: dict[str, str] = {
+    "ndim": "{W}.ndim",
+    "numel": "{W}.numel()",
+    "nrows": "{W}.shape[0]",
+    "ncols": "{W}.shape[1]",
+}
+OF_MATRICES = ("nrows", "ncols")
+
+
+def shapes_of(kinds: Iterable[str]) -> frozenset[int]:
+    """Of every kind of tensor that these differ by, those that they take; without a kind all of them."""
+    named = [KINDS[kind] for kind in kinds]
+    return frozenset(
+        i
+        for i, (dims, layer) in enumerate(_TENSORS)
+        if not named or any(k.takes(dims) and (layer or not k.context) for k in named)
+    )
+
+
 RULES: dict[str, RuleKind] = {r.name: r for r in _TABLE}

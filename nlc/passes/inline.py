@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, part, substitute
+from nlc.ir.routes import Route
 from nlc.ir.system import Flow, Level, Memory, Reset, Rule, State, System
 from nlc.ir.types import Clock, Dims, Like
-from nlc.lib.rules import ROUTES
+from nlc.lib.rules import KINDS, shapes_of
 from nlc.passes.instance import Instance
 
 
@@ -104,12 +105,24 @@ class _Inline:
         """The rule for a tensor of this shape, where the system says which tensors it takes."""
         rule = level.rule
         any_shape = state.trained and any(isinstance(d, Like) for d in state.dims)
-        if any_shape and rule.system.routes and self._kind is None:
+        if any_shape and rule.system.routes and not self._kinds:
             return self._unknown_kind(rule, state)
-        for kind, other in rule.system.routes:
-            named = kind in (self._kind, "rest") if any_shape else None
-            if not (ROUTES[kind].takes(state.dims) if named is None else named):
+        shapes = shapes_of(self._kinds)
+        for route in rule.system.routes:
+            if route.names or route.modules:
+                continue  # a memory has no such name and belongs to no module
+            if any_shape:
+                takes = shapes <= shapes_of(route.kinds)
+                if not takes and shapes & shapes_of(route.kinds):
+                    return self._unknown_kind(rule, state)
+            else:
+                kinds = [KINDS[kind] for kind in route.kinds]
+                takes = not kinds or any(kind.takes(state.dims) for kind in kinds)
+            if not takes:
                 continue
+            if not route.plain:
+                return self._asks_more(rule, route, state)
+            other = route.rule
             if other is None:
                 return rule
             outer = Instance(
@@ -126,24 +139,34 @@ class _Inline:
             "NLC213",
             f"rule `{rule.name}` takes no tensor of the shape of `{state.name}`",
             rule.span,
-            f"its `applies_to` names {', '.join(kind for kind, _ in rule.system.routes)}",
+            f"its `applies_to` has {', '.join(route.name for route in rule.system.routes)}",
             related=[Label(state.span, f"`{state.name}` is declared here")],
             helps=["add `rest:` to its `applies_to`, or choose another rule"],
         )
         return None
 
     @property
-    def _kind(self) -> str | None:
-        """The kind of tensor that this system trains itself, where it says one."""
-        own = [kind for kind, rule in self.system.routes if rule is None]
-        return own[0] if len(own) == 1 else None
+    def _kinds(self) -> tuple[str, ...]:
+        """The kinds of tensors that this system trains itself, where it says some."""
+        own = [route for route in self.system.routes if route.rule is None]
+        return own[0].kinds if len(own) == 1 and not own[0].view else ()
+
+    def _asks_more(self, rule: Rule, route: Route, state: State) -> None:
+        self.report.add(
+            "NLC213",
+            f"rule `{rule.name}` asks more of a tensor than `{state.name}` says",
+            rule.span,
+            f"its route `{route.name}` has a {'view' if route.view else 'condition'}",
+            related=[Label(state.span, f"`{state.name}` is declared here")],
+            helps=["choose a rule that goes by kinds of tensors alone"],
+        )
 
     def _unknown_kind(self, rule: Rule, state: State) -> None:
         self.report.add(
             "NLC213",
             f"rule `{rule.name}` chooses by kind of tensor, and `{state.name}` may be of any",
             rule.span,
-            f"its `applies_to` names {', '.join(kind for kind, _ in rule.system.routes)}",
+            f"its `applies_to` has {', '.join(route.name for route in rule.system.routes)}",
             helps=["say what this system trains, for example `applies_to: {matrices: self}`"],
         )
 

@@ -12,6 +12,7 @@ import networkx as nx
 
 from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
+from nlc.ir.routes import Route
 from nlc.ir.system import Level, Rule, System
 from nlc.ir.types import STEP, TOKEN, Clock, Dim, Dims, Like
 from nlc.passes.cycles import level_of, within
@@ -210,6 +211,11 @@ def _edge(graph: nx.DiGraph, system: System, source: str, reader: str, whens: se
 # ---------------------------------------------------------------------------------------------------- nodes
 
 
+def _route(route: Route) -> str:
+    """Its name, and as what it sees a tensor."""
+    return f"{route.name} as {route.view.text}" if route.view else route.name
+
+
 def _component(system: System, level: Level) -> dict:
     kind = {"cache": "cache", "trained": "trained"}.get(level.memory.kind, "memory")
     shapes = [_shape(s.dims, level.head) for s in level.states]
@@ -222,8 +228,8 @@ def _component(system: System, level: Level) -> dict:
         rule = "explicit update"
     if kind == "trained" and system.routes:
         plain = Notation(system)
-        routes = [(name, _called(r, plain) if r else rule) for name, r in system.routes]
-        rule = "; ".join(f"{name}: {called}" for name, called in routes)
+        routes = [(r, _called(r.rule, plain) if r.rule else rule) for r in system.routes]
+        rule = "; ".join(f"{_route(r)}: {called}" for r, called in routes)
     return {
         "clock": level.clock.valued,
         "order": level.clock.order,

@@ -1,6 +1,6 @@
 """System -> the gradient systems that its generated file has beside it, and the groups of weights that they train.
 
-An optimizer with ``applies_to`` has a rule for each kind of tensor, a module one for each level on the outer loss that
+An optimizer with ``applies_to`` has a rule for each route, a module one for each level on the outer loss that
 says its rule.
 """
 
@@ -16,10 +16,12 @@ from nlc.passes.instance import Instance
 
 
 def rules(system: System) -> dict[str, System]:
-    """Systems by kind of tensor (``applies_to``), or by the name of the rule (levels on the outer loss)."""
+    """Systems by the name of the route (``applies_to``), or by that of the rule (levels on the outer loss)."""
     if system.trains:
         return {
-            kind: _route(system, kind, rule) for kind, rule in system.routes if rule is not None
+            route.name: _route(system, route.name, route.rule)
+            for route in system.routes
+            if route.rule is not None
         }
     named = [level.rule for level in system.outer.values() if level.rule is not None]
     return {rule.name: rule.system for rule in named if rule.system is not None}
@@ -30,7 +32,7 @@ def groups(system: System) -> tuple[Group, ...]:
     return tuple(_group(system, level) for level in system.outer.values())
 
 
-def _route(system: System, kind: str, rule: Rule) -> System:
+def _route(system: System, name: str, rule: Rule) -> System:
     """The same hypers, and one level: the trained tensor, of any shape, with another rule."""
     trained = next(x for x in system.levels.values() if x.memory.kind == "trained")
     states = tuple(replace(s, dims=(Like(trained.name),)) for s in trained.states)
@@ -49,8 +51,8 @@ def _route(system: System, kind: str, rule: Rule) -> System:
         system,
         context="gradients",
         inputs={},
-        name=f"{system.name}_{kind}",
-        doc=f"What {system.name} does to {kind}: {rule.name}.",
+        name=f"{system.name}_{name}",
+        doc=f"What {system.name} does to {name}: {rule.name}.",
         ref="",
         flows={},
         levels={trained.name: level},

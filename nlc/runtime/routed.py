@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -16,7 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nlc.base.diagnostics import nearest
-from nlc.runtime.routes import NoAxis, Route, Trainer, View
+from nlc.ir.routes import View
+from nlc.runtime.routes import Route, Trainer, matches, owns
+from nlc.runtime.views import rejoined, shown
 
 APART = ("params", "param_names")  # of a group: what is no hyper
 
@@ -29,6 +30,7 @@ class Part:
     made: type
     given: dict[str, Any]  # hypers, as the route says them
     view: View
+    rule: str | None  # the route of the system's own that its groups name
     names: list[str]
     optimizer: Optimizer
     shown: list[list[nn.Parameter]]  # of each parameter, if there is a view
@@ -40,18 +42,21 @@ class Part:
         made: type,
         given: dict[str, Any],
         view: View,
+        rule: str | None,
         named: list[tuple],
         layers: Sequence[nn.Module],
     ) -> Part:
         """ValueError for hypers that the class has not; ``layers`` are watched if it takes samples."""
         _known(label, made, given)
-        if view.steps and given.get("differentiable"):
+        if view and given.get("differentiable"):
             raise ValueError(f"{label}: a view shows values, so it is not differentiable")
         names, params = [n for n, _ in named], [p for _, p in named]
-        shown = [[nn.Parameter(x) for x in view(p.detach())] for p in params] if view.steps else []
+        seen = [[nn.Parameter(x) for x in shown(p.detach(), view.at({}))] for p in params]
+        group = {"params": [x for xs in seen for x in xs] if view else params}
+        groups = [group if rule is None else {**group, "rule": rule}]
         watched = [layers] if hasattr(made, "watch") else []
-        optimizer = made([x for xs in shown for x in xs] or params, *watched, **given)
-        return cls(label, made, given, view, names, optimizer, shown)
+        optimizer = made(groups, *watched, **given)
+        return cls(label, made, given, view, rule, names, optimizer, seen if view else [])
 
     @property
     def hypers(self) -> dict[str, Any]:
@@ -66,21 +71,19 @@ class Part:
             self.optimizer.step()
             group["params"][:] = own["params"]  # new ones, where steps are differentiable
             return
-        bases = [p.detach().contiguous() for p in group["params"]]
-        for name, p, base, shown in zip(
-            self.names, group["params"], bases, self.shown, strict=True
-        ):
+        steps = self.view.at({})
+        for name, p, seen in zip(self.names, group["params"], self.shown, strict=True):
             if p.grad is not None and p.grad.is_sparse:
                 raise RuntimeError(f"{name}: a view of a parameter needs a dense gradient")
-            slopes = [None] * len(shown) if p.grad is None else self.view(p.grad)
-            for x, data, slope in zip(shown, self.view(base), slopes, strict=True):
+            slopes = [None] * len(seen) if p.grad is None else shown(p.grad, steps)
+            for x, data, slope in zip(seen, shown(p.detach(), steps), slopes, strict=True):
                 x.data, x.grad = data, slope
         self.optimizer.step()
-        for p, base, shown in zip(group["params"], bases, self.shown, strict=True):
-            for x in shown:
+        for p, seen in zip(group["params"], self.shown, strict=True):
+            for x in seen:
                 x.grad = None
-            if base.data_ptr() != p.data_ptr():
-                p.copy_(base)
+            if any(_storage(x) != _storage(p) for x in seen):
+                p.copy_(rejoined((x.detach() for x in seen), p, steps))
 
     def state(self, params: list[Tensor]) -> Iterator[tuple[Tensor, dict]]:
         """The memories of every parameter that has some; those of a view by the number of the part."""
@@ -100,11 +103,9 @@ class Part:
             found = f"{len(group['params'])} tensors by {group.get('route')}"
             raise ValueError(f"saved were {found}, here are {len(self.names)} by {self.label}")
         kept: dict[int, dict] = {}
-        for number, shown in zip(
-            group["params"], self.shown or [[]] * len(self.names), strict=True
-        ):
+        for number, seen in zip(group["params"], self.shown or [[]] * len(self.names), strict=True):
             saved = states.get(number, {})
-            for x in [saved.get(str(k), {}) for k in range(len(shown))] if self.shown else [saved]:
+            for x in [saved.get(str(k), {}) for k in range(len(seen))] if self.shown else [saved]:
                 kept[len(kept)] = x
         numbers = list(range(len(kept)))
         hypers = {key: group.get(key, x) for key, x in own.items() if key not in APART}
@@ -141,8 +142,8 @@ class Routed(Optimizer):
             known = ", ".join(dict.fromkeys(x.label for x in self.parts))
             raise ValueError(f"there is no route {label!r}; there are {known}")
         given = {k: x for k, x in param_group.items() if k not in ("params", "route")}
-        layers = [*getattr(like.optimizer, "hooks", ())]
-        part = Part.of(label, like.made, {**like.given, **given}, like.view, named, layers)
+        hypers, layers = {**like.given, **given}, [*getattr(like.optimizer, "hooks", ())]
+        part = Part.of(label, like.made, hypers, like.view, like.rule, named, layers)
         super().add_param_group({"params": named, **part.hypers, "route": label})
         self.parts.append(part)
 
@@ -196,29 +197,52 @@ class Routed(Optimizer):
         return {**super().__getstate__(), **own}
 
     def __str__(self) -> str:
-        rows = [("route", "hypers", "view", "tensors", "numbers", "which")]
+        rows = [("tensors", "shape", "seen as", "system", "lr", "other hypers", "numbers")]
         for part, group in zip(self.parts, self.param_groups, strict=True):
-            given = ", ".join(f"{k}={x}" for k, x in part.given.items())
-            numbers = f"{sum(p.numel() for p in group['params']):,}"
-            rows.append((part.label, given, part.view.text, str(len(part.names)), numbers,
-                         _listed(part.names)))  # fmt: skip
-        if self.left:
-            rows.append(("not trained", "", "", str(len(self.left)), "", _listed(self.left)))
-        kept = [i for i in range(6) if i not in (1, 2) or any(row[i] for row in rows[1:])]
-        wide = [max(len(row[i]) for row in rows) for i in range(6)]
-        align = lambda i, x: x.rjust(wide[i]) if i in (3, 4) else x.ljust(wide[i])  # noqa: E731
+            told = ", ".join(f"{k}={x}" for k, x in part.given.items() if k != "lr")
+            lr = f"{float(group['lr']):g}" if "lr" in group else ""
+            named = zip(part.names, group["params"], strict=True)
+            shapes = {n: (str(list(p.shape)), _seen_as(p, part)) for n, p in named}
+            numbers = dict(zip(part.names, (p.numel() for p in group["params"]), strict=True))
+            for text, names in _alike(part.names, shapes):
+                size = f"{sum(numbers[n] for n in names):,}"
+                rows.append((text, *shapes[names[0]], part.label, lr, told, size))
+        for text, _ in _alike(self.left, {}):
+            rows.append((text, "", "", "not trained", "", "", ""))
+        kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
+        wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        align = lambda i, x: x.rjust(wide[i]) if i == len(wide) - 1 else x.ljust(wide[i])  # noqa: E731
         return "\n".join("  ".join(align(i, row[i]) for i in kept).rstrip() for row in rows)
 
     __repr__ = __str__
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Names that differ in numbers as one, with their count."""
-    alike: dict[str, list[str]] = {}
+def _seen_as(p: Tensor, part: Part) -> str:
+    """``split(0, 2): 2 × [6, 6]``; a view within the system's own route is that of its class."""
+    rule = getattr(part.optimizer, "rules", {}).get(part.rule)
+    own = rule.view(**part.hypers) if hasattr(rule, "view") else ()
+    if not part.view and not own:
+        return ""
+    parts = shown(p.detach(), (*part.view.at({}), *own))
+    shapes = dict.fromkeys(str(list(x.shape)) for x in parts)
+    return f"{len(parts)} × {' '.join(shapes)}" if len(parts) > 1 else " ".join(shapes)
+
+
+def _alike(names: Iterable[str], apart: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Names that differ in numbers as one, with their count; those with other values stand ``apart``."""
+    found: dict[tuple, list[str]] = {}
     for n in names:
-        alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", n), []).append(n)
-    said = (f"{n} ({len(x)})" if len(x) > 1 else x[0] for n, x in alike.items())
-    return ", ".join(said)
+        text = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", n)
+        found.setdefault((text, apart.get(n)), []).append(n)
+    return [(f"{t} ({len(x)})" if len(x) > 1 else x[0], x) for (t, _), x in found.items()]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(text for text, _ in _alike(names, {}))
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def routed(model: nn.Module, *routes: Any, rest: Any, tell: Callable[[str], None] | None) -> Routed:
@@ -233,61 +257,78 @@ def routed(model: nn.Module, *routes: Any, rest: Any, tell: Callable[[str], None
     linear = {f"{n}.weight" if n else "weight": m for n, m in model.named_modules()}
     layers = {n for n, m in linear.items() if isinstance(m, nn.Linear)}
     asked = [x if isinstance(x, Route) else Route(x) for x in (*routes, rest) if x is not None]
-    trainers = [Trainer.of(x.system) for x in asked]
-    taken: dict[str, int] = {}
+    trainers = [Trainer.of(x.system, x.hypers) for x in asked]
+    taken: dict[str, tuple[int, str]] = {}
     for i, (x, trainer) in enumerate(zip(asked, trainers, strict=True)):
         _each_finds(x, named, owners)
         last = i == len(routes)
         meets = [n for n, p in named.items() if x.meets(n, p, owners[id(p)])]
-        fits = [n for n in meets if _fits(n, named[n], x, trainer, last, n in layers)]
-        mine = [n for n in fits if n not in taken]
+        own = {n: owners[id(named[n])] for n in meets}
+        fits = {n: _fits(n, named[n], x, trainer, own[n], last, n in layers) for n in meets}
+        fits = {n: route for n, route in fits.items() if route is not None}
+        mine = {n: (i, route) for n, route in fits.items() if n not in taken}
         if not mine and not last:
             why = "no parameter meets all that it asks for"
             why = f"it is not for {_listed(meets)}" if meets else why
             why = f"{_listed(fits)} went to an earlier one" if fits else why
             raise ValueError(f"route {i + 1}, {trainer.name}, takes nothing: {why}")
-        taken |= dict.fromkeys(mine, i)
+        taken |= mine
     lost = [f"{n} {list(p.shape)}" for n, p in named.items() if n not in taken]
     if lost:
         shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         raise ValueError(f"no route takes {shown}; `rest=` says what trains them")
     labels: Counter[str] = Counter()
     parts = []
-    for i in sorted({*taken.values()}):
-        x, trainer = asked[i], trainers[i]
-        labels[trainer.name] += 1
-        again = f"-{labels[trainer.name]}" if labels[trainer.name] > 1 else ""
-        mine = [(n, p) for n, p in named.items() if taken[n] == i]
-        label = trainer.name + again
-        parts.append(Part.of(label, trainer.made, x.hypers, x.view, mine, [model]))
+    for i, own in _in_order(taken.values(), trainers):
+        label, system, given, view, rule = trainers[i].trains(own)
+        labels[label] += 1
+        again = f"-{labels[label]}" if labels[label] > 1 else ""
+        mine = [(n, p) for n, p in named.items() if taken[n] == (i, own)]
+        both = View(f"{asked[i].view.text} {view.text}".strip(), asked[i].view.steps + view.steps)
+        parts.append(Part.of(label + again, system, given, both, rule, mine, [model]))
     made = Routed(parts, named, left)
     if tell is not None:
         tell(str(made))
     return made
 
 
-def _fits(name: str, p: Tensor, x: Route, trainer: Trainer, last: bool, layer: bool) -> bool:
-    """Whether a system takes all that it would see of a parameter; samples are those of a weight as it is."""
-    if trainer.watches and x.view.steps:
+def _in_order(found: Iterable[tuple[int, str]], trainers: list[Trainer]) -> list[tuple[int, str]]:
+    """Routes in the order of their asking, those of one system in the order of its spec."""
+    order = {(i, own): n for i, t in enumerate(trainers) for n, own in enumerate(["", *t.routes])}
+    return sorted({*found}, key=lambda x: (x[0], order[x]))
+
+
+def _fits(
+    name: str, p: Tensor, x: Route, trainer: Trainer, owners: list[type], last: bool, layer: bool
+) -> str | None:
+    """The route of its own by which a system takes all that it would see of a parameter.
+
+    Samples are those of a weight as it is.
+    """
+    if trainer.watches and x.view:
         raise ValueError(f"{trainer.name} takes samples of layers, of which no view shows a part")
     try:
-        return all(trainer.takes(y, whole=last, layer=layer) for y in x.view(p.detach()))
-    except NoAxis:
-        return False
+        return trainer.route_of(p.detach(), x.view, name, owners, whole=last, layer=layer)
+    except IndexError:
+        return None
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        text = f"{x.view.text}: {error}" if x.view else str(error)
+        raise ValueError(f"{name}: {text}") from None
 
 
 def _each_finds(x: Route, named: dict[str, Tensor], owners: dict[int, list[type]]) -> None:
     """ValueError for a pattern or a class that finds no parameter."""
     for pattern in x.names:
-        if not any(fnmatchcase(n, pattern) for n in named):
-            close = nearest(pattern, named)
+        if not any(matches(pattern, n) for n in named):
+            said = pattern if isinstance(pattern, str) else pattern.pattern
+            close = nearest(said, named)
             hint = f"; did you mean {close!r}?" if close else ""
-            raise ValueError(f"the pattern {pattern!r} finds no parameter{hint}")
+            raise ValueError(f"the pattern {said!r} finds no parameter{hint}")
     for kind in x.modules:
-        if not any(issubclass(t, kind) for p in named.values() for t in owners[id(p)]):
-            raise ValueError(f"no parameter belongs to a {kind.__name__}")
+        if not any(owns(kind, t) for p in named.values() for t in owners[id(p)]):
+            known = dict.fromkeys(t.__name__ for p in named.values() for t in owners[id(p)])
+            said = kind if isinstance(kind, str) else kind.__name__
+            raise ValueError(f"no parameter belongs to a {said}, but to {', '.join(known)}")
 
 
 def _known(label: str, made: type, hypers: dict[str, Any]) -> None:

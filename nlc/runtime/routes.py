@@ -1,82 +1,46 @@
-"""Which system trains which parameters of a model, and as what it sees them: the record of a route, and its views."""
+"""Which system trains which parameters of a model, and as what it sees them: the record of a route, and its systems."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from nlc.base.diagnostics import nearest
+from nlc.ir.expr import Expr
+from nlc.ir.routes import STEPS, View, pieces
 from nlc.ir.types import Dim
-from nlc.lib.rules import LAYERS, ROUTES
+from nlc.lib.rules import KINDS as ALL
+from nlc.tools.sizes import constant, settled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nlc.ir.routes import Route as SpecRoute
     from nlc.pipeline import Spec
 
 System = "str | os.PathLike[str] | Spec | type"
+Pattern = str | re.Pattern
+KINDS = {name: kind for name, kind in ALL.items() if not kind.context}
 
 
-KINDS = [name for name, kind in ROUTES.items() if not kind.context]
-
-
-class NoAxis(ValueError):
-    """A tensor has fewer axes than a view speaks of: the view is not for it."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A parameter as other tensors over the same numbers, one after the other: steps of a name and numbers."""
-
-    text: str
-    steps: tuple[tuple[str, tuple[int | None, ...]], ...]
-
-    @classmethod
-    def of(cls, text: str) -> View:
-        """``flatten(1:)`` joins axes, ``split(0, 8)`` cuts one into so many parts, ``each(0)`` takes it apart; several
-        one after the other. ValueError for other text."""
-        steps, rest = [], text.strip()
-        while rest:
-            found = _STEP.match(rest)
-            if found is None:
-                known = "`flatten(1:)`, `split(0, 8)` and `each(0)`, one after the other"
-                raise ValueError(f"the view {text!r} is none; views are {known}")
-            name = next(n for n in ("flatten", "split", "each") if found[n] is not None)
-            numbers = [None if not x.strip() else int(x) for x in re.split("[:,]", found[name])]
-            steps.append((name, tuple(numbers)))
-            rest = rest[found.end() :].strip()
-        return cls(text, tuple(steps))
-
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        """What it makes of a tensor. NoAxis where it has no such axis, ValueError where an axis does not divide."""
-        found = [x]
-        for name, numbers in self.steps:
-            found = [y for z in found for y in self._step(name, numbers, z)]
-        return found
-
-    def _step(self, name: str, numbers: tuple, x: Tensor) -> Sequence[Tensor]:
-        first = numbers[0] or 0
-        if not -x.ndim <= first < x.ndim:
-            raise NoAxis(f"{self.text}: a tensor of shape {list(x.shape)} has no axis {first}")
-        if name == "flatten":
-            last = x.ndim if numbers[1] is None else numbers[1]
-            return [x.flatten(first, last - 1 if last > 0 else x.ndim + last - 1)]
-        if name == "each":
-            return x.unbind(first)
-        if numbers[1] is None or numbers[1] < 1 or x.shape[first] % numbers[1]:
-            size = x.shape[first]
-            raise ValueError(f"{self.text}: {size} is not divisible into {numbers[1]} parts")
-        return x.chunk(numbers[1], first)
-
-
-_NUMBER = r"\s*-?\d+\s*"
-_STEP = re.compile(
-    rf"flatten\((?P<flatten>(?:{_NUMBER})?:(?:{_NUMBER})?)\)"
-    rf"|split\((?P<split>{_NUMBER},{_NUMBER})\)|each\((?P<each>{_NUMBER})\)"
-)
+def view_of(text: str) -> View:
+    """``split(0, 8) flatten(1:)`` with numbers. ValueError for other text."""
+    known = "`flatten(1:)`, `split(0, 8)` and `batch(:-2)`, one after the other"
+    steps: list[tuple[str, int | None, int | None]] = []
+    try:
+        for name, first, last, at in pieces(text):
+            steps.append((name, first, int(text[slice(*at)]) if at else last))
+    except ValueError:
+        near = nearest(text.partition("(")[0].strip(), STEPS)
+        hint = f"; did you mean {near}(…)?" if near else ""
+        raise ValueError(f"the view {text!r} is none{hint}; views are {known}") from None
+    if any(name == "split" and (last or 0) < 1 for name, _, last in steps):
+        raise ValueError(f"the view {text!r} makes no parts; views are {known}")
+    return View(text, tuple(steps))
 
 
 class Route:
@@ -84,12 +48,13 @@ class Route:
 
     Args:
         system: a shipped name, a path, a Spec, or a class of optimizers.
-        names: patterns with ``*``, of the parameter's whole name; one of them must match.
-        modules: classes, one of which must own the parameter.
+        names: patterns with ``*``, or compiled regular expressions, of the parameter's whole name; one of them must
+            match.
+        modules: classes or their names, one of which must own the parameter.
         kinds: of tensors, as in ``applies_to``: ``matrices``, ``stacks``, …
         where: any other condition on the name and the parameter.
         view: what the system sees: ``flatten(1:)`` makes a matrix of a convolution's kernel, ``split(0, heads)`` one of
-            each head, ``each(0)`` one of each expert. Every part has memories and a step of its own.
+            each head, ``batch(:-2)`` one of each expert. Every part has memories and a step of its own.
         hypers: for its constructor, such as ``lr``.
 
     Raises ValueError for an unknown kind or view.
@@ -99,8 +64,8 @@ class Route:
         self,
         system: System,
         *,
-        names: str | Sequence[str] = (),
-        modules: type | Sequence[type] = (),
+        names: Pattern | Sequence[Pattern] = (),
+        modules: type | str | Sequence[type | str] = (),
         kinds: str | Sequence[str] = (),
         where: Callable[[str, Tensor], bool] | None = None,
         view: str = "",
@@ -108,7 +73,7 @@ class Route:
     ):
         self.system, self.where, self.hypers = system, where, hypers
         self.names, self.modules, self.kinds = _several(names), _several(modules), _several(kinds)
-        self.view = View.of(view)
+        self.view = view_of(view)
         for kind in self.kinds:
             if kind not in KINDS:
                 close = nearest(kind, KINDS)
@@ -118,15 +83,29 @@ class Route:
     def meets(self, name: str, p: Tensor, owners: Sequence[type]) -> bool:
         """Whether a parameter is what is asked for."""
         return (
-            (not self.names or any(fnmatchcase(name, x) for x in self.names))
-            and (not self.modules or any(issubclass(x, self.modules) for x in owners))
-            and (not self.kinds or any(ROUTES[x].takes(_dims(p)) for x in self.kinds))
+            (not self.names or any(matches(x, name) for x in self.names))
+            and (not self.modules or any(owns(m, x) for m in self.modules for x in owners))
+            and (not self.kinds or any(KINDS[x].takes(_dims(p)) for x in self.kinds))
             and (self.where is None or self.where(name, p))
         )
 
 
+def matches(pattern: Pattern, name: str) -> bool:
+    """Whether it is a pattern of the whole name."""
+    if isinstance(pattern, str):
+        return fnmatchcase(name, pattern)
+    return pattern.fullmatch(name) is not None
+
+
+def owns(module: type | str, owner: type) -> bool:
+    """Whether an owner is of a class, which may be named."""
+    if isinstance(module, str):
+        return any(x.__name__ == module for x in owner.__mro__)
+    return issubclass(owner, module)
+
+
 def _several(x: Any) -> tuple:
-    return (x,) if isinstance(x, str | type) else tuple(x)
+    return (x,) if isinstance(x, str | type | re.Pattern) else tuple(x)
 
 
 def _dims(x: Tensor) -> tuple[Dim, ...]:
@@ -140,36 +119,88 @@ class Trainer:
     name: str
     made: type
     spec: Spec | None
+    given: Mapping[str, Any]  # hypers, as the route says them
 
     @classmethod
-    def of(cls, system: Any) -> Trainer:
+    def of(cls, system: Any, given: Mapping[str, Any]) -> Trainer:
         """ValueError for a system that trains no tensors."""
         if isinstance(system, type):
-            return cls(system.__name__, system, None)
+            return cls(system.__name__, system, None, given)
         from nlc.pipeline import Spec, load
 
         spec = system if isinstance(system, Spec) else load(system)
         if not spec.system.trains:
             raise ValueError(f"{spec.system.name} is a system over tokens, which trains no tensors")
-        return cls(spec.system.name, spec.compile(), spec)
+        return cls(spec.system.name, spec.compile(), spec, given)
+
+    @property
+    def routes(self) -> dict[str, SpecRoute]:
+        """Those of its spec, by name."""
+        return {} if self.spec is None else {r.name: r for r in self.spec.system.routes}
 
     @property
     def watches(self) -> bool:
         """Whether it takes samples of linear layers."""
         return hasattr(self.made, "watch")
 
-    def takes(self, x: Tensor, whole: bool = False, layer: bool = False) -> bool:
-        """Whether its own rule is for such a tensor; ``whole``: or any rule that its spec names for a kind.
+    def route_of(
+        self,
+        x: Tensor,
+        view: View,
+        name: str,
+        owners: Sequence[type],
+        whole: bool,
+        layer: bool = False,
+    ) -> str | None:
+        """By which route of its own it trains what a view shows of a parameter: "" if it has none, None if it does not.
 
-        ``layer``: it is the weight of a linear layer.
+        ``whole``: by those too that its spec leaves to other rules; ``layer``: it is the weight of a linear layer.
+        IndexError and ValueError where the view is for other tensors.
         """
+        from nlc.runtime.views import shown
+
+        parts = shown(x, view.at({}))
         if self.spec is None:
-            return layer or whole or not self.watches
-        routes = self.spec.system.routes
-        if routes:
-            kinds = {k: ROUTES[k].takes(_dims(x)) for k, _ in routes} | {LAYERS: layer}
-            rules = [rule for kind, rule in routes if kinds[kind]]
-            return bool(rules) and (whole or rules[0] is None)
-        if self.watches:
-            return layer
-        return x.ndim == 2 or not self.spec.program().matrices
+            return "" if layer or whole or not self.watches else None
+        if self.watches and not self.routes:
+            return "" if layer else None
+        if not self.routes:
+            fits = not self.spec.program().matrices or all(part.ndim == 2 for part in parts)
+            return "" if fits else None
+        asked = [k for k in inspect.signature(self.made.route_of).parameters][3:]
+        known = {**self._hypers, "layer": layer}
+        hypers = {k: x for k, x in known.items() if k in asked}
+        found = {self.made.route_of(part, name, tuple(owners), **hypers) for part in parts}
+        route = found.pop() if len(found) == 1 else None
+        return route if route is not None and (whole or self.routes[route].rule is None) else None
+
+    @property
+    def _hypers(self) -> Mapping[str, Any]:
+        known = self.spec.system.hypers
+        return settled(self.spec.system, {k: x for k, x in self.given.items() if k in known})
+
+    def trains(self, route: str) -> tuple[str, type, dict[str, Any], View, str | None]:
+        """What a route of its own comes to: label, class, hypers, view, and the rule that its groups name."""
+        own, plain = self.routes.get(route), all(r.by_kind for r in self.routes.values())
+        label = (
+            self.name if own is None or (own.plain and own.rule is None) else f"{self.name}.{route}"
+        )
+        if own is None or own.rule is None:  # the tensors that it is given may lack names
+            named = None if own is None or (plain and own.plain) else route
+            return label, self.made, dict(self.given), View(), named
+        from nlc.pipeline import Spec
+
+        at, sizes = self._hypers, own.rule.sizes
+        hypers = {
+            key: int(sizes[key].evaluate(at)) if key in sizes else _value(e, at)
+            for key, e in own.rule.args.items()
+        }
+        options = {k: x for k, x in self.given.items() if k not in self.spec.system.hypers}
+        made = Spec(own.rule.system.source).compile()
+        return label, made, {**hypers, **options}, View(own.view.text, own.view.at(at)), None
+
+
+def _value(e: Expr, hypers: Mapping[str, Any]) -> Any:
+    if e.op == "list":
+        return [_value(x, hypers) for x in e.args]
+    return constant(e, hypers, whole=False)

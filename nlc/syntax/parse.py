@@ -15,6 +15,7 @@ from nlc.syntax.blocks import block
 from nlc.syntax.clock import parse_clock, parse_period
 from nlc.syntax.foreign import READS
 from nlc.syntax.misplaced import put_back
+from nlc.syntax.routes import route
 from nlc.syntax.schema import (
     Family,
     InlineMemory,
@@ -105,7 +106,12 @@ class _Parser:
             let=self._lets(found),
             levels=self._levels(found),
             output=self._one_or_fields(found, "output"),
-            applies_to=self._fields(found, "applies_to", "a mapping of rules", reserved=True),
+            applies_to=named(
+                self._members(found, "applies_to", "a mapping of rules"),
+                report,
+                lambda entry, given: route(entry, given, report),
+                reserved=True,
+            ),
             grad_at=self._expr(found, "grad_at"),
             eval_at=self._expr(found, "eval_at"),
             keys={key: entry.key.span for key, entry in found.items()},

@@ -19,6 +19,7 @@ _READERS = {
     "clock": pieces.clock,
     "choice": pieces.word,
     "name": pieces.word,
+    "word": pieces.word,
 }
 _RESOLVER = yaml.resolver.Resolver()
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

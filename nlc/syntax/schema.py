@@ -53,6 +53,23 @@ Clock = Annotated[
 ]
 Name = Annotated[str, WithJsonSchema({"type": "string", "maxLength": 64}), Takes("name")]
 Prose = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]}), Takes("prose")]
+Texts = Annotated[
+    list[Any] | str,
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    Takes("word"),
+]
+ViewText = Annotated[
+    str,
+    WithJsonSchema(
+        {"type": "string", "examples": ["flatten(1:)", "split(0, heads)", "batch(:-2)"]}
+    ),
+    Takes("word"),
+]
+Conditions = Annotated[
+    str | list[Any],
+    WithJsonSchema({"anyOf": [_EXPRESSION, {"type": "array", "items": _EXPRESSION}]}),
+    _EXPRESSIONS,
+]
 Words = Annotated[
     dict[str, Any],
     WithJsonSchema(
@@ -132,6 +149,28 @@ class InlineMemory(Block):
     dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = _key(
         "the number format of the states; float32 if it is not said", examples=["float64"]
     )
+
+
+class Route(Block):
+    """Tensors that one rule trains, by any of several conditions, and as what it sees them."""
+
+    small = True
+    kinds: Texts | None = _key("kinds of tensors, one of which it must be", examples=["matrices"])
+    names: Texts | None = _key(
+        "patterns of whole names with `*`, one of which must match", examples=['"*.qkv.weight"']
+    )
+    modules: Texts | None = _key(
+        "classes of modules, one of which must own it", examples=["[Conv1d, Conv2d]"]
+    )
+    where: Conditions | None = _key(
+        "a condition on `ndim(W)`, `numel(W)` and, of matrices, `nrows(W)`, `ncols(W)`, or a list of them",
+        examples=["numel(W) >= 1024"],
+    )
+    view: ViewText | None = _key(
+        "what the rule sees: `flatten(1:)`, `split(0, heads)`, `batch(:-2)`, one after the other",
+        examples=["flatten(1:)"],
+    )
+    rule: Expression = _required("`self`, a step formula or an optimizer's spec", examples=["self"])
 
 
 class Level(Block):
@@ -220,7 +259,9 @@ class Spec(Block):
     output: Expression | dict[str, Expression] | None = _key(
         "what the system gives for a token", examples=["M(q)"]
     )
-    applies_to: dict[str, Expression] | None = _key("which rule trains which kind of tensor")
+    applies_to: dict[str, Expression | Route] | None = _key(
+        "which rule trains which tensors: the first that takes one"
+    )
     grad_at: Expression | None = _key("where the gradient is taken, if not at W")
     eval_at: Expression | None = _key("what takes the place of W in evaluation")
 
@@ -267,6 +308,9 @@ _KINDS: list[tuple[Any, str]] = [
     (Name, "a name"),
     (Prose, "text"),
     (Words, "names and a value or a list for each"),
+    (Texts, "a text or a list of them"),
+    (ViewText, "a view"),
+    (Conditions, "a condition or a list of them"),
 ]
 
 
@@ -288,6 +332,7 @@ def _said(annotation: Any) -> str:
 BLOCKS: dict[type[Block], str] = {
     Spec: "a spec",
     Level: "a level",
+    Route: "a route",
     InlineMemory: "a memory written out",
     Reset: "a reset",
     Weight: "a weight",

@@ -94,6 +94,31 @@ class ResetTree:
 
 
 @dataclass(frozen=True)
+class ViewTree:
+    """``view: split(0, heads)``: its steps, and the expressions that say how many parts ``split`` makes."""
+
+    text: str
+    span: Span
+    steps: tuple[tuple[str, int | None, int | None], ...] = ()
+    counts: tuple[Expr | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class RouteTree:
+    """One entry of ``applies_to``; a rule alone is a route by the kind that its name says."""
+
+    name: str
+    span: Span
+    rule: Expr
+    kinds: tuple[Word, ...] = ()
+    names: tuple[Word, ...] = ()
+    modules: tuple[Word, ...] = ()
+    where: tuple[Expr, ...] = ()
+    view: ViewTree | None = None
+    keys: dict[str, Span] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
 class LevelTree:
     """One entry of ``levels``; the fields are the keys of language §1."""
 
@@ -155,7 +180,7 @@ class SpecTree:
     let: tuple[LetTree, ...] = ()
     levels: tuple[LevelTree, ...] = ()
     output: tuple[Field, ...] = ()  # `output: e` is one field named ""
-    applies_to: tuple[Field, ...] = ()
+    applies_to: tuple[RouteTree, ...] = ()
     grad_at: Expr | None = None
     eval_at: Expr | None = None
     lost: frozenset[str] = frozenset()  # names that a reported mistake keeps from being declared

@@ -161,6 +161,15 @@ def word(entry: Entry, report: Report) -> Word | None:
     return None
 
 
+def words(entry: Entry, report: Report) -> tuple[Word, ...]:
+    """A text that is no mathematics, or a list of such."""
+    items = entry.node.items if isinstance(entry.node, Sequence) else (entry.node,)
+    if not items:
+        wrong_kind(entry, "a text or a list of them", report, "leave the key out")
+    found = [word(Entry(entry.key, item, entry.where), report) for item in items]
+    return tuple(x for x in found if x is not None)
+
+
 def choice(entry: Entry, choices: Items[str], report: Report) -> Word | None:
     """One of a few words; a word that is nearly one is reported and taken as meant."""
     found = word(entry, report)

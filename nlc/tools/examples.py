@@ -182,6 +182,18 @@ EXAMPLES.update(
             f"    rule: {ROUTED}(lr=lr)\napplies_to:\n  matrices: self\n",
             base=GRADIENTS,
         ),
+        "NLC215": of(
+            f"    {STEP}\n",
+            f"    {STEP}\napplies_to:\n  rest: self\n  head: {{names: head.*, rule: adamw(lr=lr)}}\n",
+            f"    {STEP}\napplies_to:\n  head: {{names: head.*, rule: adamw(lr=lr)}}\n  rest: self\n",
+            base=GRADIENTS,
+        ),
+        "NLC216": of(
+            f"    {STEP}\n",
+            f"    {STEP}\napplies_to:\n  vectors: {{where: nrows(W) > 64, rule: self}}\n  rest: adamw(lr=lr)\n",
+            f"    {STEP}\napplies_to:\n  vectors: {{where: numel(W) > 64, rule: self}}\n  rest: adamw(lr=lr)\n",
+            base=GRADIENTS,
+        ),
         "NLC214": of(
             "q: l2norm(linear(x, d))", "q: linear(x, d) / (d - 64)", "q: linear(x, d) / d"
         ),

@@ -36,6 +36,7 @@ from nlc.syntax.schema import (
     InlineMemory,
     Level,
     Reset,
+    Route,
     Spec,
     Weight,
     choices_of,
@@ -47,7 +48,7 @@ from nlc.syntax.values import RESERVED
 _Found = Iterator[tuple[int, _TokenType, str]]
 
 # Of keys that several blocks have, the first says what stands behind it.
-_BLOCKS: tuple[type[Block], ...] = (Spec, Level, Weight, Reset, Family, InlineMemory)
+_BLOCKS: tuple[type[Block], ...] = (Spec, Level, Weight, Reset, Family, Route, InlineMemory)
 _KEYS: dict[str, str] = {}
 _CHOICES: dict[str, tuple[str, ...]] = {}
 for _block in _BLOCKS:
@@ -131,6 +132,13 @@ def _prose(lexer: RegexLexer, match: re.Match[str]) -> _Found:
         yield start, String, text
 
 
+def _words(lexer: RegexLexer, match: re.Match[str]) -> _Found:
+    """The key and texts that are no mathematics."""
+    kinds = (Name.Tag, Punctuation, Whitespace, String)
+    for group, kind in enumerate(kinds, 1):
+        yield match.start(group), kind, match[group]
+
+
 def _choice(lexer: RegexLexer, match: re.Match[str]) -> _Found:
     """The key and a word of those that it takes."""
     key, word = match[1], match[4]
@@ -160,6 +168,10 @@ class NlcLexer(RegexLexer):
         "root": [
             (rf"^([ ]*)({_of('prose')})(:)([ \t]*)(.*(?:\n(?:\1[ ]+.*|[ \t]*(?=\n)))*)", _prose),
             (rf"\b({_of('choice')})(:)([ \t]+[\"']?)([\w.]+)", _choice),
+            (
+                rf"\b({_of('word')})(:)([ \t]+)(\[[^\]\n]*\]|\"[^\"\n]*\"|'[^'\n]*'|[^\s,}}#][^,}}#\n]*)",
+                _words,
+            ),
             (rf"\b(?:{_of('clock')})(?=:\s)", Name.Tag, "clock"),
             (rf"{_NAME}{_BEHIND}", _key_token),
             (r"^(?:---|\.\.\.)(?=\s|$)|^%YAML.*", Comment.Preproc),

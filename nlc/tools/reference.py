@@ -20,7 +20,7 @@ from nlc.ir.show import show
 from nlc.ir.types import Dim, Range, Type
 from nlc.lib.functions import FUNCTIONS, READS, Function, usage
 from nlc.lib.memories import MEMORIES, MemoryKind
-from nlc.lib.rules import ROUTES, RULES, RuleKind
+from nlc.lib.rules import KINDS, RULES, RuleKind
 from nlc.library import shipped
 from nlc.pipeline import load
 from nlc.syntax.clock import FORMS, WORDS, form_of
@@ -218,10 +218,11 @@ TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
     "reset-keys": _block("a reset"),
     "memory-keys": _block("a memory written out"),
     "family-keys": _block("a member of a family"),
+    "route-keys": _block("a route"),
     "functions": _functions,
     "memories": _memories,
     "rules": _rules,
-    "tensors": lambda: (Entry("a kind of tensor", r.name, r.name, r.doc) for r in ROUTES.values()),
+    "tensors": lambda: (Entry("a kind of tensor", r.name, r.name, r.doc) for r in KINDS.values()),
     "clocks": _clocks,
     "classes": _plain("a class of levels", CLASSES),
     "plans": _plain("a plan", PLANS),

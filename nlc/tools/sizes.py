@@ -56,7 +56,7 @@ def settled(system: System, given: Mapping[str, object]) -> Values:
             for n in walk(h.default):
                 if n.op == "hyper":
                     settle(system.hypers[str(n.attr).partition("[")[0]])
-            out[h.name] = _constant(h.default, out, isinstance(h.value, int))
+            out[h.name] = constant(h.default, out, isinstance(h.value, int))
         if isinstance(out[h.name], list):
             out.update({f"{h.name}[{i}]": v for i, v in enumerate(out[h.name])})
 
@@ -68,13 +68,13 @@ def settled(system: System, given: Mapping[str, object]) -> Values:
     return out
 
 
-def _constant(e: Expr, hypers: Values, whole: bool) -> Number:
+def constant(e: Expr, hypers: Values, whole: bool) -> Number:
     """What a derived hyper comes to; a size divides exactly."""
     if e.op in ("num", "bool"):
         return e.attr
     if e.op == "hyper":
         return hypers[e.attr]
-    args = [_constant(a, hypers, whole) for a in e.args]
+    args = [constant(a, hypers, whole) for a in e.args]
     if e.op == "neg":
         return -args[0]
     if e.op == "div":

@@ -1,9 +1,10 @@
 """What every generated optimizer does for its groups and tensors, as text: ``torch.optim``'s contract.
 
 Lines that begin with ``fused:`` are there only in files that have a compiled form, with ``joins:`` only where a rule
-can take tensors together, with ``kernels:`` only where one is a kernel, with ``layers:`` only where samples of linear
-layers are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are. CLASS is the
-name of the class.
+can take tensors together, with ``kernels:`` only where one is a kernel, with ``asked:`` only where routes ask for more
+than a tensor shows, with ``named:`` only where they go by names, with ``layers:`` only where samples of linear layers
+are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are. CLASS is the name of
+the class.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ def add_param_group(self, param_group: dict) -> None:
             raise ValueError(f"the rule {name} needs {missing} in its group")
     self.check_group({**self.defaults, **param_group})
     super().add_param_group(param_group)
+asked:    try:
+asked:        self.check_routes(self.param_groups[-1])
+asked:    except ValueError:
+asked:        self.param_groups.pop()
+asked:        raise
     self.settle(self.param_groups[-1])
 alone:    self.find_rules(self.param_groups[-1])
 
@@ -67,6 +73,7 @@ def load_state_dict(self, state_dict: dict) -> None:
     super().load_state_dict(state_dict)
     for group, old in zip(self.param_groups, saved, strict=True):
         self.settle(group)
+asked:        self.check_routes(group)
         for W, number in zip(group["params"], old["params"], strict=True):
             for key, x in state_dict["state"].get(number, {}).items():
                 if isinstance(x, Tensor):
@@ -105,6 +112,38 @@ def __setstate__(self, state: dict) -> None:
         group.update({**self.defaults, **group})  # options that were not saved
 '''
 
+NAMES = '''
+def check_routes(self, group: dict) -> None:
+    """ValueError for parameters of which a route cannot be told."""
+    if group["rule"] is not None:
+        return
+    if "param_names" not in group:
+        where = "WHERE"
+        raise ValueError(
+            f"{where} goes by name, and these parameters have none: give model.named_parameters(),"
+            " or let nlc.route(model, rest=...) take them from it"
+        )
+    group["routes"] = [self.route_in(i, group) for i in range(len(group["params"]))]
+
+def unused(self) -> list[str]:
+    """The routes by name that take no parameter, where not all groups name theirs."""
+    taken = [group.get("routes", [group["rule"]]) for group in self.param_groups]
+    if all(group["rule"] is not None for group in self.param_groups):
+        return []
+    return [route for route in ROUTES if all(route not in x for x in taken)]
+'''
+
+MODULES = '''
+def check_routes(self, group: dict) -> None:
+    """ValueError for parameters of which a route cannot be told."""
+    if group["rule"] is None:
+        where = "WHERE"
+        raise ValueError(
+            f"{where} goes by module, which a parameter does not know: let nlc.route(model,"
+            " rest=...) take it from the model"
+        )
+'''
+
 STEP = '''
 @torch.no_grad()
 def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -115,6 +154,9 @@ def step(self, closure: Callable[[], float] | None = None) -> float | None:
             loss = closure()
 layers:    if getattr(self, "found_inf", None) is not None and not self.unscaled():
 layers:        return loss
+named:    if not self.state:
+named:        for route in self.unused():
+named:            warnings.warn(f"route {route} of CLASS takes no parameter", stacklevel=2)
     for group in self.param_groups:
 joins:        together = {}
 kernels:        launches = {}
@@ -125,16 +167,17 @@ kernels:        launches = {}
                 kind = "complex parameters" if W.is_complex() else "sparse gradients"
                 where = declared(self, "W")
                 raise RuntimeError(f"CLASS does not take {kind} ({where})")
-kernels:            key = self.launches(W, group)
+            rule = self.rule_of(i, group)
+kernels:            key = self.launches(W, group, rule)
 kernels:            if key is not None:
 kernels:                launches.setdefault(key, []).append(W)
 kernels:                continue
-joins:            key = self.joins(W, group)
+joins:            key = self.joins(W, group, rule)
 joins:            if key is not None:
 joins:                together.setdefault(key, []).append(W)
 joins:                continue
             with torch.set_grad_enabled(group["differentiable"]):
-                new = self.stepped(W, group)
+                new = self.stepped(W, group, rule)
             if new is not W:
                 group["params"][i] = new
                 self.state[new] = self.state.pop(W)
@@ -146,13 +189,13 @@ joins:            for some in portions(tensors):
 joins:                if len(some) > 1:
 joins:                    self.stepped_as_one(rule, some, group)
 joins:                else:
-joins:                    self.stepped(some[0], group)
+joins:                    self.stepped(some[0], group, rule)
 layers:    self.forget()
     return loss
 
-joins:def joins(self, W: Tensor, group: dict) -> tuple | None:
+joins:def joins(self, W: Tensor, group: dict, rule: type) -> tuple | None:
 joins:    """What tensors have in common that make a step as one; None for one that makes its own."""
-joins:    rule, state = self.rule_of(W, group), self.state.get(W)
+joins:    state = self.state.get(W)
 joins:    started = state is not None and (state or not getattr(rule, "KEEPS", True))
 joins:    if not started or not hasattr(rule, "STACKS") or self.error_if_nonfinite:
 joins:        return None
@@ -186,9 +229,9 @@ joins:            continue
 joins:        for state in states:
 joins:            state[key] = x
 
-def stepped(self, W: Tensor, group: dict) -> Tensor:
+def stepped(self, W: Tensor, group: dict, rule: type) -> Tensor:
     """W after one step: W itself, or a new tensor where steps are differentiable."""
-    rule, state = self.rule_of(W, group), self.state[W]
+    state = self.state[W]
     given = {key: group[key] for key in rule.HYPERS}
     dtype = torch.promote_types(W.dtype, group["state_dtype"] or torch.float32)
     dtype = torch.promote_types(dtype, torch.float32)  # in which the step is computed
@@ -257,7 +300,8 @@ def unwatch(self) -> None:
 
 alone:def find_rules(self, group: dict) -> None:
 alone:    """ValueError for parameters that nothing here trains."""
-alone:    lost = [W for W in group["params"] if self.rule_of(W, group) is None]
+alone:    params = group["params"]
+alone:    lost = [W for i, W in enumerate(params) if self.rule_of(i, group) is None]
 alone:    if lost:
 alone:        self.param_groups.pop()
 alone:        named = ", ".join(self.names.get(W, f"one of shape {list(W.shape)}") for W in lost)

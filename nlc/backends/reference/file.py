@@ -70,7 +70,7 @@ TAKEN = frozenset(
     BLOCK CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd DeltaAtEndTowards
     DeltaEnd DeltaEndTowards F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards GatedDeltaEnd
     GatedDeltaEndTowards HOPPER HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LEAST NARROW OPERATORS Operator
-    Optimizer PLAIN Packing Path SMALL SMALL_ON_GPU STACKS Sequence Tensor ThreadPoolExecutor Tile VERDICTS
+    Optimizer PLAIN Packing Path Seen SMALL SMALL_ON_GPU STACKS Sequence Tensor ThreadPoolExecutor Tile VERDICTS
     """.split()
 )
 
@@ -211,6 +211,7 @@ _USES = {
 _NAMES = (
     ("collections.abc", ("Callable", "Iterable", "Iterator", "Sequence"), "["),
     ("concurrent.futures", ("ThreadPoolExecutor",), "("),
+    ("fnmatch", ("fnmatchcase",), "("),
     ("functools", ("partial",), "("),
     ("pathlib", ("Path",), "("),
 )

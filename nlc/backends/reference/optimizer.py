@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 from nlc.backends.reference import hypers
-from nlc.backends.reference.contract import GROUPS, LAYERS, MATRICES, OPTIONS, STEP, WATCHED
+from nlc.backends.reference.contract import (
+    GROUPS,
+    LAYERS,
+    MATRICES,
+    MODULES,
+    NAMES,
+    OPTIONS,
+    STEP,
+    WATCHED,
+)
 from nlc.backends.reference.file import (
     class_name,
     close_file,
@@ -14,11 +27,16 @@ from nlc.backends.reference.file import (
     reference_helpers,
     title,
 )
-from nlc.backends.reference.rule import RuleWriter
+from nlc.backends.reference.rule import NUMBER, RuleWriter
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, wrap
+from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.program import Program
-from nlc.lib.rules import ROUTES
+from nlc.ir.routes import Route
+from nlc.ir.system import System
+from nlc.ir.types import Dim
+from nlc.lib.rules import KINDS, SIZES, shapes_of
+from nlc.lib.rules import LAYERS as LAYER_KIND
 
 _IMPORTS = [
     "import torch",
@@ -44,7 +62,7 @@ def emit_optimizer(
 
 
 class OptimizerWriter:
-    """Writes the class of an optimizer and, before it, those of its other rules."""
+    """Writes the class of an optimizer and, beside it, those of its other rules."""
 
     RULE = RuleWriter
     IMPORTS: Sequence[str] = _IMPORTS
@@ -52,14 +70,25 @@ class OptimizerWriter:
     def __init__(self, program: Program, header: Header, w: Writer):
         self.program, self.w = program, w
         self.system, self.name = program.system, class_name(program.system)
+        self.header = header
         self.rule = self.RULE(program, header, w, self.name)
         self.printer: TorchPrinter = self.rule.printer
         self.routes = {
-            kind: self.RULE(other, header, w, self.name + kind.capitalize())
-            for kind, other in program.rules.items()
+            route.name: self.RULE(program.rules[route.name], header, w, name)
+            for route, name in zip(self.system.routes, rule_classes(self.system), strict=True)
+            if route.rule is not None
         }
+        self.classes = self._classes()
         for rule in (self.rule, *self.routes.values()):
             rule.printer.free = True
+
+    def _classes(self) -> dict[str, str]:
+        """By route the class that trains its tensors; the class itself is ``type(self)``."""
+        out = {}
+        for route in self.system.routes:
+            own = self.routes[route.name].name if route.rule is not None else "type(self)"
+            out[route.name] = seen_class(self.system, route) if route.view else own
+        return out
 
     def write(self) -> None:
         w = self.w
@@ -81,6 +110,9 @@ class OptimizerWriter:
             w()
             self._text(GROUPS)
             w()
+            if self._by:
+                self._checks()
+                w()
             self._rule_of()
             w()
             self._text(self.step_text())
@@ -91,6 +123,61 @@ class OptimizerWriter:
             self.rule.initial_state()
             w()
             self.rule.update()
+        for route in self.system.routes:
+            if route.view:
+                w()
+                w()
+                self._seen(route)
+
+    def _seen(self, route: Route) -> None:
+        """The class of a route that sees tensors in another way."""
+        w, rule = self.w, self.routes.get(route.name, self.rule)
+        whose = f"{rule.name} does" if route.rule is not None else f"{self.name} does"
+        with w.block(f"class {self.classes[route.name]}({self.printer.use('Seen')}):"):
+            said = f'"""What {whose} to each part that `{route.view.text}` shows of a tensor."""'
+            for line in wrap(said, WIDTH - 8):
+                w(line)
+            w()
+            names = ["RULE", "SPEC", "LINES", "HYPERS"] + ["advance"] * self._advances(rule)
+            for name in names:
+                w(f"{name} = {rule.name}" + ("" if name == "RULE" else f".{name}"))
+            w()
+            w("@staticmethod")
+            read = self._kwargs(self._read_by(route))
+            w.define("view", [*(["*", *read] if read else []), "**hypers: object"], "tuple")
+            w(f"    return {self._view(route)}")
+        self.printer.helpers |= {"shown", "rejoined"}
+
+    def _advances(self, rule: RuleWriter) -> bool:
+        """Whether a step may be computed as new tensors by one function."""
+        return False
+
+    def _view(self, route: Route) -> str:
+        size = lambda x: self.printer.size(x) if isinstance(x, Dim) else repr(x)  # noqa: E731
+        steps = [f'("{name}", {a!r}, {size(b)})' for name, a, b in route.view.steps]
+        return f"({', '.join(steps)},)"
+
+    def _read_by(self, route: Route) -> set[str]:
+        """The hypers that a view is made of."""
+        return {x for *_, last in route.view.steps if isinstance(last, Dim) for x in last.symbols}
+
+    def _kwargs(self, names: set[str]) -> list[str]:
+        found = [h for h in self.system.hypers.values() if h.name in names]
+        return [f"{h.name}: {hypers.kind(h)}" for h in found]
+
+    @property
+    def _by(self) -> str:
+        """What routes ask for that a tensor does not show: ``modules``, ``names`` or nothing."""
+        asked = [x for x in ("modules", "names") if any(getattr(r, x) for r in self.system.routes)]
+        return next(iter(asked), "")
+
+    def _checks(self) -> None:
+        """What is asked of groups where routes go by more than the tensor."""
+        found = [r for r in self.system.routes if getattr(r, self._by)]
+        span = found[0].span
+        where = f"route {found[0].name} of {self.name} ({Path(span.source.name).name}:{span.line})"
+        text = (MODULES if self._by == "modules" else NAMES).replace("WHERE", where)
+        self._text(text.replace("ROUTES", json.dumps([r.name for r in found])))
 
     def step_text(self) -> str:
         """What a step is; the rules say what it does to a tensor."""
@@ -124,12 +211,11 @@ class OptimizerWriter:
         if system.routes:
             w()
             said = [
-                f"{kind} by {rule.name if rule else 'this optimizer'}"
-                for kind, rule in system.routes
+                f"{r.name} by {r.rule.name if r.rule else 'this optimizer'}"
+                + (f" as `{r.view.text}`" if r.view else "")
+                for r in system.routes
             ]
-            text = (
-                f"By kind of tensor: {', '.join(said)}; a group's ``rule`` may name another kind."
-            )
+            text = f"By route: {', '.join(said)}; a group's ``rule`` may name another route."
             for line in wrap(text, WIDTH - 8):
                 w(line)
         w()
@@ -166,9 +252,13 @@ class OptimizerWriter:
 
     @property
     def _partial(self) -> bool:
-        """Whether some kind of tensor has no rule."""
-        routes = dict(self.system.routes)
-        return bool(routes) and "rest" not in routes and not self.layers
+        """Whether some tensor may have no route, which is told at its step."""
+        return bool(self.system.routes) and not self._whole and not self.layers
+
+    @property
+    def _whole(self) -> bool:
+        """Whether a route takes all that others leave."""
+        return any(r.plain and shapes_of(r.kinds) == shapes_of(()) for r in self.system.routes)
 
     def _init(self) -> None:
         w, system = self.w, self.system
@@ -180,10 +270,9 @@ class OptimizerWriter:
         hypers.settle(w, system, self.printer.use)
         names = [f"{n}={n}" for n in (*system.hypers, *self.options())]
         w.call("defaults = dict(", [*names, "period=1", "rule=None"], ")")
-        own = {kind: "type(self)" for kind, rule in system.routes if rule is None}
-        own |= {kind: other.name for kind, other in self.routes.items()}
         pairs = ["None: type(self)"] if not system.routes else []
-        w.collection("self.rules = {", [*pairs, *(f'"{k}": {v}' for k, v in own.items())], "}")
+        pairs += [f'"{name}": {made}' for name, made in self.classes.items()]
+        w.collection("self.rules = {", pairs, "}")
         if not self.layers:
             w("super().__init__(params, defaults)")
             w.depth -= 1
@@ -201,9 +290,16 @@ class OptimizerWriter:
 
     def _text(self, text: str) -> None:
         """Members that all optimizers have."""
-        there = {"fused": "fused" in self.options(), "joins": self.joins, "kernels": self.kernels}
-        there |= {"layers": self.layers, "plain": not self.layers}
-        there["alone"] = self.layers and "rest" not in dict(self.system.routes)
+        there = {
+            "fused": "fused" in self.options(),
+            "joins": self.joins,
+            "kernels": self.kernels,
+            "asked": bool(self._by),
+            "named": self._by == "names",
+            "layers": self.layers,
+            "plain": not self.layers,
+            "alone": self.layers and not self._whole,
+        }
         for line in text.strip("\n").split("\n"):
             kind, _, kept = line.partition(":")
             if not there.get(kind, True):
@@ -222,30 +318,132 @@ class OptimizerWriter:
             self.printer.helpers |= {"joined"}
 
     def _rule_of(self) -> None:
-        w, W = self.w, self.rule.trained.var
-        answer = "type | None" if self.layers else "type"
-        with w.block(f"def rule_of(self, {W}: Tensor, group: dict) -> {answer}:"):
-            w('"""What updates a tensor: the rule of its group, else the one for its kind."""')
-            if self.layers and not self.system.routes:
-                with w.block(f'if group["rule"] is not None or {W} in self.samples:'):
-                    w('return self.rules[group["rule"]]')
-                w("return None")
-                return
-            if not self.system.routes:
-                w('return self.rules[group["rule"]]')
-                return
-            with w.block('if group["rule"] is not None:'):
-                w('return self.rules[group["rule"]]')
-            for kind, rule in self.system.routes:
-                answer = self.routes[kind].name if rule else "type(self)"
-                if ROUTES[kind].test:
-                    with w.block(f"if {ROUTES[kind].test.format(W=W)}:"):
-                        w(f"return {answer}")
+        w, system = self.w, self.system
+        answer = "type | None" if self.layers and not self._whole else "type"
+        with w.block(f"def rule_of(self, i: int, group: dict) -> {answer}:"):
+            if not system.routes:
+                w('"""What updates the i-th tensor of a group: its rule, else this optimizer."""')
+                if self.layers:
+                    w('known = group["rule"] is not None or group["params"][i] in self.samples')
+                    w('return self.rules[group["rule"]] if known else None')
                 else:
-                    w(f"return {answer}")
-            if self.layers and "rest" not in dict(self.system.routes):
-                w("return None")
-            if self._partial:
-                kinds = " and ".join(kind for kind, _ in self.system.routes)
-                found = f"takes {kinds}, found a parameter of shape {{list({W}.shape)}}"
-                w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
+                    w('return self.rules[group["rule"]]')
+                return
+            w(
+                '"""What updates the i-th tensor of a group: its rule, else that of the tensor\'s route."""'
+            )
+            known = 'group["routes"][i]'  # told once: patterns are no work for a step
+            found = known if self._by == "names" else "self.route_in(i, group)"
+            w(f'route = group["rule"] or {found}')
+            if self.layers and not self._whole:
+                w("return None if route is None else self.rules[route]")
+            elif self._partial:
+                with w.block("if route is None:"):
+                    w('shape = list(group["params"][i].shape)')
+                    names = " and ".join(r.name for r in system.routes)
+                    found = f"takes {names}, found a parameter of shape {{shape}}"
+                    w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
+                w("return self.rules[route]")
+            else:
+                w("return self.rules[route]")
+        w()
+        with w.block("def route_in(self, i: int, group: dict) -> str | None:"):
+            w('"""The route of the i-th tensor of a group; None where none takes it."""')
+            given = [f'{n}=group["{n}"]' for n in self._asked()]
+            name = ['group["param_names"][i]'] if self._by == "names" else []
+            layer = ['layer=group["params"][i] in self.samples'] if self._by_layers else []
+            args = ['group["params"][i]', *name, *layer, *given]
+            with w.block("try:") if name else nullcontext():
+                w.call("return self.route_of(", args, ")")
+            if name:
+                with w.block("except ValueError as error:"):
+                    w("raise ValueError(f\"{group['param_names'][i]}: {error}\") from None")
+        w()
+        self._route_of()
+
+    def _asked(self) -> list[str]:
+        """The hypers that decide on a route."""
+        conditions = [n for r in self.system.routes for e in r.where for n in walk(e)]
+        read = {str(n.attr) for n in conditions if n.op == "hyper"}
+        for r in self.system.routes:
+            read |= self._read_by(r) if self._looks(r) else set()
+        return [n for n in self.system.hypers if n in read]
+
+    @property
+    def _by_layers(self) -> bool:
+        """Whether a route asks if a tensor is the weight of a linear layer that is watched."""
+        return any(LAYER_KIND in r.kinds for r in self.system.routes)
+
+    def _looks(self, route: Route) -> bool:
+        """Whether it asks what the rule would see: a bias beside a matrix of one name is not meant by its pattern."""
+        return bool(route.view) or (self._matrices(route) and not route.kinds)
+
+    def _matrices(self, route: Route) -> bool:
+        return self.program.rules.get(route.name, self.program).matrices
+
+    def _route_of(self) -> None:
+        w, W = self.w, self.rule.trained.var
+        given = ["layer: bool = False"] if self._by_layers else []
+        given += self._kwargs({*self._asked()})
+        args = [f"{W}: Tensor", 'name: str = ""', "modules: tuple[type, ...] = ()"]
+        w("@staticmethod")
+        w.define("route_of", [*args, *(["*", *given] if given else [])], "str | None")
+        w.depth += 1
+        self._tests()
+        w.depth -= 1
+
+    def _tests(self) -> None:
+        w = self.w
+        w('"""Which route takes a tensor, by what it is, its name and the classes that own it."""')
+        for route in self.system.routes:
+            asked = self._conditions(route)
+            if not asked:
+                w(f'return "{route.name}"')
+                return
+            with w.condition(asked, "and"):
+                w(f'return "{route.name}"')
+        w("return None")
+
+    def _conditions(self, route: Route) -> list[str]:
+        """What a tensor must meet, in Python."""
+        W = self.rule.trained.var
+        kinds = [] if "rest" in route.kinds else [KINDS[k].test.format(W=W) for k in route.kinds]
+        names = [f"fnmatchcase(name, {json.dumps(x)})" for x in route.names]
+        known = f"{{{', '.join(json.dumps(x) for x in route.modules)}}}"
+        modules = [f"any({known} & {{x.__name__ for x in m.__mro__}} for m in modules)"]
+        out = [_any(kinds), _any(names), *(modules if route.modules else [])]
+        out += [self._condition(e) for e in route.where]
+        if self._looks(route):
+            self.printer.helpers.add("shown")
+            view = self._view(route) if route.view else "()"
+            out.append(f"{self.printer.use('suits')}({W}, {view}, {self._matrices(route)})")
+        return [x for x in out if x]
+
+    def _condition(self, e: Expr) -> str:
+        W = self.rule.trained.var
+
+        def said(n: Expr) -> Expr:
+            if n.op != "sizeof":
+                return replace(n, type=NUMBER)
+            text = SIZES[str(n.attr)].format(W=W)
+            self.printer.numbers.add(text)
+            return Expr("var", (), text, NUMBER, n.span)
+
+        return self.printer(rewrite(e, said))
+
+
+def _any(tests: list[str]) -> str:
+    """One of several, beside others."""
+    if len(tests) < 2:
+        return "".join(tests)
+    return f"({' or '.join(f'({x})' if ' and ' in x else x for x in tests)})"
+
+
+def rule_classes(system: System) -> list[str]:
+    """By route the name of the class of its own rule; what sees a tensor in another way stands before it."""
+    return [seen_class(system, route) + ("Part" if route.view else "") for route in system.routes]
+
+
+def seen_class(system: System, route: Route) -> str:
+    """The name of the class that trains the tensors of a route."""
+    return class_name(replace(system, name=f"{system.name}_{route.name}"))

@@ -227,6 +227,9 @@ class TorchOptimizer(OptimizerWriter):
 
     RULE = ElementRule
 
+    def _advances(self, rule: RuleWriter) -> bool:
+        return isinstance(rule, ElementRule) and rule.fusible
+
     @property
     def fusible(self) -> bool:
         """Whether any of its rules is done element by element."""

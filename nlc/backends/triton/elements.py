@@ -154,9 +154,9 @@ def aligned(tensors: tuple[Tensor, ...]) -> bool:
 }
 
 # What the class does beside the text that all optimizers share.
-METHODS = '''def launches(self, W: Tensor, group: dict) -> tuple | None:
+METHODS = '''def launches(self, W: Tensor, group: dict, rule: type) -> tuple | None:
     """What tensors have in common that one launch takes; None for one that goes alone."""
-    rule, state = self.rule_of(W, group), self.state.get(W)
+    state = self.state.get(W)
     started = state is not None and (state or not getattr(rule, "KEEPS", True))
     if not started or not hasattr(rule, "KERNEL") or self.error_if_nonfinite:
         return None

@@ -26,7 +26,7 @@ from nlc.passes.resolve.constants import settle
 from nlc.passes.resolve.level import flows_of, initial, resolve_level
 from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.memory import dims_of, resolve_memory
-from nlc.passes.resolve.rule import resolve_routes
+from nlc.passes.resolve.routes import resolve_routes
 from nlc.passes.resolve.scope import SAMPLES, Scope, error
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms

@@ -10,7 +10,7 @@ from nlc.ir.show import show
 from nlc.ir.system import Hyper, Rule, System
 from nlc.ir.types import Dim
 from nlc.lib.functions import usage
-from nlc.lib.rules import LAYERS, ROUTES, RULES
+from nlc.lib.rules import RULES
 from nlc.passes.resolve.arguments import Bound, bind
 from nlc.passes.resolve.scope import CONTEXTS
 from nlc.passes.resolve.sizes import size
@@ -31,50 +31,6 @@ def is_loss(level: LevelTree) -> bool:
     """Whether a level's objective is the outer loss."""
     e = level.objective
     return e is not None and e.op == "name" and e.attr == "loss"
-
-
-def resolve_routes(terms: Terms) -> tuple[tuple[str, Rule | None], ...]:
-    """``applies_to``: by kind of tensor the rule that takes it, None for the system itself."""
-    routes: dict[str, Rule | None] = {}
-    kinds = [n for n, r in ROUTES.items() if r.context in ("", terms.scope.tree.context.text)]
-    for item in terms.scope.tree.applies_to:
-        if item.name not in kinds:
-            close = nearest(item.name, kinds)
-            terms.scope.report.add(
-                "NLC201",
-                f"`{item.name}` is no kind of tensor",
-                item.span,
-                f"did you mean `{close}`?" if close else "not one of them",
-                notes=[f"kinds: {', '.join(kinds)}"],
-                helps=["`nlc list tensors` says which tensors they are"],
-                fix=certain(item.span, item.name, kinds),
-            )
-            continue
-        e = item.expr
-        if e.op == "name" and certain(e.span, str(e.attr), ["self"]):
-            label, fix = "did you mean `self`?", certain(e.span, str(e.attr), ["self"])
-            terms.say("NLC202", f"there is no rule `{e.attr}`", e, label, fix=fix)
-        elif e.op == "name" and e.attr == "self":
-            routes[item.name] = None
-            if terms.scope.layers and item.name != LAYERS:
-                _no_samples(terms, item.name, e)
-        elif e.op != "error":
-            rule = rule_of(e, terms, Place(f"applies_to.{item.name}", None, "rule"), whole=True)
-            if rule is not None:
-                routes[item.name] = rule
-    return tuple((kind, routes[kind]) for kind in kinds if kind in routes)
-
-
-def _no_samples(terms: Terms, kind: str, e: Expr) -> None:
-    terms.say(
-        "NLC404",
-        f"a layer system does not train {kind}",
-        e,
-        f"only {LAYERS} have samples",
-        helps=[
-            f"write `{LAYERS}: self`, and a rule for the others, such as `rest: adamw(lr=3e-4)`"
-        ],
-    )
 
 
 def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | None:

@@ -93,7 +93,9 @@ def _sound(spec: Spec, chosen: Values) -> Values:
     try:
         if spec.system.trains:
             W = torch.zeros([2, 2])
-            Trained(made, W, spec.system.context == "layers", chosen)
+            # a group that names its route needs no name of a parameter
+            group = {"rule": x.name for x in spec.system.routes[:1]}
+            Trained(made, W, spec.system.context == "layers", chosen, group)
         else:
             made(**chosen)
     except ValueError as error:

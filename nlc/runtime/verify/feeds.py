@@ -7,6 +7,7 @@ parameter, and samples pass through an ``nn.Linear`` and back, so that the hooks
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from nlc.ir.system import System
 
 Given = dict[str, Tensor]  # ``g``; of a layer also ``x`` [N, in] and ``delta`` [N, out]
 SAMPLES = 5
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def feed(system: System, shape: tuple[int, ...], steps: int, noise: torch.Generator) -> list[Given]:
@@ -48,21 +50,23 @@ def parts(given: Given, count: int) -> list[Given]:
 
 
 class Trained:
-    """One tensor under a generated class; ``layer``: it is the weight of a linear layer."""
+    """One tensor under a generated class; ``layer``: it is the weight of a linear layer; ``group``: what its says."""
 
     def __init__(
-        self, made: type, W: Tensor, layer: bool, hypers: Mapping[str, Any], period: int = 1
+        self,
+        made: type,
+        W: Tensor,
+        layer: bool,
+        hypers: Mapping[str, Any],
+        group: Mapping[str, Any] = NOTHING,
     ):
         self.parameter, self.layer = nn.Parameter(W.clone()), None
         if layer:
             rows, columns = W.shape
             self.layer = nn.Linear(columns, rows, bias=False, dtype=W.dtype)
             self.layer.weight = self.parameter
-        group = {"params": [self.parameter]}
-        if period > 1:
-            group["period"] = period
         watched = [[self.layer] if layer else []] if hasattr(made, "watch") else []
-        self.optimizer = made([group], *watched, **hypers)
+        self.optimizer = made([{**group, "params": [self.parameter]}], *watched, **hypers)
 
     def step(self, given: Given) -> Tensor:
         """The tensor after one step."""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nlc.ir.program import Program
+from nlc.ir.routes import Route
 from nlc.ir.system import System
 from nlc.ir.types import Dim
 from nlc.ir.update import Update
-from nlc.lib.rules import ROUTES
+from nlc.lib.rules import KINDS as TENSORS
+from nlc.lib.rules import LAYERS
 from nlc.runtime.expressions import States
 from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.feeds import Given, Trained, feed, parts
 from nlc.runtime.verify.report import SAME, Check, compared, difference, limit
+from nlc.runtime.views import rejoined, shown
 from nlc.tools.sizes import Values, longest, settled
 
 if TYPE_CHECKING:
@@ -27,33 +31,37 @@ if TYPE_CHECKING:
 
 SHAPES = ((), (5,), (4, 3), (3, 4))
 KINDS = ((3, 3), (2, 3, 2))  # more of them, where kinds of tensors have rules of their own
+OF_CONVOLUTIONS = (4, 3, 2, 2)
 LEAST = 7  # steps; three of the longest period where that is more
 GATHERED = 3  # gradients for one step, in a group with a period
 
 
 @dataclass
 class _Kind:
-    """Tensors that one system trains: all of them, or those of a kind that ``applies_to`` names."""
+    """Tensors that one system trains: all of them, or those of a route that ``applies_to`` has; ``view``: as these."""
 
     name: str
     system: System
     updates: dict[str, Update]
     program: Program
     shapes: list[tuple[int, ...]]
+    view: tuple = ()
+    group: dict[str, object] = field(
+        default_factory=dict
+    )  # names the route, where the shape does not tell it
 
 
 def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int) -> list[Check]:
     """Steps of random gradients, tensor by tensor."""
     noise = torch.Generator().manual_seed(seed)
     runs, out, steps = [], [], LEAST
-    for kind in kinds(spec):
+    for kind in kinds(spec, chosen=chosen):
         hypers, derived = settled(kind.system, chosen), Derived(kind.updates)
         steps = min(max(3 * longest(kind.system, hypers), LEAST), MOST)
         for shape in kind.shapes:
             W = torch.randn(shape, generator=noise, dtype=torch.float64)
             came = feed(kind.system, shape, steps, noise)
-            run = Interpreter(kind.system, hypers, {}, sides(kind.system, shape))
-            found = _interpreted(derived.watch(run), W, came)
+            found = _parts(kind, hypers, derived, W, came)
             if not all(bool(x.isfinite().all()) for x in found.values()):
                 what = f"{steps} steps of random gradients {list(shape)} stay finite"
                 return [Check(what, passed=False, note="no numbers to be compared")]
@@ -64,23 +72,74 @@ def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: 
     return out
 
 
-def kinds(spec: Spec, shapes: Iterable[tuple[int, ...]] = ()) -> Iterator[_Kind]:
-    """Which system trains which shapes."""
-    program, routes = spec.program(), dict(spec.system.routes)
-    taken: dict[str, list[tuple[int, ...]]] = {}
-    for shape in shapes or (*SHAPES, *(KINDS if routes else ())):
-        dims = tuple(map(Dim.of, shape))
-        kind = next((k for k in routes if ROUTES[k].takes(dims)), "" if not routes else None)
-        if kind is not None:
-            taken.setdefault(kind, []).append(shape)
-    for kind, shapes in taken.items():
-        own = routes.get(kind) is None
-        system, updates = (spec.system, spec.updates) if own else spec.rules[kind]
-        made = program if own else program.rules[kind]
-        matrices = made.matrices or system.context == "layers"
-        shapes = [s for s in shapes if len(s) == 2 or not matrices]
-        if shapes:
-            yield _Kind(kind, system, updates, made, shapes)
+def _parts(
+    kind: _Kind, hypers: Values, derived: Derived, W: Tensor, came: list[Given]
+) -> States:
+    """The weights after every step and the memories, of each part that the route's view shows."""
+    each = [came] if not kind.view else [*zip(*(_seen(x, kind.view) for x in came), strict=True)]
+    found = []
+    for i, part in enumerate(shown(W, kind.view)):
+        run = Interpreter(kind.system, hypers, {}, sides(kind.system, tuple(part.shape)))
+        found.append(_interpreted(derived.watch(run), part, each[i]))
+    if not kind.view:
+        return found[0]
+    steps = [rejoined((x[""][k] for x in found), W, kind.view) for k in range(len(came))]
+    memories = {f"{n}[{i}]": x for i, all in enumerate(found) for n, x in all.items() if n != ""}
+    return {"": torch.stack(steps), **memories}
+
+
+def _seen(given: Given, view: tuple) -> list[Given]:
+    return [{"g": x} for x in shown(given["g"], view)]
+
+
+def kinds(
+    spec: Spec, shapes: Iterable[tuple[int, ...]] = (), chosen: Values | None = None
+) -> Iterator[_Kind]:
+    """Which system trains which shapes; routes that ask for more than a kind are named by their groups."""
+    program, routes = spec.program(), spec.system.routes
+    if not routes:
+        matrices = program.matrices or spec.system.context == "layers"
+        shapes = [s for s in shapes or SHAPES if len(s) == 2 or not matrices]
+        yield _Kind("", spec.system, spec.updates, program, shapes)
+        return
+    left = [*(shapes or (*SHAPES, *KINDS))]
+    hypers, by_kind = settled(spec.system, chosen or {}), all(r.by_kind for r in routes)
+    for route in routes:
+        own = route.rule is None
+        system, updates = (spec.system, spec.updates) if own else spec.rules[route.name]
+        made = program if own else program.rules[route.name]
+        layer = system.context == "layers"
+        told = by_kind and (layer or LAYERS not in route.kinds)
+        view, group = route.view.at(hypers), {} if told else {"rule": route.name}
+        matrices = made.matrices or layer
+        if route.by_kind:
+            meets = [
+                s for s in left if _takes(route, s) and (not view or _shows(view, s, matrices))
+            ]
+            left = [s for s in left if s not in meets]
+        elif not shapes:
+            parts = math.prod(n for name, _, n in view if name == "split")
+            pool = (*SHAPES, *KINDS, (2 * parts, 3), (2 * parts, 2 * parts), OF_CONVOLUTIONS)
+            meets = [s for s in pool if _takes(route, s)]
+        else:
+            meets = []
+        meets = [s for s in meets if _shows(view, s, matrices)]
+        if meets:
+            yield _Kind(route.name, system, updates, made, meets, view, group)
+
+
+def _takes(route: Route, shape: tuple[int, ...]) -> bool:
+    dims = tuple(map(Dim.of, shape))
+    return not route.kinds or any(TENSORS[kind].takes(dims) for kind in route.kinds)
+
+
+def _shows(view: tuple, shape: tuple[int, ...], matrices: bool) -> bool:
+    """Whether a view is for tensors of a shape, and shows matrices where the rule takes no others."""
+    try:
+        parts = shown(torch.empty(shape), view)
+    except (IndexError, ValueError):
+        return False
+    return not matrices or all(part.ndim == 2 for part in parts)
 
 
 def _compiled_checks(made: type, chosen: Values, runs: list, backend: str) -> list[Check]:
@@ -88,14 +147,14 @@ def _compiled_checks(made: type, chosen: Values, runs: list, backend: str) -> li
     anything, rounding = False, 0.0
     for kind, W, came, expected in runs:
         run = (made, chosen, expected, W)
-        layer = kind.system.context == "layers"
-        found, resumed = (_compiled(*run, came, saved, layer) for saved in (0, 1))
+        layer, group = kind.system.context == "layers", kind.group
+        found, resumed = (_compiled(*run, came, saved, layer, group) for saved in (0, 1))
         memories = {n: x for n, x in expected.items() if n != ""}
         anything = anything or bool(memories)
         portions = [part for given in came for part in parts(given, GATHERED)]
-        several = _compiled(*run, portions, 1, layer, period=GATHERED)
+        several = _compiled(*run, portions, 1, layer, {**group, "period": GATHERED})
         sums = [_sum(portions[i : i + GATHERED]) for i in range(0, len(portions), GATHERED)]
-        once = found if layer else _compiled(*run, sums, 0, layer)
+        once = found if layer else _compiled(*run, sums, 0, layer, group)
         held = torch.cat([W[None], once[""][:-1]]).repeat_interleave(GATHERED, 0)
         held[GATHERED - 1 :: GATHERED] = once[""]
         for what, a, b in (
@@ -207,16 +266,16 @@ def _compiled(
     came: list[Given],
     saved: int,
     layer: bool,
-    period: int = 1,
+    group: dict[str, object],
 ) -> States:
     """The same of the generated class; ``saved``: into a new object after every gradient."""
-    trained, steps = Trained(made, W, layer, chosen, period), []
+    trained, steps = Trained(made, W, layer, chosen, group), []
     for given in came:
         with _same_draws():  # of the first step
             steps.append(trained.step(given))
         if saved:
             state = through_a_file(trained.optimizer.state_dict())
-            trained = Trained(made, steps[-1], layer, chosen, period)
+            trained = Trained(made, steps[-1], layer, chosen, group)
             trained.optimizer.load_state_dict(state)
     kept = trained.optimizer.state[trained.parameter]
     return {"": torch.stack(steps), **{n: kept[n] for n in names if n in kept}}

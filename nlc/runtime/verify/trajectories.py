@@ -35,7 +35,7 @@ def trajectories(
     """One of each kind of tensor, at the spec's own hypers but for those given; steps 1, 2, 4, … past two periods."""
     found, errors = [], dict.fromkeys(backends, 0.0)
     tolerance = EXACT
-    for kind in kinds(spec, SHAPES):
+    for kind in (k for k in kinds(spec, SHAPES) if not k.view):
         hypers = settled(kind.system, fixed)
         least = min(max(8, 2 * longest(kind.system, hypers)), MOST)
         marks = [2**i for i in range(MOST.bit_length()) if 2**i < 2 * least]
@@ -52,7 +52,7 @@ def trajectories(
         found.append(Trajectory(kind.name, tuple(W.shape), (0, *marks), rows, digest))
         for name in errors:
             layer = kind.system.context == "layers"
-            got = _compiled(spec.compile(name), fixed, W, marks[-1], layer)
+            got = _compiled(spec.compile(name), fixed, W, marks[-1], layer, kind.group)
             changes = [{"": x.diff(dim=0, prepend=W[None])} for x in (got, expected)]
             errors[name] = max(errors[name], difference(*changes))
     what = "{}: the trajectory = the interpreter's"
@@ -90,8 +90,15 @@ def _interpreted(system: Any, hypers: Values, W: Tensor, steps: int) -> Tensor:
     return torch.stack(out)
 
 
-def _compiled(made: type, fixed: Mapping[str, Any], W: Tensor, steps: int, layer: bool) -> Tensor:
-    trained, out = Trained(made, W, layer, fixed), []
+def _compiled(
+    made: type,
+    fixed: Mapping[str, Any],
+    W: Tensor,
+    steps: int,
+    layer: bool,
+    group: Mapping[str, object],
+) -> Tensor:
+    trained, out = Trained(made, W, layer, fixed, group), []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _ in range(steps):

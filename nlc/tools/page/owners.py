@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nlc.backends.reference.file import class_name
+from nlc.backends.reference.optimizer import rule_classes
 from nlc.ir.program import Loop, Parallel, Program
 from nlc.tools.page.model import Code
 
@@ -112,11 +113,11 @@ class _Reader:
         main, fixed = class_name(self.system), None
         if c.name != main:
             rules: dict[str, set[str]] = {}
-            for name, rule in self.program.rules.items():
-                if self.system.trains:
-                    trained = {s.level for s in self.system.states.values() if s.trained}
-                    rules[main + name.capitalize()] = trained
-                else:
+            if self.system.trains:
+                trained = {s.level for s in self.system.states.values() if s.trained}
+                rules = dict.fromkeys(rule_classes(self.system), trained)
+            else:
+                for name, rule in self.program.rules.items():
                     mine = {g.level for g in self.program.groups if g.rule == name}
                     rules[class_name(rule.system)] = mine
             if c.name not in rules:
