@@ -420,16 +420,32 @@ def test_each_kind_of_tensor_has_its_own_rule(sources: Callable) -> None:
     assert result.passed
     said = [c.what for c in result.checks if "derived" in c.what]
     assert [w.partition(":")[0] for w in said] == [
+        "square",
+        "square",
+        "matrices",
+        "matrices",
         "rest",
-        "matrices",
-        "matrices",
-        "square",
-        "square",
     ]
     changes = next(c for c in result.checks if "changes" in c.what)
     assert all(s in changes.note for s in ("[]", "[5]", "[4, 3]", "[3, 3]", "[2, 3, 2]"))
-    sources("return RoutedRest", "return RoutedSquare")
+    sources('"rest": RoutedRest', '"rest": RoutedSquare')
     assert "reference: the changes of the weights = the interpreter's" in failed(nlc.loads(ROUTED))
+
+
+def test_routes_by_name_and_views_are_verified(sources: Callable) -> None:
+    """Each part of a view is the interpreter's, with memories of its own; a wrong view is found."""
+    asked = (
+        'applies_to: {qkv: {names: "*.qkv", view: "split(0, steps)", rule: self},'
+        " stacks: {view: flatten(1:), rule: self}, thin: {kinds: matrices, where: ncols(W) < 3,"
+        " rule: gd(lr=lr)}, rest: gd(lr=lr)}"
+    )
+    text = re.sub("applies_to: .*", asked, ROUTED)
+    result = nlc.loads(text).verify()
+    assert result.passed
+    changes = next(c for c in result.checks if "changes" in c.what)
+    assert "[6, 3]" in changes.note and "[4, 3, 2, 2]" in changes.note
+    sources('("split", 0, steps)', '("split", 1, steps)')
+    assert "reference: the changes of the weights = the interpreter's" in failed(nlc.loads(text))
 
 
 GROUPED = """
