@@ -14,7 +14,7 @@ from nlc.backends.triton.optimizer import emit_optimizer, has_kernels
 from nlc.backends.triton.texts import TEXTS
 from nlc.backends.writer import Header
 from nlc.ir.program import Program
-from nlc.lib.rules import ROUTES
+from nlc.lib.rules import KINDS
 
 NAME = "triton"
 CONTEXTS = ("tokens", "gradients")  # of the systems that it has a form of
@@ -25,7 +25,7 @@ RESERVED = (
     torch.RESERVED
     | frozenset(TEXTS)
     | frozenset(elements.TEXTS)
-    | frozenset(f"{kind}_elements" for kind in ROUTES)
+    | frozenset(f"{kind}_elements" for kind in KINDS)
     | frozenset(
         "elements KERNEL KEPT CAPTURED NARROW launches launched noted table_of on step_of as_float aligned".split()
     )
