@@ -94,7 +94,8 @@ def _sound(spec: Spec, chosen: Values) -> Values:
         if spec.system.trains:
             W = torch.zeros([2, 2])
             # a group that names its route needs no name of a parameter
-            group = {"rule": x.name for x in spec.system.routes[:1]}
+            routes = spec.system.routes
+            group = {"rule": routes[0].name} if routes else {}
             Trained(made, W, spec.system.context == "layers", chosen, group)
         else:
             made(**chosen)

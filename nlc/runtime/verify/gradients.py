@@ -72,9 +72,7 @@ def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: 
     return out
 
 
-def _parts(
-    kind: _Kind, hypers: Values, derived: Derived, W: Tensor, came: list[Given]
-) -> States:
+def _parts(kind: _Kind, hypers: Values, derived: Derived, W: Tensor, came: list[Given]) -> States:
     """The weights after every step and the memories, of each part that the route's view shows."""
     each = [came] if not kind.view else [*zip(*(_seen(x, kind.view) for x in came), strict=True)]
     found = []
