@@ -164,7 +164,7 @@ class Route(Block):
     )
     where: Conditions | None = _key(
         "a condition on `ndim(W)`, `numel(W)` and, of matrices, `nrows(W)`, `ncols(W)`, or a list of them",
-        examples=["numel(W) >= 1024"],
+        examples=["numel(W) < 1024"],
     )
     view: ViewText | None = _key(
         "what the rule sees: `flatten(1:)`, `split(0, heads)`, `batch(:-2)`, one after the other",
@@ -241,7 +241,7 @@ class Spec(Block):
     """A system of levels."""
 
     nlc: Literal["1"] = _required("the version of the language", examples=["1"])
-    system: Name = _required("its name, that of the file", examples=["my_memory"])
+    system: Name = _required("its name, that of the file", examples=["my_adam"])
     context: Literal["tokens", "gradients", "layers"] = _required(
         "what the levels compress", examples=["tokens"]
     )
