@@ -277,3 +277,70 @@ def test_copies_of_a_routed_optimizer_go_on() -> None:
     train(model, opt, range(2, 4))
     train(twin, other, range(2, 4))
     assert same(model, twin)
+
+
+# ------------------------------------------------------------------------------------ layer systems
+
+LAYERED = """
+nlc: 1
+system: layered
+context: layers
+hyper: {lr: 0.1, slow: 0.01}
+applies_to:
+  first: {kinds: layers, names: "0.*", rule: gd(lr=slow)}
+  layers: self
+ROUTES
+levels:
+  W:
+    frequency: every step
+    objective: mean(dot(W(x), delta))
+    rule: gd(lr=lr)
+"""
+
+
+def layered(rest: str = "  rest: gd(lr=slow)") -> nlc.Spec:
+    return nlc.loads(LAYERED.replace("ROUTES", rest), "layered.yaml")
+
+
+@pytest.mark.parametrize("by_route", [False, True])
+def test_routes_of_layers_are_plain_descent_at_two_rates(by_route: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x, beside = torch.randn(5, 3).double(), copy.deepcopy(model)
+    if by_route:
+        optimizer = nlc.route(model, rest=layered(), tell=None)
+        assert [g["route"] for g in optimizer.param_groups] == [
+            "layered.first",
+            "layered",
+            "layered.rest",
+        ]
+    else:
+        optimizer = layered().compile()(model.named_parameters(), model)
+    fast = [beside[2].weight]
+    slow = [p for p in beside.parameters() if p is not fast[0]]
+    by_hand = torch.optim.SGD([{"params": fast, "lr": 0.1}, {"params": slow, "lr": 0.01}])
+    for _ in range(3):
+        for trained, steps in ((model, optimizer), (beside, by_hand)):
+            steps.zero_grad()
+            trained(x).square().mean().backward()
+            steps.step()
+    for p, q in zip(model.parameters(), beside.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+def test_layers_without_a_rest_refuse_biases() -> None:
+    model = nn.Sequential(nn.Linear(3, 4))
+    made = layered("").compile()
+    with pytest.raises(ValueError, match="trains the weights of linear layers that it watches"):
+        made(model.named_parameters(), model)
+    made([("0.weight", model[0].weight)], model)
+
+
+def test_no_view_shows_parts_of_a_layer_with_samples() -> None:
+    with pytest.raises(ValueError, match="of which no view shows a part"):
+        nlc.route(nn.Sequential(nn.Linear(4, 4)), rest=nlc.Route(layered(), view="split(0, 2)"))
+
+
+def test_routed_layers_are_verified() -> None:
+    report = layered().verify()
+    assert report.passed, str(report)

@@ -72,21 +72,21 @@ def _kinds(terms: Terms) -> list[str]:
 
 def _samples(item: RouteTree, kinds: list[str], terms: Terms) -> None:
     """NLC404 where a layer system would train what has no samples, or parts of what has some."""
-    way = f"`{LAYERS}: self`, and a rule for the others, such as `rest: adamw(lr=3e-4)`"
-    what = item.name if kinds == [item.name] else f"all that route `{item.name}` takes"
     if set(kinds) != {LAYERS}:
+        alone = kinds == [item.name]
+        way = f"`{LAYERS}: self`, and a rule for the others, such as `rest: adamw(lr=3e-4)`"
         terms.say(
             "NLC404",
-            f"a layer system does not train {what}",
+            f"a layer system does not train {item.name if alone else 'what is no layer'}",
             item.rule,
             f"only {LAYERS} have samples",
-            helps=[f"write {way}"],
+            helps=[f"write {way}" if alone else f"ask for them: `kinds: {LAYERS}`"],
         )
     elif item.view is not None:
-        terms.say(
+        terms.scope.report.add(
             "NLC404",
             f"a layer system takes its {LAYERS} as they are",
-            item.rule,
+            item.view.span,
             "no view shows a part of a sample",
             helps=["remove `view`"],
         )
