@@ -167,3 +167,45 @@ def test_tables_follow_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a, b)
     assert launches.count >= 4
+
+
+ROUTED = """
+nlc: 1
+system: routed
+context: gradients
+hyper: {lr: 0.02, beta: 0.9}
+applies_to:
+  first: {names: "a.*", rule: adamw(lr=lr)}
+  seen: {kinds: matrices, where: nrows(W) > 8, view: "split(0, 2)", rule: lion(lr=lr / 10)}
+  rest: self
+levels:
+  m:
+    frequency: every step
+    memory: like(W)
+    objective: -dot(m, g)
+    rule: gd(lr=1 - beta, decay=beta)
+  W:
+    frequency: every step
+    objective: dot(W, m)
+    rule: gd(lr=lr)
+"""
+
+
+def test_routes_by_name_have_launches_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"a.w": (3, 4), "a.b": (5,), "b.w": (16, 4), "c.w": (3, 4), "c.b": (5,)}
+    found, noise = [], torch.Generator().manual_seed(0)
+    start = {n: torch.randn(s, generator=noise) for n, s in shapes.items()}
+    slopes = [{n: torch.randn(s, generator=noise) for n, s in shapes.items()} for _ in range(3)]
+    for backend in ("torch", "triton"):
+        cls = nlc.loads(ROUTED, "routed.yaml").compile(backend)
+        ps = {n: nn.Parameter(x.clone()) for n, x in start.items()}
+        opt = cls(ps.items())
+        for g in slopes:
+            for n, p in ps.items():
+                p.grad = g[n].clone()
+            if g is slopes[-1] and backend == "triton":
+                counted = Counted(sys.modules[cls.__module__], monkeypatch)
+            opt.step()
+        found.append([p.detach() for p in ps.values()])
+    assert counted.count == 2  # of the first and of the rest: a view goes part by part
+    torch.testing.assert_close(*found)
