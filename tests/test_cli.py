@@ -23,7 +23,7 @@ from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import KINDS, RULES
 from nlc.pipeline import shipped
 from nlc.syntax.clock import FORMS
-from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Spec, Weight, keys_of
+from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Route, Spec, Weight, keys_of
 from nlc.syntax.values import RESERVED
 from nlc.tools import catalogue
 from nlc.tools.derivation import SIGNS
@@ -334,6 +334,7 @@ TABLES = {
     "weight-keys": set(keys_of(Weight)),
     "reset-keys": set(keys_of(Reset)),
     "memory-keys": set(keys_of(InlineMemory)),
+    "route-keys": set(keys_of(Route)),
     "family-keys": set(keys_of(Family)),
     "functions": {*FUNCTIONS, *READS},
     "memories": set(MEMORIES),

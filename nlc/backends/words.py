@@ -24,15 +24,14 @@ RESERVED = frozenset(
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     identity several so_far samples hooks names watch unwatch
     declared whole_sizes plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
-    route routes route_of route_in check_routes unused modules shown rejoined suits fnmatchcase
-    Seen view parts shape part slope
+    route_of route_in check_routes unused shown rejoined suits fnmatchcase Seen
     """.split()
 )
 
 # What a parameter group holds beside the hypers of its optimizer.
 GROUP = frozenset(
     """
-    params param_names routes period rule fused matrix_dtype maximize capturable differentiable
+    params param_names route routes modules view period rule fused matrix_dtype maximize capturable differentiable
     state_dtype rounding_seed
     """.split()
 )

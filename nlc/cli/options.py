@@ -35,6 +35,7 @@ class Verbs(click.Group):
 # What `nlc list` lists, by name here, since `nlc check` should not wait for the tables themselves.
 TABLES = (
     *("specs", "keys", "level-keys", "weight-keys", "reset-keys", "memory-keys", "family-keys"),
+    "route-keys",
     *("functions", "memories", "rules", "tensors", "clocks", "classes", "plans", "signs"),
     *("words", "operators", "letters"),
     *("names", "codes"),
