@@ -16,7 +16,7 @@ from mutants import GOOD, mutant, text_of, tree_of
 
 MANY = 3000  # cases
 BLOCK = 100
-FULL = 10  # every tenth is printed by all backends, shown and run if it is sound; `make test-long` does so with all
+FULL = 20  # every twentieth is printed by all backends, shown and run if it is sound; `make test-long` does so with all
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -75,7 +75,9 @@ def test_dgd_is_the_minimum_over_all_samples_of_every_layer(backend: str) -> Non
     """Sequences, two backward passes a step, biases under AdamW: eqs. 56-57 and 121."""
     net = linear(5, 7, 3, bias=True)
     mine = [p.detach().clone() for p in net.parameters()]
-    optimizer = compiled("dgd", backend)(net.parameters(), net, lr=0.3, rest_lr=0.01)
+    optimizer = compiled("delta_gradient_descent", backend)(
+        net.parameters(), net, lr=0.3, rest_lr=0.01
+    )
     biases = [nn.Parameter(mine[1].clone()), nn.Parameter(mine[3].clone())]
     theirs = torch.optim.AdamW(biases, lr=0.01, weight_decay=0)
     for _ in range(4):
@@ -110,7 +112,7 @@ def test_with_one_sample_it_is_the_formula_of_the_paper() -> None:
     """W (I − η' x xᵀ) − η' δ ⊗ x with η' = η / (1 + η ‖x‖²)."""
     layer, x, eta = nn.Linear(4, 3, bias=False), torch.randn(4), 0.7
     before = layer.weight.detach().clone()
-    optimizer = compiled("dgd")(layer.parameters(), layer, lr=eta)
+    optimizer = compiled("delta_gradient_descent")(layer.parameters(), layer, lr=eta)
     layer(x).square().sum().backward()
     optimizer.step()
     delta, rate = 2 * before @ x, eta / (1 + eta * x @ x)
@@ -302,7 +304,7 @@ def test_parameters_that_nothing_trains_are_named() -> None:
     assert not net[0]._forward_hooks
     with pytest.raises(TypeError, match="must be a module, or several"):
         compiled(PLAIN)(net.parameters(), 0.1)
-    compiled("dgd")(net.parameters(), net)  # which has a rule for the rest
+    compiled("delta_gradient_descent")(net.parameters(), net)  # which has a rule for the rest
     weights = [net[0].weight]
     with pytest.raises(ValueError, match="not one of shape"):
         compiled(PLAIN)(weights, nn.Linear(3, 3))
@@ -330,10 +332,10 @@ def test_climbing_is_the_opposite() -> None:
     a = nn.Linear(3, 2, bias=False)
     b = copy.deepcopy(a)
     x = torch.randn(4, 3)
-    up = compiled("dgd")(a.parameters(), a, maximize=True)
+    up = compiled("delta_gradient_descent")(a.parameters(), a, maximize=True)
     a(x).square().mean().backward()
     up.step()
-    down = compiled("dgd")(b.parameters(), b)
+    down = compiled("delta_gradient_descent")(b.parameters(), b)
     (-b(x).square().mean()).backward()
     down.step()
     torch.testing.assert_close(a.weight, b.weight, rtol=0, atol=1e-15)
@@ -342,7 +344,7 @@ def test_climbing_is_the_opposite() -> None:
 def test_a_scaled_loss_is_undone() -> None:
     a = nn.Linear(3, 2, bias=True)
     b, x = copy.deepcopy(a), torch.randn(4, 3)
-    plain, scaled = (compiled("dgd")(m.parameters(), m) for m in (a, b))
+    plain, scaled = (compiled("delta_gradient_descent")(m.parameters(), m) for m in (a, b))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     stepped(a, plain, x)
     scaler.scale(b(x).square().mean()).backward()
@@ -368,7 +370,7 @@ def test_half_precision_is_widened() -> None:
     b = copy.deepcopy(a)
     x = torch.randn(16, 8, dtype=torch.float32)
     for net, cast in ((a, False), (b, True)):
-        optimizer = compiled("dgd")(net.parameters(), net)
+        optimizer = compiled("delta_gradient_descent")(net.parameters(), net)
         with torch.autocast("cpu", torch.bfloat16, enabled=cast):
             loss = net(x).square().mean()
         loss.backward()
@@ -384,7 +386,9 @@ def test_a_step_can_be_differentiated() -> None:
 
     def after(lr: Tensor) -> Tensor:
         layer = copy.deepcopy(start)
-        optimizer = compiled("dgd")(layer.parameters(), layer, lr=lr, differentiable=True)
+        optimizer = compiled("delta_gradient_descent")(
+            layer.parameters(), layer, lr=lr, differentiable=True
+        )
         (layer(x) - y).square().mean().backward(create_graph=True)
         optimizer.step()
         (new,) = optimizer.param_groups[0]["params"]
@@ -431,7 +435,7 @@ def test_routes_take_layers_by_themselves() -> None:
 
 
 def test_the_derivation_names_the_minimum() -> None:
-    text = str(nlc.load("dgd").derive())
+    text = str(nlc.load("delta_gradient_descent").derive())
     assert "argmin_Φ ⟨∇ℓ(W), Φ⟩ + ½mean(‖Φ x‖²) + ½‖Φ − W‖² / lr" in text
     assert "W ← W − lr (mean(δ xᵀ) + W mean(x xᵀ)) (I + lr·mean(x xᵀ))⁻¹" in text
 

@@ -160,7 +160,7 @@ def test_m3_trains_the_maps_and_adamw_what_is_none(corpus: Corpus, tmp_path: Pat
     m3 = {n for n, found in memories.items() if "W.M2" in found}
     adamw = {n for n, found in memories.items() if {"W.m", "W.v"} <= found}
     assert m3 | adamw == set(memories) and not m3 & adamw
-    levels = [f"blocks.0.mix.C_{i}.W{w}.init" for i in (1, 2, 3) for w in (1, 2)]
+    levels = [f"blocks.0.mix.cms.C_{i}.W{w}.init" for i in (1, 2, 3) for w in (1, 2)]
     assert m3 >= {"blocks.0.up.weight", "blocks.0.mix.q.linear.weight", *levels}
     assert adamw >= {"embedding.weight", "norm.weight", "blocks.0.mix.u.conv.weight"}
     assert {n for n in adamw if n.endswith("init")} == {

@@ -95,12 +95,12 @@ def _check_random(seeds: range) -> int:
 
 
 def test_random_systems_pass() -> None:
-    assert _check_random(range(150)) > 40
+    assert _check_random(range(100)) > 25
 
 
 @pytest.mark.long
 def test_more_random_systems_pass() -> None:
-    assert _check_random(range(150, 2000)) > 500
+    assert _check_random(range(100, 2000)) > 500
 
 
 def _is_equality(what: str) -> bool:
@@ -773,5 +773,9 @@ def test_the_interpreter_knows_every_operator() -> None:
     from nlc.runtime.interpreter import RULES
     from nlc.runtime.operations import OPERATIONS
 
-    assert ops.OPS.keys() <= {*OPERATIONS, *TOLD, *LEAVES}
+    lowered = {
+        "over_samples",
+        "outer_over_samples",
+    }  # made of what specs say, which the interpreter goes by
+    assert ops.OPS.keys() - lowered <= {*OPERATIONS, *TOLD, *LEAVES}
     assert RULES.keys() == nlc.lib.rules.RULES.keys()

@@ -23,7 +23,7 @@ ELSEWHERE = {
     "cms_nested": (WRITTEN, "test_cms", "1e-10"),
     "cms_sequential": (WRITTEN, "test_cms", "1e-10"),
     "delta_net": (FLA, "test_operators", "1e-10"),
-    "dgd": ("eq. 56 as least squares", "test_layer_systems", "1e-10"),
+    "delta_gradient_descent": ("eq. 56 as least squares", "test_layer_systems", "1e-10"),
     "gated_delta_net": ("the paper's layer, written out, and fla's", "test_modules", "1e-12"),
     "gla": (FLA, "test_gated", "1e-10"),
     "hope": (WRITTEN, "test_hope", "1e-10"),

@@ -16,6 +16,7 @@ from nlc.ir.types import Dim, Dims
 class RuleKind:
     """``params`` as in ``Function``; ``formula`` and ``latex`` with {T}, {B}, {P} for what they are called.
 
+    ``keyed``: it asks for what a weight was multiplied with, which a gradient alone does not say.
     ``exact`` and ``exact_latex``: with ``exact=true``, {K} for the key's part of what is minimised.
 
     ``example`` is the ``rule:`` of a matrix with the objective ``0.5 * sqnorm(M(k) - v)``.
@@ -29,6 +30,7 @@ class RuleKind:
     latex: str
     exact: str = ""
     exact_latex: str = ""
+    keyed: bool = False
 
 
 _TABLE = [
@@ -50,6 +52,7 @@ _TABLE = [
         "{T}{D} + Φ − {B}, Φ = argmin_Φ ⟨∇ℓ({P}), Φ⟩ + ½{K} + ½‖Φ − {B}‖² / lr, x the input of the weight",
         r"{T}{D} + \Phi - {B},\ \Phi = \arg\min_\Phi \langle \nabla\ell({P}), \Phi \rangle"
         r" + \tfrac{1}{2} {K} + \tfrac{1}{2} \lVert \Phi - {B} \rVert^2 / \mathrm{lr}",
+        keyed=True,
     ),
     RuleKind(
         "prox",

@@ -184,14 +184,14 @@ EXAMPLES.update(
         ),
         "NLC215": of(
             f"    {STEP}\n",
-            f"    {STEP}\napplies_to:\n  rest: self\n  head: {{names: head.*, rule: adamw(lr=lr)}}\n",
-            f"    {STEP}\napplies_to:\n  head: {{names: head.*, rule: adamw(lr=lr)}}\n  rest: self\n",
+            f"    {STEP}\napplies_to:\n  rest: self\n  head: {{names: head.*, rule: gd(lr=lr)}}\n",
+            f"    {STEP}\napplies_to:\n  head: {{names: head.*, rule: gd(lr=lr)}}\n  rest: self\n",
             base=GRADIENTS,
         ),
         "NLC216": of(
             f"    {STEP}\n",
-            f"    {STEP}\napplies_to:\n  vectors: {{where: nrows(W) > 64, rule: self}}\n  rest: adamw(lr=lr)\n",
-            f"    {STEP}\napplies_to:\n  vectors: {{where: numel(W) > 64, rule: self}}\n  rest: adamw(lr=lr)\n",
+            f"    {STEP}\napplies_to:\n  vectors: {{where: nrows(W) > 64, rule: self}}\n  rest: gd(lr=lr)\n",
+            f"    {STEP}\napplies_to:\n  vectors: {{where: numel(W) > 64, rule: self}}\n  rest: gd(lr=lr)\n",
             base=GRADIENTS,
         ),
         "NLC214": of(

@@ -74,7 +74,7 @@ def _samples(item: RouteTree, kinds: list[str], terms: Terms) -> None:
     """NLC404 where a layer system would train what has no samples, or parts of what has some."""
     if set(kinds) != {LAYERS}:
         alone = kinds == [item.name]
-        way = f"`{LAYERS}: self`, and a rule for the others, such as `rest: adamw(lr=3e-4)`"
+        way = f"`{LAYERS}: self`, and a rule for the others, such as `rest: gd(lr=1e-2)`"
         terms.say(
             "NLC404",
             f"a layer system does not train {item.name if alone else 'what is no layer'}",

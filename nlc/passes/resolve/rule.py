@@ -46,6 +46,9 @@ def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | Non
     name = named.attr
     if name in RULES and not whole:
         return _formula(name, e, terms, at)
+    if name in RULES and name not in terms.library.names and RULES[name].keyed:
+        _no_key(terms, name, e)
+        return None
     if name in terms.library.names or name in RULES:
         system = terms.library.system(name, named.span, terms.scope.report)
         return None if system is None else _system(system, e, terms, at, whole)
@@ -62,6 +65,16 @@ def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | Non
         fix=certain(named.span, name, [*RULES, *terms.library.names]) if close else None,
     )
     return None
+
+
+def _no_key(terms: Terms, name: str, e: Expr) -> None:
+    terms.say(
+        "NLC503",
+        f"`{name}` has no key here",
+        e,
+        "what arrives is the gradient of the outer loss alone",
+        helps=["write `gd(lr=…)`, or a gradient system that `nlc list` shows"],
+    )
 
 
 def _rules() -> list[str]:
