@@ -50,10 +50,7 @@ class _Operator:
         for name, level in levels.items():
             if level.memory.kind == "cache":
                 for key in ("key", "value"):
-                    flow = system.flows[f"{name}.{key}"]
-                    self.flows[flow.name] = replace(
-                        flow, expr=self._cut(leaf("flow", flow.name, flow.expr.type), flow.name)
-                    )
+                    self._cached(f"{name}.{key}")
         for clock in system.declared.values():
             flow = system.flows[clock.marks]
             self.flows[flow.name] = replace(flow, expr=self._cut(flow.expr, clock.name))
@@ -159,6 +156,15 @@ class _Operator:
 
     def _keep(self, e: Expr) -> Expr:
         return e
+
+    def _cached(self, name: str) -> None:
+        """What joins a cache stays a flow: of an input, or with what it is computed from if that reads a state."""
+        flow = self.system.flows[name]
+        whole = leaf("flow", name, flow.expr.type)
+        if self.recurrence.recurrent(whole):
+            self._bring(name)
+        else:
+            self.flows[name] = replace(flow, expr=self._cut(whole, name))
 
     def _bring(self, name: str) -> None:
         if name not in self.flows:
