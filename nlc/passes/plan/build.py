@@ -306,12 +306,13 @@ class Builder:
         body.token[inside] = True
         outer = {i: o for o, i in self.loop.slices.items()}.get(name)
         if outer is not None:
-            self.logs[inside] = Let((f"log_{outer}",), value)
+            gate = next((x for x in self.before if isinstance(x, Let) and outer in x.names), None)
+            self.logs[inside] = Let((f"log_{outer}",), value, "", gate and gate.span)
             return inside
         for piece in self.pieces:
             for i, x in enumerate(piece.body):
                 if isinstance(x, Let) and name in x.names:
-                    piece.body.insert(i + 1, Let((inside,), value))
+                    piece.body.insert(i + 1, Let((inside,), value, "", x.span))
                     return inside
         raise InternalError(f"nothing defines `{name}`")
 
