@@ -40,12 +40,7 @@ class _Operator:
 
     def system_(self) -> System:
         system = self.system
-        outputs: dict[Expr, None] = {}
-        for e in (*system.output.values(), *(f.expr for f in system.flows.values())):
-            for node in walk(e):
-                for a in (node, *node.args):
-                    if self._is_read(a) and (a is e or not self._is_read(node)):
-                        outputs[a] = None
+        outputs = self._reads()
         levels = {name: self._level(name, level) for name, level in system.levels.items()}
         for name, level in levels.items():
             if level.memory.kind == "cache":
@@ -69,6 +64,27 @@ class _Operator:
             operator=True,
         )
         return self._owned(cut)
+
+    def _reads(self) -> dict[Expr, None]:
+        """What the outputs read, directly or through flows; what steps of levels alone read is inside."""
+        out: dict[Expr, None] = {}
+        for e in (*self.system.output.values(), *self._needed()):
+            for node in walk(e):
+                for a in (node, *node.args):
+                    if self._is_read(a) and (a is e or not self._is_read(node)):
+                        out[a] = None
+        return out
+
+    def _needed(self) -> list[Expr]:
+        """The flows that the outputs are made of, in the order of the system."""
+        flows, seen = self.system.flows, set()
+        stack = list(self.system.output.values())
+        while stack:
+            for n in walk(stack.pop()):
+                if n.op == "flow" and n.attr not in seen:
+                    seen.add(n.attr)
+                    stack.append(flows[n.attr].expr)
+        return [flow.expr for name, flow in flows.items() if name in seen]
 
     def _owned(self, system: System) -> System:
         """Only the slow weights that stand inside the loop, as the linear map of a recurrent flow does."""
