@@ -7,6 +7,7 @@ bfloat16 in every format, so that nothing but the arithmetic differs; what gates
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import pytest
@@ -22,6 +23,7 @@ GATES = ("a", "s", "w")
 LIMITS = {"y": 0.005, "S": 0.005, **{f"by {n}": 0.02 for n in GATES}}
 SLOPES = 0.008
 SINGLE, HARD, MAPS = 1e-3, 1e-2, 8  # times these limits: for float32, and under autocast
+ROUNDS, MOVED = 2**-24, 3  # float32; how many times what it moves a result by, where that is more
 TOKENS, LONG, N = 200, 2048, 16
 Tensors = dict[str, Tensor]
 
@@ -190,8 +192,23 @@ def test_what_is_shipped_is_near(name: str) -> None:
     given = draw(what.system, settled(what.system, chosen), 2, 40)
     given = {n: x.bfloat16() for n, x in given.items()}
     wanted = shipped_run(reference, given, torch.float64)
-    assert near(shipped_run(net, given, torch.float32), wanted, SINGLE) == {}
+    found = near(shipped_run(net, given, torch.float32), wanted, SINGLE)
+    if found:  # is it the system that makes rounding larger?
+        moved = near(moved_run(reference, given), wanted, 0)
+        found = {n: e for n, e in found.items() if e > MOVED * moved.get(n, 0)}
+    assert found == {}
     assert near(shipped_run(net, given, torch.bfloat16, autocast=True), wanted, MAPS) == {}
+
+
+def moved_run(reference: torch.nn.Module, given: Tensors) -> Tensors:
+    """What comes out in float64 if inputs and weights are off by what float32 rounds them to."""
+    torch.manual_seed(1)
+    moved = copy.deepcopy(reference)
+    with torch.no_grad():
+        for p in moved.parameters():
+            p.mul_(1 + ROUNDS * torch.randn_like(p))
+    off = {n: x.double() * (1 + ROUNDS * torch.randn(x.shape)) for n, x in given.items()}
+    return shipped_run(moved, off, torch.float64)
 
 
 def shipped_run(
