@@ -277,11 +277,11 @@ class Tokens(Constants, Windows, Lowering):
         """A value computed in the loop and gathered over its ticks."""
         if e not in self.hoisted:
             name = self.names(describe(self.program_expr(e), of=where.replace(".", "_")))
-            self.items[f"collect {name}"] = Item(f"collect {name}", [self.inside(e)], TOKEN)
+            self.items[f"collect:{name}"] = Item(f"collect:{name}", [self.inside(e)], TOKEN)
             inner = self.names(f"{name}_t")
             self.collects[name] = inner
             self.hoisted[e] = self.var(name, e.type.at(TOKEN))
-            self.flow_vars[f"collect {name}"] = inner
+            self.flow_vars[f"collect:{name}"] = inner
         return self.hoisted[e]
 
     # -------------------------------------------------------------------------------------------- the loop
