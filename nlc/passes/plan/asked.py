@@ -119,7 +119,15 @@ def _refuse(
             message = f"level `{name}` cannot run as `{wanted}`: {why}"
             steps, others = said(name)
             ways += others if choice.plan != "anchored" else []
-            report.add("NLC601", message, place, label, notes=steps, helps=ways)
+            report.add(
+                "NLC601",
+                message,
+                place,
+                label,
+                notes=steps,
+                helps=ways,
+                causes=[("plan", name)],  # of a family all members stand at one place
+            )
 
 
 def _without_steps(level: Level, wanted: Asked, report: Report) -> None:
@@ -131,6 +139,7 @@ def _without_steps(level: Level, wanted: Asked, report: Report) -> None:
         level.keys.get("objective" if level.outer else "memory", level.span),
         "no step of it depends on the token before",
         helps=["ask for no plan of it"],
+        causes=[("plan", level.name)],
     )
 
 
