@@ -131,9 +131,16 @@ def parse_yaml(source: Source, report: Report) -> Mapping | None:
 
 
 def _follows(span: Span, masked: set[int]) -> bool:
-    """Whether a place is on a line that was masked or the next one: then YAML trips over the mask."""
+    """Whether a place is on a line that was masked, or on one that goes on with it: then YAML trips over the mask."""
     lines = {span.source.position(start)[0] for start in masked}
-    return bool(lines & {span.line, span.line - 1})
+    return span.line in lines or (span.line - 1 in lines and _goes_on(span.source, span.line))
+
+
+def _goes_on(source: Source, line: int) -> bool:
+    """Whether a line belongs to the value above it: it stands deeper, or a bracket is open there."""
+    above, own = source.line(line - 1), source.line(line)
+    deeper = len(own) - len(own.lstrip()) > len(above) - len(above.lstrip())
+    return deeper or balance(above) != 0
 
 
 def _merge(attempt: Report, report: Report, masked: set[int]) -> None:
