@@ -73,6 +73,7 @@ class InternalError(Exception):
 SHOWN = 16  # places that a message lists
 MANY = 200  # diagnostics that one report takes; nobody reads more, and a hostile text has no end of them
 GUESSED = 300  # names that a misspelt one is compared with
+_DIGITS = re.compile(r"\d")
 
 
 @dataclass
@@ -250,8 +251,9 @@ def _slip(name: str, meant: str) -> bool:
     one, other = name.lower(), meant.lower()
     if one == other:
         return True
-    near = distance(one, other, most) <= most
-    return near and re.sub(r"\D", "", one) == re.sub(r"\D", "", other)
+    if _DIGITS.findall(one) != _DIGITS.findall(other):
+        return False
+    return distance(one, other, most) <= most
 
 
 def distance(one: str, other: str, most: int) -> int:
