@@ -41,11 +41,6 @@ SEVERAL = (
         "a period that fits no other, or keys in another level, are wrong in ways of their own",
     ),
     (
-        r"(misspelt|another case): (LOSS|lsos)",
-        r"NLC\d+( NLC\d+)*",
-        "a level whose objective is no word is not known to be trained by the outer loss",
-    ),
-    (
         r"memory: (another shape|a scalar|a row less|of an optimizer)|called: value",
         r"NLC\d+ NLC\d+( NLC404)?",
         "in place of a cache, or of what a member alone reads, the keys around it are wrong too",

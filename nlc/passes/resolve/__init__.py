@@ -27,6 +27,7 @@ from nlc.passes.resolve.level import flows_of, initial, resolve_level
 from nlc.passes.resolve.library import Empty, Library
 from nlc.passes.resolve.memory import dims_of, resolve_memory
 from nlc.passes.resolve.routes import resolve_routes
+from nlc.passes.resolve.rule import right_objectives
 from nlc.passes.resolve.scope import SAMPLES, Scope, error
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms
@@ -42,6 +43,7 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
     if number and size(scope, tree.heads, "the number of heads") is None:
         tree = replace(tree, heads=error(tree.heads.span))
         scope = Scope(tree, report)  # what is made of it is not judged
+    right_objectives(scope)
     settle(scope)
     heads = None
     if tree.heads is not None:

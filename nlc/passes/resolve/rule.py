@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from nlc.base.diagnostics import Report, certain, nearest
@@ -12,7 +13,7 @@ from nlc.ir.types import Dim
 from nlc.lib.functions import usage
 from nlc.lib.rules import RULES
 from nlc.passes.resolve.arguments import Bound, bind
-from nlc.passes.resolve.scope import CONTEXTS
+from nlc.passes.resolve.scope import CONTEXTS, Scope
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.syntax.tree import LevelTree
@@ -31,6 +32,23 @@ def is_loss(level: LevelTree) -> bool:
     """Whether a level's objective is the outer loss."""
     e = level.objective
     return e is not None and e.op == "name" and e.attr == "loss"
+
+
+def right_objectives(scope: Scope) -> None:
+    """A bare name that misspells `loss` is that, in a level that counts in steps or takes no step of its own.
+
+    The keys around it are then judged as those of such a level.
+    """
+    for name, level in () if scope.gradients else scope.levels.items():
+        e, clock = level.objective, level.frequency
+        steps = clock is not None and clock.unit == "step"
+        if e is None or e.op != "name" or not (steps or {"rule", "update"}.isdisjoint(level.keys)):
+            continue
+        known = ["loss", *scope.flows(name), *(n for n in scope.spans if "." not in n)]
+        fix = None if e.attr in known else certain(e.span, str(e.attr), known)
+        if fix is not None and fix.replacement == "loss":
+            scope.not_defined(str(e.attr), e.span, known, name)
+            scope.levels[name] = replace(level, objective=replace(e, attr="loss"))
 
 
 def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | None:
