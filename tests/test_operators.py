@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import nlc
+from nlc.ir.expr import Expr, walk
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # without a GPU it says so; the naive code needs none
@@ -275,3 +276,49 @@ def test_an_input_of_another_shape_is_refused_by_name(name: str) -> None:
                 ValueError, match=f"^{key} .*must be .*{list(wrong.shape)}".replace("[", r"\[")
             ):
                 operator(**{**flows, key: wrong})
+
+
+INSIDE = """
+nlc: 1
+system: inside
+context: tokens
+hyper: {d: 4}
+inputs: {x: [d]}
+let:
+  gate: sigmoid(linear(x, 1, bias=true))
+  keep: exp(gate + prev(m) - m)
+levels:
+  m:
+    frequency: every token
+    memory: vector(1)
+    init: -inf
+    update: max(gate + m, 0)
+  c:
+    frequency: every token
+    memory: vector(1)
+    update: keep * c + gate
+  A:
+    frequency: infinite
+    memory: cache
+    key: concat(linear(x, 3), c)
+    value: linear(x, d)
+output: A(concat(linear(x, 3), gate))
+"""
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_what_steps_and_keys_read_is_inside(backend: str) -> None:
+    """A gate reads a state from before the first token, a key of a cache reads one: neither leaves the core."""
+    spec = nlc.loads(INSIDE, operator=True)
+    assert not any("m" in _states(e) for e in spec.system.output.values())
+    net = spec.compile(backend)().double()
+    flows = {
+        n: torch.randn(2, 5, *(int(d.evaluate({"d": 4})) for d in i.dims), dtype=torch.float64)
+        for n, i in spec.system.inputs.items()
+    }
+    y, _ = net(**flows)
+    assert all(x.isfinite().all() for x in (y.values() if isinstance(y, dict) else [y]))
+
+
+def _states(e: Expr) -> set[str]:
+    return {n.attr[0] for n in walk(e) if n.op == "state"}
