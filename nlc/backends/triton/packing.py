@@ -69,7 +69,8 @@ class Packing:
     """
 
     def __init__(self, cuts: Tensor, tokens: int):
-        self.cuts = cuts.to(torch.int32).clamp(0, tokens).cummax(0).values  # or a kernel reads elsewhere
+        # cut to what is there, or a kernel reads elsewhere
+        self.cuts = cuts.to(torch.int32).clamp(0, tokens).cummax(0).values
         self.tokens, self.found = tokens, {}
 
     def of(self, C: int) -> Tensor:
