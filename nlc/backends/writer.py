@@ -161,7 +161,9 @@ class Writer:
             self(one)
             return
         self(f"{start}(")
-        for i, line in enumerate(wrap(" ".join(words), WIDTH - 4 * self.depth - 7)):
+        text = " ".join(words)
+        alone = len(text) <= WIDTH - 4 * self.depth - 6
+        for i, line in enumerate([text] if alone else wrap(text, WIDTH - 4 * self.depth - 7)):
             self(f'    "{" " if i else ""}{line}"')
         self(")" if plain else ").split()")
 

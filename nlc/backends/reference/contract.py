@@ -206,7 +206,7 @@ joins:    if alone or group["rounding_seed"] is not None or type(W) not in PLAIN
 joins:        return None
 joins:    counts = [x for x in state.values() if not isinstance(x, Tensor)]
 joins:    return rule, W.dtype, W.device, W.shape if rule.STACKS else None, *state, *counts
-
+joins:
 joins:def stepped_as_one(self, rule: type, tensors: list[Tensor], group: dict) -> None:
 joins:    """A step of tensors that are joined for it, where calls would cost more than copies."""
 joins:    given, states = {key: group[key] for key in rule.HYPERS}, [self.state[W] for W in tensors]
@@ -228,7 +228,7 @@ joins:            parted(x, apart[key])
 joins:            continue
 joins:        for state in states:
 joins:            state[key] = x
-
+joins:
 def stepped(self, W: Tensor, group: dict, rule: type) -> Tensor:
     """W after one step: W itself, or a new tensor where steps are differentiable."""
     state = self.state[W]
@@ -318,7 +318,7 @@ def zero_grad(self, set_to_none: bool = True) -> None:
     self.forget()
 
 def capture(self, module: nn.Linear, args: tuple[Tensor, ...], y: Tensor) -> None:
-    """Keeps what goes in and, on the way back, the gradient at what comes out; not in eval()."""
+    """Keeps what goes in and, on the way back, the gradient of what comes out; not in eval."""
     if not module.training or not y.requires_grad or not module.weight.requires_grad:
         return
     (x,), found = args, self.samples.setdefault(module.weight, [])

@@ -323,8 +323,23 @@ def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh:
             w.call(f"{target} = {start}", args, end)
         else:
             w(f"{target} = (")
-            w(f"    {text}")
+            fits = 4 * w.depth + 4 + len(text) <= WIDTH
+            for line in [text] if fits else _operands(text):
+                w(f"    {line}")
             w(")")
+
+
+def _operands(text: str) -> list[str]:
+    """A sum, else a product, one operand a line behind its operator."""
+    found: dict[str, list[int]] = {"+-": [], "*/@": []}
+    depth = 0
+    for i, ch in enumerate(text):
+        depth += (ch in "([{") - (ch in ")]}")
+        for signs, places in found.items():
+            if depth == 0 and ch in signs and text[i - 1 : i + 2] == f" {ch} ":
+                places.append(i)
+    cuts = [0, *(found["+-"] or found["*/@"]), len(text)]
+    return [text[a:b].strip() for a, b in pairwise(cuts)]
 
 
 def _chained(text: str) -> tuple[str, list[str], str] | None:

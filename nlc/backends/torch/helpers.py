@@ -33,7 +33,7 @@ def tiles(body, state, carries, periods, flows, axes) -> list[Tensor]:
     """Runs ``body`` over pieces of the flows that no boundary of the periods cuts.
 
     ``body(start, stop, carried, *pieces)`` does tokens start + 1 to stop of the stream. ``carries``
-    is what of ``state``, of several as one, by whose it is; ``flows`` and ``axes`` where tokens are.
+    is what of ``state``, of several as one, by whose it is; ``axes``: where ``flows`` have tokens.
     """
     whose = [(names.split(" "), part) for names, parts in carries.items() for part in parts.split()]
     keys = [[f"{name}.{part}".strip(".") for name in names] for names, part in whose]

@@ -17,7 +17,7 @@ _FLOW = '''
 # of n, t the tokens and i their places in a chunk, d and v channels of keys and values. Of a scan:
 # u is written, times w if there is w, and b erases at p, else at k; R are the rows that come of it,
 # X inverses, h a block of the state transposed. What is behind a name with _x, _h, _t is a stride.
-# Where N sequences are packed in one, n counts its heads, and packing says where they are (Packing).
+# Where N sequences are packed in one, n counts its heads, and packing says where they are.
 @triton.jit
 def flow(x, token, channel, at, T, size: tl.constexpr):
     """Where tokens and channels are, and which of them are there."""

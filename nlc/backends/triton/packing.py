@@ -64,8 +64,8 @@ def sequence(n, packing, T, N, H, C: tl.constexpr):
 class Packing:
     """Sequences packed in one of T tokens, cut at cuts [N + 1]: where chunks of them are.
 
-    It is computed on the device, and nothing waits for it: there is room for as many chunks as there
-    can be, and those that there are not have no tokens.
+    It is computed on the device, and nothing waits for it: there is room for as many chunks as
+    there can be, and those that there are not have no tokens.
     """
 
     def __init__(self, cuts: Tensor, tokens: int):
@@ -115,7 +115,7 @@ def states_for(lead: torch.Size, behind: int, S: Tensor, within: Packing | None)
 ''',
     "packed_streams": '''
 def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor) -> tuple:
-    """As `streams`, but that kernels read where packed sequences are cut: nothing waits for the device.
+    """As `streams`, but that kernels read where packed sequences are cut: nothing waits.
 
     Cuts that are there already are not looked at; those on the CPU are, as those of `streams`.
     """

@@ -354,12 +354,13 @@ class Builder:
         )
 
     def _joined(self, s: Statement, around: list[Statement], wanted: set[str]) -> Statement:
-        """A loop over tiles in which what came apart is together again."""
-        if not isinstance(s, Loop) or not s.periods:
+        """A loop without what nothing reads; over tiles, what came apart is together again."""
+        if not isinstance(s, Loop):
             return s
         elsewhere = {n for x in around if x is not s for n in reads(x)}
         kept = {*s.carries, *s.collects, *s.collects.values(), *elsewhere, *wanted}
-        return replace(s, body=tuple(needed(joined(s.body, self.apart, kept), kept)))
+        body = joined(s.body, self.apart, kept) if s.periods else s.body
+        return replace(s, body=tuple(needed(body, kept)))
 
     def _stacked(self, statements: list[Statement]) -> list[Statement]:
         """Memories of a tile that step alike as one."""
