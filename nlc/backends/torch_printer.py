@@ -17,6 +17,7 @@ from nlc.backends.torch_matrices import MatrixFunctions
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
 from nlc.ir.ops import make
+from nlc.ir.shapes import HEADS, parts
 from nlc.ir.system import System
 from nlc.ir.types import Dim, Type
 
@@ -413,9 +414,22 @@ class TorchPrinter(MatrixFunctions):
         return f"{text if binds == ATOM else f'({text})'}.squeeze(-1)", ATOM
 
     def op_split(self, e: Expr) -> tuple[str, int]:
-        if e.type.rank == 0:
+        x = self.at(e.args[0], ATOM)
+        if e.type.rank:
+            x = f"{x}.unflatten(-1, ({self.size(parts(e))}, -1))"
+        elif e.attr is None:
             return self.write(e.args[0])  # the channels are the heads
-        return f"{self.at(e.args[0], ATOM)}.unflatten(-1, ({self.hyper('heads')}, -1))", ATOM
+        return f"{x}{self.repeated(e, -1 - e.type.rank)}", ATOM
+
+    def op_groups(self, e: Expr) -> tuple[str, int]:
+        """What ``split`` makes for groups, each once."""
+        x = self.at(e.args[0], ATOM)
+        return (f"{x}.unflatten(-1, ({self.size(e.attr)}, -1))" if e.type.rank else x), ATOM
+
+    def repeated(self, e: Expr, axis: int) -> str:
+        """What gives each head of a group its part, where ``split`` makes parts for groups."""
+        count = self.size(HEADS / e.attr) if e.attr is not None else "1"
+        return f".repeat_interleave({count}, {axis})" if count != "1" else ""
 
     def op_merge(self, e: Expr) -> tuple[str, int]:
         return (

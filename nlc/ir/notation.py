@@ -216,6 +216,8 @@ class Notation:
             args = ", ".join(self.text(a) for a in e.args[:keep])
         if e.op == "attend":
             return f"{self.symbol(e.attr[0])}({self.text(e.args[0])})"
+        if e.op == "split" and e.attr is not None:
+            args = f"{args}, {e.attr}"
         if e.op == "slice":
             bounds = f"{e.attr[0]}:{e.attr[1]}"
             x = self.inside(e.args[0], POW)

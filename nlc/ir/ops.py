@@ -13,7 +13,7 @@ from nlc.base.span import Span
 from nlc.ir import matrices
 from nlc.ir import ranges as r
 from nlc.ir.expr import Expr
-from nlc.ir.shapes import ShapeError, Shapes, as_matrix
+from nlc.ir.shapes import ShapeError, Shapes, as_matrix, parts
 from nlc.ir.types import ANY, NEVER, ONE, Dim, Dims, Like, Range, Type, fastest
 
 ShapeRule = Callable[[Shapes, list[Dims], Expr], Dims]
@@ -597,7 +597,11 @@ OPS: dict[str, Op] = {
     "conv": Op(lambda s, d, e: d[0], None, why=_TIME),
     # heads
     "split": Op(
-        lambda s, d, e: s.split(d[0]), None, lambda a: a, "same", why="it changes the heads"
+        lambda s, d, e: s.split(d[0], parts(e)),
+        None,
+        lambda a: a,
+        "same",
+        why="it changes the heads",
     ),
     "merge": Op(
         lambda s, d, e: s.merge(d[0]),

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nlc.ir.expr import Expr
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 
 HEADS = Dim.of("heads")
+
+
+def parts(node: Expr) -> Dim:
+    """Into how many parts ``split`` or ``part`` takes its operand."""
+    return Dim.of(node.attr[1]) if node.op == "part" else node.attr or HEADS
 
 
 class ShapeError(Exception):

@@ -118,7 +118,10 @@ _TABLE = [
               "x - mean(x) over the root of its mean square plus 1e-6, times a weight, plus a bias",
               static=("shared",), weights=("weight", "bias")),
     # heads, time
-    _function("split", "x", "split(x)", "[heads * n] channels to n per head: the first n are the first head's"),
+    _function("split", "x, groups=none", "split(x)",
+              "[heads * n] channels to n per head: the first n are the first head's; of [groups * n] where groups of"
+              " heads share theirs, the first `heads / groups` heads the first n",
+              static=("groups",)),
     _function("merge", "x", "merge(v)", "n channels per head to [heads * n], head by head"),
     _function("substeps", "x", "substeps(x)",
               "for a level of `n per token`: the n equal parts of x, one for each sub-step"),

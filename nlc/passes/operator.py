@@ -13,6 +13,7 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
 from nlc.ir.ops import leaf
 from nlc.ir.system import Flow, Input, Level, System
+from nlc.ir.types import Dim
 from nlc.ir.update import Update
 from nlc.passes.naming import Names, describe
 from nlc.passes.recurrence import Recurrence
@@ -221,6 +222,26 @@ class _Operator:
             name = self.names(plain)
             named = {"flow": self.system.flows, "input": self.system.inputs}.get(e.op, {})
             span = named[e.attr].span if e.attr in named else e.span or self.system.span
-            self.inputs[e] = Input(name, e.type.dims, e.type.head, span, e.type.range)
+            groups = self._groups(e) if e.type.head else None
+            dims = e.type.dims
+            if groups is not None:  # its heads come from a vector of the groups
+                dims = (dims[0] * groups if dims else groups,)
+            head = e.type.head and groups is None
+            self.inputs[e] = Input(name, dims, head, span, e.type.range)
         found = self.inputs[e]
-        return leaf("input", found.name, replace(e.type), e.span)
+        if found.head == e.type.head:
+            return leaf("input", found.name, replace(e.type), e.span)
+        whole = leaf("input", found.name, replace(e.type, dims=found.dims, head=False), e.span)
+        return Expr("split", (whole,), self._groups(e), e.type, e.span)
+
+    def _groups(self, e: Expr) -> Dim | None:
+        """Into how many groups heads fall where those of a group have the same value; None where each has its own."""
+        found: set[Dim | None] = set()
+        for n in walk(e):
+            if n.type is None or not n.type.head:
+                continue
+            if n.op == "flow":
+                found.add(self._groups(self.system.flows[n.attr].expr))
+            elif n.op == "split" or not n.args:
+                found.add(n.attr if n.op == "split" else None)
+        return found.pop() if len(found) == 1 else None

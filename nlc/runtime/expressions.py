@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nlc.ir.expr import Expr
+from nlc.ir.shapes import parts
 from nlc.ir.system import Level, System
 from nlc.ir.types import SAMPLE, STEP, TOKEN, Clock, Dim, Dims, Like, Number
 from nlc.runtime.operations import OPERATIONS, SLOPES, aligned
@@ -328,7 +329,8 @@ class Expressions:
     # ---------------------------------------------------------------------------------------- told more
 
     def _split(self, e: Expr, x: Tensor) -> Tensor:
-        return x[:, 0].reshape(x.shape[0], self.heads, *map(self.size, e.type.dims))
+        each = x[:, 0].reshape(x.shape[0], self.size(parts(e)), *map(self.size, e.type.dims))
+        return each.repeat_interleave(self.heads // each.shape[1], 1)
 
     def _merge(self, e: Expr, x: Tensor) -> Tensor:
         return x.flatten(1)[:, None]

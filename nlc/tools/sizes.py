@@ -159,6 +159,7 @@ def _dims(system: System) -> list[Dim]:
     exprs = [*(f.expr for f in system.flows.values()), *system.output.values()]
     exprs += [e for level in system.levels.values() for e in level.expressions]
     out = [n.type.dims for e in exprs for n in walk(e) if n.type is not None]
+    out += [(HEADS / n.attr,) for e in exprs for n in walk(e) if n.op == "split" and n.attr]
     out += [s.dims for s in system.states.values()]
     out += [dims for m in system.modules.values() for dims in m.shapes.values()]
     out += [i.dims for i in system.inputs.values()]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nlc.backends.torch.helpers import with_needed
 from nlc.backends.triton.forms import KernelForm
-from nlc.backends.triton.texts import TEXTS
+from nlc.backends.triton.texts import TEXTS, forms
 
 HEAD = """from __future__ import annotations
 import functools, hashlib, inspect, json, math, os, re, warnings
@@ -48,11 +48,19 @@ def module(folder: Path, names: Iterable[str], chunk: int | None = None) -> Modu
     return made
 
 
+# Of those with keys that heads share: they differ from the others in where keys are, and in nothing else.
+SHARING = ("additive_memory", "gated_delta_at_rated", "gated_delta_rated_unit")
+TESTED = [f for f in forms() if not f.grouped or f.scan.removesuffix("_grouped") in SHARING]
+
+
 def inputs(f: KernelForm, T: int, dk: int, dv: int, lead: tuple[int, ...] = (1, 2)) -> Tensors:
     """Random arguments of a scan in float64, and q and v, which reads take."""
     torch.manual_seed(0)
+    lead = (*lead[:-1], lead[-1] * 2) if f.grouped else lead
     draw = lambda *shape: torch.randn(*lead, *shape, dtype=torch.float64)  # noqa: E731
-    given = {"S": draw(dv, dk), "k": F.normalize(draw(T, dk), dim=-1), "u": draw(T, dv)}
+    each = lambda x: x[..., ::2, :, :] if f.grouped else x  # noqa: E731
+    key = lambda: each(draw(T, dk))  # noqa: E731
+    given = {"S": draw(dv, dk), "k": F.normalize(key(), dim=-1), "u": draw(T, dv)}
     if f.erase:
         given["b"] = draw(T).sigmoid()
     if f.kind == "scalar":
@@ -60,10 +68,15 @@ def inputs(f: KernelForm, T: int, dk: int, dv: int, lead: tuple[int, ...] = (1, 
     if f.rate:
         given["w"] = draw(T)
     if f.probe:
-        given["p"] = F.normalize(draw(T, dk), dim=-1)
+        given["p"] = F.normalize(key(), dim=-1)
     if f.unit:  # of any length
-        given["k"] = 3 * draw(T, dk)
-    return given | {"q": draw(T, dk)} | ({} if f.unit else {"v": draw(T, dv)})
+        given["k"] = 3 * key()
+    return given | {"q": key()} | ({"v": draw(T, dv)} if turns(f) else {})
+
+
+def turns(f: KernelForm) -> bool:
+    """Whether its kernels read transposes."""
+    return not f.unit and not f.grouped
 
 
 EPS = 1e-6  # of lengths
@@ -74,6 +87,8 @@ def expected(f: KernelForm, x: Tensors) -> Tensors:
     if f.unit:
         length = lambda y: (y.square().sum(-1, keepdim=True) + EPS).sqrt()  # noqa: E731
         x = x | {n: x[n] / length(x[n]) for n in ("k", "q")}
+    if f.grouped:
+        x = x | {n: x[n].repeat_interleave(2, -3) for n in ("k", "p", "q") if n in x}
     S, out = x["S"], {"after": [], "before": [], "turned": []}
     zero = torch.zeros_like(x["k"][..., 0])
     b, log_a, w = x.get("b", zero), x.get("log_a", zero), x.get("w", zero + 1)
@@ -84,9 +99,9 @@ def expected(f: KernelForm, x: Tensors) -> Tensors:
         row = w[..., t, None] * x["u"][..., t, :] - b[..., t, None] * answer
         S = log_a[..., t, None, None].exp() * S + row[..., None] * x["k"][..., t, None, :]
         out["after"].append((S @ x["q"][..., t, :, None]).squeeze(-1))
-        if not f.unit:
+        if turns(f):
             out["turned"].append((S.mT @ x["v"][..., t, :, None]).squeeze(-1))
-    if f.unit:  # its kernels do not read transposes
+    if not turns(f):
         del out["turned"]
     return {"end": S} | {n: torch.stack(each, -2) for n, each in out.items()}
 
@@ -103,7 +118,7 @@ def found(kernels: ModuleType, f: KernelForm, x: Tensors) -> Tensors:
         "after": after(x["q"], x["k"], rows, starts, *more),
         "before": before(x["q"], x["k"], rows, starts, *more),
     }
-    if not f.unit:
+    if turns(f):
         out["turned"] = after(x["v"], rows, x["k"], starts.mT, *more)
     return out
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from recurrences import error, inputs, module, names
+from grouped_specs import GROUPED
+from recurrences import TESTED, error, inputs, module, names
 from torch import Tensor, nn
 
 import nlc
@@ -198,7 +199,7 @@ def named(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.replace("by ", "by _orig_mod.") if n in old else n: x for n, x in found.items()}
 
 
-@pytest.mark.parametrize("form", forms(), ids=lambda f: f.scan)
+@pytest.mark.parametrize("form", TESTED, ids=lambda f: f.scan)
 def test_torch_knows_the_operators(form, tmp_path: Path) -> None:
     """Fakes, schemas and autograd as ``torch.library.opcheck`` wants them."""
     kernels, x = module(tmp_path, names(form)), inputs(form, 20, 16, 16)
@@ -238,10 +239,11 @@ def checks(folder: Path, broken: Iterable[str] = (), scan: str = "gated_delta_ra
         kernel is kernels.chunk_of or whole(kernel, *rest, **kw)
     )
     operator, meaning = (getattr(kernels, f"{scan}_{x}") for x in ("forward", "meaning"))
-    return kernels.differs(operator, meaning, torch.zeros(1, 2, 20, 16), 16, 32)
+    axes = {"groups": 4} if form.grouped else {}
+    return kernels.differs(operator, meaning, torch.zeros(1, 2, 20, 16), 16, 32, **axes)
 
 
-@pytest.mark.parametrize("scan", [f.scan for f in forms()])
+@pytest.mark.parametrize("scan", [f.scan for f in TESTED])
 def test_a_first_launch_finds_right_kernels_right(scan: str, tmp_path: Path) -> None:
     assert checks(tmp_path, scan=scan) == ""
 
@@ -351,3 +353,15 @@ def test_a_first_launch_checks_the_kernels_of_one_token(name: str, tmp_path: Pat
         axes |= dict(kept="chunks states states C C", begun="chunks states states C")
     assert kernels.differs(forward, meaning, torch.zeros(1, 2, 1, 20), 9, 1, **axes) == ""
     assert launched[0] == f"{name}_step" and not launched[1].endswith(("_scan", "_out", "_chunks"))
+
+
+@pytest.mark.parametrize("operator", (False, True))
+def test_keys_that_heads_share_are_not_repeated(operator: bool) -> None:
+    spec = nlc.loads(GROUPED, operator=operator)
+    exact, kernels, given = pair(spec)
+    made = set(dir(sys.modules[type(kernels).__module__]))
+    assert [n for n in made if n.endswith("_grouped")]
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+    one = {n: x[:, 0].float() for n, x in given.items()}
+    step, wanted = kernels.step(**one)[0], exact.step(**{n: x.double() for n, x in one.items()})[0]
+    assert error(step.detach(), wanted.detach()) < MOST

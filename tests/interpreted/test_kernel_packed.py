@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from grouped_specs import GROUPED
 from recurrences import error
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,6 +38,7 @@ output: {y: S(q), z: prev(S)(q)}
 """
 SPECS = {
     "scalar": "gated_delta_net",
+    "grouped": GROUPED,
     "channel": MEMORY.replace("STEP", "retain: per_key(sigmoid(a))\n    rule: gd(lr=sigmoid(b))"),
     "coupled": MEMORY.replace("STEP", "rule: momentum(lr=0.5, beta=sigmoid(b))").replace(
         "a: [n], ", ""
@@ -46,7 +48,12 @@ SPECS = {
 
 def spec_of(kind: str) -> Spec:
     text = SPECS[kind]
-    return nlc.loads(text, "packed.yaml") if "\n" in text else nlc.load(text, operator=True)
+    core = text == GROUPED
+    return (
+        nlc.loads(text, "packed.yaml", operator=core)
+        if "\n" in text
+        else nlc.load(text, operator=True)
+    )
 
 
 def cuts(sequences: int, tokens: int) -> list[int]:

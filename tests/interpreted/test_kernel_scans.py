@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from recurrences import error, expected, found, inputs, module, names, slopes
+from recurrences import TESTED, error, expected, found, inputs, module, names, slopes
 
 from nlc.backends.triton.forms import MOST_KEYS, KernelForm, chunk
-from nlc.backends.triton.texts import forms
 
-FORMS = {f.scan: f for f in forms()}
+FORMS = {f.scan: f for f in TESTED}
 FULL = KernelForm("scalar", True, True, rate=True)
 MOST = 3e-5  # of float32 against float64
 HALF = {torch.bfloat16: 0.02, torch.float16: 0.005}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nlc.backends.writer import WIDTH, Writer
 from nlc.ir.expr import Expr, walk
+from nlc.ir.shapes import HEADS
 from nlc.ir.system import Hyper, System
 from nlc.ir.types import Dim, Like
 
@@ -228,6 +229,7 @@ def _divisions(system: System) -> list[tuple[str, str, set[str]]]:
     for e in exprs:
         for node in walk(e):
             dims += [d for d in (node.type.dims if node.type else ()) if not isinstance(d, Like)]
+            dims += [HEADS / node.attr] if node.op == "split" and node.attr is not None else []
     for s in system.states.values():
         dims += [d for d in s.dims if not isinstance(d, Like)]
     out: dict[tuple[str, str], set[str]] = {}

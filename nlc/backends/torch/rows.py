@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from nlc.backends.precedence import ATOM, PRODUCT, SUM
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.ir.expr import Expr, walk
+from nlc.ir.shapes import parts
 from nlc.ir.types import TOKEN, Type
 
 
@@ -106,8 +107,9 @@ class RowPrinter(TorchPrinter):
             return super().op_split(e)
         x = self.at(e.args[0], ATOM)
         if e.type.rank == 0:
-            return f"{x}.mT", ATOM
-        return f"{x}.unflatten(-1, ({self.hyper('heads')}, -1)).transpose(1, 2)", ATOM
+            return f"{x}.mT{self.repeated(e, -2)}", ATOM
+        x = f"{x}.unflatten(-1, ({self.size(parts(e))}, -1)).transpose(1, 2)"
+        return f"{x}{self.repeated(e, 1)}", ATOM
 
     def op_merge(self, e: Expr) -> tuple[str, int]:
         if e.type.clock != TOKEN:

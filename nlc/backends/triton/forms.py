@@ -22,39 +22,44 @@ def chunk(kind: str, dk: int, dv: int, tokens: int, asked: int | None = None) ->
 @dataclass(frozen=True, order=True)
 class KernelForm(Form):
     """``rate``: each write has a factor of its own, so that no product of the two is stored. ``unit``: keys and queries
-    are brought to length one in the kernels."""
+    are brought to length one in the kernels. ``grouped``: they have fewer heads, each for several of the values'."""
 
     rate: bool = False
     unit: bool = False
+    grouped: bool = False
 
     @property
     def scan(self) -> str:
-        first = "gated_" if self.kind == "scalar" else ""
+        first, last = "gated_" if self.kind == "scalar" else "", self.keys
         if not self.erase:
-            return f"{first or 'additive_'}memory{'_unit' * self.unit}"
-        return f"{first}delta{'_at' * self.probe}{'_rated' * self.rate}{'_unit' * self.unit}"
+            return f"{first or 'additive_'}memory{last}"
+        return f"{first}delta{'_at' * self.probe}{'_rated' * self.rate}{last}"
+
+    @property
+    def keys(self) -> str:
+        """What is done to keys and queries."""
+        return "_unit" * self.unit + "_grouped" * self.grouped
 
     @property
     def call(self) -> str:
         return self.scan
 
     def read(self, when: str, turned: bool = False) -> str:
-        return super().read(when, turned) + "_unit" * self.unit
+        return super().read(when, turned) + self.keys
 
 
 def text(source: str, name: str, f: KernelForm) -> str:
     """The text of a scan's kernels under its name."""
     decay, probe = f.kind == "scalar", "p" if f.probe else "k"
-    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe, unit=f.unit)
+    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe)
+    flags |= dict(unit=f.unit, grouped=f.grouped)
     flags |= dict(state=decay or f.erase, keyed=decay or f.erase or f.unit)
     return select(source, **flags).replace("NAME", name).replace("PROBE", probe)
 
 
-def chosen(source: str, *, decay: bool, before: bool, unit: bool) -> str:
+def chosen(source: str, *, before: bool, **flags: bool) -> str:
     """The text of a read's kernels."""
-    return select(source, decay=decay, before=before, unit=unit).replace(
-        "ORDER", ">" if before else ">="
-    )
+    return select(source, before=before, **flags).replace("ORDER", ">" if before else ">=")
 
 
 def packed(start: str, args: list[str], end: str, depth: int = 0) -> str:

@@ -11,8 +11,8 @@ from nlc.backends.triton.forms import KernelForm, chosen, laid, text
 
 _READ_BACK = '''
 @triton.jit
-def <decay:gated_>read<before:_before><unit:_unit>_back(
-    q, k, rows, starts, <decay:log_a, >grad, dq, dk, d_rows, d_starts, <decay:da, >packing, T, N, H,
+def <decay:gated_>read<before:_before><unit:_unit><grouped:_grouped>_back(
+    q, k, rows, starts, <decay:log_a, >grad, dq, dk, d_rows, d_starts, <decay:da, >packing, T, N, H, <grouped:group, >
     q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d, g_x, g_h, g_t, w_x, w_h, w_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -22,9 +22,9 @@ def <decay:gated_>read<before:_before><unit:_unit>_back(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    at_q, keyed = flow(q + x * q_x + head * q_h, t, d, q_t, stop, DK)
+    at_q, keyed = flow(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK)
     Q = tl.load(at_q, mask=keyed, other=0.0).to(DOT)
-    at_k, keyed = flow(k + x * k_x + head * k_h, t, d, k_t, stop, DK)
+    at_k, keyed = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)
     K = tl.load(at_k, mask=keyed, other=0.0).to(DOT)
     Q, scale_q = unit(Q, EPS, DOT)  #? unit
     K, scale_k = unit(K, EPS, DOT)  #? unit
@@ -75,7 +75,7 @@ def <decay:gated_>read<before:_before><unit:_unit>_back(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
-    k, <erase:b, ><decay:log_a, ><probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H,
+    k, <erase:b, ><decay:log_a, ><probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H, <grouped:group, >
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -87,8 +87,8 @@ def NAME_scan_back(
     worth = tl.load(ended, mask=held, other=0.0)
     dS += n * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
-    k += n // H * k_x + n % H * k_h
-    p += n // H * p_x + n % H * p_h  #? probe
+    k += n // H * k_x + n % H<grouped: // group> * k_h
+    p += n // H * p_x + n % H<grouped: // group> * p_h  #? probe
     for back in range(last - first):
         chunk = last - 1 - back
         start, stop = span(chunk, packing, T, C)
@@ -102,10 +102,13 @@ def NAME_scan_back(
         total = tl.sum(a, 0)  #? decay
         erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
         erase *= scale  #? unit erase
+        since = tl.exp2(total - c)<unit: * scale>  #? decay
         Y = tl.dot(worth.to(DOT), tl.trans(K), input_precision=PRECISION)
-        Y *= scale[None, :]  #? unit
+        Y *= since[None, :]  #? decay
+        Y *= scale[None, :]  #? unit !decay
         worth *= tl.exp2(total)  #? decay
-        Y *= tl.exp2(total - c)[None, :]  #? decay
+        at, held = block(d_starts + m * DK * DV, v, d, 1, DK, DV, DK)
+        worth += tl.load(at, mask=held, other=0.0)
         at, there = flow(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase
         Y += tl.trans(tl.load(at, mask=there, other=0.0))  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
@@ -117,8 +120,6 @@ def NAME_scan_back(
         P = tl.load(at, mask=probed, other=0.0).to(DOT)  #? probe
         Y = (Y * erase[None, :]).to(DOT)  #? erase
         worth -= tl.dot(Y, <probe:P><!probe:K>, input_precision=PRECISION)  #? erase
-        at, held = block(d_starts + m * DK * DV, v, d, 1, DK, DV, DK)
-        worth += tl.load(at, mask=held, other=0.0)
     begun, held = block(dS, v, d, 1, DK, DV, DK)
     tl.store(begun, worth, mask=held)
 '''
@@ -127,7 +128,7 @@ _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
     k, <rate:u, ><erase:b, ><decay:log_a, ><rate:w, ><probe:p, >rows, starts, ends, du,
-    <rate:d_u, >dk, <erase:db, ><decay:da, ><rate:dw, ><probe:dp, >packing, T, N, H,
+    <rate:d_u, >dk, <erase:db, ><decay:da, ><rate:dw, ><probe:dp, >packing, T, N, H, <grouped:group, >
     k_x, k_h, k_t, r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -164,7 +165,7 @@ def NAME_scan_grads(
         dW += tl.sum(Y.to(tl.float32) * U, 1)  #? rate
         at, there = flow(d_u + (x * T * H + head) * DV, t, v, H * DV, stop, DV)  #? rate
         tl.store(at, (Y * W[:, None]).to(d_u.dtype.element_ty), mask=there)  #? rate
-    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, stop, DK)  #? keyed
+    at, there = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)  #? keyed
     K = tl.load(at, mask=there, other=0.0).to(DOT)  #? keyed
     K, scale = unit(K, EPS, DOT)  #? unit
     a, c = logs(log_a + n * T, t, stop)  #? decay
@@ -176,7 +177,7 @@ def NAME_scan_grads(
     G_t = tl.exp2(tl.where(below_t, before[None, :] - c[:, None], -float("inf")))  #? decay erase
     G = tl.where(below, 1.0, 0.0)  #? !decay erase
     G_t = tl.where(below_t, 1.0, 0.0)  #? !decay erase
-    at, there = flow(p + x * p_x + head * p_h, t, d, p_t, stop, DK)  #? probe
+    at, there = flow(p + x * p_x + head<grouped: // group> * p_h, t, d, p_t, stop, DK)  #? probe
     P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
     erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)  #? erase
     dP = -tl.dot((D * G).to(DOT), K, input_precision=PRECISION)<!decay: - F>  #? erase
@@ -204,6 +205,6 @@ def texts(name: str, f: KernelForm) -> str:
     return laid(text(_SCAN_BACK + "\n" + _SCAN_GRADS, name, f))
 
 
-def read_text(decay: bool, before: bool, unit: bool) -> str:
+def read_text(**how: bool) -> str:
     """The kernel behind a read's gradient."""
-    return laid(chosen(_READ_BACK, decay=decay, before=before, unit=unit))
+    return laid(chosen(_READ_BACK, **how))

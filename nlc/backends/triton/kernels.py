@@ -82,17 +82,17 @@ def inverse_of(L, C: tl.constexpr, PRECISION: tl.constexpr):
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, b, <decay:log_a, ><probe:p, >inverse, packing, T, N, H, k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
+    k, b, <decay:log_a, ><probe:p, >inverse, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,> DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L_ti = b_t <decay:a_{t-1} ... a_{i+1} >PROBE_t . k_i for i < t."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
-    at, there = flow(k + n // H * k_x + n % H * k_h, t, d, k_t, stop, DK)
+    at, there = flow(k + n // H * k_x + n % H<grouped: // group> * k_h, t, d, k_t, stop, DK)
     K = tl.load(at, mask=there, other=0.0).to(DOT)
     K, _ = unit(K, EPS, DOT)  #? unit
-    at, there = flow(p + n // H * p_x + n % H * p_h, t, d, p_t, stop, DK)  #? probe
+    at, there = flow(p + n // H * p_x + n % H<grouped: // group> * p_h, t, d, p_t, stop, DK)  #? probe
     P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
     L = tl.dot(<probe:P><!probe:K>, tl.trans(K), input_precision=PRECISION)
     L *= tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]
@@ -108,21 +108,24 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, packing, T, N, H,
+    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, packing, T, N, H, <grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last."""
+    """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last.<grouped:
+
+    Of group heads in a row, keys are the same.
+    >"""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
     begun, held = block(S + n * DK * DV, d, v, DK, 1, DK, DV)
     h = tl.load(begun, mask=held, other=0.0)
     end += n * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
-    k += n // H * k_x + n % H * k_h
+    k += n // H * k_x + n % H<grouped: // group> * k_h
     u += n // H * u_x + n % H * u_h
-    p += n // H * p_x + n % H * p_h  #? probe
+    p += n // H * p_x + n % H<grouped: // group> * p_h  #? probe
     for chunk in range(first, last):
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
@@ -156,7 +159,7 @@ def NAME_scan(
 _STEP = '''
 @triton.jit
 def NAME_step(
-    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, >end, <erase:rows, >starts, H,
+    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, >end, <erase:rows, >starts, H, <grouped:group, >
     k_x, k_h, u_x, u_h, <probe:p_x, p_h, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,<unit: EPS: tl.constexpr,>
 ):
@@ -166,11 +169,11 @@ def NAME_step(
     at, held = n * DK * DV + v[:, None] * DK + d[None, :], (v < DV)[:, None] & (d < DK)[None, :]
     h = tl.load(S + at, mask=held, other=0.0)
     tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)
-    key = tl.load(k + n // H * k_x + n % H * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    key = tl.load(k + n // H * k_x + n % H<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
     key *= tl.rsqrt(tl.sum(key * key, 0) + EPS)  #? unit
     row = tl.load(u + n // H * u_x + n % H * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
     row *= tl.load(w + n)  #? rate
-    probe = tl.load(p + n // H * p_x + n % H * p_h + d, mask=d < DK, other=0.0)  #? probe
+    probe = tl.load(p + n // H * p_x + n % H<grouped: // group> * p_h + d, mask=d < DK, other=0.0)  #? probe
     row -= tl.load(b + n) * tl.sum(h * <probe:probe.to(tl.float32)><!probe:key>[None, :], 1)  #? erase
     tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
     h *= tl.exp(tl.load(log_a + n))  #? decay
@@ -179,8 +182,8 @@ def NAME_step(
 
 _READ = '''
 @triton.jit
-def <decay:gated_>read<before:_before><unit:_unit>_out(
-    q, k, rows, starts, <decay:log_a, >out, packing, T, N, H, q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
+def <decay:gated_>read<before:_before><unit:_unit><grouped:_grouped>_out(
+    q, k, rows, starts, <decay:log_a, >out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -191,9 +194,9 @@ def <decay:gated_>read<before:_before><unit:_unit>_out(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    at, there = flow(q + x * q_x + head * q_h, t, d, q_t, stop, DK)
+    at, there = flow(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK)
     Q = tl.load(at, mask=there, other=0.0).to(DOT)
-    at, there = flow(k + x * k_x + head * k_h, t, d, k_t, stop, DK)
+    at, there = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)
     K = tl.load(at, mask=there, other=0.0).to(DOT)
     Q, _ = unit(Q, EPS, DOT)  #? unit
     K, _ = unit(K, EPS, DOT)  #? unit
@@ -221,6 +224,6 @@ def texts(name: str, f: KernelForm) -> str:
     return laid(text("\n".join([*[_SOLVE] * f.erase, _SCAN, _STEP]), name, f))
 
 
-def read_text(decay: bool, before: bool, unit: bool) -> str:
+def read_text(**how: bool) -> str:
     """The kernel of a read."""
-    return laid(chosen(_READ, decay=decay, before=before, unit=unit))
+    return laid(chosen(_READ, **how))

@@ -13,11 +13,11 @@ from nlc.backends.torch.scanned import all_nodes
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.forms import KernelForm
+from nlc.backends.triton.keys import groups, lengths, narrow, read_by
 from nlc.backends.triton.packing import packable
 from nlc.backends.triton.texts import TEXTS
 from nlc.backends.writer import Header, Writer
 from nlc.ir.expr import Expr, walk
-from nlc.ir.ops import elementwise, pointwise
 from nlc.ir.program import Let, Loop, Parallel, Program, Return
 from nlc.ir.scan import Record, Scan
 
@@ -34,9 +34,10 @@ def emit_module(program: Program, header: Header) -> str:
     """The whole file."""
     file, body = Writer(), Writer()
     open_file(file, program.system, header, program.about)
-    program, lengths = _lengths(program)
+    program, brought = lengths(program)
+    program, sharing = groups(program)
     emitter = TritonModule(program, header, body)
-    emitter.lengths = lengths
+    emitter.lengths, emitter.sharing = brought, sharing
     emitter.write()
     tile = program.tile or program.channel_tile
     texts = defined(emitter.printer.helpers, tile, None, TEXTS)
@@ -47,10 +48,12 @@ class TritonModule(TorchModule):
     """Scans of matrices call kernels. Where nothing else multiplies, flows stay in the dtype that they come in.
 
     ``lengths``: the scans whose kernels bring keys and queries to length one, by their states, and with which eps.
+    ``sharing``: those that take one key for several heads.
     """
 
     ROWS = KernelPrinter
     lengths: dict[str, Expr]
+    sharing: set[str]
 
     def __init__(self, program: Program, header: Header, w: Writer):
         super().__init__(program, header, w)
@@ -61,8 +64,9 @@ class TritonModule(TorchModule):
         f = super().form(r, True)
         if f.kind not in ("none", "scalar"):
             return f
-        unit = r.states[0] in self.lengths
-        return KernelForm(f.kind, f.erase, f.probe, rate=_rate(r) is not None, unit=unit)
+        unit, grouped = r.states[0] in self.lengths, r.states[0] in self.sharing
+        rate = _rate(r) is not None
+        return KernelForm(f.kind, f.erase, f.probe, rate=rate, unit=unit, grouped=grouped)
 
     def constructed(self) -> list[str]:
         widths: dict[str, str] = {}  # of keys, and a memory that has them
@@ -113,7 +117,7 @@ class TritonModule(TorchModule):
         super().statement(_factored(s) if isinstance(s, Parallel) else s)
 
     def _to_rows(self, s: Parallel) -> None:
-        if not all(_narrow(x) for x in s.body):
+        if not all(narrow(x) for x in s.body):
             super()._to_rows(s)
             return
         heads, gates = self._heads(s), _gates(s)
@@ -132,79 +136,6 @@ def _scans(x: object) -> Iterable[Scan]:
     elif isinstance(x, Parallel | Loop):
         for y in x.body:
             yield from _scans(y)
-
-
-def _lengths(program: Program) -> tuple[Program, dict[str, Expr]]:
-    """The program with what its kernels bring to length one as it is before, and the scans that do, by their states.
-
-    The keys of a scan and the queries of all its reads must be of length one for nothing else, with the same eps.
-    """
-    at = next((i for i, x in enumerate(program.body) if isinstance(x, Parallel)), None)
-    if at is None:
-        return program, {}
-    parallel: Parallel = program.body[at]  # type: ignore[assignment]
-    if not all(_narrow(x) for x in parallel.body):
-        return program, {}
-    norms = {
-        x.names[0]: x.expr
-        for x in program.body[:at]
-        if isinstance(x, Let) and x.expr.op == "l2norm" and x.expr.args[1].op == "num"
-    }
-    elsewhere = _read((*program.body[:at], *parallel.first, *program.body[at + 1 :]))
-    norms = {n: e for n, e in norms.items() if n not in elsewhere}
-    kept = {*parallel.collects.values()}
-    inner = {i: norms[o] for o, i in parallel.slices.items() if o in norms and i not in kept}
-    uses = Counter(str(n.attr) for x in parallel.body for n in all_nodes(x) if n.op == "var")
-    eps: dict[str, Expr] = {}
-    gone: set[str] = set()
-    for x in parallel.body:
-        if isinstance(x, Scan) and (found := _brought(x, parallel, inner, uses)):
-            eps[x.record.states[0]] = found[0]
-            gone |= {o for o, i in parallel.slices.items() if i in found[1]}
-    body = [
-        replace(x, expr=x.expr.args[0]) if isinstance(x, Let) and x.names[0] in gone else x
-        for x in program.body
-    ]
-    return replace(program, body=tuple(body)), eps
-
-
-def _read(statements: Iterable[object]) -> set[str]:
-    """The variables that statements read."""
-    found: set[str] = set()
-    for x in statements:
-        exprs = [x.expr] if isinstance(x, Let) else []
-        if isinstance(x, Return):
-            exprs = [*x.outputs.values()]
-            found |= {*x.slots.values()}
-        elif isinstance(x, Loop | Parallel):
-            found |= {*x.slices, *getattr(x, "carries", ())} | _read((*x.first, *x.body))
-        elif isinstance(x, Scan):
-            exprs = [*x.record.parts]
-        found |= {str(n.attr) for e in exprs for n in walk(e) if n.op == "var"}
-    return found
-
-
-def _brought(
-    scan: Scan, parallel: Parallel, inner: dict[str, Expr], uses: Counter[str]
-) -> tuple[Expr, set[str]] | None:
-    """The eps and the variables that the kernels of a scan can bring to length one, if all can be."""
-    r = scan.record
-    reads = [n for x in parallel.body for n in all_nodes(x) if n.op == "read"]
-    mine = [n for n in reads if n.attr.scan == scan.name]
-    vectors = [r.key, *(n.args[0] if n.args else None for n in mine)]
-    if (
-        r.kind not in ("none", "scalar")
-        or r.probe is not None
-        or any(n.attr.transposed for n in mine)
-    ):
-        return None
-    if any(e is None or e.op != "var" or e.attr not in inner for e in vectors):
-        return None
-    names = Counter(str(e.attr) for e in vectors if e is not None)
-    eps = {inner[n].args[1] for n in names}
-    if len(eps) != 1 or any(uses[n] != count for n, count in names.items()):
-        return None
-    return eps.pop(), set(names)
 
 
 def _rate(r: Record) -> tuple[Expr, Expr] | None:
@@ -246,7 +177,7 @@ def _within(body: tuple[Let | Scan | Loop, ...], kept: set[str]) -> tuple[Let | 
                 whole = replace(x.record, write=(found[name].expr,))
                 if _rate(whole) is not None:
                     x, gone = replace(x, record=whole), gone | {name}
-        found = {n: let for n, let in found.items() if not new & _read([let])}
+        found = {n: let for n, let in found.items() if not new & read_by([let])}
         out.append(x)
     return tuple(x for x in out if not (isinstance(x, Let) and x.names[0] in gone))
 
@@ -256,16 +187,6 @@ def _assigned(x: Let | Scan | Loop) -> set[str]:
     if isinstance(x, Loop):
         return {*x.carries, *x.collects}
     return {*x.names} if isinstance(x, Let) else {*x.record.states}
-
-
-def _narrow(x: Let | Scan | Loop) -> bool:
-    """Whether a statement does nothing to vectors in half precision that a kernel does not sum in float32."""
-    if isinstance(x, Scan):
-        r = x.record
-        return r.rank == 2 and r.kind in ("none", "scalar", "channel") and not any(r.start)
-    if not isinstance(x, Let):
-        return False
-    return all(_plain(n) for n in walk(x.expr))
 
 
 def _gates(s: Parallel) -> set[str]:
@@ -278,11 +199,3 @@ def _gates(s: Parallel) -> set[str]:
         if isinstance(x, Let) and found & {*x.names}:
             found |= read(x.expr)
     return found
-
-
-def _plain(n: Expr) -> bool:
-    return (
-        n.op in ("var", "num", "hyper", "read", "clip", "spread")
-        or elementwise(n.op)
-        or pointwise(n.op)
-    )

@@ -58,8 +58,12 @@ CHUNKS = "X * H * starts.shape[2]"
 
 
 _KINDS = {"eps": "float", "packing": "Tensor | None", "within": "Packing | None = None"}
-# Of kernels: packing, T, N and H.
-TOKENS = ['*tokens_of(packing, T, sizes["C"])', "H"]
+
+
+def _tokens(f: KernelForm) -> list[str]:
+    """Of kernels: packing, T, N and H, and how many heads share keys."""
+    shared = ["H // k.shape[1]"] if f.grouped else []
+    return ['*tokens_of(packing, T, sizes["C"])', "H", *shared]
 
 
 def _tensors(names: list[str]) -> list[str]:
@@ -81,7 +85,8 @@ def _given(names: list[str]) -> str:
 def scan(f: KernelForm) -> str:
     """The operator of a scan, forward and backward."""
     erase, decay, rate, probe = f.erase, f.kind == "scalar", f.rate, f.probe
-    text = Text(f.scan, dict(decay=decay, erase=erase, rate=rate, probe=probe, unit=f.unit))
+    flags = dict(decay=decay, erase=erase, rate=rate, probe=probe)
+    text = Text(f.scan, flags | dict(unit=f.unit, grouped=f.grouped))
     numbers = ["b"] * erase + ["log_a"] * decay + ["w"] * rate
     probes = ["p"] * probe
     given = ["S", "k", "u", *numbers, *probes, *["eps"] * f.unit]
@@ -107,6 +112,7 @@ def _scan_called(
 ''')
     said = f"S is [..., dv, dk], {keys} [..., T, dk], u [..., T, dv]{each}."
     said += " The rows of k are brought to length one." * f.unit
+    said += f" Heads of {keys} may be fewer, each for as many in a row." * f.grouped
     said += " Returns S after the last token, the rows that were written, and S before each chunk."
     said += (
         " Where sequences are packed within one, S is [N, H, dv, dk], and there is one of those."
@@ -117,15 +123,24 @@ def _scan_called(
     text('''\
     """
     dtype = supported(k)''')
-    fronts = [f"{x}.shape[:-2]" for x in ("k", "u", *probes)]
+    fronts = [f"{x}.shape[:-2]" for x in (["u"] if f.grouped else ["k", "u", *probes])]
     fronts = ["front(S, 2, within)", *fronts, *(f"{x}.shape[:-1]" for x in numbers)]
     text.call("lead = leading(", fronts, ")")
     text("    S = state_of(S, u.shape[-1], k.shape[-1])")
     text("    S = states_for(lead, 2, S, within)")
     flows = ["k", "u", *probes]
-    text.call(
-        f"{', '.join(flows)} = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *flows], "))"
-    )
+    if f.grouped:
+        flows.remove("k")
+        rest = ["k", *probes]
+        text("    u = rows_of(dtype, fitted(lead, 2, u)[0])")
+        text(
+            f"    {', '.join(rest)} = (shared(dtype, lead, x) for x in ({', '.join(rest)}))  #? probe"
+        )
+        text("    k = shared(dtype, lead, k)  #? !probe")
+    else:
+        text.call(
+            f"{', '.join(flows)} = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *flows], "))"
+        )
     if numbers:
         left = _given(numbers) if len(numbers) == 1 else ", ".join(numbers)
         args = ["lead", "1", *numbers]
@@ -146,6 +161,8 @@ def _scan_meaning(text: Text, given: list[str]) -> None:
     at = "p" if text.flags["probe"] else "k"
     text(f'''\
     """Token by token."""
+    k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped
+    p = p.repeat_interleave(u.shape[1] // p.shape[1], 1)  #? grouped probe
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + eps)  #? unit
     C, <erase:rows, >starts = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]), <erase:[], >[]
     for t in range(k.shape[-2]):
@@ -174,16 +191,17 @@ def _scan_forward(
     said += "rows, S before each chunk, inverses" if erase else "S before each chunk"
     text(f'''\
     """{said}: [X, H, ...]."""
-    (X, H, T, dk), dv = k.shape, u.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T)
+    (X, H, T, dv), dk = u.shape, k.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T<grouped:, groups=4>)
     {", ".join(made)} = out = NAME_shapes(S, k, u, packing)''')
-    small = ["S", "k", "u", *numbers, *probes, *made[:3], "H"]
+    tokens = _tokens(f)
+    small = ["S", "k", "u", *numbers, *probes, *made[:3], *tokens[1:]]
     text("    if T == 1 and packing is None:")
     args = [*small, *[f"*{n}.stride()[:2]" for n in ("k", "u", *probes)]]
     text.launch("step", "step", args, "k.dtype", "X * H", parted=True, depth=2)
     text("        return out")
     if erase:
-        args = ["k", *[x for x in numbers if x != "w"], *probes, "inverse", *TOKENS]
+        args = ["k", *[x for x in numbers if x != "w"], *probes, "inverse", *tokens]
         text.launch("solve", "solve", [*args, *_strides("k", *probes)], "k.dtype", CHUNKS)
     args = [
         "S",
@@ -199,7 +217,7 @@ def _scan_forward(
     text.launch(
         "scan",
         "scan",
-        [*args, *TOKENS, *_strides("k", "u", *probes)],
+        [*args, *tokens, *_strides("k", "u", *probes)],
         "k.dtype",
         "S.shape[0] * H",
         True,
@@ -211,11 +229,11 @@ def _scan_forward(
 @NAME_forward.register_fake
 def NAME_shapes(S, k, u, *rest):
     """What the operator returns, but for its values."""
-    (X, H, T, dk), dv = k.shape, u.shape[-1]
+    (X, H, T, dv), dk = u.shape, k.shape[-1]
     C = chunk_of(dk, dv, T)
     starts = k.new_empty(X, H, chunks_of(rest[-1], T, C), dv, dk)
     return torch.empty_like(S), starts  #? !erase
-    inverse = inverses(k, rest[-1], starts.shape[2], C)  #? erase
+    inverse = inverses(u, rest[-1], starts.shape[2], C)  #? erase
     rows = k.new_empty(X, H, T, dv)  #? erase
     return torch.empty_like(S), rows, starts, inverse  #? erase
 
@@ -242,18 +260,19 @@ def _scan_backward(
     call = f"{', '.join(slopes)} = out = NAME_slopes("
     text('''\
     """The slopes by all that goes in, from those of all that comes out."""
-    (X, H, T, dk), dv, dtype = k.shape, u.shape[-1], wider(k.dtype)''')
+    (X, H, T, dv), dk, dtype = u.shape, k.shape[-1], wider(k.dtype)''')
+    tokens = _tokens(f)
     text.call(call, [*kept, *grads], ")")
     text("    inverse = filled(inverse, chunk_of(dk, dv, T))  #? erase")
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
     text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
     worth = "worth" if f.rate else "d_u"
     args = ["k", *[x for x in numbers if x != "w"], *probes, *["inverse"] * erase, *grads]
-    args += ["ends", worth, "d_S", *TOKENS, *_strides("k", *probes)]
+    args += ["ends", worth, "d_S", *tokens, *_strides("k", *probes)]
     text.launch("scan_back", "scan_back", args, "dtype", "d_S.shape[0] * H", True)
     written = "rows" if erase else "u"
     args = ["k", *["u"] * f.rate, *numbers, *probes, written, "starts", "ends", worth]
-    args += [*["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes)), *TOKENS]
+    args += [*["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes)), *tokens]
     args += _strides("k", written, *["u"] * f.rate, *probes)
     text.launch("scan_grads", "grads", args, "dtype", CHUNKS)
     text("""\
@@ -264,13 +283,18 @@ def _scan_backward(
     text.call("def NAME_slopes(", [*kept, *grads, "*_"], "):", 0)
     text('''\
     """The shapes of the slopes."""
-    d_k, dtype = tokens_first(k), wider(k.dtype)''')
+    d_k, dtype = tokens_first(<grouped:u, ><!grouped:k><grouped:k.shape[-1]>), wider(k.dtype)''')
     text("    d_u = u.new_empty(u.shape, dtype=dtype)  # of rows, too  #? erase !rate")
     text("    d_u = tokens_first(u, dtype=dtype)  #? " + ("rate" if f.rate else "!erase"))
     if numbers:
         text(f"    rest = [x.new_empty(x.shape) for x in {_given(numbers)}]")
-    rest = ["*rest"] * bool(numbers) + ["tokens_first(p)"] * f.probe
+    probed = "tokens_first(u, p.shape[-1])" if f.grouped else "tokens_first(p)"
+    rest = ["*rest"] * bool(numbers) + [probed] * f.probe
     text(f"    return {', '.join(['torch.empty_like(d_end)', 'd_k', 'd_u', *rest])}")
+    back = ""
+    if f.grouped:
+        back = "    d_k = together(d_k, kept[0])\n"
+        back += "    rest[-1] = together(rest[-1], kept[0])\n" * f.probe
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
@@ -282,15 +306,16 @@ def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
     *kept, packing = ctx.saved_tensors
     grads = ({", ".join(f"{g}.contiguous()" for g in grads)})
     d_S, d_k, d_u, *rest = NAME_backward(*kept, *grads{", ctx.eps" * f.unit}, packing)
-    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}, None
+{back}    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}, None
 
 """)
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
 
 
-def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
+def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> str:
     """The operator of a read, forward and backward."""
-    text = Text(name, dict(decay=decay, before=before, unit=unit))
+    text = Text(name, dict(decay=decay, before=before, unit=unit, grouped=grouped))
+    tokens = _tokens(KernelForm("none", grouped=grouped))
     tensors = ["q", "k", "rows", "starts"] + ["log_a"] * decay
     eps = [*["eps"] * unit, "packing"]
     given = [*tensors, *eps]
@@ -300,9 +325,14 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     text(f'''\
     """{what}: of q and k [..., T, dk] and what a scan returns."""
     dtype = supported(k)''')
-    fronts = [*(f"{x}.shape[:-2]" for x in given[:3]), "starts.shape[:-3]"]
+    fronts = [*(f"{x}.shape[:-2]" for x in given[2 * grouped : 3]), "starts.shape[:-3]"]
     text.call("lead = leading(", [*fronts, *["log_a.shape[:-1]"] * decay], ")")
-    text.call("q, k, rows = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *given[:3]], "))")
+    if grouped:
+        text("    q, k = (shared(dtype, lead, x) for x in (q, k))")
+        text("    rows = rows_of(dtype, fitted(lead, 2, rows)[0])")
+    else:
+        args = ["lead", "2", *given[:3]]
+        text.call("q, k, rows = (rows_of(dtype, x) for x in fitted(", args, "))")
     text("""\
     starts = in_a_row(*fitted(lead, 3, starts))
     log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay
@@ -312,6 +342,7 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     text.call("\n\ndef NAME_meaning(", _tensors(given[:-1]), ") -> tuple[Tensor, ...]:", 0)
     text('''\
     """Token by token."""
+    q, k = (x.repeat_interleave(rows.shape[1] // x.shape[1], 1) for x in (q, k))  #? grouped
     q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps) for x in (q, k))  #? unit
     C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
     for t in range(k.shape[-2]):
@@ -327,14 +358,14 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
     text.call("def NAME_forward(", _tensors(given), ") -> Tensor:", 0)
     text('''\
     """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
-    (X, H, T, dk), dv = q.shape, rows.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T)
+    (X, H, T, dv), dk = rows.shape, q.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T<grouped:, groups=4>)
     out = NAME_shapes(q, k, rows)''')
     strides = [*_strides("q", "k", "rows"), "*starts.stride()[2:]"]
     text.launch(
         "out",
         "out",
-        [*tensors, "out", *TOKENS, *strides, "*out.stride()[:3]"],
+        [*tensors, "out", *tokens, *strides, "*out.stride()[:3]"],
         "k.dtype",
         CHUNKS,
         True,
@@ -346,7 +377,7 @@ def read(name: str, *, decay: bool, before: bool, unit: bool) -> str:
 @NAME_forward.register_fake
 def NAME_shapes(q, k, rows, *_):
     """What the operator returns, but for its values."""
-    return tokens_first(q, rows.shape[-1])
+    return tokens_first(rows, dtype=q.dtype)
 
 
 @Operator''')
@@ -359,9 +390,9 @@ def NAME_shapes(q, k, rows, *_):
     )
     text('''\
     """The slopes by all that goes in."""
-    (X, H, T, dk), dv = q.shape, rows.shape[-1]''')
+    (X, H, T, dv), dk = rows.shape, q.shape[-1]''')
     text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*tensors, "grad"], ")")
-    args = [*tensors, "grad", *slopes, *TOKENS, *strides, *_strides("grad", "d_rows")]
+    args = [*tensors, "grad", *slopes, *tokens, *strides, *_strides("grad", "d_rows")]
     text.launch("back", "out_back", args, "wider(k.dtype)", CHUNKS)
     text("""\
     return out
@@ -371,7 +402,9 @@ def NAME_shapes(q, k, rows, *_):
     text.call("def NAME_slopes(", [*tensors, "grad", "*_"], "):", 0)
     text('''\
     """The shapes of the slopes."""
-    d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)
+    d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)  #? !grouped
+    d_q, d_k = (tokens_first(rows, x.shape[-1]) for x in (q, k))  #? grouped
+    dtype = wider(k.dtype)  #? grouped
     d_rows, d_starts = rows_like(rows, dtype), starts.new_empty(starts.shape, dtype=dtype)
     return d_q, d_k, d_rows, d_starts<decay:, torch.empty_like(log_a)>
 
@@ -383,10 +416,11 @@ def NAME_setup(ctx, inputs, output):
 
 def NAME_slope(ctx, grad):
     *given, packing = ctx.saved_tensors
-    _, k, rows, starts, *_ = given
+    <grouped:q><!grouped:_>, k, rows, starts, *_ = given
     grad = rows_of(wider(k.dtype), grad)
     d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad, <unit:ctx.eps, >packing)
     d_rows, d_starts = d_rows.to(rows.dtype), d_starts.to(starts.dtype)
+    d_q, d_k = together(d_q, q), together(d_k, k)  #? grouped
     return d_q, d_k, d_rows, d_starts, *rest, <unit:None, >None
 
 ''')

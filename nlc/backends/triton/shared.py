@@ -170,6 +170,16 @@ def fitted(lead: torch.Size, behind: int, *flows: Tensor) -> list[Tensor]:
     ]
     return flows if len(lead) == 2 else [x.reshape(-1, *x.shape[len(lead) - 1 :]) for x in flows]
 ''',
+    "shared": '''
+def shared(dtype: torch.dtype, lead: torch.Size, x: Tensor) -> Tensor:
+    """Rows [X, groups, T, n] that heads share, ``lead`` in front of those of each head."""
+    return rows_of(dtype, fitted((*lead[:-1], x.shape[-3]), 2, x)[0])
+''',
+    "together": '''
+def together(slopes: Tensor, x: Tensor) -> Tensor:
+    """The slopes of all heads [X, H, T, n] by rows [X, groups, T, n] that they share."""
+    return slopes.unflatten(1, (x.shape[1], -1)).sum(2)
+''',
     "rows_of": '''
 def rows_of(dtype: torch.dtype, x: Tensor) -> Tensor:
     """Rows [X, H, T, n] in a dtype, the channels of each side by side."""
@@ -208,10 +218,10 @@ def in_a_row(starts: Tensor) -> Tensor:
     return starts if regular else starts.contiguous()
 ''',
     "inverses": '''
-def inverses(k: Tensor, packing: Tensor | None, chunks: int, C: int) -> Tensor:
-    """Room for inverses of chunks; that of a single token is 1 and is not kept."""
-    C = 0 if k.shape[2] == 1 and packing is None else C
-    return k.new_empty(*k.shape[:2], chunks, C, C)
+def inverses(u: Tensor, packing: Tensor | None, chunks: int, C: int) -> Tensor:
+    """Room for inverses of chunks of u; that of a single token is 1 and is not kept."""
+    C = 0 if u.shape[2] == 1 and packing is None else C
+    return u.new_empty(*u.shape[:2], chunks, C, C)
 ''',
     "filled": '''
 def filled(inverse: Tensor, C: int) -> Tensor:
@@ -319,7 +329,8 @@ def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | 
             inputs.append(1e-6 if name == "eps" else 0)  # 0: which of the states
             continue
         shape = [size[axis] for axis in names[name].split()]
-        shape = shape if "all" in names[name] else [1, 16, *shape]
+        heads = axes.get("groups", 16) if name in ("k", "p", "q") else 16
+        shape = shape if "all" in names[name] else [1, heads, *shape]
         x = torch.randn(shape, generator=noise, device=device)
         if name in ("k", "p", "q"):
             x = F.normalize(x, dim=-1)

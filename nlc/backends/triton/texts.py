@@ -31,10 +31,13 @@ CHUNK = 64  # tokens of a chunk
 def forms() -> list[KernelForm]:
     """Those that there are kernels for."""
     both, kinds = (False, True), ("none", "scalar")
-    out = [KernelForm(kind, unit=unit) for kind, unit in product(kinds, both)]
-    for kind, rate, unit in product(kinds, both, both):
-        out.append(KernelForm(kind, True, rate=rate, unit=unit))
-    return out + [KernelForm(kind, True, True, rate=rate) for kind, rate in product(kinds, both)]
+    out = []
+    for kind, grouped in product(kinds, both):
+        for unit in both:
+            out.append(KernelForm(kind, unit=unit, grouped=grouped))
+            out += [KernelForm(kind, True, rate=x, unit=unit, grouped=grouped) for x in both]
+        out += [KernelForm(kind, True, True, rate=x, grouped=grouped) for x in both]
+    return out
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -49,12 +52,10 @@ def _texts() -> dict[str, str]:
     for f in forms():
         parts = kernels.texts(f.scan, f), gradients.texts(f.scan, f), operators.scan(f)
         made[f.scan] = _joined(parts)
-    for decay, before, unit in product((False, True), repeat=3):
-        f = KernelForm("scalar" if decay else "none", unit=unit)
-        name, how = (
-            f.read("before" if before else "after"),
-            dict(decay=decay, before=before, unit=unit),
-        )
+    for decay, before, unit, grouped in product((False, True), repeat=4):
+        f = KernelForm("scalar" if decay else "none", unit=unit, grouped=grouped)
+        name = f.read("before" if before else "after")
+        how = dict(decay=decay, before=before, unit=unit, grouped=grouped)
         parts = kernels.read_text(**how), gradients.read_text(**how), operators.read(name, **how)
         made[name] = _joined(parts)
     made |= packing.TEXTS | access.TEXTS | decays.TEXTS

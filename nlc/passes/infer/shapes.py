@@ -6,7 +6,7 @@ from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, part, walk
 from nlc.ir.ops import OPS, elementwise, rowwise
-from nlc.ir.shapes import ShapeError, as_matrix
+from nlc.ir.shapes import ShapeError, as_matrix, parts
 from nlc.ir.system import Level, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like
 from nlc.lib.functions import FUNCTIONS
@@ -184,7 +184,7 @@ class ShapesOf(ShapeMessages):
             return ()
         args = [self.shape[id(a)] for a in node.args]
         if node.op == "part":  # attr: which of how many equal parts
-            return self.solver.split(args[0], Dim.of(node.attr[1]))
+            return self.solver.split(args[0], parts(node))
         if node.op in ("query", "answer"):
             return self._leading(node, self.solver.view(args[0]))
         if any(id(a) in self.stacked for a in node.args):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from nlc.ir.expr import Expr
-from nlc.ir.shapes import HEADS, ShapeError, Shapes
+from nlc.ir.shapes import HEADS, ShapeError, Shapes, parts
 from nlc.ir.types import ONE, Dim, Dims, Like
 
 
@@ -205,7 +205,7 @@ class Solver(Shapes):
         if not open_args:
             rule = {
                 "elementwise": super().elementwise,
-                "split": lambda a: Shapes.split(self, a[0], _count(w.node)),
+                "split": lambda a: Shapes.split(self, a[0], parts(w.node)),
                 "merge": lambda a: Shapes.merge(self, a[0]),
             }
             self.same(w.result, rule[w.kind](w.args))
@@ -216,7 +216,7 @@ class Solver(Shapes):
             return False
         out = self.view(w.result)
         if w.kind == "split":
-            count = _count(w.node)
+            count = parts(w.node)
             self.same(w.args[0], (count,) if out == () else (self.vector(out, 0) * count,))
         else:
             n = self.vector(out, 0) / HEADS
@@ -259,8 +259,3 @@ class Solver(Shapes):
                 self.bind(other, first)
                 moved = True
         return moved
-
-
-def _count(node: Expr) -> Dim:
-    """Into how many parts a node takes its operand."""
-    return Dim.of(node.attr[1]) if node.op == "part" else HEADS

@@ -8,7 +8,7 @@ from fractions import Fraction
 from nlc.base.diagnostics import Report
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS, elementwise, make, mul, with_dims
-from nlc.ir.shapes import HEADS, as_matrix
+from nlc.ir.shapes import as_matrix, parts
 from nlc.ir.system import Level, Module, System
 from nlc.ir.types import ANY, BASES, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
 from nlc.passes.infer.shapes import ShapesOf
@@ -282,7 +282,7 @@ def _multiple(node: Expr, value: Fraction) -> list[str]:
     """What ``split`` asks of what it is given, where its parts are not whole."""
     if node.op != "split" or value < 1:
         return []
-    return [f"`{node.args[0].type.dims[0]}` must be a multiple of `{HEADS}`"]
+    return [f"`{node.args[0].type.dims[0]}` must be a multiple of `{parts(node)}`"]
 
 
 def _part(node: Expr, dims: Dims) -> Expr:

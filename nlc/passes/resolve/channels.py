@@ -11,20 +11,21 @@ _STEPS = 100  # names and calls that are followed
 
 def channels(e: Expr | None, level: str, scope: Scope) -> str | None:
     """``dk`` of ``l2norm(linear(x, dk))``, the size of the input of ``silu(x)``; None where the text does not say."""
-    split = False
+    parts = None  # that `split` makes
     for _ in range(_STEPS):
         if e is None:
             return None
         if e.op == "name":
             sizes = _input(str(e.attr), scope)
             if sizes is not None:
-                return _per_head(sizes, scope) if split else sizes
+                return _part(sizes, parts, scope)
             let = scope.lets.get(str(e.attr))
             e = scope.own(level, str(e.attr)) or (let.expr if let else None)
         elif e.op == "call" and e.args[0].op == "name" and len(e.args) > 1:
-            split = split or e.args[0].attr == "split"
+            if e.args[0].attr == "split":
+                parts = show(e.args[2]) if len(e.args) > 2 else "heads"
             if (width := _width(e)) is not None:
-                return _per_head(show(width), scope) if split else show(width)
+                return _part(show(width), parts, scope)
             e = e.args[1]
         else:
             e = e.args[0] if e.args else None
@@ -46,9 +47,11 @@ def _input(name: str, scope: Scope) -> str | None:
     return show(found.args[-1]) if found is not None and found.op == "list" and found.args else None
 
 
-def _per_head(size: str, scope: Scope) -> str:
-    """The share of a head, by the hyper that is declared as it."""
-    share = f"{size} / heads"
+def _part(size: str, parts: str | None, scope: Scope) -> str:
+    """The share of one of the parts, if it is split, by the hyper that is declared as it."""
+    if parts is None:
+        return size
+    share = f"{size} / {parts}"
     return next((h.name for h in scope.tree.hyper if show(h.expr) == share), share)
 
 

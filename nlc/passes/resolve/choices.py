@@ -24,6 +24,17 @@ def _channels(terms: Terms, bound: Bound) -> tuple[Dim, Dim] | None:
     return None if start is None or stop is None else (start, stop)
 
 
+def _groups(terms: Terms, bound: Bound) -> Dim | None:
+    """Into how many parts ``split`` takes channels; as many heads get each."""
+    groups = bound["groups"]
+    found = size(terms.scope, groups, "a number of groups")
+    each = Expr(
+        "div", (Expr("name", (), "heads", None, groups.span), groups), None, None, groups.span
+    )
+    whole = found and size(terms.scope, each, "the number of heads in a group")
+    return found if whole else None
+
+
 def _steps(terms: Terms, bound: Bound) -> Dim | None:
     return size(terms.scope, bound["steps"], "a number of steps")
 
@@ -79,4 +90,5 @@ CONSTANTS: dict[str, Callable[[Terms, Bound], object]] = {
     "slice": _channels,
     "newton_schulz": _newton_schulz,
     "solve": _steps,
+    "split": _groups,
 }
