@@ -157,8 +157,8 @@ class _Trial:
         if spills > SPILLS and config != fitting(self.module, target, self.usual(*target)):
             raise _Discarded(f"spills {spills} words of a thread")
         same = [(*x, y) for x, y in self.checks.items() if x[1:3] == target[1:]]
-        for _, _, dv, C, (operator, meaning, k, axes) in same:
-            if wrong := self.module.differs(operator, meaning, k, dv, C, **axes):
+        for _, _, dv, C, packed, (operator, meaning, k, axes) in same:
+            if wrong := self.module.differs(operator, meaning, k, dv, C, packed, **axes):
                 raise _Discarded(wrong)
         found = []
         for _ in range(RUNS):
@@ -171,12 +171,20 @@ class _Trial:
         return self.forced.get(target) or self.usual(*target)
 
     def checked(
-        self, operator: Any, meaning: Any, k: Tensor, dv: int, T: int, /, **axes: str | int
+        self,
+        operator: Any,
+        meaning: Any,
+        k: Tensor,
+        dv: int,
+        T: int,
+        packed: bool,
+        /,
+        **axes: str | int,
     ) -> None:
         """Instead of the file's own, whose verdicts end the run: which operators there are to check."""
         dk = k.shape[-1]
-        C = 1 if T == 1 else self.module.chunk_of(dk, dv, T)
-        self.checks[str(operator), dk, dv, C] = operator, meaning, k.new_empty(1, dk), axes
+        C = 1 if T == 1 and not packed else self.module.chunk_of(dk, dv, T)
+        self.checks[str(operator), dk, dv, C, packed] = operator, meaning, k.new_empty(1, dk), axes
 
     def launch(self, kernel: Any, *args: Any, KIND: Target | None = None, **sizes: Any) -> None:
         if KIND not in self.forced:

@@ -228,7 +228,12 @@ def test_a_compiler_sees_what_a_call_does(scan: str, tmp_path: Path) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def checks(folder: Path, broken: Iterable[str] = (), scan: str = "gated_delta_rated") -> str:
+def checks(
+    folder: Path,
+    broken: Iterable[str] = (),
+    scan: str = "gated_delta_rated",
+    packed: bool = False,
+) -> str:
     """What the check of a first launch finds, with some kernels of a scan made to do nothing."""
     form = next(f for f in forms() if f.scan == scan)
     kernels = module(folder, names(form))
@@ -240,7 +245,7 @@ def checks(folder: Path, broken: Iterable[str] = (), scan: str = "gated_delta_ra
     )
     operator, meaning = (getattr(kernels, f"{scan}_{x}") for x in ("forward", "meaning"))
     axes = {"groups": 4} if form.grouped else {}
-    return kernels.differs(operator, meaning, torch.zeros(1, 2, 20, 16), 16, 32, **axes)
+    return kernels.differs(operator, meaning, torch.zeros(1, 2, 20, 16), 16, 16, packed, **axes)
 
 
 @pytest.mark.parametrize("scan", [f.scan for f in TESTED])
@@ -248,9 +253,20 @@ def test_a_first_launch_finds_right_kernels_right(scan: str, tmp_path: Path) -> 
     assert checks(tmp_path, scan=scan) == ""
 
 
-@pytest.mark.parametrize("kernel", ("scan", "scan_back", "scan_grads"))
-def test_a_first_launch_finds_a_wrong_kernel(kernel: str, tmp_path: Path) -> None:
-    assert "gated_delta_rated" in checks(tmp_path, [f"gated_delta_rated_{kernel}"])
+@pytest.mark.parametrize(
+    ("kernel", "packed"),
+    (("scan", False), ("scan_back", False), ("scan_grads", False), ("scan", True), ("solve", True)),
+)
+def test_a_first_launch_finds_a_wrong_kernel(kernel: str, packed: bool, tmp_path: Path) -> None:
+    found = checks(tmp_path, [f"gated_delta_rated_{kernel}"], packed=packed)
+    assert "gated_delta_rated" in found
+
+
+@pytest.mark.parametrize("scan", ("additive_memory", "gated_delta_at_rated_grouped"))
+def test_a_first_launch_of_packed_sequences_finds_right_kernels_right(
+    scan: str, tmp_path: Path
+) -> None:
+    assert checks(tmp_path, scan=scan, packed=True) == ""
 
 
 def test_a_verdict_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +277,7 @@ def test_a_verdict_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "some GPU")
     kernels.INTERPRETED, trials = False, []
     kernels.differs = lambda *_: trials.append(1) or "the kernels of delta are wrong"
-    given = kernels.delta_forward, kernels.delta_meaning, torch.zeros(1, 2, 20, 16), 16, 20
+    given = kernels.delta_forward, kernels.delta_meaning, torch.zeros(1, 2, 20, 16), 16, 20, False
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"wrong with Triton .* on some GPU; .*`torch`"):
             kernels.checked(*given)
@@ -274,10 +290,13 @@ def test_a_first_launch_checks_decay_by_channel(operator: str, tmp_path: Path) -
     name = f"channel_{operator}"
     kernels, k = module(tmp_path, [name]), torch.zeros(1, 2, 20, 16)
     forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
-    assert kernels.differs(forward, meaning, k, 16, 16, log_a="T dk") == ""
+    for packed in (False, True):
+        assert kernels.differs(forward, meaning, k, 16, 16, packed, log_a="T dk") == ""
 
 
-def checks_coupled(operator: str, tokens: int, folder: Path, broken: str = "") -> str:
+def checks_coupled(
+    operator: str, tokens: int, folder: Path, broken: str = "", packed: bool = False
+) -> str:
     """What is found by the check that an operator asks for, with a kernel made to do nothing."""
     scan = operator if operator.endswith("scan") else "scan"
     kernels = module(folder, [f"coupled_{scan}", f"coupled_{operator}"])
@@ -292,9 +311,9 @@ def checks_coupled(operator: str, tokens: int, folder: Path, broken: str = "") -
     if scan != operator:
         flow = draw(tokens, 9 if operator.startswith("turned") else 20)
         getattr(kernels, f"coupled_{operator}")(flow, 1, *seen)
-    (forward, meaning, k, dv, _), axes = asked[-1]
+    (forward, meaning, k, dv, _, _), axes = asked[-1]
     assert forward is getattr(kernels, f"coupled_{operator}_forward")
-    return kernels.differs(forward, meaning, k, dv, tokens, **axes)
+    return kernels.differs(forward, meaning, k, dv, tokens, packed, **axes)
 
 
 COUPLED = ("scan", "delta_scan", "read", "read_before", "turned_read", "turned_read_before")
@@ -302,7 +321,21 @@ COUPLED = ("scan", "delta_scan", "read", "read_before", "turned_read", "turned_r
 
 @pytest.mark.parametrize("operator", COUPLED)
 def test_a_first_launch_checks_coupled_states(operator: str, tmp_path: Path) -> None:
-    assert checks_coupled(operator, 20, tmp_path) == ""
+    assert checks_coupled(operator, 20, tmp_path, packed=operator.startswith("delta")) == ""
+
+
+@pytest.mark.parametrize("packed", (False, True))
+def test_a_first_launch_knows_whether_sequences_are_packed(
+    packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels that look where sequences are cut are others."""
+    net = nlc.load("gated_delta_net", operator=True).compile("triton")(d=16, heads=1)
+    kernels, asked = sys.modules[type(net).__module__], []
+    monkeypatch.setattr(kernels, "checked", lambda *given, **_: asked.append(given[-1]))
+    flows = {n: torch.randn(1, 4, 1, 16) for n in "qkv"}
+    flows |= {n: torch.rand(1, 4, 1) for n in ("alpha", "beta")}
+    net(**flows, cu_seqlens=torch.tensor([0, 1, 4]) if packed else None)
+    assert asked == [packed, packed]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def NAME_forward(
     """Over [X, H, ...], tokens before heads in memory, where modules want them; and scores."""
     out, scores = NAME_shapes(q, k, rows, starts, log_a)
     (X, H, T, dk), dv = q.shape, rows.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk")
     if T == 1 and packing is None:
         sizes = sizes_of("step", dk, dv, T)
         args = [
@@ -278,7 +278,7 @@ def NAME_forward(
     """Over [X, H, ...], tokens before heads in memory, where modules want them."""
     out = NAME_shapes(v, k)
     (X, H, T, dk), dv = k.shape, rows.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk")
     sizes = sizes_of("out", dk, dv, T)
     args = [
         v, k, rows, starts, log_a, out, *tokens_of(packing, T, sizes["C"]), H, *v.stride()[:3], *k.stride()[:3], *rows.stride()[:3],

@@ -235,7 +235,7 @@ def NAME_forward(
     """S after the last token, <erase:rows, >S before each chunk<erase:, inverses of chunks>: as [X, H, ...]."""
     end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u, packing)
     (X, H, T, dk), dv = k.shape, u.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, log_a="T dk")
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk")
     if T == 1 and packing is None:
         sizes = sizes_of("step", dk, dv, T)
         args = [

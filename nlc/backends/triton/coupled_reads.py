@@ -183,7 +183,7 @@ def NAME_forward(
     out = NAME_shapes(q, k, rows)
     (_, H, T, dk), dv, (chunks, states, C) = q.shape, rows.shape[-1], begun.shape
     checked(
-        NAME_forward, NAME_meaning, k, dv, C, <turned:k="T states dk", ><!turned:rows="T states dv", >
+        NAME_forward, NAME_meaning, k, dv, C, packing is not None, <turned:k="T states dk", ><!turned:rows="T states dv", >
         starts="all states dv dk", kept="all states C C", begun="all states C", states=states, C=C,
     )
     args = [

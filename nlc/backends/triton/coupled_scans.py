@@ -205,7 +205,7 @@ def NAME_forward(
     end, rows, starts, inverse, z = out = NAME_shapes(X, k, u, b, p, kept, packing)  #? erase
     (N, H, T, dk), (states, dv), C = k.shape, u.shape[-2:], kept.shape[-1]
     checked(
-        NAME_forward, NAME_meaning, k, dv, min(T, C), X="states dv dk", u="T states dv", <erase:b="T states", >
+        NAME_forward, NAME_meaning, k, dv, min(T, C), packing is not None, X="states dv dk", u="T states dv", <erase:b="T states", >
         kept="chunks states states C C", begun="chunks states states C", states=states, C=C,
     )
     if T == 1 and packing is None:

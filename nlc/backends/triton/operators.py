@@ -192,7 +192,7 @@ def _scan_forward(
     text(f'''\
     """{said}: [X, H, ...]."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T<grouped:, groups=4>)
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None<grouped:, groups=4>)
     {", ".join(made)} = out = NAME_shapes(S, k, u, packing)''')
     tokens = _tokens(f)
     small = ["S", "k", "u", *numbers, *probes, *made[:3], *tokens[1:]]
@@ -359,7 +359,7 @@ def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> 
     text('''\
     """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
     (X, H, T, dv), dk = rows.shape, q.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T<grouped:, groups=4>)
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None<grouped:, groups=4>)
     out = NAME_shapes(q, k, rows)''')
     strides = [*_strides("q", "k", "rows"), "*starts.stride()[2:]"]
     text.launch(

@@ -268,7 +268,9 @@ def cached(key: str, verdict: str | None = None) -> str | None:
     return verdict
 ''',
     "checked": '''
-def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str | int) -> None:
+def checked(
+    operator, meaning, k: Tensor, dv: int, tokens: int, packed: bool, /, **axes: str | int
+) -> None:
     """Before an operator first runs with this Triton, on this GPU, at these sizes: is it right?
 
     It and its slopes are compared with ``meaning``, in float64. RuntimeError where they differ:
@@ -277,9 +279,10 @@ def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str |
     """
     if INTERPRETED:
         return
-    dk, C = k.shape[-1], 1 if tokens == 1 else chunk_of(k.shape[-1], dv, tokens)
+    alone = tokens == 1 and not packed
+    dk, C = k.shape[-1], 1 if alone else chunk_of(k.shape[-1], dv, tokens)
     precision = torch.get_float32_matmul_precision()
-    case = meaning, k.dtype, k.device, dk, dv, C, precision, *axes.values()
+    case = meaning, k.dtype, k.device, dk, dv, C, precision, packed, *axes.values()
     if VERDICTS.get(case) == "":
         return
     gpu, configs = torch.cuda.get_device_name(k.device), {n: configured(n, dk, dv) for n in CONFIG}
@@ -290,7 +293,7 @@ def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str |
         VERDICTS[case] = ""  # the trial runs the operator, too
         if (found := cached(key)) is None:
             with ThreadPoolExecutor(1) as thread:  # inside an operator autograd is off
-                trial = thread.submit(differs, operator, meaning, k, dv, C, **axes)
+                trial = thread.submit(differs, operator, meaning, k, dv, C, packed, **axes)
                 error = trial.exception()
             if error is None:
                 found = cached(key, trial.result())
@@ -306,7 +309,7 @@ def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str |
         for x in mine:
             tuned().pop(x, None)
         del VERDICTS[case]
-        checked(operator, meaning, k, dv, tokens, **axes)
+        checked(operator, meaning, k, dv, tokens, packed, **axes)
     elif VERDICTS[case]:
         raise RuntimeError(
             f"{VERDICTS[case]} with Triton {triton.__version__} on {gpu}; take another version, "
@@ -314,23 +317,47 @@ def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str |
         )
 
 
-def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | int) -> str:
-    """What is wrong with an operator or its slopes at random inputs; "" if nothing is."""
+def part_of(x: Tensor, axes: str, n: int, ends: list[int], C: int) -> Tensor:
+    """Of an input with some axes behind its heads, what the n-th of packed sequences has."""
+    if axes == "sequence":
+        return x[n : n + 1]
+    first, size = ends[n], ends[n + 1] - ends[n]
+    axes = axes.split()
+    if "T" in axes:
+        return x.narrow(2 + axes.index("T"), first, size)
+    first, size = sum(blocks_of(b - a, C) for a, b in zip(ends[:n], ends[1:], strict=False)), blocks_of(size, C)
+    if "all" in axes:
+        return x.unflatten(0, (16, -1)).narrow(1, first, size).flatten(0, 1)
+    return x.narrow(2, first, size)
+
+
+def differs(
+    operator, meaning, k: Tensor, dv: int, chunk: int, packed: bool = False, /, **axes: str | int
+) -> str:
+    """What is wrong with an operator or its slopes at random inputs, of two sequences where they
+    are packed; "" if nothing is."""
     dtype, device, dk = k.dtype, k.device, k.shape[-1]
     noise = torch.Generator(device).manual_seed(0)
     C = axes.get("C", chunk)
     T, chunks = (min(C, chunk), 1) if C <= 16 else (2 * C + 16, 3)
+    ends, packing = [0, T], None
+    if packed:
+        ends = [0, C + 16 if T > C else 5, T]
+        packing = Packing(torch.tensor(ends, device=device), T).of(C)
+        chunks = chunks_of(packing, T, C)
     size = {"dk": dk, "dv": dv, "T": T, "chunks": chunks, "all": 16 * chunks} | axes
     names = dict(S="dv dk", k="T dk", p="T dk", q="T dk", u="T dv", rows="T dv", b="T", log_a="T")
     names |= dict(w="T", starts="chunks dv dk", v="T dv") | axes
-    inputs = []
+    inputs, of = [], []
     for name in inspect.signature(meaning).parameters:
         if name not in names:
             inputs.append(1e-6 if name == "eps" else 0)  # 0: which of the states
             continue
         shape = [size[axis] for axis in names[name].split()]
         heads = axes.get("groups", 16) if name in ("k", "p", "q") else 16
-        shape = shape if "all" in names[name] else [1, heads, *shape]
+        sequences = len(ends) - 1 if name in ("S", "X") else 1
+        shape = shape if "all" in names[name] else [sequences, heads, *shape]
+        of.append("sequence" if name in ("S", "X") else names[name])
         x = torch.randn(shape, generator=noise, device=device)
         if name in ("k", "p", "q"):
             x = F.normalize(x, dim=-1)
@@ -343,10 +370,17 @@ def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | 
         exact = name in ("S", "X", "b", "log_a", "w", "kept", "begun")
         inputs.append((x if exact else x.to(dtype)).requires_grad_())
     with torch.enable_grad():
-        found, given = operator(*inputs, None), [x for x in inputs if isinstance(x, Tensor)]
+        found, given = operator(*inputs, packing), [x for x in inputs if isinstance(x, Tensor)]
         wide = [x.detach().double().requires_grad_() for x in given]
-        expected = meaning(*wide, *inputs[len(given) :])
-        found = (found,) if isinstance(found, Tensor) else found[: len(expected)]
+        each = []
+        for n in range(len(ends) - 1):
+            parts = [part_of(x, axes, n, ends, C) for x, axes in zip(wide, of, strict=True)]
+            each.append(meaning(*parts, *inputs[len(given) :]))
+        found = (found,) if isinstance(found, Tensor) else found[: len(each[0])]
+        axis = [0 if len(x) > 1 else 2 for x in found]  # of sequences, or of tokens and chunks
+        expected = [torch.cat(x, n) for x, n in zip(zip(*each, strict=True), axis, strict=True)]
+        # behind the chunks that there are is room for others
+        found = [x[:, :, : y.shape[2]] for x, y in zip(found, expected, strict=True)]
         worth = [torch.randn(x.shape, generator=noise, device=device) for x in expected]
         narrow = [w.to(x.dtype) for w, x in zip(worth, found, strict=True)]
         slopes = torch.autograd.grad(found, given, narrow)
