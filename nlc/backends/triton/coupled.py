@@ -46,14 +46,15 @@ def coupled_chunk(T: int) -> int:
 _SIZES = '''
 CONFIG |= {
     "coupled_solve": (64, 4, 1),
-    "coupled_scan": (32, 8, 2),
+    "coupled_scan": (16, 4, 2),
     "coupled_step": (32, 4, 1),
-    "coupled_out": (64, 4, 1),
-    "coupled_scan_back": (32, 8, 2),
+    "coupled_out": (64, 8, 1),
+    "coupled_scan_back": (16, 4, 2),
     "coupled_out_back": (64, 8, 1),
     "coupled_grads": (64, 8, 1),
     "coupled_erase_grads": (64, 8, 1),
 }
+LONG |= {"coupled_scan": (16, 8, 2), "coupled_scan_back": (16, 8, 2)}
 
 
 def coupled_sizes(kind: str, states: int, dk: int, dv: int, C: int) -> dict[str, int]:

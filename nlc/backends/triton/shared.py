@@ -15,6 +15,7 @@ CONFIG = {
     "step": (32, 4, 1),
 }
 HOPPER = {"scan": (64, 4, 2), "scan_back": (64, 4, 2)}  # there, up to 128 channels
+LONG = {}  # beyond 64 channels: what has another table there
 """,
     "OPERATORS": """
 OPERATORS = re.sub(r"\\W", "_", f"nlc_{__name__}")  # where torch finds those of this file
@@ -110,7 +111,9 @@ def generation() -> int:
 def configured(kind: str, dk: int, dv: int) -> tuple[int, int, int]:
     """Channels of dv that a program holds, warps and stages: as tuned, else as in the tables."""
     held, warps, stages = usual = CONFIG[kind]
-    if max(dk, dv) > 128:
+    if max(dk, dv) > 64 and kind in LONG:
+        usual = LONG[kind]
+    elif max(dk, dv) > 128:
         usual = held // 2, warps, stages
     elif generation() == 9:
         usual = HOPPER.get(kind, usual)
