@@ -346,3 +346,45 @@ def test_the_gated_delta_net_layer_is_what_its_paper_says() -> None:
     y, state = module(x)
     _same(y, F.linear(gated.flatten(2), weights["y.linear_2.weight"]))
     _same(state["S"], S)
+
+
+def test_hypers_that_are_made_of_others() -> None:
+    """Powers of signs and of powers, absolute values, quotients and lists mean in a file what they mean in a spec."""
+    made = {
+        "a": ("abs(0 - d) * 1", 3),
+        "b": ("(-d)**2", 9),
+        "c": ("-d**2", -9),
+        "p": ("(2**3)**2", 64),
+        "f": ("2**3**2", 512),
+        "j": ("-(-d)", 3),
+        "h": ("2**(-1)", 0.5),
+        "o": ("-(d + 1) * 2", -8),
+        "l": ("sqrt(d * d)", 3.0),
+        "sizes": ("[d, 2 * d]", (3, 6)),
+    }
+    hypers = "".join(f"  {name}: {text}\n" for name, (text, _) in made.items())
+    total = " + ".join(name for name in made if name != "sizes")
+    spec = nlc.loads(
+        f"""nlc: 1
+system: made
+context: tokens
+hyper:
+  d: 3
+{hypers}inputs:
+  x: [d]
+levels:
+  M[i]:
+    for: {{i: [1, 2], n: sizes}}
+    frequency: every token
+    memory: matrix(n, d)
+    objective: -dot(M[i](x), linear(x, n))
+    rule: gd(lr={total})
+output: linear(M[1](x), d) + linear(M[2](x), d)
+"""
+    )
+    for backend in ("reference", "torch"):
+        module = spec.compile(backend=backend)()
+        assert {name: getattr(module, name) for name in made} == {
+            name: value for name, (_, value) in made.items()
+        }
+        assert module(torch.ones(1, 2, 3))[0].shape == (1, 2, 3)

@@ -235,8 +235,9 @@ def _slice(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
 
 
 def _attend(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
-    if not s.same_dim(s.vector(dims[0], 0), s.vector(dims[1], 1)):
-        raise ShapeError(f"the query is {show(dims[0])}, the key {show(dims[1])}", 0)
+    query, key = s.vector(dims[0], 0), s.vector(dims[1], 1)
+    if not s.same_dim(query, key):
+        raise ShapeError(f"the query is [{query}], the key [{key}]", 0)
     return (s.vector(dims[2], 2),)
 
 

@@ -175,11 +175,16 @@ class _Clocks:
 
     def _moving(self, e: Expr, level: Level) -> Expr | None:
         """What may change within a period of a level: what is gathered, or the state of one that does not wait."""
+        return self._moves(e, level, set())
+
+    def _moves(self, e: Expr, level: Level, seen: set[str]) -> Expr | None:
         for n in walk(e):
             if n.op == "total":
                 return n
-            if n.op == "flow" and self._moving(self.system.flows[n.attr].expr, level) is not None:
-                return n
+            if n.op == "flow" and n.attr not in seen:
+                seen.add(n.attr)  # flows may read each other's past
+                if self._moves(self.system.flows[n.attr].expr, level, seen) is not None:
+                    return n
             owner = self.owner.get(n.attr[0]) if n.op == "state" else None
             if owner in (None, level.name):  # None: its memory has an error of its own
                 continue
@@ -249,10 +254,13 @@ class _Clocks:
 
     def _gathers(self, e: Expr) -> Iterator[Expr]:
         """The nodes of what is gathered; those of a slow flow are read as often as it changes."""
-        for n in walk(e):
-            yield n
-            if n.op == "flow" and self.base.faster(self._flow(n.attr)):
-                yield from self._gathers(self.system.flows[n.attr].expr)
+        rest, seen = [e], set()
+        while rest:
+            for n in walk(rest.pop()):
+                yield n
+                if n.op == "flow" and n.attr not in seen and self.base.faster(self._flow(n.attr)):
+                    seen.add(n.attr)
+                    rest.append(self.system.flows[n.attr].expr)
 
     def _one_phase(self, level: Level, n: Expr) -> None:
         """What is gathered ticks at one time in its period."""

@@ -6,24 +6,17 @@ their order and who is a multiple of whom: 16, 64, 256, 1024 become 2, 4, 8, 16.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 
 from nlc.base.diagnostics import nearest
+from nlc.ir.constants import BINARY, FUNCTIONS
 from nlc.ir.expr import Expr, walk
 from nlc.ir.shapes import HEADS
 from nlc.ir.system import Hyper, System
 from nlc.ir.types import Clock, Dim, Number
 
 Values = dict[str, Number | bool | list[Number]]
-
-_BINARY: dict[str, Callable[[Number, Number], Number]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "pow": lambda a, b: a**b,
-}
 
 
 class BadHyper(ValueError):
@@ -77,10 +70,12 @@ def constant(e: Expr, hypers: Values, whole: bool) -> Number:
     args = [constant(a, hypers, whole) for a in e.args]
     if e.op == "neg":
         return -args[0]
+    if e.op == "list":
+        return args
     if e.op == "div":
         ratio = Fraction(args[0]) / Fraction(args[1]) if whole else args[0] / args[1]
         return int(ratio) if whole and ratio.denominator == 1 else ratio
-    return _BINARY[e.op](*args) if e.op in _BINARY else getattr(math, e.op)(*args)
+    return FUNCTIONS[e.op](*args) if e.op in FUNCTIONS else BINARY[e.op](*args)
 
 
 def small(system: System, fixed: Mapping[str, object], width: int, periods: bool = True) -> Values:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nlc.backends.writer import WIDTH, Writer
+from nlc.ir.constants import written
 from nlc.ir.expr import Expr, walk
 from nlc.ir.shapes import HEADS
 from nlc.ir.system import Hyper, System
@@ -52,7 +53,7 @@ def _default(h: Hyper) -> str:
 
 def default_text(h: Hyper) -> str:
     """A hyper's default as documentation says it."""
-    return constant(h.default, isinstance(h.value, int)) if h.derived else _default(h)
+    return constant(h.default, _is_whole(h)) if h.derived else _default(h)
 
 
 def _number(value: object) -> str:
@@ -68,7 +69,7 @@ def settle(w: Writer, system: System, use: Use) -> None:
     """Sizes and numbers checked, and derived hypers at their defaults, each after those that it reads."""
     sizes = {h.name: h for h in system.hypers.values() if _is_size(h)}
     sound = [name for name in sizes if _stays_positive(name, sizes)]
-    _whole(w, use, system, list(sizes))
+    _sound(w, use, list(sizes), [h for h in _lists(system) if not h.derived])
     if numbers := [f"{n}={n}" for n, h in system.hypers.items() if kind(h) == "float"]:
         w.calls(f"{use('plain_numbers')}(self, ", numbers, ")")
     given = {n for n, h in system.hypers.items() if not h.derived}
@@ -81,14 +82,23 @@ def settle(w: Writer, system: System, use: Use) -> None:
         h = next(h for h in waiting if _reads(h.default) <= done)
         waiting.remove(h)
         done.add(h.name)
-        whole = isinstance(h.value, int)
+        whole = _is_whole(h)
         for pair in [p for p, names in divided.items() if h.name in names]:
             names = divided.pop(pair)
             only = f"{names[0]} is None" if len(names) == 1 else f"None in ({', '.join(names)})"
             _divides(w, system, *pair, f"{only} and ")
         w(f"{h.name} = {constant(h.default, whole)} if {h.name} is None else {h.name}")
-    if late := [f"{name}={name}" for name in sizes if name not in sound]:
-        w.calls(f"{use('whole_sizes')}(self, ", late, ")")
+    late = [name for name in sizes if name not in sound]
+    _sound(w, use, late, [h for h in _lists(system) if h.derived])
+
+
+def _is_whole(h: Hyper) -> bool:
+    """Whether it comes out whole at the defaults, or all its members do."""
+    return all(isinstance(v, int) for v in (h.value if isinstance(h.value, list) else [h.value]))
+
+
+def _lists(system: System) -> list[Hyper]:
+    return [h for h in system.hypers.values() if isinstance(h.value, list) and h.static]
 
 
 def _is_size(h: Hyper) -> bool:
@@ -121,9 +131,8 @@ def _divided_defaults(
     return out
 
 
-def _whole(w: Writer, use: Use, system: System, names: list[str]) -> None:
+def _sound(w: Writer, use: Use, names: list[str], lists: list[Hyper]) -> None:
     """ValueError for sizes that are no whole numbers or below 1, and for lists of another length."""
-    lists = [h for h in system.hypers.values() if isinstance(h.value, list) and h.static]
     names = names + [h.name for h in lists]
     if names:
         w.calls(f"{use('whole_sizes')}(self, ", [f"{n}={n}" for n in names], ")")
@@ -142,10 +151,13 @@ def where(h: Hyper) -> str:
 def keep(w: Writer, pairs: list[tuple[str, str]]) -> None:
     """``self.d, self.heads = d, heads``: targets and values, as many on a line as fit."""
     while pairs:
-        for count in range(len(pairs), 0, -1):
-            targets, values = (", ".join(x) for x in zip(*pairs[:count]))
-            if 4 * w.depth + len(targets) + 3 + len(values) <= WIDTH:
+        count, length = 0, 4 * w.depth + len(" = ")
+        for target, value in pairs:
+            length += len(target) + len(value) + (2 * len(", ") if count else 0)
+            if count and length > WIDTH:
                 break
+            count += 1
+        targets, values = (", ".join(x) for x in zip(*pairs[:count]))
         w(f"{targets} = {values}")
         pairs = pairs[count:]
 
@@ -160,14 +172,19 @@ def constant(e: Expr, whole: bool, binds: int = 0) -> str:
         return _number(e.attr)
     if e.op == "hyper":
         return str(e.attr)
+    if e.op == "list":
+        items = [constant(a, whole) for a in e.args]
+        return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
     if e.op == "neg":
-        return f"-{constant(e.args[0], whole, 3)}"
+        text = f"-{constant(e.args[0], whole, 4)}"
+        return f"({text})" if binds > 3 else text
     if e.op in _BINARY:
         rank = {"add": 1, "sub": 1, "mul": 2, "div": 2, "pow": 4}[e.op]
         glyph = "//" if e.op == "div" and whole else _BINARY[e.op]
-        text = f"{constant(e.args[0], whole, rank)} {glyph} {constant(e.args[1], whole, rank + 1)}"
+        left, right = (rank + 1, rank) if e.op == "pow" else (rank, rank + 1)
+        text = f"{constant(e.args[0], whole, left)} {glyph} {constant(e.args[1], whole, right)}"
         return f"({text})" if rank < binds else text
-    return f"math.{e.op}({constant(e.args[0], False)})"
+    return f"{written(e.op)}({constant(e.args[0], False)})"
 
 
 def check(w: Writer, system: System) -> None:

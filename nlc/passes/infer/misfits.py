@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
+from nlc.ir.constants import decimal
 from nlc.ir.expr import Expr, walk
 from nlc.ir.shapes import HEADS, ShapeError, as_matrix
 from nlc.ir.show import show
@@ -139,9 +140,7 @@ class ShapeMessages:
         for d in dims:
             try:
                 value = d.evaluate(self.system.sizes)
-                sizes.append(
-                    str(value.numerator) if value.denominator == 1 else f"{float(value):g}"
-                )
+                sizes.append(str(value.numerator) if value.denominator == 1 else decimal(value))
             except (KeyError, AttributeError, ZeroDivisionError, TypeError):
                 return "".join(text.replace("?", "width "))
         return (

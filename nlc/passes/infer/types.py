@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from nlc.base.diagnostics import Report
+from nlc.ir.constants import decimal
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import OPS, elementwise, make, mul, with_dims
 from nlc.ir.shapes import as_matrix, parts
@@ -254,7 +255,7 @@ class TypesOf:
                             "NLC305",
                             f"`{d}` is not a whole size",
                             node.span or span,
-                            f"it is {float(value):g} at the default hypers",
+                            f"it is {decimal(value)} at the default hypers",
                             helps=_multiple(node, value),
                         )
 

@@ -77,6 +77,20 @@ def each(terms: Terms, e: Expr) -> Expr:
     return total
 
 
+def fitted(terms: Terms, e: Expr | None, level: str) -> Expr | None:
+    """A value for each state of a level's memory, or one for all; a mistake where it has others."""
+    memory = terms.memories.get(level)
+    if e is None or e.op != "bundle" or memory is None or len(e.args) == len(memory.states):
+        return e
+    return terms.say(
+        "NLC301",
+        f"`{quoted(e)}` has not equally many states",
+        e,
+        f"it has {len(e.args)}, the memory of `{level}` {len(memory.states)}",
+        helps=["name one of its states, or reduce it (`sqnorm(…)`)"],
+    )
+
+
 def one(terms: Terms, e: Expr) -> Expr:
     """A value that has to be a single tensor; a mistake if it is a bundle."""
     if e.op != "bundle":

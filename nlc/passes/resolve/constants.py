@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 from nlc.base.diagnostics import Label, certain, nearest
+from nlc.ir.constants import BINARY, FUNCTIONS
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.show import show
 from nlc.ir.system import Hyper
@@ -17,21 +17,6 @@ from nlc.syntax.math import LARGEST_WHOLE
 from nlc.syntax.tree import Field
 
 LARGEST = 2**40  # a size beyond it is a slip, and sizes must stay printable
-_MATH: dict[str, Callable] = {
-    "exp": math.exp,
-    "expm1": math.expm1,
-    "log": math.log,
-    "sqrt": math.sqrt,
-    "abs": abs,
-    "tanh": math.tanh,
-}
-_BINARY: dict[str, Callable] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "pow": lambda a, b: a**b,
-}
 
 
 class _NoValue(Exception):
@@ -127,22 +112,22 @@ def _constant(scope: Scope, e: Expr, reader: str, fields: dict[str, Field]) -> E
         return error(e.span)
     if e.op in ("num", "bool", "error"):
         return e
-    if e.op in (*_BINARY, "neg", "list"):
+    if e.op in (*BINARY, "neg", "list"):
         args = tuple(_constant(scope, a, reader, fields) for a in e.args)
         return Expr(e.op, args, e.attr, None, e.span)
     if e.op == "call" and e.args[0].op == "name" and len(e.args) == 2 and not e.attr:
         function = e.args[0]
-        if function.attr in _MATH:
+        if function.attr in FUNCTIONS:
             inner = _constant(scope, e.args[1], reader, fields)
             return Expr(function.attr, (inner,), None, None, e.span)
-        close = nearest(function.attr, _MATH)
+        close = nearest(function.attr, FUNCTIONS)
         scope.report.add(
             "NLC206",
             f"`{function.attr}` cannot stand in a hyper's default",
             function.span,
             f"did you mean `{close}`?" if close else "no function of constants",
-            notes=[f"functions of constants: {', '.join(_MATH)}"],
-            fix=certain(function.span, str(function.attr), _MATH),
+            notes=[f"functions of constants: {', '.join(FUNCTIONS)}"],
+            fix=certain(function.span, str(function.attr), FUNCTIONS),
         )
         return error(e.span)
     if is_member(e) and e.args[0].attr in fields:
@@ -227,7 +212,7 @@ def _evaluate(scope: Scope, e: Expr) -> Number | bool | list:
         return -args[0]  # type: ignore[operator]
     if e.op == "pow" and (abs(args[1]) > 64 or abs(args[0]) > LARGEST):  # type: ignore[arg-type]
         raise OverflowError
-    value = _MATH[e.op](*args) if e.op in _MATH else _BINARY[e.op](*args)
+    value = FUNCTIONS[e.op](*args) if e.op in FUNCTIONS else BINARY[e.op](*args)
     if isinstance(value, complex) or value != value:
         raise ValueError("no real number")
     if isinstance(value, int) and abs(value) > LARGEST_WHOLE:

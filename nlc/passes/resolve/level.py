@@ -6,11 +6,11 @@ from dataclasses import replace
 from math import inf
 
 from nlc.base.diagnostics import certain, nearest
-from nlc.ir.expr import Expr, walk
+from nlc.ir.expr import Expr, part, walk
 from nlc.ir.ops import OPS
 from nlc.ir.system import Flow, Level, Memory, Reset, State
 from nlc.ir.types import STEP, TOKEN
-from nlc.passes.resolve.bundles import one
+from nlc.passes.resolve.bundles import fitted, one
 from nlc.passes.resolve.names import several
 from nlc.passes.resolve.rule import is_loss, resolve_rule
 from nlc.passes.resolve.sizes import clock
@@ -47,7 +47,7 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
         flows |= flows_of(terms, let, place, name)
     rule, update = resolve_rule(level, terms), _update(level, terms)
     objective = None if is_loss(level) else own("objective", "objective")
-    retain, project = own("retain", "rule"), own("project", "rule")
+    retain, project = (fitted(terms, own(key, "rule"), name) for key in ("retain", "project"))
     toward = _toward(level, terms)
     if memory is None or ticks is None:
         return None
@@ -91,7 +91,8 @@ def _reset(level: LevelTree, terms: Terms) -> Reset | None:
         return None
     to = None
     if tree.to is not None:
-        to = terms.resolve(tree.to, Place(f"{level.name}.reset", level.name, "flow", key="reset"))
+        place = Place(f"{level.name}.reset", level.name, "flow", key="reset")
+        to = fitted(terms, terms.resolve(tree.to, place), level.name)
     return Reset(every, to, tree.span, tree.rule)
 
 
@@ -132,7 +133,8 @@ def _toward(level: LevelTree, terms: Terms) -> Expr | None:
         return None
     if e.op == "name" and e.attr == "init":
         return Expr("initial", (), level.name, None, e.span)
-    return terms.resolve(e, Place(f"{level.name}.toward", level.name, "rule", key="toward"))
+    place = Place(f"{level.name}.toward", level.name, "rule", key="toward")
+    return fitted(terms, terms.resolve(e, place), level.name)
 
 
 # ---------------------------------------------------------------------------------------------------- init
@@ -219,14 +221,9 @@ def _degree(read: Expr) -> float:
 
 def _of_state(e: Expr, state: State, terms: Terms) -> Expr:
     """The part of a bundle that belongs to one state: that of its position in the memory."""
-    if e.op != "bundle":
-        return e
+    e = fitted(terms, e, state.level)
     names = [s.name for s in terms.memories[state.level].states]
-    if len(names) != len(e.args):
-        return terms.say(
-            "NLC301", f"`{quoted(e)}` has not equally many states", e, "another memory"
-        )
-    return e.args[names.index(state.name)]
+    return part(e, names.index(state.name))
 
 
 def initial(terms: Terms, e: Expr, at: Place) -> Expr:

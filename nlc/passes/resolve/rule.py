@@ -13,6 +13,7 @@ from nlc.ir.types import Dim
 from nlc.lib.functions import usage
 from nlc.lib.rules import RULES
 from nlc.passes.resolve.arguments import Bound, bind
+from nlc.passes.resolve.bundles import fitted
 from nlc.passes.resolve.scope import CONTEXTS, Scope
 from nlc.passes.resolve.sizes import size
 from nlc.passes.resolve.terms import Place, Terms, quoted
@@ -129,7 +130,7 @@ def _own_rule(terms: Terms, e: Expr, key: str) -> str:
 
 def _argument(terms: Terms, e: Expr, key: str, at: Place) -> Expr:
     place = Place(f"{at.path}.{key}", at.level, at.mode, key=at.key)
-    return terms.resolve(e, place)
+    return fitted(terms, terms.resolve(e, place), at.level)
 
 
 def _system(system: System, e: Expr, terms: Terms, at: Place, whole: bool) -> Rule | None:

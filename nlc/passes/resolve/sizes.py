@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 
 from nlc.base.diagnostics import Label
+from nlc.ir.constants import decimal
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.types import ONE, Clock, Dim, Number
@@ -26,7 +27,7 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
         return None
     if value is None or (value.denominator == 1 and 1 <= value <= LARGEST):
         return dim
-    said = f"{float(value):g}"
+    said = decimal(value)
     if e.op == "name":  # every use of the hyper has the same cause
         if e.attr in scope.hypers and (cause := _cause(scope, e.attr)) is not None:
             size(scope, Expr("name", (), cause, None, e.span), what)
