@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -58,6 +58,7 @@ class Case:
     inputs: Tensors
     source: int = 0
     chunk: int | None = None
+    memories: int = 1
     states: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,9 +91,12 @@ class Case:
             *([i.b] if f.erase else []),
             *([i.log_a] if "log_a" in given else []),
         ]
-        args += [*([i.p] if probe else []), *([i.T] if f.toward else [])]
+        args += [i.p] if probe else []
         if f.end:
-            return {"end": call(*args)}
+            gates = [i.b, *([i.log_a] if "log_a" in given else [])]
+            memory = [i.k, i.u, *([i.p] if probe else []), *([i.T] if f.toward else [])]
+            ends = call(*gates, *((S, *memory) for S in (i.S, i.S + 1)[: self.memories]))
+            return {"end": ends[0], **({"of the other": ends[1]} if ends[1:] else {})}
         end, rows, starts = call(*args)
         out, log = {"end": end}, [i.log_a] if "log_a" in given else []
         for how in self.reads:
@@ -134,6 +138,9 @@ class Case:
                     read = torch.einsum("...mn,...n->...m", at[..., j, :, :], x)
                     values.setdefault(label, []).append(read)
         out = {n: torch.stack(x, -2) for n, x in values.items()}
+        if self.memories > 1:
+            other = replace(self, memories=1).expected(**{**given, "S": i.S + 1})
+            out["of the other"] = other["end"]
         return {"end": S if coupled else S.squeeze(-3), **out}
 
 
@@ -220,6 +227,11 @@ def test_what_is_the_same_for_heads_or_sequences_has_no_axis_for_them(f: Form) -
 @pytest.mark.parametrize("chunk", [1, 2, 7])
 def test_the_size_of_chunks_changes_nothing(f: Form, chunk: int) -> None:
     assert apart(case(f, 9, chunk=chunk), alone=True) == {}
+
+
+@pytest.mark.parametrize("f", [f for f in FORMS if f.end], ids=name)
+def test_memories_with_the_same_gates_are_as_each_alone(f: Form) -> None:
+    assert apart(case(f, 70, memories=2), alone=True) == {}
 
 
 @pytest.mark.parametrize("f", FORMS, ids=name)

@@ -70,7 +70,8 @@ TAKEN = frozenset(
     BLOCK CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd DeltaAtEndTowards
     DeltaEnd DeltaEndTowards F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards GatedDeltaEnd
     GatedDeltaEndTowards HOPPER HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LEAST LONG NARROW OPERATORS Operator
-    Optimizer PLAIN Packing Path Seen SMALL SMALL_ON_GPU STACKS Sequence Tensor ThreadPoolExecutor Tile VERDICTS
+    Optimizer PLAIN Packing Path Seen SMALL SMALL_ON_GPU STACKS Sequence SiluBack Tensor ThreadPoolExecutor Tile
+    VERDICTS
     """.split()
 )
 

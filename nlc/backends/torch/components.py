@@ -34,7 +34,7 @@ class Components:
     parts: PartNames
     first: str
     methods: dict[int, tuple[Method, list[str]]]  # of each loop, and what its call gives the method
-    _inner: Callable[[object], None]
+    _statements: Callable[[Iterable[object]], None]
     _as_rows: Callable[..., None]
     _as_tokens: Callable[[], None]
 
@@ -264,8 +264,7 @@ class Components:
         key = lambda x: x.when if isinstance(x, Let) else None  # noqa: E731
         for when, part in groupby(loop.body, key=key):
             if when is None:
-                for x in part:
-                    self._inner(x)
+                self._statements(part)
                 continue
             counter = ("stop" if when.phase == "end" else "start + 1") if tiled else "stop"
             condition = ticks_now(when, counter, self.printer)
@@ -274,8 +273,7 @@ class Components:
                 place = f"({counter})" if " " in counter else counter
                 self.plain.places = self.row.places = {loop.counter: place}
             with w.block(f"if {condition}:"):
-                for x in part:
-                    self._inner(x)
+                self._statements(part)
 
 
 def members(loop: Loop) -> Iterable[str]:

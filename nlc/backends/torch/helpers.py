@@ -25,6 +25,22 @@ def spread(x: Tensor, axis: int, tokens: int) -> Tensor:
     x = x.unsqueeze(axis)
     return x.expand([tokens if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
 ''',
+    "SiluBack": '''
+class SiluBack(torch.autograd.Function):
+    """g ⊙ silu′(x), in one pass."""
+
+    @staticmethod
+    def forward(ctx, g, x):
+        ctx.save_for_backward(g, x)
+        return torch.ops.aten.silu_backward(g, x)
+
+    @staticmethod
+    def backward(ctx, d):
+        g, x = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        dx = s * (1 - s) * (2 + x * (1 - 2 * s)) * g * d
+        return SiluBack.apply(d, x).sum_to_size(g.shape), dx.sum_to_size(x.shape)
+''',
     "Tile": """
 Tile = tuple[list[Tensor], list[Tensor]]  # what is carried on, and what is collected
 """,

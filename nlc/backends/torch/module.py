@@ -99,8 +99,7 @@ class TorchModule(Scans, Components, ModuleWriter):
             self.plan_methods(s.body)
             for x in s.first:
                 self._let(x)
-            for x in s.body:
-                self._inner(x)
+            self._statements(s.body)
             self._as_tokens()
             self.row.dtype = self.plain.dtype = None
         heads = self._heads(s)

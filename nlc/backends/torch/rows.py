@@ -51,6 +51,14 @@ class RowPrinter(TorchPrinter):
 
     # -------------------------------------------------------------------------------------------- products
 
+    def infix(self, e: Expr) -> tuple[str, int]:
+        """A gradient times the slope of silu is one operation, with its own derivative."""
+        for g, slope in (e.args, e.args[::-1]) if e.op == "mul" else ():
+            if slope.op == "slope" and slope.attr == "silu" and g.type.rank == e.type.rank:
+                args = [self.aligned(x, e.type, SUM) for x in (g, slope.args[0])]
+                return f"{self.use('SiluBack')}.apply({', '.join(args)})", ATOM
+        return super().infix(e)
+
     def op_matmul(self, e: Expr) -> tuple[str, int]:
         a, b = e.args
         if e.type.rank == 1 and e.type.clock == TOKEN:

@@ -1,7 +1,8 @@
 """The algebra of one state that decays by one number or not at all, as text: what a setting does not need is not there.
 
 ``<flag:text>`` and ``line  #? flag`` are taken or left by ``scans.select``. PROBE is the key of the erase: p or k;
-DIST the state, or its distance to what it decays to.
+DIST the state, or its distance to what it decays to; GIVEN and SAVED how many tensors come in and are kept for each
+state, ENDING where what is cut into chunks ends.
 """
 
 CHUNK = 64  # tokens of a triangular solve
@@ -124,64 +125,82 @@ DELTA_END = '''
 class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
     """S_t = <toward:T + ><decay:a_t ><toward:(>S_{t-1}<toward: - T)> + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ.
 
-    S behind a chunk; the gradient is written out. S<toward: and T> [..., dv, dk], k<probe: and p> [..., C, dk],
-    u [..., C, dv], <decay:log_a and >b [..., C].
+    Each S behind a chunk, for b<decay: and log_a> [..., C] of all; the gradient is written out.
+    Of each, in a row: S [..., dv, dk], k [..., C, dk], u [..., C, dv]<probe:, p like k><toward:, T like S>.
     """
 
     @staticmethod
-    def forward(ctx, S, k, u, b<decay:, log_a><probe:, p><toward:, T>):
-        ctx.shapes = [x.shape for x in (S, k, u, b<decay:, log_a><probe:, p><toward:, T>)]
-        b = b[..., None]
-        D = S - T  #? toward
-        c = log_a.cumsum(-1)  #? decay
+    def forward(ctx, b<decay:, log_a>, *given):
+        ctx.shapes = [x.shape for x in (b<decay:, log_a>, *given)]
+        b, log_a = torch.broadcast_tensors(b, log_a)  #? decay
+        b, c = b[..., None], log_a.cumsum(-1)  #? decay
+        b = b[..., None]  #? !decay
         before, G = (c - log_a).exp()[..., None], decays(c - log_a, c, -1)  #? decay
         to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
-        L = b * (PROBE @ k.mT) * G  #? decay
-        L = (b * (PROBE @ k.mT)).tril_(-1)  #? !decay
-        rows = u - (b<decay: * before> * PROBE) @ DIST.mT
-        rows = rows.sub_(b * (PROBE @ T.mT))  #? toward
-        rows = torch.linalg.solve_triangular(L, rows, upper=False, unitriangular=True)
-        ctx.save_for_backward(DIST, k, b<decay:, before, to_end, kept, G><probe:, p><toward:, T>, L, rows)
-        written = rows.mT @ <decay:(to_end * k)><!decay:k>
-        return <toward:written.add_(torch.addcmul(T, kept, D))><!toward:torch.addcmul(written, kept, S)>  #? decay
-        return written.add_(S)  #? !decay
+        one = torch.eye(b.shape[-2], dtype=b.dtype, device=b.device)
+        ends, saved = [], []
+        for S, k, u<probe:, p><toward:, T> in zip(*(given[i::GIVEN] for i in range(GIVEN)), strict=True):
+            D = S - T  #? toward
+            L = PROBE @ k.mT * <decay:(b * G)><!decay:b>
+            inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
+            told = PROBE @ DIST.mT<decay: * before><toward: + PROBE @ T.mT>
+            rows = inverse @ (u - b * told)
+            written = rows.mT @ <decay:(to_end * k)><!decay:k>
+            ends.append(written.add_(<decay:torch.addcmul(T, kept, D)><!decay:S>))  #? toward
+            ends.append(<decay:written.add_(kept * S)><!decay:written.add_(S)>)  #? !toward
+            saved += [DIST, k, <probe:p, ><toward:T, >inverse, rows]
+        ctx.save_for_backward(b, <decay:before, G, to_end, kept, >*saved)
+        return tuple(ends)
 
     @staticmethod
-    def backward(ctx, dS):
+    def backward(ctx, *ends):
         if torch.is_grad_enabled():
             raise RuntimeError("gradients of gradients need the backend `reference`")
-        DIST, k, b<decay:, before, to_end, kept, G><probe:, p><toward:, T>, L, rows = ctx.saved_tensors
-        du = <decay:(to_end * k)><!decay:k> @ dS.mT
-        du = torch.linalg.solve_triangular(L.mT, du, upper=True, unitriangular=True)
-        dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
-        d_probe = dL @ k - <decay:(du @ DIST).mul_(before)><!decay:du @ DIST>
-        d_end = <decay:(rows @ dS).mul_(to_end)><!decay:rows @ dS>
-        dk, db = d_end + dL.mul_(b).mT @ PROBE, (d_probe * PROBE).sum(-1)
-        dc, d_before = -(k * dk).sum(-1), b[..., 0] * db  #? decay
-        last = kept[..., 0, 0] * torch.linalg.vecdot(dS.flatten(-2), DIST.flatten(-2))  #? decay
-        last = last + (k * d_end).sum((-2, -1))  #? decay
-        dc = dc + d_before + F.pad(last[..., None], (dc.shape[-1] - 1, 0))  #? decay
-        da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
-        answer = du @ T  #? toward
-        d_probe, db = d_probe - answer, db - (answer * PROBE).sum(-1)  #? toward
-        dk = dk.addcmul_(b, d_probe)  #? !probe
-        dD = <decay:kept * >dS - du.mT @ (b<decay: * before> * PROBE)
-        dT = dS - dD - du.mT @ (b * PROBE)  #? toward
-        grads = dD, dk, du, db<decay:, da><probe:, b * d_probe><toward:, dT>
+        b, <decay:before, G, to_end, kept, >*saved = ctx.saved_tensors
+        db = b.new_zeros(b.shape[:-1])  #? !decay
+        db, dc, d_before = b.new_zeros(3, *b.shape[:-1])  #? decay
+        sides = zip(*(saved[i::SAVED] for i in range(SAVED)), strict=True)
+        grads = []
+        for dS, (DIST, k, <probe:p, ><toward:T, >inverse, rows) in zip(ends, sides, strict=True):
+            du = inverse.mT @ (<decay:(to_end * k)><!decay:k> @ dS.mT)
+            dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
+            d_probe = (dL @ k).sub_(<decay:(du @ DIST).mul_(before)><!decay:du @ DIST>)
+            d_end = <decay:(rows @ dS).mul_(to_end)><!decay:rows @ dS>
+            dk = (dL.mul_(b).mT @ PROBE).add_(d_end)
+            erased = (d_probe * PROBE).sum(-1).sum_to_size(db.shape)
+            db += erased
+            d_before += erased  #? decay
+            dc -= (k * dk).sum(-1).sum_to_size(db.shape)  #? decay
+            last = kept[..., 0, 0] * (dS * DIST).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
+            dc[..., -1] += last.sum_to_size(db.shape[:-1])  #? decay
+            answer = du @ T  #? toward
+            db -= (answer * PROBE).sum(-1).sum_to_size(db.shape)  #? toward
+            d_probe -= answer  #? toward
+            dk.addcmul_(b, d_probe)  #? !probe
+            dw = b * du
+            dD = <decay:kept * >dS - <decay:(before * dw)><!decay:dw>.mT @ PROBE
+            grads += [dD, dk, du<probe:, b * d_probe><toward:, dS - dD - dw.mT @ PROBE>]
+        d_before *= b[..., 0]  #? decay
+        da = (dc + d_before).flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
+        grads = db, <decay:da, >*grads
         return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes, strict=True))
 '''
 
 END = '''
 def <decay:gated_>delta<probe:_at>_end<toward:_towards>(
-    S: Tensor, k: Tensor, u: Tensor, b: Tensor<decay:, log_a: Tensor><probe:, p: Tensor><toward:, T: Tensor>
-) -> Tensor:
-    """S behind all tokens<toward:, where it decays towards T>, chunk by chunk."""
-    flows = (k, -2), (u, -2), (b, -1)<decay:, (log_a, -1)><probe:, (p, -2)>
-    one = k.shape[-2] <= CHUNK  # the gradient of a split is a copy
-    parts = ((x,) if one else x.split(CHUNK, axis) for x, axis in flows)
-    for chunk in zip(*parts, strict=True):
-        S = <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(S, *chunk<toward:, T>)
-    return S
+    b: Tensor, <decay:log_a: Tensor, >*memories: tuple[Tensor, ...]
+) -> Sequence[Tensor]:
+    """Each S of (S, k, u<probe:, p><toward:, T>) behind all tokens, chunk by chunk."""
+
+    def cut(x: Tensor, axis: int) -> Sequence[Tensor]:
+        return x.split(CHUNK, axis) if b.shape[-1] > CHUNK else [x]  # its gradient is a copy
+
+    states = [S for S, *_ in memories]
+    flows = [list(zip(*(cut(x, -2) for x in m[1:ENDING]), strict=True)) for m in memories]
+    for i, gates in enumerate(zip(cut(b, -1), <decay:cut(log_a, -1), >strict=True)):
+        parts = [(S, *x[i]<toward:, m[-1]>) for S, x, m in zip(states, flows, memories, strict=True)]
+        states = <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(*gates, *(x for part in parts for x in part))
+    return states
 '''
 
 READ = '''

@@ -14,6 +14,7 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Read, Record, Scan
 from nlc.ir.types import TOKEN, Type
+from nlc.passes.plan.statements import assigned, reads
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Scans:
     parts: PartNames
     scans: dict[str, _Scanned]
     around: tuple[Let | Scan, ...]  # the body of the method that is printed
+    _inner: Callable[[object], None]
     _readers: tuple[object, dict[str, list[Expr]]] = (None, {})  # of a body, by scan
 
     def form(self, r: Record, read: bool) -> Form:
@@ -53,11 +55,34 @@ class Scans:
         """What scans and reads are told at the end."""
         return []
 
+    def _statements(self, body: Iterable[Let | Scan | Loop]) -> None:
+        """Statements in order; scans of which only the last states are wanted wait for others with their gates."""
+        waiting: dict[object, list[Scan]] = {}
+
+        def print_waiting(x: object) -> None:
+            """Those that must stand before a statement."""
+            for gates, scans in [*waiting.items()]:
+                if any(reads(x) & assigned(s) or assigned(x) & reads(s) for s in scans):
+                    self._ends(waiting.pop(gates))
+
+        for x in body:
+            print_waiting(x)
+            if isinstance(x, Scan) and self._ended_alone(x):
+                r = x.record
+                waiting.setdefault((self.form(r, False), r.erase, r.log), []).append(x)
+            else:
+                self._inner(x)
+        for scans in waiting.values():
+            self._ends(scans)
+
+    def _ended_alone(self, s: Scan) -> bool:
+        r = s.record
+        return r.rank == 2 and not s.read and self.form(r, False).end
+
     def _scan(self, s: Scan) -> None:
         r, p = s.record, self.row
         self.w.at(place(self.header, s.span))
-        head = self._headed(s)
-        at = lambda e, binds=ATOM: p.aligned(e, Type(e.type.dims, head, TOKEN), binds)  # noqa: E731
+        head, at = self._headed(s), self._at(s)
         states = [p.place(x) for x in r.states]
         if r.rank < 2 and r.kind in ("none", "scalar"):
             self._running(s, states[0], at)
@@ -70,9 +95,6 @@ class Scans:
             return
         if f.kind == "coupled":
             self._coupled(s, states, at, f)
-            return
-        if f.end:
-            self._end(s, states[0], at, f)
             return
         args = [self._begun(s, 0, states[0]), at(r.key), self._written(s, 0, at)]
         args += [at(r.erase[0])] if f.erase else []
@@ -89,14 +111,33 @@ class Scans:
         seen += self._last(r)
         self.scans[s.name] = _Scanned(f, r, tuple(seen), head=head)
 
-    def _end(self, s: Scan, state: str, at: Callable[..., str], f: Form) -> None:
-        """A scan of which only the last state is wanted."""
-        r, turned = s.record, ".mT" if s.record.transposed else ""
-        args = [f"{state}{turned}", at(r.key), at(r.write[0]), at(r.erase[0])]
-        args += [at(r.log)] if r.log is not None else []
-        args += [at(r.probe)] if f.probe else []
-        args += [self.row(r.start[0])] if f.toward else []
-        self._call([state], self.row.use(f.scan), args, s, turned)
+    def _ends(self, scans: list[Scan]) -> None:
+        """Scans of which only the last states are wanted, those with the same gates as one call."""
+        first, f = scans[0].record, self.form(scans[0].record, False)
+        targets, memories = [], []
+        for s in scans:
+            r, at = s.record, self._at(s)
+            state, turned = self.row.place(r.states[0]), ".mT" * r.transposed
+            parts = [f"{state}{turned}", at(r.key), at(r.write[0])]
+            parts += [at(r.probe)] if f.probe else []
+            parts += [self.row(r.start[0])] if f.toward else []
+            targets.append(state)
+            memories.append(f"({', '.join(parts)})")
+        self.w.at(place(self.header, scans[0].span))
+        for note in dict.fromkeys(s.note for s in scans):
+            self.w.comment(note)
+        at = self._at(scans[0])
+        gates = [at(first.erase[0]), *([at(first.log)] if first.log is not None else [])]
+        several = ", ".join(targets) if len(targets) > 1 else f"({targets[0]},)"
+        self.w.call(f"{several} = {self.row.use(f.scan)}(", [*gates, *memories], ")")
+        for s, state in zip(scans, targets, strict=True):
+            if s.record.transposed:
+                self.w(f"{state} = {state}.mT")
+
+    def _at(self, s: Scan) -> Callable[..., str]:
+        """How what goes into a scan is written: with an axis for heads where it has one."""
+        head = self._headed(s)
+        return lambda e, binds=ATOM: self.row.aligned(e, Type(e.type.dims, head, TOKEN), binds)
 
     def _written(self, s: Scan, j: int, at: Callable[..., str]) -> str:
         """u of a state, less what its T answers at the probe, where the scan runs on the distance to T."""

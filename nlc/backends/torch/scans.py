@@ -134,8 +134,12 @@ def _texts() -> dict[str, str]:
         if f.end:
             name = f"{'Gated' * decay}Delta{'At' * f.probe}End{'Towards' * f.toward}"
             distance = "D" if f.toward else "S"
-            out[name] = text(plain.DELTA_END).replace("DIST", distance)
-            out[f.scan] = text(plain.END)
+            given = 3 + f.probe + f.toward
+            words = {"GIVEN": given, "SAVED": given + 1, "ENDING": 3 + f.probe, "DIST": distance}
+            for at, source in ((name, plain.DELTA_END), (f.scan, plain.END)):
+                out[at] = text(source)
+                for word, stands in words.items():
+                    out[at] = out[at].replace(word, str(stands))
             continue
         out[f.scan] = text(scan)
         for when in ("after", "before"):
