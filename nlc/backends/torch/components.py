@@ -184,7 +184,7 @@ class Components:
         tiled, carried = bool(loop.periods), list(m.carried)
         flows, fixed = list(loop.slices.values()), self._fixed(loop)
         args = ["self", *(f"{n}: int" for n in m.parameters)]
-        args += ["fixed: tuple[Tensor, ...]"] if fixed else []
+        args += ["fixed: Sequence[Tensor]"] if fixed else []
         args += ["start: int", "stop: int"] if tiled else ["stop: int"]
         args += ["carried: list[Tensor]", *(["*flows: Tensor"] if flows else [])]
         w.define(m.name, args, self.plain.use("Tile"))

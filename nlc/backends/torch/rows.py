@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from nlc.backends.precedence import ATOM, PRODUCT, SUM
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.ir.expr import Expr, walk
+from nlc.ir.ops import mul, neg
 from nlc.ir.shapes import parts
 from nlc.ir.types import TOKEN, Type
 
@@ -58,6 +59,13 @@ class RowPrinter(TorchPrinter):
                 args = [self.aligned(x, e.type, SUM) for x in (g, slope.args[0])]
                 return f"{self.use('SiluBack')}.apply({', '.join(args)})", ATOM
         return super().infix(e)
+
+    def op_neg(self, e: Expr) -> tuple[str, int]:
+        """Of a vector times a number, the number has the sign: it is smaller."""
+        (inner,) = e.args
+        if inner.op == "mul" and inner.args[0].type.rank < inner.type.rank:
+            return self.write(mul(neg(inner.args[0]), inner.args[1]))
+        return super().op_neg(e)
 
     def op_matmul(self, e: Expr) -> tuple[str, int]:
         a, b = e.args
