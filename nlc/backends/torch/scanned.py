@@ -14,7 +14,6 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Read, Record, Scan
 from nlc.ir.types import TOKEN, Type
-from nlc.passes.plan.statements import assigned, reads
 
 
 @dataclass
@@ -59,7 +58,7 @@ class Scans:
         """Statements in order; scans of which only the last states are wanted wait for others with their gates."""
         waiting: dict[object, list[Scan]] = {}
 
-        def print_waiting(x: object) -> None:
+        def print_waiting(x: Let | Scan | Loop) -> None:
             """Those that must stand before a statement."""
             for gates, scans in [*waiting.items()]:
                 if any(reads(x) & assigned(s) or assigned(x) & reads(s) for s in scans):
@@ -335,6 +334,23 @@ def all_nodes(x: object) -> Iterable[Expr]:
             yield from all_nodes(y)
     elif isinstance(x, Let | Scan):
         yield from own_nodes(x)
+
+
+def reads(x: Let | Scan | Loop) -> set[str]:
+    """The variables whose values a statement needs."""
+    nodes = list(all_nodes(x))
+    out = {str(n.attr) for n in nodes if n.op == "var"}
+    out |= {n.attr.scan for n in nodes if n.op == "read"}
+    if isinstance(x, Loop):
+        return out | {*x.carries, *x.slices}
+    return out | {*x.record.states} if isinstance(x, Scan) else out
+
+
+def assigned(x: Let | Scan | Loop) -> set[str]:
+    """The variables that have another value behind a statement."""
+    if isinstance(x, Loop):
+        return {*x.carries, *x.collects}
+    return {*x.names} if isinstance(x, Let) else {*x.record.states}
 
 
 def _listed(parts: list[str]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from nlc.backends.reference.file import class_name, close_file, open_file
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
-from nlc.backends.torch.scanned import all_nodes
+from nlc.backends.torch.scanned import all_nodes, assigned
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.forms import KernelForm
@@ -164,7 +164,7 @@ def _within(body: tuple[Let | Scan | Loop, ...], kept: set[str]) -> tuple[Let | 
     out: list[Let | Scan | Loop] = []
     gone: set[str] = set()
     for x in body:
-        new = _assigned(x)
+        new = assigned(x)
         if isinstance(x, Let) and x.expr.op == "mul" and x.when is None and uses[x.names[0]] == 1:
             found[x.names[0]] = x
         if isinstance(x, Loop):
@@ -180,13 +180,6 @@ def _within(body: tuple[Let | Scan | Loop, ...], kept: set[str]) -> tuple[Let | 
         found = {n: let for n, let in found.items() if not new & read_by([let])}
         out.append(x)
     return tuple(x for x in out if not (isinstance(x, Let) and x.names[0] in gone))
-
-
-def _assigned(x: Let | Scan | Loop) -> set[str]:
-    """The variables that have another value behind a statement."""
-    if isinstance(x, Loop):
-        return {*x.carries, *x.collects}
-    return {*x.names} if isinstance(x, Let) else {*x.record.states}
 
 
 def _gates(s: Parallel) -> set[str]:
