@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nlc
-from nlc.ir.program import Loop
 from nlc.pipeline import shipped
 
 # Small, with periods that end within a test, and rates at which an untrained chain of MLPs stays bounded.
@@ -215,14 +214,12 @@ for name in sys.argv[1:]:
 
 
 @every
-def test_the_operator_compiles_without_graph_breaks(name: str) -> None:
-    operator, inputs = _module(name, operator=True), _inputs(name, 3, operator=True)
-    loops = [
-        s for s in nlc.load(name, operator=True).program("reference").body if isinstance(s, Loop)
-    ]
-    counts = any(loop.counter for loop in loops)  # a period ends by a number that a tensor holds
-    compiled = torch.compile(operator, backend="aot_eager", fullgraph=not counts)
-    (y, state), (expected, end) = compiled(**inputs), operator(**inputs)
+def test_a_stream_s_first_call_compiles_without_graph_breaks(name: str) -> None:
+    """A later one looks at how many tokens came before, which a tensor holds, where periods are counted."""
+    module, inputs = _module(name), _inputs(name, 3)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():  # or most of the time goes into graphs of gradients
+        (y, state), (expected, end) = compiled(**inputs), module(**inputs)
     _same(_outputs(y), _outputs(expected))
     _same(state, end)
 

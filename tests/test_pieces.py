@@ -133,7 +133,7 @@ def test_packed_sequences_are_streams_of_their_own(name: str, backend: str) -> N
 def test_sequences_that_are_alike_run_as_one_batch(backend: str) -> None:
     net, seen = module_of("hope_attention", backend), []
     run = net.piece
-    net.piece = lambda state, x: seen.append(x.shape[:2]) or run(state, x)
+    net.piece = lambda state, x, **at: seen.append(x.shape[:2]) or run(state, x, **at)
     x = torch.randn(1, 14, 16, dtype=torch.float64)
     _, states = net(x, cu_seqlens=bounds([4, 6, 4, 0]))
     assert seen == [(2, 4), (1, 6)]

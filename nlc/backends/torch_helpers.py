@@ -6,6 +6,8 @@ import ast
 from pathlib import Path
 
 from nlc.backends.torch_steps import STEPS
+from nlc.backends.writer import select
+from nlc.ir.program import Program
 
 
 def _quoted(path: Path) -> dict[str, str]:
@@ -339,30 +341,34 @@ def all_finite(rule: type, **tensors: Tensor | int) -> None:
             raise FloatingPointError(f"{name}, of shape {shape}, is not finite ({where})")
 ''',
     "pieces": '''
-def pieces(module, state: dict, *flows: Tensor, members: Sequence[int] = ()) -> tuple:
+def pieces(module, state: dict, *flows: Tensor, members: Sequence[int] = ()<counted:, seen: int>) -> tuple:
     """``module.piece`` over the flows, in pieces as ``truncate`` and ``checkpoint`` say."""
     if not (module.truncate or module.checkpoint or module.error_if_nonfinite):
-        return module.piece(state, *flows)
-    outputs, seen = [], 0
+        return module.piece(state, *flows<counted:, seen=seen>)
+    outputs, done = [], 0
     for long in zip(*(x.split(module.truncate or x.shape[1], 1) for x in flows), strict=True):
         state = {key: x.detach() for key, x in state.items()} if outputs else state
         for short in zip(*(x.split(module.checkpoint or x.shape[1], 1) for x in long), strict=True):
             before = state
             if module.checkpoint:
-                y, state = checkpoint(module.piece, state, *short, use_reentrant=False)
+                y, state = checkpoint(module.piece, state, *short, use_reentrant=False<counted:, seen=seen>)
             else:
-                y, state = module.piece(state, *short)
+                y, state = module.piece(state, *short<counted:, seen=seen>)
             if module.error_if_nonfinite:
-                expect_finite(module, before, short, (y, state), seen, members)
+                expect_finite(module, before, short, (y, state), done, members)
             outputs.append(y)
-            seen += short[0].shape[1]
+            done += short[0].shape[1]
+            seen += short[0].shape[1]  #? counted
     return [torch.cat(y, 1) for y in zip(*outputs, strict=True)], state
 ''',
     "streams": '''
 def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor) -> tuple:
     """Sequences packed in flows [1, T, ...] as streams of their own, those alike as one batch."""
     if cu_seqlens is None:
-        return pieces(module, started(module, states, flows[0]), *flows)
+        return pieces(module, started(module, states, flows[0]), *flows)  #? !counted
+        state = started(module, states, flows[0])  #? counted
+        seen = 0 if states is None else int(state["pos"])  #? counted
+        return pieces(module, state, *flows, seen=seen)  #? counted
     cuts, shape = torch.as_tensor(cu_seqlens), list(flows[0].shape[:2])
     ends = cuts.tolist()
     if cuts.ndim != 1 or ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:
@@ -382,10 +388,17 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
     for group in groups.values():
         members, old, *parts = zip(*group, strict=True)
         state = {k: torch.cat([s[k] for s in old]) if x.ndim else x for k, x in old[0].items()}
-        found, state = pieces(module, state, *map(torch.cat, parts), members=members)
+        found, state = pieces(module, state, *map(torch.cat, parts), members=members)  #? !counted
+        parts, seen = map(torch.cat, parts), int(state["pos"])  #? counted
+        found, state = pieces(module, state, *parts, members=members, seen=seen)  #? counted
         for n, i in enumerate(members):
             outputs[i] = [y[n : n + 1] for y in found]
             states[i] = {k: x[n : n + 1] if x.ndim else x for k, x in state.items()}
     return [torch.cat(y, 1) for y in zip(*filter(None, outputs), strict=True)], states
 ''',
 }
+
+
+def for_program(texts: list[str], program: Program) -> list[str]:
+    """Texts as a program needs them: they know how many tokens came before, if it counts them."""
+    return [select(t, counted=program.counted) if "#? counted" in t else t for t in texts]

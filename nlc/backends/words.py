@@ -23,7 +23,7 @@ RESERVED = frozenset(
     widened rounded sqrt due new old memory given advance run dtype settle stepped tensors numbers
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     identity several so_far samples hooks names watch unwatch
-    declared whole_sizes plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
+    declared whole_sizes seen plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
     route_of route_in check_routes unused shown rejoined suits fnmatchcase Seen
     """.split()
 )

@@ -21,6 +21,23 @@ class Header:
     digest: str  # sha256 of its text
 
 
+def select(text: str, **flags: bool) -> str:
+    """``<flag:text>`` stands where the flag is on, ``<!flag:text>`` where it is off; so does ``line  #? flag``."""
+
+    def inline(m: re.Match[str]) -> str:
+        name, shown = m.group(1), m.group(2)
+        return shown if flags[name.lstrip("!")] != name.startswith("!") else ""
+
+    out = []
+    for line in text.split("\n"):
+        line, _, condition = line.partition("  #? ")
+        if all(flags[c.lstrip("!")] != c.startswith("!") for c in condition.split()):
+            while (shown := re.sub(r"<(!?\w+):([^<>]*)>", inline, line)) != line:
+                line = shown
+            out.append(line)
+    return "\n".join(out)
+
+
 @dataclass
 class Writer:
     """Collects lines at the current indentation."""

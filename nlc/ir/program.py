@@ -174,6 +174,17 @@ class Program:
         return out
 
     @property
+    def counted(self) -> bool:
+        """Whether what is done depends on how many tokens came before: Python asks where a period ends."""
+        stack: list[object] = list(self.body)
+        while stack:
+            s = stack.pop()
+            if isinstance(s, Loop) and (s.counter or s.periods):
+                return True
+            stack += s.body if isinstance(s, Loop | Parallel) else ()
+        return False
+
+    @property
     def matrices(self) -> bool:
         """Whether the trained tensor must be a matrix: it, or one like it, is taken as one somewhere."""
         use, nodes = MatrixUse(), [n for let in self.lets() for n in walk(let.expr)]

@@ -12,13 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from nlc.backends.torch_helpers import HELPERS
+from nlc.backends.torch_helpers import HELPERS, for_program
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer, filled, wrap
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
-from nlc.ir.program import About, Guard, Let, Loop, Slot
+from nlc.ir.program import About, Guard, Let, Loop, Program, Slot
 from nlc.ir.system import System
 from nlc.ir.types import Like, Type
 
@@ -246,9 +246,9 @@ def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], na
     return w.text() + body.text()
 
 
-def reference_helpers(printer: TorchPrinter) -> list[str]:
+def reference_helpers(printer: TorchPrinter, program: Program) -> list[str]:
     """The functions that the printed text calls."""
-    return [text for name, text in HELPERS.items() if name in printer.helpers]
+    return for_program([t for name, t in HELPERS.items() if name in printer.helpers], program)
 
 
 def ticks_now(when: Guard, counter: str, printer: TorchPrinter) -> str:

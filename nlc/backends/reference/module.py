@@ -41,7 +41,9 @@ def emit_module(program: Program, header: Header) -> str:
     body = Writer()
     emitter = ModuleWriter(program, header, body)
     emitter.write()
-    return close_file(file, reference_helpers(emitter.printer), body, _IMPORTS, class_name(system))
+    return close_file(
+        file, reference_helpers(emitter.printer, program), body, _IMPORTS, class_name(system)
+    )
 
 
 class ModuleWriter:
@@ -61,6 +63,8 @@ class ModuleWriter:
         first = next(iter(self.arguments.values()))
         self.printer = TorchPrinter(self.system, self._hyper, attribute_path, like=first)
         self.first = first
+        if program.counted:
+            self.beside_flows = ("seen: int | None = None",)
         self.carried = {
             s.var for s in program.slots if s.kind != "tick"
         }  # tensors from call to call
@@ -214,7 +218,7 @@ class ModuleWriter:
             w(f"{outer} = []")
         if loop.counter:
             start = next(s for s in self.program.slots if s.kind == "tick")
-            w(f"{loop.counter} = int({start.var})", "tokens seen so far")
+            w(f"{loop.counter} = int({start.var}) if seen is None else seen", "tokens seen so far")
             self.printer.numbers.add(loop.counter)
         if loop.watched:
             w("graph = torch.is_grad_enabled()", "whether the caller differentiates")

@@ -185,7 +185,7 @@ class OptimizerWriter:
 
     def texts(self) -> list[str]:
         """The functions that what was written calls."""
-        return reference_helpers(self.printer)
+        return reference_helpers(self.printer, self.program)
 
     def _doc(self) -> None:
         w, system = self.w, self.system

@@ -120,7 +120,7 @@ class Components:
         body = (
             f"partial(self.{method.name}, {', '.join(given)})" if given else f"self.{method.name}"
         )
-        args = [body, "state"]
+        args = [body, "state", "seen" if loop.periods or loop.counter else "0"]
         if loop.periods:
             args += [self._carries(loop), tuple_of(self._cuts(loop))]
         else:

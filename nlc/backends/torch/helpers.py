@@ -6,7 +6,8 @@ import re
 from functools import cache
 
 from nlc.backends.torch.scans import TEXTS as SCANS
-from nlc.backends.torch_helpers import HELPERS
+from nlc.backends.torch_helpers import HELPERS, for_program
+from nlc.ir.program import Program
 
 _OWN = {
     "rows": '''
@@ -45,7 +46,7 @@ class SiluBack(torch.autograd.Function):
 Tile = tuple[list[Tensor], list[Tensor]]  # what is carried on, and what is collected
 """,
     "tiles": '''
-def tiles(body, state, carries, periods, flows, axes) -> list[Tensor]:
+def tiles(body, state, start, carries, periods, flows, axes) -> list[Tensor]:
     """Runs ``body`` over pieces of the flows that no boundary of the periods cuts.
 
     ``body(start, stop, carried, *pieces)`` does tokens start + 1 to stop of the stream. ``carries``
@@ -53,7 +54,7 @@ def tiles(body, state, carries, periods, flows, axes) -> list[Tensor]:
     """
     whose = [(names.split(" "), part) for names, parts in carries.items() for part in parts.split()]
     keys = [[f"{name}.{part}".strip(".") for name in names] for names, part in whose]
-    start, (x, axis) = int(state["pos"]), flows[0]
+    x, axis = flows[0]
     end = start + x.shape[axis]
     stops = sorted({e for p in periods for e in range(start - start % p + p, end, p)} | {end})
     sizes = [b - a for a, b in zip([start, *stops[:-1]], stops, strict=True)]
@@ -68,9 +69,9 @@ def tiles(body, state, carries, periods, flows, axes) -> list[Tensor]:
     return [torch.cat(x, axis) for *x, axis in zip(*collected, axes, strict=True)]
 ''',
     "tokens": '''
-def tokens(body, state, keys, flows, axes) -> list[Tensor]:
-    """Runs ``body(stop, carried, *flows)`` token by token, which returns a ``Tile``."""
-    stop, collected = int(state.get("pos", 0)), []
+def tokens(body, state, stop, keys, flows, axes) -> list[Tensor]:
+    """Runs ``body(stop, carried, *flows)`` for each token, the one after ``stop`` others first."""
+    collected = []
     carried = [state[key] for key in keys]
     for pieces in zip(*(x.unbind(axis) for x, axis in flows), strict=True):
         stop += 1
@@ -126,13 +127,13 @@ def _use(name: str) -> str:
 
 def defined(
     names: set[str],
-    tile: int | None,
-    channel_tile: int | None,
+    program: Program,
+    tiles: dict[str, int | None],
     texts: dict[str, str] = TEXTS,
 ) -> list[str]:
-    """The texts of the named helpers, with the tiles that were asked for."""
-    found = [texts[n] for n in with_needed(names, texts)]
-    for constant, asked in (("CHUNK", tile), ("CHANNEL_CHUNK", channel_tile)):
+    """The texts of the named helpers, with the tiles that were asked for by the constants that have them."""
+    found = for_program([texts[n] for n in with_needed(names, texts)], program)
+    for constant, asked in tiles.items():
         if asked is not None:
             found = [re.sub(rf"(?m)^{constant} = \d+", f"{constant} = {asked}", t) for t in found]
     return found

@@ -34,7 +34,8 @@ def emit_module(program: Program, header: Header) -> str:
     open_file(file, program.system, header, program.about)
     emitter = TorchModule(program, header, body)
     emitter.write()
-    texts = defined(emitter.printer.helpers, program.tile, program.channel_tile)
+    asked = {"CHUNK": program.tile, "CHANNEL_CHUNK": program.channel_tile}
+    texts = defined(emitter.printer.helpers, program, asked)
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
@@ -67,6 +68,12 @@ class TorchModule(Scans, Components, ModuleWriter):
             super()._open_state()
             return
         w("state = dict(state)")
+        if self.program.counted:
+            start = next(s for s in self.program.slots if s.kind == "tick")
+            w(
+                f'seen = int(state["{start.key}"]) if seen is None else seen',
+                "tokens that came before",
+            )
         self.plain.places = self.row.places = self.slots
 
     def _nonnegative(self, name: str) -> None:

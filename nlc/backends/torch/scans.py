@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from nlc.backends.torch import coupled_texts as coupled
 from nlc.backends.torch import scan_texts as plain
+from nlc.backends.writer import select
 from nlc.ir.scan import Record
 
 
@@ -80,23 +81,6 @@ FORMS = (
         for toward in _BOTH
     ),
 )
-
-
-def select(text: str, **flags: bool) -> str:
-    """``<flag:text>`` stands where the flag is on, ``<!flag:text>`` where it is off; so does ``line  #? flag !flag``."""
-
-    def inline(m: re.Match[str]) -> str:
-        name, shown = m.group(1), m.group(2)
-        return shown if flags[name.lstrip("!")] != name.startswith("!") else ""
-
-    out = []
-    for line in text.split("\n"):
-        line, _, condition = line.partition("  #? ")
-        if all(flags[c.lstrip("!")] != c.startswith("!") for c in condition.split()):
-            while (shown := re.sub(r"<(!?\w+):([^<>]*)>", inline, line)) != line:
-                line = shown
-            out.append(line)
-    return "\n".join(out)
 
 
 def _one_line(text: str) -> str:

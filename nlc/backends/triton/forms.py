@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nlc.backends.torch.scans import Form, select
-from nlc.backends.writer import WIDTH, filled
+from nlc.backends.torch.scans import Form
+from nlc.backends.writer import WIDTH, filled, select
 
 MOST_KEYS = 256  # channels
 

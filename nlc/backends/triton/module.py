@@ -39,8 +39,8 @@ def emit_module(program: Program, header: Header) -> str:
     emitter = TritonModule(program, header, body)
     emitter.lengths, emitter.sharing = brought, sharing
     emitter.write()
-    tile = program.tile or program.channel_tile
-    texts = defined(emitter.printer.helpers, tile, None, TEXTS)
+    asked = {"CHUNK": program.tile or program.channel_tile}
+    texts = defined(emitter.printer.helpers, program, asked, TEXTS)
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
@@ -81,7 +81,7 @@ class TritonModule(TorchModule):
     def _last(self, r: Record) -> list[str]:
         eps = self.lengths.get(r.states[0])
         given = [self.row(eps)] if eps is not None else []
-        return given + ["within"] * bool(self.beside_flows)
+        return given + ["within"] * (self.STREAMS == "packed_streams")
 
     def _rated(self, r: Record, f: Form, args: list[str], at: Callable[..., str]) -> list[str]:
         found = _rate(r)

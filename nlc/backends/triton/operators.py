@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nlc.backends.torch.scans import select
 from nlc.backends.triton.forms import KernelForm, packed
-from nlc.backends.writer import WIDTH, wrap
+from nlc.backends.writer import WIDTH, select, wrap
 
 
 @dataclass
