@@ -27,10 +27,6 @@ from nlc.tools.sizes import settled, small
 
 NAMES = sorted(shipped())
 TOKENS = [n for n in NAMES if nlc.load(n).tree.context.text == "tokens"]
-LONGER = {
-    "soap": 49,
-    "hope_slow": 46,
-}  # two bases and two moments; a chain that is no system by itself
 WARNED = {"hope_literal"}  # eq. 88 to the letter: it decays to 0, and its doc says so
 
 
@@ -41,7 +37,7 @@ def test_it_is_sound_and_says_what_it_is(name: str) -> None:
     assert spec.tree.system.text == name
     assert spec.system.doc and spec.system.ref
     lines = spec.source.text.splitlines()
-    assert len(lines) <= LONGER.get(name, 40) and max(map(len, lines)) <= 128
+    assert len(lines) <= 40 and max(map(len, lines)) <= 128
     assert spec.source.text.endswith("\n")
     assert sum(f"doc: {spec.system.doc}" == line for line in lines) == 1, "its doc is one line"
 
@@ -64,7 +60,8 @@ def test_its_expressions_read_back_as_they_are_printed(name: str) -> None:
     tree = parse(Source(name, text), report)
     found, printed = list(_expressions(tree)), text
     for e in sorted(found, key=lambda e: e.span.start, reverse=True):
-        printed = printed[: e.span.start] + show(e) + printed[e.span.end :]
+        if '"' not in printed[e.span.start : e.span.end]:  # what YAML would split is quoted
+            printed = printed[: e.span.start] + show(e) + printed[e.span.end :]
     again = parse(Source(name, printed), report)
     assert not report.diagnostics, printed
     assert len(found) > 3 and list(_expressions(again)) == found
