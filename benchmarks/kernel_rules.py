@@ -45,11 +45,17 @@ ANCHORED = DGD.replace("    memory", f"    anchor: every {CHUNK} tokens\n    mem
 MOMENTUM = MATRIX.replace("RULE", "momentum(lr=1, rate=eta, beta=mu, decay=alpha)").replace(
     "  alpha", "  mu: sigmoid(split(linear(x)) + 2)\n  alpha"
 )
+GROUPED = MATRIX.replace("{d: 256", "{d: 256, key_heads: 2").replace("0.5 * sigmoid", "sigmoid")
+GROUPED = GROUPED.replace("l2norm(split(linear(x)))", "l2norm(split(linear(x), key_heads))")
+GROUPED = GROUPED.replace("RULE", "gd(lr=eta)\n    retain: alpha")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """``given`` makes fla's arguments of the operator's; ``most``: errors of outputs, slopes of vectors, of gates."""
+    """``given`` makes fla's arguments of the operator's; ``most``: errors of outputs, slopes of vectors, of gates.
+
+    ``packed``: the sequences of the batch are one, cut by ``cu_seqlens`` into short and long ones.
+    """
 
     title: str
     spec: str
@@ -59,6 +65,7 @@ class Rule:
     most: tuple[float, float, float] = (0.005, 0.008, 0.02)
     erases: bool = True
     note: str = ""
+    packed: bool = False
 
     @property
     def operator(self) -> bool:
@@ -80,6 +87,12 @@ def shared(flows: Flows) -> Flows:
     return out | {n: out[n][:, :, None].expand(*shape, -1).contiguous() for n in ("q", "k")}
 
 
+def parted(flows: Flows) -> Flows:
+    """Keys and queries of groups with an axis for them; as many channels as values have."""
+    out, n = logged(flows), flows["v"].shape[-1]
+    return out | {name: out[name].unflatten(-1, (-1, n)) for name in ("q", "k")}
+
+
 def doubled(flows: Flows) -> Flows:
     """DGD erases by twice its rate: S (alpha - 2 eta k kᵀ) + eta v kᵀ."""
     return logged(flows) | {"p": 2 * flows["k"]}
@@ -88,6 +101,14 @@ def doubled(flows: Flows) -> Flows:
 SUM: dict[str, Any] = dict(most=(0.005,) * 3, erases=False)
 RULES = {
     "gated_delta": Rule("gated delta rule", "gated_delta_net", "gated_delta_rule", logged),
+    "gated_delta_packed": Rule(
+        "gated delta rule, packed", "gated_delta_net", "gated_delta_rule", logged, packed=True,
+        note="as many tokens, in sequences half and one and a half times as long",
+    ),
+    "gated_delta_grouped": Rule(
+        "gated delta rule, two heads a key", GROUPED, "gated_delta_rule", parted,
+        lambda h, n: dict(d=h * n, heads=h, key_heads=h // 2),
+    ),
     "delta": Rule("delta rule", "delta_net", "delta_rule", most=(0.006, 0.008, 0.008)),
     "linear": Rule("linear attention", "linear_attention", "linear_attn", **SUM),
     "retnet": Rule("RetNet", "retnet", "retention", dict, lambda h, n: dict(d=h * n, heads=h, dv=n), **SUM),
@@ -134,10 +155,11 @@ def rows_of(quick: bool, sweep: str, only: Iterable[str] = ()) -> list[Row]:
     for rule in () if quick else swept:
         shapes += [(rule, max(1, tokens // t), t, n) for t in (2048, 8192, 16384, 65536)]
         shapes += [(rule, 8, length, wide) for wide in (64, 256)]
-    rows = [Row(r, b, heads, t, w, m) for r, b, t, w in shapes for m in MODES]
+    modes = {r: MODES[:2] if RULES[r].packed else MODES for r in chosen}
+    rows = [Row(r, b, heads, t, w, m) for r, b, t, w in shapes for m in modes[r]]
     if "hope" in (only or RULES):
         hope = ("hope", 1, 2, 64, 8) if quick else ("hope", 1, 16, 8192, 64)
-        rows[len(chosen) * len(MODES) : 0] = [Row(*hope, m) for m in MODES[:2]]
+        rows[sum(map(len, modes.values())) : 0] = [Row(*hope, m) for m in MODES[:2]]
     return rows
 
 

@@ -137,7 +137,7 @@ def drawn(row: Row, batch: int, length: int) -> Flows:
         if name in SHIFT:
             x = (x + SHIFT[name]).sigmoid()
         elif name in ("q", "k", "C"):
-            x = torch.nn.functional.normalize(x, dim=-1)
+            x = torch.nn.functional.normalize(x.unflatten(-1, (-1, row.n)), dim=-1).flatten(-2)
         out[name] = x if name in DECAYS else x.bfloat16()
     return out
 
@@ -158,12 +158,16 @@ def made(kind: str, row: Row, batch: int, dtype: torch.dtype = torch.bfloat16) -
     """A side; RuntimeError where it has no kernel."""
     rule, step = RULES[row.rule], row.mode.startswith("step")
     state = _state(row.rule, batch, row.heads, row.n) if step else {}
+    packed: Callable[[Flows], Flows] = dict
+    cut: dict[str, Tensor] = {}
+    if rule.packed:
+        packed, cut = _in_one, dict(cu_seqlens=_cuts(batch, row.length))
     if kind != "fla":
         net = _net(row.rule, row.heads, row.n, kind, dtype)
         if step:
             one = partial(net.step, state=state)
             return Side(lambda f: one(**f)[0], lambda f: {n: x[:, 0] for n, x in f.items()})
-        return Side(lambda f: net(**f)[0], weights=list(net.parameters()))
+        return Side(lambda f: net(**f, **cut)[0], packed, list(net.parameters()))
     if not rule.fla:
         raise RuntimeError("has no kernel for it")
     if not CUDA:
@@ -173,7 +177,7 @@ def made(kind: str, row: Row, batch: int, dtype: torch.dtype = torch.bfloat16) -
     # it would refuse, and says nothing of gradients that are right
     importlib.import_module("fla.ops.common.chunk_o").TRITON_ABOVE_3_7_1 = True  # type: ignore[attr-defined]
     kernel = getattr(importlib.import_module(f"fla.ops.{rule.fla}"), f"{start}_{rule.fla}")
-    fixed: dict[str, Any] = dict(scale=1.0)
+    fixed: dict[str, Any] = dict(scale=1.0) | cut
     if rule.fla == "linear_attn":
         fixed["normalize"] = False
     if step:
@@ -181,8 +185,20 @@ def made(kind: str, row: Row, batch: int, dtype: torch.dtype = torch.bfloat16) -
     g = "gk" if step and rule.fla == "gla" else "g"  # the same under another name
     return Side(
         lambda f: kernel(**f, **fixed)[0],
-        lambda f: {g if n == "g" else n: x for n, x in rule.given(f).items()},
+        lambda f: packed({g if n == "g" else n: x for n, x in rule.given(f).items()}),
     )
+
+
+def _in_one(flows: Flows) -> Flows:
+    """The sequences of a batch one behind the other."""
+    return {n: x.flatten(0, 1)[None] for n, x in flows.items()}
+
+
+def _cuts(batch: int, length: int) -> Tensor:
+    """As many sequences, half and one and a half times as long in turn."""
+    sizes = [length + (length // 2) * (-1) ** i for i in range(batch - batch % 2)]
+    ends = torch.tensor([0, *sizes, *[length] * (batch % 2)]).cumsum(0)
+    return ends.to(DEVICE)
 
 
 # ------------------------------------------------------------------------------------------------ right or wrong
@@ -191,7 +207,7 @@ def made(kind: str, row: Row, batch: int, dtype: torch.dtype = torch.bfloat16) -
 def _answers(kind: str, row: Row, dtype: torch.dtype = torch.bfloat16) -> Flows:
     """Outputs and gradients on a small input, whose gates and vectors are those of every side."""
     step, backward = row.mode.startswith("step"), row.mode == "forward+backward"
-    length = 1 if step else 256 if CUDA else row.length
+    length = 1 if step else row.length
     flows = {n: x if n in DECAYS else x.to(dtype) for n, x in drawn(row, 2, length).items()}
     flows = {n: x.requires_grad_(backward) for n, x in flows.items()}
     side = made(kind, row, 2, dtype)
