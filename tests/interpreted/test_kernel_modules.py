@@ -204,7 +204,7 @@ def test_torch_knows_the_operators(form, tmp_path: Path) -> None:
     """Fakes, schemas and autograd as ``torch.library.opcheck`` wants them."""
     kernels, x = module(tmp_path, names(form)), inputs(form, 20, 16, 16)
     order = [n for n in ("S", "k", "u", "b", "log_a", "w", "p") if n in x]
-    given = [x[n].float().requires_grad_() for n in order] + [1e-6] * form.unit + [None]
+    given = [x[n].float().requires_grad_() for n in order] + [1e-6] * form.unit + [None, None]
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(getattr(kernels, f"{form.scan}_forward").known, given, test_utils=checks)
 
@@ -219,7 +219,7 @@ def test_a_compiler_sees_what_a_call_does(scan: str, tmp_path: Path) -> None:
     found = []
     for run in (call, call.known):
         leaves = [y.clone().requires_grad_() for y in given]
-        out = run(*leaves, None)
+        out = run(*leaves, None, None)
         loss = sum(y.square().sum() for y in out[:-1])
         found.append([*out[:-1], *torch.autograd.grad(loss, leaves, create_graph=True)])
         with pytest.raises(RuntimeError):

@@ -46,6 +46,9 @@ SPECS = {
 }
 
 
+PACKED = [0, 5, 5, 52]
+
+
 def spec_of(kind: str) -> Spec:
     text = SPECS[kind]
     core = text == GROUPED
@@ -72,7 +75,11 @@ def run(net: nn.Module, flows: dict[str, Tensor], at: list[int], dtype: torch.dt
         for _ in at[2:]
     ]
     given = [x.requires_grad_() for each in draws for x in each.values()]
-    outputs, ends = net(**leaves, state=[None, *draws], cu_seqlens=torch.tensor(at))
+    if len(at) > 2:
+        outputs, ends = net(**leaves, state=[None, *draws], cu_seqlens=torch.tensor(at))
+    else:
+        outputs, end = net(**leaves)
+        ends = [end]
     outputs = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
     found = [*outputs, *(x for each in ends for x in each.values())]
     loss = sum(x.sin().sum() for x in found)
@@ -95,6 +102,42 @@ def test_packed_sequences_are_streams_of_their_own(kind: str) -> None:
         assert error(a, b) < MOST
 
 
+@pytest.mark.parametrize(
+    ("kind", "at"), (("scalar", PACKED), ("channel", [0, 40]), ("coupled", PACKED))
+)
+def test_a_state_for_so_many_chunks_is_kept_and_the_rest_is_run_anew(
+    kind: str, at: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one chunk and of three, two at a time."""
+    spec = spec_of(kind)
+    sizes = small(spec.system, {}, 8)
+    net = spec.compile("triton", {"S": "chunked(16)"})(**sizes)
+    flows = draw(spec.system, settled(spec.system, sizes), 1, at[-1])
+    flows = {n: x.detach().double() for n, x in flows.items()}
+    made, begun = sys.modules[type(net).__module__], []
+    whole = made.resumed
+    monkeypatch.setattr(made, "resumed", lambda *x: begun.append(whole(*x)) or begun[-1])
+    monkeypatch.setattr(made, "pieces", None)  # which would run them one after the other
+    net.checkpoint = 40
+    wanted = run(spec.compile("torch")(**sizes).double(), flows, at, torch.float64)
+    for a, b in zip(run(net, flows, at, torch.float32), wanted, strict=True):
+        assert error(a, b) < MOST
+    (_, none), (S, table) = begun
+    assert none is None and S.shape[2] == len(table) - 1
+    assert table.tolist() == ([0, 1, 3, 4, 4, 4, 4] if at == PACKED else [0, 2, 3])
+
+
+def test_a_compiler_sees_pieces() -> None:
+    """Which are run anew as it does that itself."""
+    spec = spec_of("scalar")
+    sizes = small(spec.system, {}, 8)
+    net = spec.compile("triton", {"S": "chunked(16)"})(**sizes)
+    flows = {n: x.float() for n, x in draw(spec.system, settled(spec.system, sizes), 1, 40).items()}
+    wanted, net.checkpoint = net(**flows)[0], 16
+    found = torch.compile(net, backend="eager", fullgraph=True)(**flows)[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 class Waits(TorchDispatchMode):
     """Counts what a GPU would have to be waited for."""
 
@@ -111,7 +154,8 @@ def test_nothing_waits_for_where_sequences_are_cut() -> None:
     made = sys.modules[spec.compile("triton").__module__]
     with Waits() as mode:
         within = made.Packing(torch.tensor([0, 7, 7, 40]), 40)
-        table = within.of(16)
+        table, within.every = within.of(16), 32
+        within.table(16, table.device)
         made.products(torch.rand(1, 2, 40, 2, 2), within)
     assert mode.count == 0
     assert table[:4].tolist() == [[0, 7], [7, 40], [23, 40], [39, 40]]

@@ -64,7 +64,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_chunks(
-    S, k, u, <erase:b, p, inverse, >whole, end, <erase:rows, >starts, packing, T, N, H, u_x, u_h, u_t,
+    S, k, u, <erase:b, p, inverse, >whole, end, <erase:rows, >starts, packing, T, N, H, table, count, u_x, u_h, u_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -73,7 +73,7 @@ def NAME_chunks(
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
     h = taken_block(S + n * DK * DV, d, v, DK, 1, DK, DV)
     end += n * DK * DV
-    n, first, last = sequence(n, packing, T, N, H, C)
+    n, first, last = stretch(n, packing, table, count, T, N, H, C)
     u += n // H * u_x + n % H * u_h
     for chunk in range(first, last):
         start, stop = span(chunk, packing, T, C)
@@ -207,9 +207,13 @@ def NAME(
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
     k, u<erase:, p> = (rows_of(dtype, x) for x in fitted(lead, 2, k, u<erase:, p>))
+    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2])
+    S, table = resumed(S, within, C)
     end, <erase:rows, >starts<erase:, _> = NAME_forward(
-        S, k, u, <erase:b, >log_a, <erase:p, >packed(within, k, u)
+        S, k, u, <erase:b, >log_a, <erase:p, >packing, table
     )
+    if within is not None:
+        within.keep(starts, C)
     return unfitted(lead, end, <!erase:u><erase:rows>, starts)
 
 
@@ -230,10 +234,10 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >
-    packing: Tensor | None,
+    packing: Tensor | None, table: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor]:
     """S after the last token, <erase:rows, >S before each chunk<erase:, inverses of chunks>: as [X, H, ...]."""
-    end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u, packing)
+    end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u, packing, table)
     (X, H, T, dk), dv = k.shape, u.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk")
     if T == 1 and packing is None:
@@ -252,9 +256,10 @@ def NAME_forward(
     launch(NAME_solve, (X * H * starts.shape[2],), args, k.dtype, **sizes)  #? erase
     sizes = sizes_of("scan", dk, dv, T)
     args = [
-        S, at_end, u, <erase:b, begun, inverse, >whole, end, <erase:rows, >starts, *tokens_of(packing, T, sizes["C"]), H, *u.stride()[:3],
+        S, at_end, u, <erase:b, begun, inverse, >whole, end, <erase:rows, >starts, *tokens_of(packing, T, sizes["C"]), H,
+        *counted(table), *u.stride()[:3],
     ]
-    grid = (S.shape[0] * H * blocks_of(dv, sizes["BV"]),)
+    grid = (S.shape[:-2].numel() * blocks_of(dv, sizes["BV"]),)
     launch(NAME_chunks, grid, args, k.dtype, **sizes)
     return out
 
@@ -264,10 +269,10 @@ def NAME_shapes(S, k, u, *rest):
     """What the operator returns, but for its values."""
     (X, H, T, dk), dv = k.shape, u.shape[-1]
     C = chunk_of(dk, dv, T)
-    chunks = chunks_of(rest[-1], T, C)
+    chunks = chunks_of(rest[-2], T, C)
     end, starts = torch.empty_like(S), k.new_empty(X, H, chunks, dv, dk)
     return end, starts  #? !erase
-    return end, k.new_empty(X, H, T, dv), starts, inverses(k, rest[-1], chunks, C)  #? erase
+    return end, k.new_empty(X, H, T, dv), starts, inverses(k, rest[-2], chunks, C)  #? erase
 
 
 @Operator
@@ -313,7 +318,7 @@ def NAME_slopes(k, u, <erase:b, >log_a, <erase:p, >*rest):
 
 
 def NAME_setup(ctx, inputs, output):
-    _, k, u, <erase:b, >log_a, <erase:p, >packing = inputs
+    _, k, u, <erase:b, >log_a, <erase:p, >packing, _ = inputs
     _, <erase:rows, >starts<erase:, inverse> = output
     ctx.save_for_backward(k, u, <erase:b, >log_a, <erase:p, rows, >starts, <erase:inverse, >packing)
 
@@ -322,7 +327,7 @@ def NAME_slope(ctx, *grads):
     grads = [x.contiguous() for x in grads<erase:[:3]>]
     *kept, packing = ctx.saved_tensors
     dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, *grads, packing)
-    return dS, dk, du.to(kept[1].dtype), <erase:db, >da, <erase:dp, >None
+    return dS, dk, du.to(kept[1].dtype), <erase:db, >da, <erase:dp, >None, None
 
 
 NAME_forward.register_autograd(NAME_slope, NAME_setup)

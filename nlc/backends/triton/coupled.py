@@ -22,10 +22,10 @@ def products(A: Tensor, within: Packing | None = None) -> tuple[Tensor, Tensor]:
     A, T, p = A.float(), A.shape[-3], A.shape[-1]
     C = coupled_chunk(T)
     one = torch.eye(p, dtype=A.dtype, device=A.device)
-    if T == 1 and within is None:  # which has no products
+    if T == 1 and not cut(within):  # which has no products
         kept = one[..., None, None].expand(*A.shape[:-3], 1, p, p, C, C)
         return kept.contiguous(), A.unsqueeze(-1).expand(*A.shape, C).contiguous()
-    if within is None:
+    if not cut(within):
         A = torch.cat([A, one.expand(*A.shape[:-3], -T % C, p, p)], -3)
     else:  # of chunks that sequences cut
         packing, i = within.of(C), torch.arange(C, device=A.device)

@@ -48,7 +48,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >packing, T, N, H,
+    X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >packing, T, N, H, table, count,
     k_x, k_h, k_t, u_x, u_h, u_t, u_j, <erase:p_x, p_h, p_t, SOURCE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -60,7 +60,7 @@ def NAME_scan(
     for s in tl.static_range(STATES):
         h += (taken_block(X + (n * STATES + s) * DK * DV, d, v, DK, 1, DK, DV),)
     end += n * STATES * DK * DV
-    n, first, last = sequence(n, packing, T, N, H, C)
+    n, first, last = stretch(n, packing, table, count, T, N, H, C)
     k += n // H * k_x + n % H * k_h
     u += n // H * u_x + n % H * u_h
     p += n // H * p_x + n % H * p_h  #? erase
@@ -164,9 +164,13 @@ def NAME(
     b = fitted(lead, 2, b.float())[0].contiguous()  #? erase
     left = fitted(lead, 4, begun)[0].contiguous()
     since = fitted(lead, 5, kept)[0].contiguous()
+    C = kept.shape[-1]
+    X, table = resumed(X, within, C)
     X, <erase:rows, >starts<erase:, *_> = NAME_forward(
-        X, key, write, <erase:b, p, >since, left, <erase:source, >within and within.of(kept.shape[-1]),
+        X, key, write, <erase:b, p, >since, left, <erase:source, >within and within.of(C), table,
     )
+    if within is not None:
+        within.keep(starts, C)
     X, <erase:rows, >starts = unfitted(lead, X, <erase:rows, >starts)
     return X, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))
 
@@ -198,11 +202,11 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     X: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
-    packing: Tensor | None,
+    packing: Tensor | None, table: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, Tensor, >Tensor, Tensor]:
     """States after the last token, <erase:rows, >states before each chunk<erase:, inverses, z>: as [X, H, ...]."""
-    end, starts = out = NAME_shapes(X, k, u, kept, packing)  #? !erase
-    end, rows, starts, inverse, z = out = NAME_shapes(X, k, u, b, p, kept, packing)  #? erase
+    end, starts = out = NAME_shapes(X, k, u, kept, packing, table)  #? !erase
+    end, rows, starts, inverse, z = out = NAME_shapes(X, k, u, b, p, kept, packing, table)  #? erase
     (N, H, T, dk), (states, dv), C = k.shape, u.shape[-2:], kept.shape[-1]
     checked(
         NAME_forward, NAME_meaning, k, dv, min(T, C), packing is not None, X="states dv dk", u="T states dv", <erase:b="T states", >
@@ -225,11 +229,11 @@ def NAME_forward(
     grid = (N * H * kept.shape[2],)  #? erase
     launch(NAME_solve, grid, args, k.dtype, SOURCE=source, **sizes)  #? erase
     args = [
-        X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >*tokens_of(packing, T, C), H, 
-        *k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
+        X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >*tokens_of(packing, T, C), H,
+        *counted(table), *k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
     ]
     sizes = coupled_sizes("scan", states, dk, dv, C)
-    grid = (X.shape[0] * H * blocks_of(dv, sizes["BV"]),)
+    grid = (X.shape[:-3].numel() * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
     return out
 
@@ -237,8 +241,8 @@ def NAME_forward(
 @NAME_forward.register_fake
 def NAME_shapes(X, k, u, <erase:b, p, >kept, *rest):
     """What the operator returns, but for its values."""
-    packing, chunks, C = rest[-1], kept.shape[2], kept.shape[-1]  #? erase
-    end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[2:])
+    packing, chunks, C = rest[-2], kept.shape[2], kept.shape[-1]  #? erase
+    end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[-3:])
     return end, starts  #? !erase
     inverse, z = inverses(k, packing, chunks, C), k.new_empty(*k.shape[:3], u.shape[-1])  #? erase
     return end, k.new_empty(u.shape), starts, inverse, z  #? erase
@@ -292,7 +296,7 @@ def NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >
 
 
 def NAME_setup(ctx, inputs, output):
-    <!erase:_, k, u, kept, begun><erase:_, k, _, b, p, kept, begun, ctx.source>, packing = inputs
+    <!erase:_, k, u, kept, begun><erase:_, k, _, b, p, kept, begun, ctx.source>, packing, _ = inputs
     _, <!erase:starts><erase:rows, starts, inverse, z> = output
     ctx.save_for_backward(
         k, <erase:b, p, >kept, begun, <erase:rows, ><!erase:u, >starts, <erase:inverse, z, >packing
@@ -304,7 +308,7 @@ def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, *_>):
     *kept, packing = ctx.saved_tensors
     out = NAME_backward(*kept, *grads, <erase:ctx.source, >packing)
     d_X, d_k, d_u, *rest = out
-    return d_X, d_k, d_u.to(d_k.dtype), *rest, <erase:None, >None
+    return d_X, d_k, d_u.to(d_k.dtype), *rest, <erase:None, >None, None
 
 
 NAME_forward.register_autograd(

@@ -108,7 +108,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, packing, T, N, H, <grouped:group, >
+    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, packing, T, N, H, table, count, <grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -122,7 +122,7 @@ def NAME_scan(
     begun, held = block(S + n * DK * DV, d, v, DK, 1, DK, DV)
     h = tl.load(begun, mask=held, other=0.0)
     end += n * DK * DV
-    n, first, last = sequence(n, packing, T, N, H, C)
+    n, first, last = stretch(n, packing, table, count, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h
     u += n // H * u_x + n % H * u_h
     p += n // H * p_x + n % H<grouped: // group> * p_h  #? probe

@@ -56,7 +56,12 @@ class Text:
 CHUNKS = "X * H * starts.shape[2]"
 
 
-_KINDS = {"eps": "float", "packing": "Tensor | None", "within": "Packing | None = None"}
+_KINDS = {
+    "eps": "float",
+    "packing": "Tensor | None",
+    "table": "Tensor | None",
+    "within": "Packing | None = None",
+}
 
 
 def _tokens(f: KernelForm) -> list[str]:
@@ -90,7 +95,7 @@ def scan(f: KernelForm) -> str:
     probes = ["p"] * probe
     given = ["S", "k", "u", *numbers, *probes, *["eps"] * f.unit]
     made = ["end", "rows", "starts", "inverse"] if erase else ["end", "starts"]
-    given += ["packing"]
+    given += ["packing", "table"]
     _scan_called(text, f, given, numbers, probes)
     _scan_meaning(text, given)
     _scan_forward(text, f, given, numbers, probes, made)
@@ -102,7 +107,7 @@ def _scan_called(
     text: Text, f: KernelForm, given: list[str], numbers: list[str], probes: list[str]
 ) -> None:
     """The function that the module calls."""
-    text.call("def NAME(", _tensors([*given[:-1], "within"]), f") -> {_returns(3)}:", 0)
+    text.call("def NAME(", _tensors([*given[:-2], "within"]), f") -> {_returns(3)}:", 0)
     each = f", {' and '.join(numbers)} [..., T]" if numbers else ""
     at = "p" if f.probe else "k"
     keys = "k and p" if f.probe else "k"
@@ -144,11 +149,14 @@ def _scan_called(
         left = _given(numbers) if len(numbers) == 1 else ", ".join(numbers)
         args = ["lead", "1", *numbers]
         text.call(f"{left} = (x.float().contiguous() for x in fitted(", args, "))")
-    text("    packing = packed(within, k, u)")
+    text("    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2])")
+    text("    S, table = resumed(S, within, C)")
     found = "end, rows, starts, _" if f.erase else "end, starts"
     text.call(f"{found} = NAME_forward(", given, ")")
     text("""\
     rows = u  #? !erase
+    if within is not None:
+        within.keep(starts, C)
     return unfitted(lead, end, rows, starts)
 """)
 
@@ -156,7 +164,7 @@ def _scan_called(
 def _scan_meaning(text: Text, given: list[str]) -> None:
     """The recurrence, which the check of a first launch compares with."""
     returns = "tuple[Tensor, ...]"
-    text.call("\ndef NAME_meaning(", _tensors(given[:-1]), f") -> {returns}:", 0)
+    text.call("\ndef NAME_meaning(", _tensors(given[:-2]), f") -> {returns}:", 0)
     at = "p" if text.flags["probe"] else "k"
     text(f'''\
     """Token by token."""
@@ -192,7 +200,7 @@ def _scan_forward(
     """{said}: [X, H, ...]."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None<grouped:, groups=4>)
-    {", ".join(made)} = out = NAME_shapes(S, k, u, packing)''')
+    {", ".join(made)} = out = NAME_shapes(S, k, u, packing, table)''')
     tokens = _tokens(f)
     small = ["S", "k", "u", *numbers, *probes, *made[:3], *tokens[1:]]
     text("    if T == 1 and packing is None:")
@@ -216,9 +224,9 @@ def _scan_forward(
     text.launch(
         "scan",
         "scan",
-        [*args, *tokens, *_strides("k", "u", *probes)],
+        [*args, *tokens[:2], "*counted(table)", *tokens[2:], *_strides("k", "u", *probes)],
         "k.dtype",
-        "S.shape[0] * H",
+        "S.shape[:-2].numel()",
         True,
     )
     text('''\
@@ -230,9 +238,9 @@ def NAME_shapes(S, k, u, *rest):
     """What the operator returns, but for its values."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     C = chunk_of(dk, dv, T)
-    starts = k.new_empty(X, H, chunks_of(rest[-1], T, C), dv, dk)
+    starts = k.new_empty(X, H, chunks_of(rest[-2], T, C), dv, dk)
     return torch.empty_like(S), starts  #? !erase
-    inverse = inverses(u, rest[-1], starts.shape[2], C)  #? erase
+    inverse = inverses(u, rest[-2], starts.shape[2], C)  #? erase
     rows = k.new_empty(X, H, T, dv)  #? erase
     return torch.empty_like(S), rows, starts, inverse  #? erase
 
@@ -250,7 +258,7 @@ def _scan_backward(
     erase = f.erase
     kept = ["k", "u", *numbers, *probes, *made[1:]]
     grads = ["d_end", "d_rows", "d_starts"] if erase else ["d_end", "d_starts"]
-    slopes = [f"d_{n}" for n in given if n not in ("eps", "packing")]
+    slopes = [f"d_{n}" for n in given if n not in ("eps", "packing", "table")]
     eps = [*["eps"] * f.unit, "packing"]
     text("@Operator")
     text.call(
@@ -297,7 +305,7 @@ def _scan_backward(
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
-    S, *flows{", ctx.eps" * f.unit}, packing = inputs
+    S, *flows{", ctx.eps" * f.unit}, packing, _ = inputs
     ctx.save_for_backward(*flows, *output[1:], packing)
 
 
@@ -305,7 +313,7 @@ def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
     *kept, packing = ctx.saved_tensors
     grads = ({", ".join(f"{g}.contiguous()" for g in grads)})
     d_S, d_k, d_u, *rest = NAME_backward(*kept, *grads{", ctx.eps" * f.unit}, packing)
-{back}    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}, None
+{back}    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}, None, None
 
 """)
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")

@@ -60,22 +60,65 @@ def sequence(n, packing, T, N, H, C: tl.constexpr):
         n, first, last = n % H, tl.load(at), tl.load(at + 2)
     return n, first, last
 ''',
+    "stretch": '''
+@triton.jit
+def stretch(n, packing, table, count, T, N, H, C: tl.constexpr):
+    """As `sequence`, of a state that a scan begins with; with a table count of them for each head."""
+    if table is None:
+        n, first, last = sequence(n, packing, T, N, H, C)
+    else:
+        first, last = tl.load(table + n % count), tl.load(table + n % count + 1)
+        n = n // count
+    return n, first, last
+''',
     "Packing": '''
 class Packing:
-    """Sequences packed in one of T tokens, cut at cuts [N + 1]: where chunks of them are.
+    """Sequences packed in one of T tokens, cut at cuts [N + 1]: where chunks of them are; and what
+    scans keep where the backward pass runs them anew, a state for ``every`` so many tokens.
 
     It is computed on the device, and nothing waits for it: there is room for as many chunks as
     there can be, and those that there are not have no tokens.
     """
 
-    def __init__(self, cuts: Tensor, tokens: int):
-        # cut to what is there, or a kernel reads elsewhere
-        self.cuts = cuts.to(torch.int32).clamp(0, tokens).cummax(0).values
-        self.tokens, self.found = tokens, {}
+    def __init__(self, cuts: Tensor | None, tokens: int, every: int = 0):
+        if cuts is not None:  # cut to what is there, or a kernel reads elsewhere
+            cuts = cuts.to(torch.int32).clamp(0, tokens).cummax(0).values
+        self.cuts, self.tokens, self.every = cuts, tokens, every
+        self.found, self.tables, self.kept, self.left = {}, {}, [], None
 
-    def of(self, C: int) -> Tensor:
+    def again(self) -> None:
+        """Before scans run: with what they kept when they did so before, if they did."""
+        self.left = iter(self.kept) if self.kept else None
+
+    def keep(self, starts: Tensor, C: int) -> None:
+        """Of states before each chunk those that stay."""
+        if self.every and self.left is None:
+            first = self.table(C, starts.device)[:-1].clamp(max=starts.shape[2] - 1)
+            self.kept.append(starts.detach().index_select(2, first))
+
+    def table(self, C: int, device: torch.device) -> Tensor:
+        """[count + 1]: the first chunk of each stretch between states that are kept, and that
+        behind the last."""
+        if C not in self.tables:
+            m, chunks = max(1, self.every // C), -(-self.tokens // C)
+            if self.cuts is None:
+                table = torch.arange(0, chunks + m, m, dtype=torch.int32, device=device)
+                self.tables[C] = table.clamp(max=chunks)
+            else:
+                N = len(self.cuts) - 1
+                firsts = self.of(C)[chunks + N :, 0].contiguous()
+                ends = F.pad((-(-firsts.diff() // m)).cumsum(0, dtype=torch.int32), (1, 0))
+                one = torch.arange((chunks + N) // m + N + 1, dtype=torch.int32, device=device)
+                own = (torch.searchsorted(ends, one, right=True) - 1).clamp(max=N - 1)
+                table = firsts[own] + (one - ends[own]) * m
+                self.tables[C] = torch.where(one < ends[-1], table, firsts[-1]).to(torch.int32)
+        return self.tables[C]
+
+    def of(self, C: int) -> Tensor | None:
         """[chunks + N + 1, 2]: of chunks the first token, and that behind its sequence; then of
-        sequences the first chunk and token."""
+        sequences the first chunk and token. None where there is but one."""
+        if self.cuts is None:
+            return None
         if C not in self.found:
             cuts, N = self.cuts, len(self.cuts) - 1
             firsts = F.pad((-(-cuts.diff() // C)).cumsum(0, dtype=torch.int32), (1, 0))
@@ -91,6 +134,23 @@ def packed(within: Packing | None, k: Tensor, u: Tensor) -> Tensor | None:
     """Where chunks of keys k and values u are, if sequences are packed."""
     return within and within.of(chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]))
 ''',
+    "cut": '''
+def cut(within: Packing | None) -> bool:
+    """Whether sequences are packed in one."""
+    return within is not None and within.cuts is not None
+''',
+    "resumed": '''
+def resumed(S: Tensor, within: Packing | None, C: int) -> tuple[Tensor, Tensor | None]:
+    """What a scan begins with: S, or the states that it kept when it ran before, and where."""
+    if within is None or within.left is None:
+        return S, None
+    return next(within.left).float(), within.table(C, S.device)
+''',
+    "counted": '''
+def counted(table: Tensor | None) -> tuple[Tensor | None, int]:
+    """A table of stretches, and how many there are."""
+    return table, 0 if table is None else len(table) - 1
+''',
     "tokens_of": '''
 def tokens_of(packing: Tensor | None, T: int, C: int) -> tuple[Tensor | None, int, int]:
     """What kernels are told of tokens; last how many sequences are packed in one, 0 if none."""
@@ -104,28 +164,34 @@ def chunks_of(packing: Tensor | None, T: int, C: int) -> int:
     "front": '''
 def front(S: Tensor, behind: int, within: Packing | None) -> torch.Size:
     """What states have in front in common with flows: where sequences are packed, heads alone."""
-    return S.shape[within is not None : -behind]
+    return S.shape[cut(within) : -behind]
 ''',
     "states_for": '''
 def states_for(lead: torch.Size, behind: int, S: Tensor, within: Packing | None) -> Tensor:
     """States [X, H, ...] for flows that have lead in front."""
-    if within is not None:
+    if cut(within):
         lead = (S.shape[0], *lead[1:])
     return fitted(lead, behind, S)[0].contiguous()
 ''',
     "packed_streams": '''
 def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor) -> tuple:
-    """As `streams`, but that kernels read where packed sequences are cut: nothing waits.
+    """As `streams`, but that kernels read where packed sequences are cut: nothing waits; and that
+    ``checkpoint`` runs all at once, from the states that scans keep.
 
     Cuts that are there already are not looked at; those on the CPU are, as those of `streams`.
     """
-    plain = module.truncate or module.checkpoint or module.error_if_nonfinite
-    if cu_seqlens is None or plain:
+    tokens, every = flows[0].shape[1], module.checkpoint or 0
+    plain = module.truncate or module.error_if_nonfinite
+    plain = plain or (every and torch.compiler.is_compiling())
+    if plain or (cu_seqlens is None and not every):
         return streams(module, cu_seqlens, states, *flows)
+    if cu_seqlens is None:
+        state = started(module, states, flows[0])
+        return at_once(module, state, Packing(None, tokens, every), *flows)
     cuts, x = torch.as_tensor(cu_seqlens), flows[0]
     N = len(cuts) - 1 if cuts.ndim == 1 else 0
-    ends = [0, x.shape[1]] if cuts.is_cuda else cuts.tolist()
-    sound = N > 0 and len(x) == 1 and [ends[0], ends[-1]] == [0, x.shape[1]]
+    ends = [0, tokens] if cuts.is_cuda else cuts.tolist()
+    sound = N > 0 and len(x) == 1 and [ends[0], ends[-1]] == [0, tokens]
     count = N if states is None else -1 if isinstance(states, dict) else len(states)
     if not sound or count != N or ends != sorted(ends):
         return streams(module, cu_seqlens, states, *flows)  # which says what is wrong
@@ -134,9 +200,21 @@ def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows:
     else:
         given = [started(module, s or None, x) for s in states]
         state = {key: torch.cat([s[key] for s in given]) for key in given[0]}
-    within = Packing(cuts.to(x.device, non_blocking=True), x.shape[1])
-    outputs, state = module.piece(state, *flows, within=within)
+    within = Packing(cuts.to(x.device, non_blocking=True), tokens, every)
+    outputs, state = at_once(module, state, within, *flows)
     parts = zip(*(v.split(1) for v in state.values()), strict=True)
     return outputs, [dict(zip(state, each, strict=True)) for each in parts]
+
+
+def at_once(module: nn.Module, state: dict, within: Packing, *flows: Tensor) -> tuple:
+    """``module.piece``, which the backward pass computes anew where states are kept for that."""
+
+    def piece(state: dict, *flows: Tensor) -> tuple:
+        within.again()
+        return module.piece(state, *flows, within=within)
+
+    if not within.every:
+        return piece(state, *flows)
+    return checkpoint(piece, state, *flows, use_reentrant=False, preserve_rng_state=False)
 ''',
 }

@@ -373,7 +373,9 @@ def differs(
         exact = name in ("S", "X", "b", "log_a", "w", "kept", "begun")
         inputs.append((x if exact else x.to(dtype)).requires_grad_())
     with torch.enable_grad():
-        found, given = operator(*inputs, packing), [x for x in inputs if isinstance(x, Tensor)]
+        more = len(inspect.signature(operator.function).parameters) - len(inputs) - 1
+        found = operator(*inputs, packing, *[None] * more)
+        given = [x for x in inputs if isinstance(x, Tensor)]
         wide = [x.detach().double().requires_grad_() for x in given]
         each = []
         for n in range(len(ends) - 1):
