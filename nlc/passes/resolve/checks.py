@@ -50,7 +50,7 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
         return
     if memory is None and "memory" in level.keys and not level.of_a_state:
         return  # it may be meant as a cache
-    if not {"rule", "update"} & level.keys.keys():
+    if not {"rule", "update"} & level.keys.keys() and not _may_be_loss(level):
         help = "for example `rule: gd(lr=0.1)`, or `update: e` for what is no gradient step"
         _missing(level, scope, "rule", "it would never change", help)
     if "rule" in level.keys and "objective" not in level.keys:
@@ -99,6 +99,11 @@ def _check_loss(level: LevelTree, scope: Scope) -> None:
             )
 
 
+def _may_be_loss(level: LevelTree) -> bool:
+    """Whether what it is trained by cannot be read."""
+    return "objective" in level.keys and (level.objective is None or level.objective.op == "error")
+
+
 def _decays(level: LevelTree) -> bool:
     rule = level.rule
     return "retain" in level.keys or (
@@ -128,7 +133,9 @@ def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
     if tree is None:
         return
     unit = "step" if scope.gradients or is_loss(level) else "token"
-    if not _unit(tree, scope, unit) or ticks is None:
+    if ticks is None or (tree.unit == "step" and _may_be_loss(level)):
+        return
+    if not _unit(tree, scope, unit):
         return
     if kind == "cache":
         if ticks.kind != "infinite":
