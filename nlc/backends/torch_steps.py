@@ -139,9 +139,10 @@ def on_device(numbers: tuple[float | Tensor, ...], like: Tensor) -> tuple[Tensor
 def in_place(advance: Callable) -> Callable:
     """What changes the tensors to what ``advance`` makes of them."""
 
-    def run(tensors: tuple[Tensor, ...], *numbers: Tensor | bool) -> None:
+    def run(tensors: tuple[Tensor, ...], numbers: Tensor, *due: bool | Tensor) -> None:
         W, _, *memories = tensors
-        for x, new in zip((W, *memories), advance(*tensors, *numbers), strict=True):
+        made = advance(*tensors, *numbers.unbind(), *due)
+        for x, new in zip((W, *memories), made, strict=True):
             x.copy_(new)
 
     return run
@@ -155,9 +156,9 @@ def compiled(run: Callable) -> Callable:
 
 
 @functools.lru_cache(16)
-def as_tensors(numbers: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Numbers of a step, which many tensors share."""
-    return tuple(torch.tensor(x, dtype=dtype) for x in numbers)
+def as_tensor(numbers: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    """Numbers of a step, which many tensors share: one tensor, as each costs a check at a call."""
+    return torch.tensor(numbers, dtype=dtype)
 
 
 def one_pass(advance: Callable, tensors: tuple, numbers: tuple, *due: bool | Tensor) -> tuple:
@@ -166,10 +167,10 @@ def one_pass(advance: Callable, tensors: tuple, numbers: tuple, *due: bool | Ten
     if all(x.is_contiguous() for x in tensors):
         tensors = tuple(x.view(-1).data for x in tensors)  # the shape behind a view would count
     if any(isinstance(x, Tensor) for x in numbers):
-        numbers = on_device(numbers, W)
+        together = torch.stack(on_device(numbers, W))
     else:
-        numbers = as_tensors(numbers, W.dtype)
-    compiled(in_place(advance))(tensors, *numbers, *due)
+        together = as_tensor(numbers, W.dtype)
+    compiled(in_place(advance))(tensors, together, *due)
     return W, *memories
 ''',
     "out_of_place": '''
