@@ -180,7 +180,7 @@ def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows:
 
     Cuts that are there already are not looked at; those on the CPU are, as those of `streams`.
     """
-    tokens, every = flows[0].shape[1], module.checkpoint or 0
+    tokens, every = flows[0].shape[1], torch.is_grad_enabled() and module.checkpoint or 0
     plain = module.truncate or module.error_if_nonfinite
     plain = plain or (every and torch.compiler.is_compiling())
     if plain or (cu_seqlens is None and not every):
