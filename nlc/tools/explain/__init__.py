@@ -22,6 +22,7 @@ from nlc.tools.costs.owners import SYSTEM, exprs
 from nlc.tools.derivation import update_lines
 from nlc.tools.explain import faster
 from nlc.tools.explain.facts import Explanation, Fact
+from nlc.tools.explain.text import size
 from nlc.tools.sizes import settled
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class _Explainer:
             key = place.text if place is not None and place.text in level.keys else None
             quote = _placed(level, key)[1] if key else place.quote() if place is not None else ""
         else:
-            kind, why = choice.kind, _linear(choice) + self._kernels(choice)
+            kind, why = choice.kind, _linear(choice) + self._kernels(choice, solve, cost)
             key = _boundary(level) if choice.plan == "anchored" else None
             place, quote = _placed(level, key)
             quicker = tuple(faster.chunked(choice, [self._number(p) for p in choice.periods]))
@@ -128,8 +129,8 @@ class _Explainer:
             level.name, clock, kind, choice.plan, why, place, quote, solve, periods, cost, quicker
         )
 
-    def _kernels(self, choice: Choice) -> str:
-        """Where there are kernels, whether it runs in them."""
+    def _kernels(self, choice: Choice, tile: int | None, cost: Cost) -> str:
+        """Where there are kernels, whether it runs in them, and what they keep of its states."""
         if self.backend != "triton" or choice.record is None:
             return ""
         if choice.record.rank != 2 or choice.record.key is None:
@@ -137,7 +138,10 @@ class _Explainer:
         channels = self._number(choice.record.key.type.dims[0])
         if channels > MOST_KEYS:
             return f"; in kernels, which take keys of {MOST_KEYS} channels at most, not {channels}"
-        return "; in kernels"
+        if tile is None or choice.plan != "chunked":
+            return "; in kernels"
+        kept = f"{size(cost.state)} for each {tile} tokens, or each `checkpoint`"
+        return f"; in kernels, whose backward pass needs {kept}"
 
     def _updates(self, level: str) -> tuple[str, ...]:
         """An optimizer's steps are all that there is to say of it; a module's are many, and ``derive`` shows them."""
