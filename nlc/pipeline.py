@@ -31,6 +31,7 @@ from nlc.passes.clocks import clocks
 from nlc.passes.cycles import cycles
 from nlc.passes.derive import derive
 from nlc.passes.expand import expand
+from nlc.passes.indices import indices
 from nlc.passes.infer import infer
 from nlc.passes.inline import inline
 from nlc.passes.limits import DEEPEST, few_states, limits
@@ -165,7 +166,8 @@ class Spec:
     def _analysed(self, system: System) -> tuple[System, dict[str, Update]]:
         """From names to updates, for the system and for those beside it."""
         limits(system, self.report)
-        system = inline(outer(substeps(use(system), self.report)), self.report)
+        system = indices(use(system), self.report)
+        system = inline(outer(substeps(system, self.report)), self.report)
         few_states(system, self.report)
         system = infer(clocks(system, self.report), self.report)
         self.report.raise_if_errors()

@@ -32,7 +32,6 @@ from pathlib import Path
 import pytest
 
 import nlc
-from nlc.lib import functions
 from nlc.pipeline import shipped
 from nlc.tools.reference import filled
 
@@ -278,10 +277,6 @@ REFUSED = [
         "2 per token",
     ),
     ("`sum(e, last=c)` in a gradient system", "adamw", "-dot(m, g)", "sum(-dot(m, g), last=4)"),
-    *(
-        (f"`{name}`", "delta_net", "sqnorm(S(key) - value)", f"sqnorm({name}(S))")
-        for name in sorted(functions.LATER)
-    ),
     (
         "`grad` outside an `update`",
         "delta_net",

@@ -117,12 +117,13 @@ def compare(
     """A module against code written out: outputs, every state that the code gives, and all gradients.
 
     The loss weighs the outputs and the final states at random; its gradients are those with respect
-    to the first input and every slow weight. Gives the largest error, relative to the largest entry of its tensor.
+    to the first input that is no index and every slow weight. Gives the largest error, relative to the largest
+    entry of its tensor.
     """
     weights = dict(module.named_parameters())
     inputs = {"x": inputs} if isinstance(inputs, Tensor) else dict(inputs)
-    first = next(iter(inputs))
-    x = inputs[first] = inputs[first].clone().requires_grad_()
+    varied = [n for n, x in inputs.items() if x.is_floating_point()][:1]  # all but indices
+    inputs |= {n: inputs[n].clone().requires_grad_() for n in varied}
     y, state = module(**inputs)
     expected, end = written(weights, *inputs.values())
     assert set(end) <= set(state)
@@ -133,7 +134,7 @@ def compare(
         key: torch.randn(a.shape, generator=generator, dtype=a.dtype)
         for key, (a, _) in pairs.items()
     }
-    leaves = {"x": x, **weights}
+    leaves = {**{n: inputs[n] for n in varied}, **weights}
     slopes = []
     for side in (0, 1):
         loss = sum((share[key] * pair[side]).sum() for key, pair in pairs.items())

@@ -259,11 +259,23 @@ def plain_numbers(owner: object, **numbers: float | Tensor | None) -> None:
             raise TypeError(f"{name} = {x!r} must be a number ({declared(owner, name)})")
 ''',
     "takes_flow": '''
-def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: int) -> None:
-    """TypeError or ValueError where an input is not ``flow``, as x [B, T, d], like the first."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: int) -> None:  #? !indexed
+    """TypeError or ValueError where an input is not ``flow``, as x [B, T, d], like the first."""  #? !indexed
+def takes_flow(  #? indexed
+    module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: int, rows: int = 0  #? indexed
+) -> None:  #? indexed
+    """TypeError or ValueError where an input is not ``flow``, as x [B, T, d], like the first.  #? indexed
+  #? indexed
+    With ``rows`` it holds whole numbers below that, which are looked at on the CPU alone.  #? indexed
+    """  #? indexed
+    if not isinstance(x, Tensor) or not x.is_floating_point():  #? !indexed
+    kinds = (torch.int32, torch.int64)  #? indexed
+    fits = isinstance(x, Tensor) and (x.dtype in kinds if rows else x.is_floating_point())  #? indexed
+    if not fits:  #? indexed
         found, where = getattr(x, "dtype", type(x).__name__), declared(module, flow)
-        raise TypeError(f"{flow} must hold floating-point numbers, not {found} ({where})")
+        raise TypeError(f"{flow} must hold floating-point numbers, not {found} ({where})")  #? !indexed
+        wanted = "int32 or int64" if rows else "floating-point numbers"  #? indexed
+        raise TypeError(f"{flow} must hold {wanted}, not {found} ({where})")  #? indexed
     lead = flow.count(",") + 1 - len(sizes)  # B and T, of a single token B
     wanted = (*first.shape[:lead], *sizes)
     if x.shape != wanted or 0 in wanted[1:lead]:
@@ -277,6 +289,10 @@ def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: i
     if x.device != device:
         said = f"{flow} must be on {device}, not on {x.device}"
         raise ValueError(f"{said} ({declared(module, flow)})")
+    seen = rows and x.device.type == "cpu" and not torch.compiler.is_compiling()  #? indexed
+    if seen and x.numel() and not (0 <= x.min() and x.max() < rows):  #? indexed
+        said = f"{flow} must be within 0 and {rows - 1}, not {x.min()} to {x.max()}"  #? indexed
+        raise ValueError(f"{said} ({declared(module, flow)})")  #? indexed
 ''',
     "state_layout": '''
 def state_layout(module: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -400,5 +416,6 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
 
 
 def for_program(texts: list[str], program: Program) -> list[str]:
-    """Texts as a program needs them: they know how many tokens came before, if it counts them."""
-    return [select(t, counted=program.counted) if "#? counted" in t else t for t in texts]
+    """Texts as a program needs them: they know how many tokens came before, if it counts them, and of indices."""
+    flags = {"counted": program.counted, "indexed": bool(program.indices)}
+    return [select(t, **flags) if any(f"#? {f}" in t for f in flags) else t for t in texts]

@@ -172,6 +172,10 @@ CODES.update(
             "gate of the wrong shape",
             "A bare gate is a scalar; a vector is written `per_key(…)` or `per_value(…)`.",
         ),
+        "NLC307": Code(
+            "not an index",
+            "An embedding reads an input of whole numbers, one a token; nothing else reads that input.",
+        ),
         # 4 time
         "NLC401": Code(
             "reading oneself",

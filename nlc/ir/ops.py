@@ -596,6 +596,7 @@ OPS: dict[str, Op] = {
     # with slow weights
     "linear": Op(_linear, _linear_vjp),
     "conv": Op(lambda s, d, e: d[0], None, why=_TIME),
+    "embedding": Op(lambda s, d, e: d[1][1:], lambda n, g: (None, None)),  # no state is an input
     # heads
     "split": Op(
         lambda s, d, e: s.split(d[0], parts(e)),

@@ -136,13 +136,17 @@ class Program:
     system: System
     slots: tuple[Slot, ...]
     body: tuple[Let | Loop | Parallel | Return, ...]
-    inputs: dict[str, str]  # the variable of each input
+    inputs: dict[
+        str, str
+    ]  # the variable of each flow that comes in: an input, or what an embedding gives
     about: tuple[About, ...] = ()  # the levels and their updates, fastest first
     rules: dict[str, Program] = field(
         default_factory=dict
     )  # by kind of tensor, or by the rule's name
     groups: tuple[Group, ...] = ()
     nonnegative: tuple[str, ...] = ()  # inputs whose logarithms it takes
+    indices: dict[str, str] = field(default_factory=dict)  # the variables of inputs that are none
+    embedded: dict[str, str] = field(default_factory=dict)  # whose rows an embedding gives, by path
     tile: int | None = None  # tokens of one triangular solve; None: the backend's own
     channel_tile: int | None = None  # the same where decays differ by key channel
 
@@ -158,7 +162,7 @@ class Program:
     @property
     def names(self) -> set[str]:
         """Every name that it gives or takes, at any depth."""
-        out = {s.var for s in self.slots} | set(self.inputs.values())
+        out = {s.var for s in self.slots} | {*self.inputs.values(), *self.indices.values()}
         stack: list[object] = list(self.body)
         while stack:
             s = stack.pop()

@@ -61,13 +61,17 @@ def _polynomial(e: Expr) -> Dim | None:
 
 @dataclass(frozen=True)
 class Input:
-    """``head``: the tensor is [B, T, H, n], as for an operator. ``range``: of what it stands for in its system."""
+    """``head``: the tensor is [B, T, H, n], as for an operator. ``range``: of what it stands for in its system.
+
+    ``rows``: it counts the rows of an embedding, and is a whole number below this.
+    """
 
     name: str
     dims: Dims
     head: bool
     span: Span
     range: Range = ANY
+    rows: Dim | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Module:
 
     ``width`` is the stated width of ``linear`` or the taps of ``conv``; inference fills ``inner`` and ``outer``, the
     channels that it takes and gives (``outer`` None: a scalar), and ``head``, whether there is one set a head.
+    ``rows`` are those of an ``embedding``.
     """
 
     path: str
@@ -95,6 +100,7 @@ class Module:
     width: Dim | None = None
     bias: bool = False
     shared: bool = False
+    rows: Dim | None = None
     inner: Dim | None = None
     outer: Dim | None = None
     head: bool = False
@@ -107,6 +113,8 @@ class Module:
             return {"weight": (self.inner,), "bias": (self.inner,)}
         if self.function == "rmsnorm":
             return {"weight": (self.inner,)}
+        if self.function == "embedding":
+            return {"weight": (self.rows, outer)}
         second = self.inner if self.function == "linear" else self.width
         return {"weight": (outer, second), **({"bias": (outer,)} if self.bias else {})}
 

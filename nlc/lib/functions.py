@@ -117,6 +117,9 @@ _TABLE = [
     _function("layernorm", "x, shared=false", "layernorm(x)",
               "x - mean(x) over the root of its mean square plus 1e-6, times a weight, plus a bias",
               static=("shared",), weights=("weight", "bias")),
+    _function("embedding", "x, rows, width=none", "embedding(i, 256, d)",
+              "row x of a table of `rows`, for an input x of whole numbers from 0 to rows - 1, one a token",
+              static=("rows", "width"), weights=("weight",)),
     # heads, time
     _function("split", "x, groups=none", "split(x)",
               "[heads * n] channels to n per head: the first n are the first head's; of [groups * n] where groups of"
@@ -132,9 +135,6 @@ _TABLE = [
     _function("normal", "std", "normal(0.02)", "normally distributed around 0", init_only=True),
     _function("inv_softplus", "x", "inv_softplus(0.1)", "the number whose softplus is x", is_="log(expm1(x))"),
 ]  # fmt: skip
-
-# Functions of the language that this version has not.
-LATER = frozenset({"embedding"})
 
 
 def usage(name: str, params: dict[str, object]) -> str:
@@ -157,3 +157,4 @@ _READS = [
 
 FUNCTIONS: dict[str, Function] = {f.name: f for f in _TABLE}
 READS: dict[str, Function] = {f.name: f for f in _READS}
+WEIGHTED = frozenset(f.op for f in _TABLE if f.weights)  # own slow weights

@@ -7,6 +7,7 @@ import re
 
 from nlc.ir.expr import Expr
 from nlc.ir.ops import OPS
+from nlc.lib.functions import WEIGHTED
 
 _WORDS = {
     "matmul": "{0}_{1}",
@@ -63,7 +64,7 @@ def describe(e: Expr, of: str = "") -> str:
     """
     if e.op in ("var", "hyper", "flow", "weight"):
         return str(e.attr).replace(".", "_")
-    if e.op in ("linear", "conv", "rmsnorm", "layernorm"):
+    if e.op in WEIGHTED:
         return str(e.attr).replace(".", "_")
     if e.op in ("num", "bool") or not e.args:
         return e.op

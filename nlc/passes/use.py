@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from nlc.ir.system import Flow, Input, Module, System, Use, Weight
 from nlc.ir.types import Dims
+from nlc.passes.indices import counted
 from nlc.passes.instance import Instance
 
 
@@ -29,7 +30,12 @@ def _written_out(system: System, name: str, used: Use) -> System:
         flows[full] = Flow(full, copy.expr(flow.expr), used.span, owner, _dims(flow.dims, copy))
     (label, output), first = next(iter(inner.output.items())), next(iter(inner.inputs.values()))
     declared = inner.outputs.get(label)
-    if declared is None and not inner.outputs and not first.head:
+    if (
+        declared is None
+        and not inner.outputs
+        and not first.head
+        and first.name not in counted(inner)
+    ):
         declared = first.dims
     flows[name] = Flow(name, copy.expr(output), used.span, None, _dims(declared, copy))
     levels = {copy.names[n]: copy.level(level) for n, level in inner.levels.items()}
@@ -58,8 +64,8 @@ def _dims(dims: Dims | None, copy: Instance) -> Dims | None:
 
 
 def _module(m: Module, copy: Instance) -> Module:
-    width = m.width and m.width.substitute(copy.sizes)
-    return replace(m, path=copy.names[m.path], width=width, span=copy.span)
+    width, rows = (d and d.substitute(copy.sizes) for d in (m.width, m.rows))
+    return replace(m, path=copy.names[m.path], width=width, rows=rows, span=copy.span)
 
 
 def _weight(w: Weight, copy: Instance) -> Weight:

@@ -141,7 +141,7 @@ class Expressions:
         if e.op in TOLD:
             return TOLD[e.op](self, e, *args)
         out = OPERATIONS[e.op](self.lead, *args)
-        return out.squeeze(-1) if e.op == "linear" and e.type.dims == () else out
+        return out.squeeze(-1) if e.op in ("linear", "embedding") and e.type.dims == () else out
 
     def like(self, x: Tensor, state: Tensor) -> Tensor:
         """A value that fills a state: a number stands for all of its elements."""

@@ -196,6 +196,7 @@ OPERATIONS: dict[str, Operation] = {
     "concat": _concat,
     "flatten": lambda lead, x: x.flatten(-2),
     "linear": _linear,
+    "embedding": lambda lead, x, weight: weight.reshape(weight.shape[-2:])[x.long()],
     "stop": lambda lead, x: x.detach(),
 }
 

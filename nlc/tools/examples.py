@@ -216,6 +216,10 @@ EXAMPLES.update(
             "rule: gd(lr=sigmoid(linear(x, d)))",
             "rule: gd(lr=per_key(sigmoid(linear(x, d))))",
         ),
+        "NLC307": Example(
+            bad=(("x: [d]", "x: [d]\n  i: []"), (VALUE, "value: x + embedding(i + 1, 100, d)")),
+            good=(("x: [d]", "x: [d]\n  i: []"), (VALUE, "value: x + embedding(i, 100, d)")),
+        ),
         # 4 time
         "NLC401": of(VALUE, "value: x - S(key)", "value: x - prev(S)(key)"),
         "NLC402": Example(

@@ -25,7 +25,7 @@ from pygments.token import (
     _TokenType,
 )
 
-from nlc.lib.functions import FUNCTIONS, LATER
+from nlc.lib.functions import FUNCTIONS
 from nlc.lib.memories import MEMORIES
 from nlc.lib.rules import RULES
 from nlc.syntax.clock import WORDS
@@ -58,7 +58,7 @@ for _block in _BLOCKS:
 
 _NAMES: dict[str, _TokenType] = {
     **dict.fromkeys(RESERVED, Name.Builtin.Pseudo),
-    **dict.fromkeys([*FUNCTIONS, *LATER], Name.Builtin),
+    **dict.fromkeys(FUNCTIONS, Name.Builtin),
     **dict.fromkeys(MEMORIES, Name.Class),
     **dict.fromkeys(RULES, Name.Function),
     **dict.fromkeys(["true", "false"], Keyword.Constant),

@@ -21,6 +21,7 @@ NAMES = {
     "u": "a number per head of any size",
     "S": "a memory, matrix(n, n), with boundaries",
     "M": "the level whose `update` it is",
+    "i": "an input of whole numbers",
     "g": "the gradient at W, in a gradient system",
 }
 PER_HEAD = {"d": Dim.of("heads") * Dim.of("n")}  # as the hypers of the example say
@@ -31,7 +32,7 @@ context: tokens
 hyper: {{d: heads * n, n: 8}}
 heads: 2
 inputs:
-  x: [d]
+  x: [d]{index}
 weights:
   w: {{shape: [], init: "{init}"}}
 let:
@@ -84,6 +85,12 @@ rule: gd(lr=a)"""
 _UNUSED = "NLC210"  # the example does not read every name that it might
 
 
+def _tokens(flow: str = "x", init: str = "0", slow: str = _SLOW, level: str = "") -> str:
+    """The example of a token system; with an index, if the flow is what one counts."""
+    index = "\n  i: []" if "embedding(" in flow else ""
+    return _TOKENS.format(flow=flow, init=init, slow=slow, level=level, index=index)
+
+
 def value(function: Function) -> Type | None:
     """The type of a function's example; None for what only draws where a weight starts.
 
@@ -91,7 +98,7 @@ def value(function: Function) -> Type | None:
     """
     e = function.example
     if function.init_only:
-        _checked(_TOKENS.format(init=e, flow="x", slow=_SLOW, level=""))
+        _checked(_tokens(init=e))
         return None
     if any(n.op == "name" and n.attr == "g" for n in walk(parse_text(e))):
         return _typed(_GRADIENTS.format(flow=e, level=""), "W.example")
@@ -105,9 +112,9 @@ def value(function: Function) -> Type | None:
         spec = _with(_SEVERAL.format(flow=e), False)
         return spec.system.flows["M.each"].expr.type
     if function.op == "total":  # it reads something faster than its own level
-        spec = _checked(_TOKENS.format(init=0, flow="x", slow=e, level=""))
+        spec = _checked(_tokens(slow=e))
         return next(n.type for n in walk(spec.system.levels["C"].objective) if n.op == function.op)
-    return _typed(_TOKENS.format(init=0, flow=e, slow=_SLOW, level=""), "example")
+    return _typed(_tokens(e), "example")
 
 
 def _typed(text: str, flow: str) -> Type:
@@ -131,7 +138,7 @@ def _with(level: str, gradients: bool) -> Spec:
     lines = "  M:\n" + textwrap.indent(level, "    ")
     if gradients:
         return _checked(_GRADIENTS.format(flow="1", level=lines))
-    return _checked(_TOKENS.format(init=0, flow="x", slow=_SLOW, level=lines))
+    return _checked(_tokens(level=lines))
 
 
 def _checked(text: str) -> Spec:

@@ -147,8 +147,9 @@ _PACKED = """Sequences packed in a batch of one, cut by ``cu_seqlens`` [N + 1], 
 and ``state`` a list of N, since positions and caches differ; None starts one."""
 
 
-def class_doc(w: Writer, system: System, slots: Iterable[Slot]) -> None:
+def class_doc(w: Writer, program: Program) -> None:
     """The docstring of a module's class: what it is, what goes in and what comes out."""
+    system = program.system
     for i, line in enumerate(wrap(title(system), WIDTH - 8)):
         w(line if i else f'"""{line}')
     w()
@@ -157,6 +158,8 @@ def class_doc(w: Writer, system: System, slots: Iterable[Slot]) -> None:
     made = f"{made} and" if len(system.output) == 1 else f"a dict of {made}, and"
     said = f"Takes {given}, B sequences of T tokens. Returns {made} the state of the stream, to be"
     said += " given to the next call. ValueError where shapes do not fit."
+    for n, i in system.inputs.items():
+        said += f" {n} holds whole numbers below {i.rows}." if i.rows is not None else ""
     for line in (*wrap(said, WIDTH - 4), *wrap(_PACKED, WIDTH - 4)):
         w(line)
     w('"""')
@@ -165,8 +168,9 @@ def class_doc(w: Writer, system: System, slots: Iterable[Slot]) -> None:
     w("truncate: int | None = None  # tokens behind which gradients are cut")
     w("error_if_nonfinite: bool = False  # FloatingPointError with the memory and the token; slow")
     w()
-    declarations(w, system, slots)
-    flows = " -> ".join(", ".join(names) for names in (system.inputs, system.output))
+    declarations(w, system, program.slots)
+    given = [program.embedded.get(n, n) for n in program.inputs]
+    flows = " -> ".join(", ".join(names) for names in (given, system.output))
     w.words("FLOWS = ", flows.split(" "), plain=True)
 
 

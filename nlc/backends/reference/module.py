@@ -59,8 +59,10 @@ class ModuleWriter:
         self.program, self.header, self.w = program, header, w
         self.system = program.system
         self.hyper_names = {n: f"self.{attribute_name(n)}" for n in self.system.hypers}
-        self.arguments = program.inputs
-        first = next(iter(self.arguments.values()))
+        self.flows = program.inputs
+        named = {**program.inputs, **program.indices}
+        self.arguments = {n: named[n] for n in self.system.inputs}
+        first = next(iter(self.flows.values()))
         self.printer = TorchPrinter(self.system, self._hyper, attribute_path, like=first)
         self.first = first
         if program.counted:
@@ -69,7 +71,7 @@ class ModuleWriter:
             s.var for s in program.slots if s.kind != "tick"
         }  # tensors from call to call
         self.weights = Weights(program, self.printer, w)
-        self.states = States(program, self.printer, w, first, self._sizes, self.weights.starts)
+        self.states = States(program, self.printer, w, self._sizes, self.weights.starts)
         self.outputs: dict[str, str] = {}
         self.rules = {
             name: RuleWriter(rule, header, w, class_name(rule.system))
@@ -93,7 +95,7 @@ class ModuleWriter:
             w()
             w()
         with w.block(f"class {name}(nn.Module):"):
-            class_doc(w, self.system, self.program.slots)
+            class_doc(w, self.program)
             w()
             self.weights.table()
             self.weights.init(self.constructed())
@@ -119,8 +121,8 @@ class ModuleWriter:
 
     def _forward(self) -> None:
         """``forward`` for callers, and ``piece``, which it runs piece by piece and stream by stream."""
-        w, names, outputs = self.w, list(self.arguments.values()), list(self.system.output)
-        arguments = [f"{a}: Tensor" for a in names]
+        w, names, outputs = self.w, list(self.flows.values()), list(self.system.output)
+        arguments = [f"{a}: Tensor" for a in self.arguments.values()]
         found = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
         given = ["state: dict | list[dict] | None = None", "cu_seqlens: Tensor | None = None"]
         returns = f"tuple[{found}, dict | list[dict]]"
@@ -128,6 +130,7 @@ class ModuleWriter:
         w.depth += 1
         w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
         self._check_inputs("B", "T")
+        self._embed()
         for helper in ("declared", "started", "expect_finite", "pieces"):
             self.printer.use(helper)
         target = "(y,), state" if len(outputs) == 1 else "outputs, state"
@@ -140,7 +143,7 @@ class ModuleWriter:
             w.collection("return {", items, "}, state")
         w.depth -= 1
         w()
-        arguments += self.beside_flows
+        arguments = [*(f"{a}: Tensor" for a in names), *self.beside_flows]
         w.define("piece", ["self", "state: dict", *arguments], "tuple[list[Tensor], dict]")
         w.depth += 1
         w('"""The outputs of one piece, in the order of the spec, and the state behind it."""')
@@ -165,12 +168,22 @@ class ModuleWriter:
 
     def _check_inputs(self, *lead: str) -> None:
         """Every input's shape, dtype and device, against the first's."""
-        takes = self.printer.use("takes_flow")
+        first = next(iter(self.arguments.values()))
         for n, argument in self.arguments.items():
-            t = Type(self.system.inputs[n].dims, self.system.inputs[n].head)
+            item = self.system.inputs[n]
+            t = Type(item.dims, item.head)
             shape = ", ".join([*lead, *(["heads"] if t.head else []), *map(str, t.dims)])
-            args = ["self", f'"{n} [{shape}]"', argument, self.first, *self._sizes(t)]
-            self.w.call(f"{takes}(", args, ")")
+            args = ["self", f'"{n} [{shape}]"', argument, first, *self._sizes(t)]
+            args += [f"rows={self.printer.size(item.rows)}"] if item.rows is not None else []
+            self.w.call(f"{self.printer.use('takes_flow')}(", args, ")")
+
+    def _embed(self) -> None:
+        """The rows that indices count, which are flows from here on."""
+        for path, index in self.program.embedded.items():
+            layer, rows = attribute_path(path), self.flows[path]
+            self.w.at(place(self.header, self.weights.span(f"{path}.weight")))
+            number = "" if self.system.modules[path].outer is not None else ".squeeze(-1)"
+            self.w(f"{rows} = {layer}({self.arguments[index]}){number}")
 
     def _open_state(self) -> None:
         w = self.w
@@ -334,14 +347,16 @@ class ModuleWriter:
 
     def _step(self) -> None:
         w = self.w
-        names = list(self.arguments.values())
+        names = list(self.flows.values())
         one = len(self.system.output) == 1
         returns = f"tuple[{'Tensor' if one else 'dict[str, Tensor]'}, dict]"
-        args = ["self", *(f"{a}: Tensor" for a in names), "state: dict | None = None"]
+        args = ["self", *(f"{a}: Tensor" for a in self.arguments.values())]
+        args.append("state: dict | None = None")
         w.define("step", args, returns)
         w.depth += 1
         w('"""One token of each sequence, without the token axis."""')
         self._check_inputs("B")
+        self._embed()
         given = [f"{a}.unsqueeze(1)" for a in names]
         target = "(y,), state" if one else "outputs, state"
         w.call(f"{target} = streams(", ["self", "None", "state", *given], ")")

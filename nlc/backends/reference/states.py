@@ -17,7 +17,7 @@ _HELD = ("level", "anchor", "gathered", "prev", "recent")  # in float32 at least
 
 
 class States:
-    """Writes ``initial_state``; ``first`` is the input that says which batch, device and dtype.
+    """Writes ``initial_state``; the first flow says which batch, device and dtype.
 
     ``starts`` are the memories that the module's table of learned starts names.
     """
@@ -27,12 +27,15 @@ class States:
         program: Program,
         printer: TorchPrinter,
         w: Writer,
-        first: str,
         sizes: Callable[[Type], list[str]],
         starts: list[str],
     ):
         self.slots, self.printer, self.w = program.slots, printer, w
-        self.first, self.sizes, self.starts = first, sizes, starts
+        self.sizes, self.starts = sizes, starts
+        name, self.first = next(iter(program.inputs.items()))
+        self.embedding = attribute_path(name) if name in program.embedded else None
+        if self.embedding is not None:
+            self.first = program.indices[program.embedded[name]]
 
     def initial_state(self) -> None:
         """One entry a slot, or loops over the memories where they make it shorter."""
@@ -41,6 +44,9 @@ class States:
             w(
                 f'"""Where a stream like ``{first}`` starts; memories are held in float32 at least."""'
             )
+            if self.embedding is not None:
+                with w.block(f"if not {first}.is_floating_point():"):
+                    w(f"{first} = {self.embedding}.weight.new_empty(len({first}))", "like a row")
             short, long = (w.tried(write) for write in (self._in_loops, self._one_by_one))
             w.lines += short if len(short) + 2 < len(long) else long
 

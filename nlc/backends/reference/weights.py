@@ -139,10 +139,12 @@ class Weights:
         system, out = self.system, {}
         for m in system.modules.values():
             path = _escaped(m.path)
-            if self._is_linear(m):
+            if self._is_layer(m):
                 outer = m.outer.python if m.outer is not None else "1"
                 bias = "" if m.bias else ", bias=False"
                 out[path] = f"nn.Linear({m.inner.python}, {outer}{bias}, **factory)"
+                if m.function == "embedding":
+                    out[path] = f"nn.Embedding({m.rows.python}, {outer}, **factory)"
                 continue
             out |= {f"{path}.{n}": self._empty(Type(d, m.head)) for n, d in m.shapes.items()}
         for x in system.weights.values():
@@ -154,9 +156,9 @@ class Weights:
     def _containers(self) -> list[str]:
         """Submodules that only hold others, outermost first."""
         out: dict[str, None] = {}
-        leaves = {m.path for m in self.system.modules.values() if self._is_linear(m)}
+        leaves = {m.path for m in self.system.modules.values() if self._is_layer(m)}
         paths = [
-            m.path if not self._is_linear(m) else m.path.rpartition(".")[0]
+            m.path if not self._is_layer(m) else m.path.rpartition(".")[0]
             for m in self.system.modules.values()
         ]
         paths += [s.name for s in self.learned]
@@ -168,8 +170,9 @@ class Weights:
         return [_escaped(p) for p in out if p not in leaves]
 
     @staticmethod
-    def _is_linear(m: Module) -> bool:
-        return m.function == "linear" and not m.head
+    def _is_layer(m: Module) -> bool:
+        """Whether it is one of torch's layers, which draws its own weights."""
+        return m.function == "embedding" or (m.function == "linear" and not m.head)
 
     def _empty(self, t: Type) -> str:
         sizes = (["heads"] if t.head else []) + [d.python for d in t.dims]
@@ -199,7 +202,7 @@ class Weights:
 
     def _drawn(self, m: Module) -> list[Said]:
         path = _escaped(m.path)
-        if self._is_linear(m):
+        if self._is_layer(m):
             return [Said(path, "self.$.reset_parameters()")]
         if m.function in ("linear", "conv"):
             fan = m.inner if m.function == "linear" else m.width

@@ -9,7 +9,7 @@ from nlc.ir.ops import OPS, elementwise, rowwise
 from nlc.ir.shapes import ShapeError, as_matrix, parts
 from nlc.ir.system import Level, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like
-from nlc.lib.functions import FUNCTIONS
+from nlc.lib.functions import FUNCTIONS, WEIGHTED
 from nlc.passes.infer.misfits import ShapeMessages, quoted
 from nlc.passes.infer.solver import Solver, Unknown
 
@@ -73,7 +73,8 @@ class ShapesOf(ShapeMessages):
                 and not self.system.operator
             ):
                 first = next(iter(self.system.inputs.values()))
-                declared = first.dims if self._of(e) is not None and not first.head else None
+                bare = not first.head and first.rows is None
+                declared = first.dims if self._of(e) is not None and bare else None
             shape = self._of(e)
             if declared is not None and shape is not None:
                 self._expect(e, shape, declared, f"output `{name}`")
@@ -194,14 +195,14 @@ class ShapesOf(ShapeMessages):
                 args = [(*v, ONE) if self._beside(v) else a for v, a in zip(views, args)]
             if rowwise(node.op):  # whose rows are no vectors of the reader
                 self.solver.vector(args[0], 0)
-        if node.attr in system.modules and node.op in ("linear", "conv", "rmsnorm", "layernorm"):
+        if node.attr in system.modules and node.op in WEIGHTED:
             return self._module(node, args)
         return OPS[node.op].shape(self.solver, args, node)
 
     def _module(self, node: Expr, args: list):
         module, solver = self.system.modules[node.attr], self.solver
-        if node.op == "linear":
-            inner = solver.vector(args[0], 0)
+        if node.op in ("linear", "embedding"):
+            inner = solver.vector(args[0], 0) if node.op == "linear" else None
             outer: object = (
                 Unknown()
                 if module.width is None

@@ -12,6 +12,7 @@ from nlc.ir.ops import OPS, elementwise, make, mul, with_dims
 from nlc.ir.shapes import as_matrix, parts
 from nlc.ir.system import Level, Module, System
 from nlc.ir.types import ANY, BASES, NEVER, ONE, STEP, TOKEN, Dim, Dims, Like, Range, Type
+from nlc.lib.functions import WEIGHTED
 from nlc.passes.infer.shapes import ShapesOf
 from nlc.passes.infer.valued import valued
 
@@ -108,10 +109,7 @@ class TypesOf:
             node = node.with_args(
                 tuple(make("per_value", a) if beside(a) else a for a in node.args)
             )
-        if (
-            node.op in ("linear", "conv", "rmsnorm", "layernorm")
-            and node.attr in self.system.modules
-        ):
+        if node.op in WEIGHTED and node.attr in self.system.modules:
             return self._weighted(old, node)
         dims = self.shapes.final(old)
         if node.op == "part":
@@ -145,7 +143,9 @@ class TypesOf:
         if node.op == "flow":
             return replace(self.flows[node.attr], dims=dims)
         if node.op == "input":
-            return Type(dims, system.inputs[node.attr].head, BASES[system.context])
+            item = system.inputs[node.attr]
+            kind = "float" if item.rows is None else "int"
+            return Type(dims, item.head, BASES[system.context], dtype=kind)
         if node.op == "state":
             level = system.levels[self.owner[node.attr[0]]]
             return Type(dims, self.heads[level.name], level.read_at(node.attr[1]))
@@ -206,6 +206,7 @@ class TypesOf:
             "conv": ((one, module.width or ONE), (one,)),
             "rmsnorm": ((inner,),),
             "layernorm": ((inner,), (inner,)),
+            "embedding": ((module.rows or ONE, one),),
         }
         weights = tuple(
             w.with_type(Type(shape, head, STEP)) for w, shape in zip(node.args[1:], shapes[node.op])

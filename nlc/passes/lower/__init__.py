@@ -6,9 +6,12 @@ remains, for all tokens at once. A gradient system becomes straight-line stateme
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nlc.ir.program import Program
 from nlc.ir.system import System
 from nlc.ir.update import Update
+from nlc.passes.lower.embedded import embedded
 from nlc.passes.lower.gradients import Gradients
 from nlc.passes.lower.tokens import Tokens
 
@@ -17,5 +20,10 @@ def lower(
     system: System, updates: dict[str, Update], reserved: frozenset[str] = frozenset()
 ) -> Program:
     """``reserved`` are identifiers that the backend's own text uses."""
-    kind = Gradients if system.trains else Tokens
-    return kind(system, updates, reserved).program()
+    if system.trains:
+        return Gradients(system, updates, reserved).program()
+    inner, updates, indices = embedded(system, updates)
+    program = Tokens(inner, updates, reserved).program()
+    counted = {n: v for n, v in program.inputs.items() if n in indices.values()}
+    flows = {n: v for n, v in program.inputs.items() if n not in counted}
+    return replace(program, system=system, inputs=flows, indices=counted, embedded=indices)

@@ -128,7 +128,10 @@ class Builder:
             if len(x.names) == 1
         }
         self.assumed: set[str] = set()  # inputs that a decay is made of
-        for name, i in self.program.system.inputs.items():  # of an operator: as in its system
+        for name in (
+            self.program.inputs.keys() - self.program.embedded.keys()
+        ):  # of an operator: as in its system
+            i = self.program.system.inputs[name]
             if i.range.low >= 0:
                 self.defined[self.program.inputs[name]] = Expr("nonnegative", (), name)
         self.logs: dict[str, Let] = {}  # by the name inside: of what is computed before the loop

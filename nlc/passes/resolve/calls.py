@@ -7,7 +7,7 @@ from dataclasses import replace
 from nlc.base.diagnostics import Label
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, rewrite, substitute, walk
-from nlc.lib.functions import FUNCTIONS, LATER, REQUIRED, Function
+from nlc.lib.functions import FUNCTIONS, REQUIRED, Function
 from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
 from nlc.passes.resolve.bundles import bundle, each, one
@@ -56,8 +56,6 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
 
 def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
     scope, name = terms.scope, target.attr
-    if name in LATER:
-        return terms.later(f"the function `{name}`", target)
     if scope.is_lost(name):
         return error(target.span)
     own = at.names is not None and scope.own(at.names, name) is not None

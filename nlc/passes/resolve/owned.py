@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nlc.base.diagnostics import Label
 from nlc.ir.expr import Expr
 from nlc.ir.system import Module
@@ -15,11 +17,13 @@ def module_of(
     terms: Terms, f: Function, e: Expr, bound: Bound, label: Expr | None, at: Place
 ) -> Module | None:
     """The module of one call; None after a mistake."""
-    width = None
-    if bound.get("width") is not None:
-        width = size(terms.scope, bound["width"], "a width")
-        if width is None:
-            return None
+    sizes = {}
+    for key, what in (("width", "a width"), ("rows", "the number of rows")):
+        sizes[key] = None
+        if bound.get(key) is not None:
+            sizes[key] = size(terms.scope, bound[key], what)
+            if sizes[key] is None:
+                return None
     switches = {}
     for key in ("bias", "shared"):
         value = bound.get(key)
@@ -30,13 +34,9 @@ def module_of(
     path = _path(terms, at.path, f.name, e) if label is None else _label(terms, label)
     if path is None:
         return None
-    module = Module(path, f.name, e.span, width, switches["bias"], switches["shared"])
+    module = Module(path, f.name, e.span, **sizes, **switches)
     known = terms.modules.setdefault(path, module)
-    if (known.function, known.width, known.bias, known.shared) != (
-        f.name,
-        width,
-        *switches.values(),
-    ):
+    if replace(known, span=e.span) != module:
         terms.say(
             "NLC204",
             f"`{quoted(label)}` is used in two ways"

@@ -17,6 +17,7 @@ from nlc.ir.expr import Expr
 from nlc.ir.ops import rowwise
 from nlc.ir.system import System
 from nlc.ir.types import Range
+from nlc.lib.functions import WEIGHTED
 
 Sources = frozenset[str] | None  # None: the bounds may be loose
 FIXED: frozenset[str] = frozenset()
@@ -64,7 +65,6 @@ _IMAGE = frozenset(
 )
 _PAIRS = frozenset({"add", "sub", "mul", "div", "maximum", "minimum", "pow", "clip", "delay"})
 _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
-_WEIGHTED = frozenset({"linear", "conv", "rmsnorm", "layernorm"})
 
 
 class Reaches:
@@ -104,7 +104,7 @@ class Reaches:
             return frozenset({f"{op} {e.attr}"})
         if op == "state":
             return self._state(*e.attr)
-        if op in _WEIGHTED:  # the weights alone reach everything, whatever they are applied to
+        if op in WEIGHTED:  # the weights alone reach everything, whatever they are applied to
             return None if self._nothing(args[0]) else frozenset({f"weights {e.attr}"})
         if op in _IMAGE:
             return self.sources(args[0])
@@ -203,4 +203,4 @@ class Reaches:
         """Whether the elements vary each by itself, so that all reach their bound together."""
         while e.op in _IMAGE or e.op == "flow":
             e = self.system.flows[e.attr].expr if e.op == "flow" else e.args[0]
-        return e.op in _WEIGHTED or e.op in ("input", "weight")
+        return e.op in WEIGHTED or e.op in ("input", "weight")

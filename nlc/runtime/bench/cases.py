@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nlc.runtime.verify.draws import draw, named
+from nlc.runtime.verify.draws import draw, named, numbers
 from nlc.tools.sizes import settled
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Case:
 
         def drawn(tokens: int) -> dict[str, Tensor]:
             flows = named(draw(spec.system, hypers, ask.batch, tokens))
-            return {n: x.to(device=ask.device, dtype=dtype) for n, x in flows.items()}
+            flows |= {n: x.to(dtype) for n, x in numbers(flows).items()}
+            return {n: x.to(ask.device) for n, x in flows.items()}
 
         self.inputs = drawn(length)
         self.stream: list[dict[str, Tensor]] = []
@@ -67,7 +68,7 @@ class Case:
             tokens = drawn(STEPS)
             self.stream = [{n: x[:, i] for n, x in tokens.items()} for i in range(STEPS)]
         if mode == "forward+backward":
-            for x in self.inputs.values():
+            for x in numbers(self.inputs).values():
                 x.requires_grad_()
 
     @property

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nlc.ir.system import State
-from nlc.runtime.verify.draws import draw, named, unbroken
+from nlc.runtime.verify.draws import draw, named, numbers, unbroken
 from nlc.runtime.verify.report import Check
 from nlc.tools.sizes import Values, settled, small
 
@@ -92,9 +92,9 @@ class _Life:
     def _piece(self, length: int) -> dict[str, Tensor]:
         """Random tokens, and tokens that share a direction."""
         noise = draw(self.system, self.hypers, len(KINDS), length)
-        for n, x in noise.items():
+        for n, x in numbers(noise).items():
             x[1] = (1 - COMMON) ** 0.5 * x[1] + COMMON**0.5 * self.common[n][0]
-        return {n: x.float() for n, x in noise.items()}
+        return {**noise, **{n: x.float() for n, x in numbers(noise).items()}}
 
     def _run(
         self, net: torch.nn.Module, length: int, state: dict | None, finite: bool

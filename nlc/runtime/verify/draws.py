@@ -16,12 +16,15 @@ def draw(
     """Inputs [batch, length, …] in float64.
 
     Numbers are within (0, 1), as gates are, and with ``positive`` vectors are too. Vectors are normal, of length one
-    where there are several, as for an operator, whose keys come normalised.
+    where there are several, as for an operator, whose keys come normalised. Indices are whole numbers.
     """
     sizes = {k: v for k, v in hypers.items() if not isinstance(v, list)}
     vectors = sum(bool(i.dims) for i in system.inputs.values())
     out = {}
     for n, i in system.inputs.items():
+        if i.rows is not None:
+            out[n] = torch.randint(int(i.rows.evaluate(sizes)), (batch, length))
+            continue
         shape = [sizes["heads"]] if i.head else []
         shape += [int(d.evaluate(sizes)) for d in i.dims]
         x = torch.randn(batch, length, *shape, dtype=torch.float64)
@@ -31,6 +34,11 @@ def draw(
             x = x / x.norm(dim=-1, keepdim=True)
         out[n] = x
     return out
+
+
+def numbers(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs that have gradients and a format: all but indices."""
+    return {n: x for n, x in given.items() if x.is_floating_point()}
 
 
 def named(given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from nlc.runtime.expressions import States
 from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
-from nlc.runtime.verify.draws import Weights, draw, named, randomised, unbroken
+from nlc.runtime.verify.draws import Weights, draw, named, numbers, randomised, unbroken
 from nlc.runtime.verify.gradients import rule_checks
 from nlc.runtime.verify.report import EXACT, ROUNDED, SAME, Check, compared, difference, limit
 from nlc.tools.sizes import Values, longest, settled
@@ -84,7 +84,8 @@ class _Module:
         """
         for scale, positive in product((1.0, 0.5, 0.25, 0.125), (False, True)):
             given = draw(self.system, self.hypers, BATCH, self.length, positive)
-            self.given = {n: (scale * x).requires_grad_() for n, x in given.items()}
+            drawn = {n: (scale * x).requires_grad_() for n, x in numbers(given).items()}
+            self.given = {**given, **drawn}
             starts = {  # a memory from zero starts elsewhere, so that its first tick shows what it does
                 s.name: torch.randn_like(self.fresh[s.name])
                 for s in self.system.states.values()
@@ -99,7 +100,7 @@ class _Module:
                 *state.values(),
                 *soon.values(),
             ]  # a reset may hide the start
-            leaves = [*self.given.values(), *self.start.values(), *self.net.parameters()]
+            leaves = [*drawn.values(), *self.start.values(), *self.net.parameters()]
             loss = sum(x.sum() for x in outputs.values())
             slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             if all(bool((x.abs() < LARGE).all()) for x in (*values, *slopes)):
@@ -167,7 +168,8 @@ class _Module:
     def _slopes(self, outputs: States) -> States:
         """The gradients of a random projection of the outputs, by all that they depend on."""
         weights = dict(self.net.named_parameters())
-        leaves = {**{f"input {n}": x for n, x in self.given.items()}, **self.start, **weights}
+        given = {f"input {n}": x for n, x in numbers(self.given).items()}
+        leaves = {**given, **self.start, **weights}
         loss = sum((x * outputs[n]).sum() for n, x in self.noise.items())
         made = torch.autograd.grad(
             loss, list(leaves.values()), allow_unused=True, materialize_grads=True
@@ -208,7 +210,7 @@ class _Module:
             return (x * (1 + eps * torch.randn_like(x))).detach().requires_grad_()
 
         try:
-            self.given = {n: rounded(x) for n, x in given.items()}
+            self.given = {**given, **{n: rounded(x) for n, x in numbers(given).items()}}
             self.start = {n: rounded(x) for n, x in start.items()}
             self.net.load_state_dict({n: rounded(x).detach() for n, x in weights.items()})
             found, ends = self.compiled(self.given)
