@@ -117,8 +117,10 @@ class _System:
         if self.tokens:
             self.inputs = {"x": "d"}
             for n in "kpqw":
-                alone = self.heads and not self.chance(30)
+                alone = self.heads and not self.chance(40)
                 wide = "split(linear(x, heads * dk))" if alone else "linear(x, dk)"
+                if self.heads and not alone and self.chance(50):
+                    wide = "split(linear(x, dk), 1)"  # one for a group of two heads
                 self.lets[n] = f"l2norm({wide})" if n != "w" else wide
             for n in "vcu":
                 self.lets[n] = "split(linear(x, heads * dv))" if self.heads else "linear(x, dv)"
