@@ -2,9 +2,9 @@
 
     python benchmarks/chunked.py --out benchmarks/results/chunked.md
 
-Every row is float32, forward and backward, its two sides in turns; times are medians over the rounds. Where something
-is missing (titans-pytorch, a CUDA device) the row says so. Ends with 1 if an aim is missed. `--quick` tries the script
-at sizes that say nothing, and judges nothing.
+Every row is float32, forward and backward, its two sides in turns; times are medians over the rounds, with
+`--threads 1` of the processor's time. Where something is missing (titans-pytorch, a CUDA device) the row says so. Ends
+with 1 if an aim is missed. `--quick` tries the script at sizes that say nothing, and judges nothing.
 """
 
 from __future__ import annotations
@@ -171,8 +171,17 @@ def turns(left: Timed, right: Timed, rounds: int, warm: int = WARM) -> tuple[Med
     """Both, one after the other in each round, so that what else the machine does slows both."""
     for _ in range(warm):
         left.seconds(), right.seconds()
-    times = [(left.seconds(), right.seconds()) for _ in range(rounds)]
+    times = [(_spent(left), _spent(right)) for _ in range(rounds)]
     return _median([a for a, _ in times]), _median([b for _, b in times])
+
+
+def _spent(side: Timed) -> float:
+    """Of one thread the seconds of the processor, which other work on the machine hardly changes."""
+    if torch.cuda.is_available() or torch.get_num_threads() > 1:
+        return side.seconds()
+    start = time.process_time()
+    side.seconds()
+    return time.process_time() - start
 
 
 def _median(times: list[float]) -> Median:
@@ -367,7 +376,9 @@ def main(rounds: int, threads: int, only: tuple[str, ...], quick: bool, out: Pat
     said = [
         "# Chunks at once",
         f"Forward and backward, float32 but where it says otherwise. Medians of {rounds} rounds in which both"
-        f" sides take turns (the rows over T: at most {LONG}), ± half of what lies between the quartiles.",
+        f" sides take turns (the rows over T: at most {LONG}), ± half of what lies between the quartiles."
+        + " One thread, in the processor's time."
+        * (threads == 1 and not torch.cuda.is_available()),
         where,
         table(rows, judged=not quick),
     ]
