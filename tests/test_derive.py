@@ -363,7 +363,7 @@ def test_a_long_gradient_is_read_in_parts() -> None:
         "∇ℓ(W_anchor) = u₂ u₅ kᵀ",
         "W ← W − lr ∘ ∇ℓ(W_anchor)",
     ]
-    assert "b ← b − η / (chunk·n) u₂ u₅" in lines
+    assert "b ← b − (η / (chunk·n)) u₂ u₅" in lines
 
 
 @pytest.mark.parametrize("name", ["ttt_linear", "ttt_mlp", "titans", "gated_delta_net"])

@@ -18,7 +18,7 @@ _GREEK = {name: ch for name, ch in GREEK.items() if name != "omicron"} | {"eps":
 _SUB = str.maketrans("0123456789aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ")
 _SUP = str.maketrans("0123456789-+.tTn", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺·ᵗᵀⁿ")
 _HALVES = {0.5: "½", 0.25: "¼"}
-ADD, MUL, POW, ATOM = 1, 2, 4, 5
+ADD, DIV, MUL, POW, ATOM = range(1, 6)  # how tightly a text binds; a quotient looser than `a b`
 
 
 def _scripted(text: str, table) -> str | None:
@@ -153,7 +153,7 @@ class Notation:
         if e.op == "through":
             d, (state, level) = r"\mathrm{d}" if self.latex else "d", e.attr
             sign = r"\sum_t " if self.latex else "Σ_t "
-            return f"{d}({sign}{self._ell}({self.symbol(level)})) / {d}{self.symbol(state)}", MUL
+            return f"{d}({sign}{self._ell}({self.symbol(level)})) / {d}{self.symbol(state)}", DIV
         if e.op == "initial":
             return self._subscript(self.symbol(str(e.attr)), "0"), ATOM
         if e.op == "g":
@@ -164,7 +164,7 @@ class Notation:
             return self._over(e), MUL if e.attr[0] == "sum" else ATOM
         if e.op == "size":
             text = str(e.attr)
-            return self.symbol(text), ADD if " " in text else MUL if set("*/") & {*text} else ATOM
+            return self.symbol(text), ADD if " " in text else DIV if set("*/") & {*text} else ATOM
         if e.op == "newton_schulz":
             name = self._subscript(self._word("NS"), str(e.attr.steps))
             return f"{name}({self.text(e.args[0])})", ATOM
@@ -239,7 +239,7 @@ class Notation:
         return "-" if self.latex else "−"
 
     def _neg(self, x: Expr) -> tuple[str, int]:
-        return f"{self.minus}{self.inside(x, MUL)}", ADD
+        return f"{self.minus}{self.inside(x, DIV)}", ADD
 
     def _spread(self, x: Expr) -> Expr:
         """A vector beside the columns (or rows) of a matrix that it is added to: ``b 1ᵀ``."""
@@ -251,11 +251,11 @@ class Notation:
 
     def _add(self, a: Expr, b: Expr) -> tuple[str, int]:
         a, b = self._spread(a), self._spread(b)
-        return f"{self.text(a)} + {self.inside(b, ADD if not _leads_minus(b) else MUL)}", ADD
+        return f"{self.text(a)} + {self.inside(b, ADD if not _leads_minus(b) else DIV)}", ADD
 
     def _sub(self, a: Expr, b: Expr) -> tuple[str, int]:
         a, b = self._spread(a), self._spread(b)
-        return f"{self.text(a)} {self.minus} {self.inside(b, MUL)}", ADD
+        return f"{self.text(a)} {self.minus} {self.inside(b, DIV)}", ADD
 
     def _mul(self, a: Expr, b: Expr) -> tuple[str, int]:
         if a == b:
@@ -272,7 +272,9 @@ class Notation:
         if not scalar:
             times = r"\odot" if self.latex else "⊙"
             return f"{self.inside(a, MUL)} {times} {self.inside(b, MUL)}", MUL
-        return f"{self.inside(a, MUL)}{self.joint(a, b)}{self.inside(b, MUL)}", MUL
+        right, binds = self._write(b)  # a quotient may stand last: a b / c
+        right = right if binds == DIV else self.inside(b, MUL)
+        return f"{self.inside(a, MUL)}{self.joint(a, b)}{right}", DIV if binds == DIV else MUL
 
     def joint(self, a: Expr, b: Expr) -> str:
         """What stands between two factors: nothing after ½, a dot where a space would run words together."""
@@ -283,7 +285,9 @@ class Notation:
         ):
             return ""
         gap = r"\," if self.latex else " "
-        return self.dot if b.op == "num" else self.beside(self.text(a), self.text(b), gap)
+        if b.op == "num":
+            return self.dot
+        return self.beside(self.inside(a, MUL), self.text(b), gap)
 
     @property
     def dot(self) -> str:
@@ -308,7 +312,7 @@ class Notation:
     def _div(self, a: Expr, b: Expr) -> tuple[str, int]:
         if self.latex:
             return rf"\frac{{{self.text(a)}}}{{{self.text(b)}}}", ATOM
-        return f"{self.inside(a, MUL)} / {self.inside(b, POW)}", MUL
+        return f"{self.inside(a, DIV)} / {self.inside(b, POW)}", DIV
 
     def _power(self, base: Expr, exponent: str) -> str:
         inner = self.inside(base, ATOM)

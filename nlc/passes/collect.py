@@ -10,7 +10,7 @@ from functools import reduce
 from operator import and_
 
 from nlc.ir.expr import Expr
-from nlc.ir.notation import MUL, POW, Notation
+from nlc.ir.notation import ATOM, MUL, POW, Notation
 from nlc.passes.affine import Factor, NotAffine, Word, affine
 
 
@@ -64,7 +64,7 @@ def _gather(words: list[Word], n: Notation) -> str:
 
 
 def _scalars(scalars: tuple[Expr, ...], n: Notation) -> str:
-    return _product([_scalar(s, n) for s in scalars], "", n)
+    return _product([n.inside(s, MUL) for s in scalars], "", n)
 
 
 def _product(scalars: list[str], rest: str, n: Notation) -> str:
@@ -74,15 +74,11 @@ def _product(scalars: list[str], rest: str, n: Notation) -> str:
     return rest
 
 
-def _scalar(s: Expr, n: Notation) -> str:
-    return n.inside(s, POW if s.op == "div" else MUL)
-
-
 def _word(w: Word, n: Notation, identity: bool = False) -> str:
     sign = n.minus if w.number < 0 else ""
     size = float(f"{abs(w.number):.12g}")  # a product of numbers, without what rounding left of it
     parts = [n.number(int(size) if float(size).is_integer() else size)] if size != 1 else []
-    parts += [_scalar(s, n) for s in w.scalars]
+    parts += [n.inside(s, MUL) for s in w.scalars]
     factors = [_factor(f, n) for f in w.factors] + (["I"] if identity else [])
     if parts and factors and (identity or w.factors[0].kind == "state") and not n.latex:
         last = parts.pop()
@@ -92,10 +88,10 @@ def _word(w: Word, n: Notation, identity: bool = False) -> str:
 
 def _factor(f: Factor, n: Notation) -> str:
     if f.kind == "row":
-        return n.inside(f.expr, 5) + (r"^\top" if n.latex else "ᵀ")
+        return n.inside(f.expr, ATOM) + (r"^\top" if n.latex else "ᵀ")
     if f.kind == "diagonal":
         return (r"\operatorname{Diag}" if n.latex else "Diag") + f"({n.text(f.expr)})"
-    text = n.inside(f.expr, 4)
+    text = n.inside(f.expr, POW)
     return text + ((r"^\top" if n.latex else "ᵀ") if f.transposed else "")
 
 

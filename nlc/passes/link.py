@@ -272,13 +272,15 @@ def _slow_weights(system: System) -> dict:
     parts = [(dims, m.head) for m in system.modules.values() for dims in m.shapes.values()]
     own = {s.name for level in system.outer.values() for s in level.states}
     parts += [(w.dims, w.head) for w in system.weights.values() if w.path not in own]
-    parts += [(s.dims, system.levels[s.level].head) for s in system.states.values() if s.learned]
-    count = len({m.path for m in system.modules.values()}) + len(system.weights) - len(own)
+    starts = [s for s in system.states.values() if s.learned]
+    parts += [(s.dims, system.levels[s.level].head) for s in starts]
+    modules = len({m.path for m in system.modules.values()}) + len(system.weights) - len(own)
+    counted = ((modules, "module"), (len(starts), "start"))
     return {
         "clock": str(STEP),
         "order": STEP.order,
         "kind": "weights",
-        "shape": f"{count} modules" if count != 1 else "1 module",
+        "shape": ", ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counted if n),
         "size": _total(system, parts),
         "objective": "loss",
         "rule": "an optimizer outside the spec",
