@@ -5,6 +5,7 @@ In ``W1 @ silu(W2 @ z)`` each weight's gradient has the other as a factor, so tw
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 from nlc.ir.expr import Expr, walk
@@ -18,7 +19,9 @@ _FIRST = frozenset(
 _ALL = frozenset({"add", "sub", "maximum", "minimum", "concat", "delay"})
 _SINGULAR = {"div": 1, "log": 0, "l2norm": 1}  # the operand that must not be 0
 _ANY = frozenset({"mul", "dot", "matmul", "outer"})
+_COMPARED = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 
+Found = bool | None  # of a value: it is zero, it may be any number, it may be none (0 / 0)
 
 Reads = dict[str, frozenset[str]]
 
@@ -58,23 +61,42 @@ def stuck(
     return zero
 
 
+def _holds(condition: Expr, found: dict[int, Found]) -> bool | None:
+    """Whether a comparison of numbers holds; None if they are not known."""
+    compared = _COMPARED.get(condition.op)
+    if compared is None or not all(x.op == "num" or found[id(x)] for x in condition.args):
+        return None
+    return compared(*(x.attr if x.op == "num" else 0 for x in condition.args))
+
+
 class _Zero:
     """Tests expressions while the states of a set are zero."""
 
     def __init__(self, system: System, reads: Reads, states: frozenset[str]):
         self.system, self.reads, self.states = system, reads, states
-        self.flows: dict[str, bool] = {}
+        self.flows: dict[str, Found] = {}
         self.open: set[str] = set()  # flows that are being tested
 
     def certain(self, e: Expr) -> bool:
-        """Whether ``e`` is zero, and nothing in it may be infinite there."""
-        zero: dict[int, bool] = {}
+        """Whether ``e`` is zero, and nothing that counts in it may be infinite there."""
+        return self._found(e) is True
+
+    def _found(self, e: Expr) -> Found:
+        found: dict[int, Found] = {}
         for node in walk(e):
-            zero[id(node)] = self._zero(node, [zero[id(a)] for a in node.args])
-            at = _SINGULAR.get(node.op)
-            if at is not None and zero[id(node.args[at])]:
-                return False  # 0 / 0 and the like
-        return zero[id(e)]
+            found[id(node)] = self._of(node, found)
+        return found[id(e)]
+
+    def _of(self, node: Expr, found: dict[int, Found]) -> Found:
+        """Of a node, all of whose operands are found."""
+        args = [found[id(a)] for a in node.args]
+        if node.op == "where" and (chosen := _holds(node.args[0], found)) is not None:
+            return args[1 if chosen else 2]  # what the other comes to does not matter
+        if None in args or (node.op in _SINGULAR and args[_SINGULAR[node.op]]):
+            return None
+        if node.op == "flow":
+            return self._flow(node.attr)
+        return self._zero(node, [bool(a) for a in args])
 
     def _zero(self, node: Expr, args: list[bool]) -> bool:
         if node.op == "num":
@@ -83,8 +105,6 @@ class _Zero:
             return True
         if node.op == "state":
             return node.attr[0] in self.states
-        if node.op == "flow":
-            return self._flow(node.attr)
         if node.op in _FIRST or node.op == "div":
             return args[0]
         if node.op in ("linear", "conv"):  # without a bias
@@ -97,11 +117,11 @@ class _Zero:
             return args[0] and node.args[1].op == "num" and node.args[1].attr > 0
         return node.op == "where" and all(args[1:])
 
-    def _flow(self, name: str) -> bool:
+    def _flow(self, name: str) -> Found:
         if name in self.open or not self.reads[name] & self.states:
             return False
         if name not in self.flows:
             self.open.add(name)
-            self.flows[name] = self.certain(self.system.flows[name].expr)
+            self.flows[name] = self._found(self.system.flows[name].expr)
             self.open.discard(name)
         return self.flows[name]
