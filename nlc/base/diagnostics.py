@@ -83,16 +83,22 @@ class _Said:
     first: Diagnostic
     now: Diagnostic
     spans: list[Span] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
-    def also(self, span: Span) -> Diagnostic:
-        """The diagnostic with one more place, unless its line says enough."""
+    def also(self, span: Span, other: Diagnostic | None = None) -> Diagnostic:
+        """The diagnostic with one more place, unless its line says enough; ``other`` says another thing of it."""
         at = self.first.span
         lines = [(s.line, s.quote()) for s in (at, *self.spans)]
         new = (span.line, span.quote())
         far = span.source is at.source and (span.line != at.line or new[1] != at.quote())
-        if far and new not in lines and len(self.spans) < SHOWN:
+        if other is not None and other.code != self.first.code:
+            said = f"see also line {span.line}: {other.message}"
+            if far and said not in self.others and len(self.others) < SHOWN:
+                self.others.append(said)
+        elif far and new not in lines and len(self.spans) < SHOWN:
             self.spans.append(span)
-            self.now = replace(self.now, notes=(*self.first.notes, _elsewhere(at, self.spans)))
+        same = [_elsewhere(at, self.spans)] if self.spans else []
+        self.now = replace(self.now, notes=(*self.first.notes, *same, *self.others))
         return self.now
 
 
@@ -106,6 +112,11 @@ def _elsewhere(at: Span, spans: list[Span]) -> str:
     said = [f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))}"] if lines else []
     said += [f"{', '.join(quoted)} on line {line}" for line, quoted in texts.items()]
     return f"the same goes for {'; '.join(said)}"
+
+
+def place(span: Span) -> tuple[str, int, int]:
+    """The cause of what is wrong there."""
+    return span.source.name, span.start, span.end
 
 
 @dataclass
@@ -130,7 +141,7 @@ class Report:
     ) -> None:
         """Adds a diagnostic, unless what it stems from is reported already: then that one also names this place.
 
-        ``causes`` are what may be wrong, any hashable values; without them it is the place itself.
+        ``causes`` are what may be wrong, any hashable values; so is the place itself of an error.
         """
         if code not in CODES:
             raise InternalError(f"no such code: {code}")
@@ -139,8 +150,8 @@ class Report:
             list(causes),
         )
 
-    def again(self, span: Span | None, *causes: Hashable) -> bool:
-        """Whether a mistake of one of these causes is reported; it then names ``span`` too."""
+    def again(self, span: Span | None, *causes: Hashable, other: Diagnostic | None = None) -> bool:
+        """Whether a mistake of one of these causes is reported; it then names ``span``, and ``other``, too."""
         said = next((s for c in causes if (s := self._said.get(c)) is not None), None)
         if said is None or said.now not in self.diagnostics:
             return False
@@ -148,23 +159,25 @@ class Report:
             self._said.setdefault(cause, said)
         if span is not None:
             at = self.diagnostics.index(said.now)
-            self.diagnostics[at] = said.also(span)
+            self.diagnostics[at] = said.also(span, other)
         return True
 
-    def take(self, other: Report) -> None:
-        """Adds the diagnostics of another report."""
-        for diagnostic in other.diagnostics:
-            self._add(diagnostic, [])
+    def take(self, other: Report, wanted: Callable[[Diagnostic], bool] = lambda d: True) -> None:
+        """Adds the diagnostics of another report, with their causes."""
+        for diagnostic in filter(wanted, other.diagnostics):
+            causes = [cause for cause, said in other._said.items() if said.now is diagnostic]
+            self._add(diagnostic, causes)
 
     def drop(self, silenced: Callable[[Diagnostic], bool]) -> None:
         """Takes diagnostics out again."""
         self.diagnostics[:] = [d for d in self.diagnostics if not silenced(d)]
 
     def _add(self, new: Diagnostic, causes: list[Hashable]) -> None:
-        at = (new.span.source.name, new.span.start, new.span.end)
-        causes = causes or [at if new.severity == "error" else (new.code, *at)]
-        causes.append((new.code, new.message, *at))
-        if self.full or self.again(new.span, *causes):
+        at = place(new.span)
+        if new.severity == "error":
+            causes = [*causes, at]
+        causes = [*(causes or [(new.code, *at)]), (new.code, new.message, *at)]
+        if self.full or self.again(new.span, *causes, other=new):
             return
         said = _Said(new, new)
         self._said.update(dict.fromkeys(causes, said))

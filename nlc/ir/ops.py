@@ -247,10 +247,6 @@ def _delay(s: Shapes, dims: list[Dims], e: Expr) -> Dims:
     return dims[0]
 
 
-def show(dims: Dims) -> str:
-    return "[" + ", ".join(map(str, dims)) + "]"
-
-
 # ------------------------------------------------------------------------------------------------ gradients
 
 

@@ -298,6 +298,7 @@ class _Clocks:
                     f"use {' or '.join(map(str, _multiples(level.clock, other.clock)))} {level.clock.unit}s"
                 ],
                 notes=[f"`{level.name}` would tick in the middle of a period of `{other.name}`"],
+                causes=[("slow", level.span), ("slow", other.span)],
             )
 
     def _reset_fits(self, level: Level) -> None:
@@ -315,6 +316,7 @@ class _Clocks:
                 helps=[
                     f"use {' or '.join(map(str, _multiples(every, level.clock)))} {every.unit}s"
                 ],
+                causes=[("slow", level.span)],
             )
 
     def _loose(self, e: Expr, level: Level) -> dict[str, Span]:

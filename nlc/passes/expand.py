@@ -48,6 +48,11 @@ class _Expander:
             levels = levels[:LEVELS]
         levels = [replace(level, let=self._all(level.let)) for level in levels]
         out = replace(self.tree, levels=tuple(levels), let=self._all(self.tree.let))
+        for level in self.tree.levels:
+            if self._lacks_a_for(level, out):
+                self.lost.add(level.name)
+                others = [m for m in out.levels if m.span != level.span]
+                out = replace(out, levels=tuple(others))
         return replace(_map(out, self._settle), lost=frozenset(self.lost))
 
     def _all(self, lets: tuple[LetTree, ...]) -> tuple[LetTree, ...]:
@@ -91,6 +96,37 @@ class _Expander:
             self.lost.add(part.name)
         self.families.setdefault(part.name, []).extend(labels)
         return out
+
+    def _lacks_a_for(self, level: LevelTree, tree: SpecTree) -> bool:
+        """Whether ``M[s]`` is the one member of M, `s` is no member that is read, and others are."""
+        index = level.index
+        known = index is not None and index.op == "name" and level.name not in self.lost
+        if level.over or not known or self.tree.partial:
+            return False
+        if len(self.families[level.name]) > 1 or "for" in level.keys:
+            return "for" in level.keys  # a mistake in it is reported
+        read: dict[str, Span | None] = {}
+        reads: list[Expr] = []
+        others = tuple(m for m in tree.levels if m.span != level.span)
+        _map(replace(tree, levels=others), lambda e: reads.append(e) or e)
+        runs = {n.attr[1] for e in reads for n in walk(e) if n.op == "fold"}
+        for n in (n for e in reads for n in walk(e) if n.op == "index"):
+            if n.args[0].op == "name" and n.args[0].attr == level.name:
+                label = _label(n.args[1])
+                read.setdefault("…" if label is None or label in runs else label, n.span)
+        own = str(index.attr)
+        if not read or own in read or nearest(own, read):
+            return False
+        members = ", ".join(read)
+        self.report.add(
+            "NLC205",
+            f"level `{level.name}[{own}]` has no `for`",
+            level.span,
+            f"nothing says what `{own}` runs over",
+            related=[Label(at, "as here") for at in list(read.values())[:1] if at],
+            helps=[f"write `for: {{{own}: [{members}]}}`"],
+        )
+        return True
 
     def _affordable(self, part: Part, members: int) -> bool:
         """Whether a family may be written out: all of them together are bounded."""

@@ -70,6 +70,11 @@ def _outside(system: System, several: list[Level], report: Report) -> None:
         *system.output.values(),
         *_expressions(system),
     ]
+    read: dict[Expr, list[Level]] = {}  # by the levels that have them, whose clock may be wrong
+    for name, level in system.levels.items():
+        own = [f.expr for n, f in system.flows.items() if n.startswith(f"{name}.")]
+        for n in (n for e in (*level.expressions, *own) for n in walk(e) if _varies(n)):
+            read.setdefault(n, []).append(level)
     for node in {n: n for e in exprs for n in walk(e) if _varies(n)}.values():
         what = "substeps(…)" if node.op == "substeps" else "substep"
         help = "read it in a level of several, such as `frequency: 2 per token`, and in its flows"
@@ -82,6 +87,7 @@ def _outside(system: System, several: list[Level], report: Report) -> None:
             "this has a value for each sub-step",
             related=[Label(x.keys.get("frequency", x.span), "these are") for x in several],
             helps=[help],
+            causes=[("slow", level.span) for level in read.get(node, [])],
         )
 
 

@@ -268,8 +268,10 @@ def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report:
         )
     elif ends and token.type in _STARTS:
         assert previous is not None
-        in_call = inside is not None and inside.call
-        _missing_operator(say, previous, token, tokens[at + 1 : at + 2], in_call)
+        apart = "arguments" if inside is not None and inside.call else ""
+        if inside is None and say.in_a_list:
+            apart = "members"
+        _missing_operator(say, previous, token, tokens[at + 1 : at + 2], apart)
     elif ends and token.type in _COMPARISONS:
         say("NLC011", "comparisons do not chain", token, "compare two values at a time")
     elif ends and token.type == "COMMA":
@@ -321,6 +323,9 @@ def _fits(inside: _Open, token: Token) -> bool:
     return inside.token.type == _CLOSES[token.type]
 
 
+_NEAR = 100  # characters before a text in which the list is looked for that it is in
+
+
 @dataclass(frozen=True)
 class _Sayer:
     scalar: Scalar
@@ -328,6 +333,13 @@ class _Sayer:
 
     def span(self, token: Token) -> Span:
         return self.scalar.span_of(token.start_pos, token.end_pos)
+
+    @property
+    def in_a_list(self) -> bool:
+        """Whether the text is a member of a list of YAML's."""
+        at = self.scalar.span
+        before = at.source.text[max(0, at.start - _NEAR) : at.start].rstrip()
+        return not self.scalar.style and before[-1:] in ("[", ",")
 
     def __call__(
         self, code: str, message: str, at: Token | Span, label: str, *related: Label, help: str = ""
@@ -363,8 +375,9 @@ def _wrong_bracket(say: _Sayer, token: Token, inside: _Open | None) -> None:
 
 
 def _missing_operator(
-    say: _Sayer, previous: Token, token: Token, after: list[Token], in_call: bool
+    say: _Sayer, previous: Token, token: Token, after: list[Token], apart: str
 ) -> None:
+    """Two values side by side; ``apart`` is what a comma would make of them: arguments, members or nothing."""
     word = next((t for t in (token, previous) if t in _WORDS), None)
     if word == "in":
         say("NLC013", "`in` is not an operator", word, "a sum over a family is `sum(e for i)`")
@@ -382,18 +395,23 @@ def _missing_operator(
         advice = "there is no implicit product"
     elif token.type not in _OPERANDS:
         advice = f"write `{previous} * {token}…`; there is no implicit product"
-    elif in_call and previous.type == token.type == "NAME" and previous[0].isupper() and not call:
+    elif (
+        apart == "arguments"
+        and previous.type == token.type == "NAME"
+        and previous[0].isupper()
+        and not call
+    ):
         advice = (
             f"write `{previous}({token})` for a call, `{previous}, {token}` for two arguments,"
             f" `{previous} * {token}` for a product"
         )
-    elif in_call:
+    elif apart:
         advice = (
-            f"write `{previous}, {shown}` for two arguments, `{previous} * {shown}` for a product"
+            f"write `{previous}, {shown}` for two {apart}, `{previous} * {shown}` for a product"
         )
     elif previous.type == token.type == "NAME" and not call:
         advice = f"write `{previous} * {token}` for a product, `{previous}({token})` for a call"
-    comma = " or `,`" if in_call else ""
+    comma = " or `,`" if apart else ""
     say(
         "NLC012",
         f"an operator is missing between `{previous}` and `{token}`",

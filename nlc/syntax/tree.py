@@ -82,6 +82,12 @@ class MemoryTree:
     read: Expr | None = None
     dtype: Word | None = None
 
+    @property
+    def causes(self) -> tuple[tuple[str, Span | None], ...]:
+        """What is wrong where it is another memory than its readers take it for: the shapes of its states."""
+        places = [f.span for f in self.fields] if self.call is None else [self.call.span]
+        return tuple(("shape", place) for place in places)
+
 
 @dataclass(frozen=True)
 class ResetTree:

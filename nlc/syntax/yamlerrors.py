@@ -15,7 +15,7 @@ from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Source
 from nlc.syntax.schema import Level, Spec, keys_of, takes
 from nlc.syntax.yamlplace import PAIRS, Place, balance, entry_of, line_at, place_of, quoted
-from nlc.syntax.yamlstructure import never_closed, structure
+from nlc.syntax.yamlstructure import never_closed, no_key, structure, without_colon
 
 _ENTRIES = re.compile(r"\w+: [^,:(]+(?:, *\w+: [^,:(]+)+")  # without brackets, which have commas
 _ARGUMENT = re.compile(r"([(,] *)(\w+): +(?=\S)")
@@ -78,7 +78,10 @@ def _value(place: Place, problem: str, report: Report) -> Region | None:
     assert entry is not None
     first = entry.value[0]
     inside = entry.start <= place.at < entry.end
-    if entry.key in _prose() and first not in "\"'" and inside and not _HEADER.match(entry.value):
+    if without_colon(entry.key):
+        start = place.line_start + len(place.line) - len(place.line.lstrip())
+        no_key(place.span(start, entry.end), report)
+    elif entry.key in _prose() and first not in "\"'" and inside and not _HEADER.match(entry.value):
         why = _STARTS.get(first) or "`: ` starts a value"
         _needs_quotes(place, why, report, "text")
     elif "escape" in problem:

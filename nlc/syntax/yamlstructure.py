@@ -21,7 +21,7 @@ from nlc.syntax.yamlplace import (
 
 _EQUALS = re.compile(r"(\w[\w\[\]]*) *= *(?!=)(\S.*)")
 _NO_SPACE = re.compile(r"(\w[\w\[\]]*):(\S.*)")
-_NO_COLON = re.compile(r"(\w[\w\[\]]*) +(\w.*)")
+_NO_COLON = re.compile(r"(\w[\w\[\]]*) +([\w\[{].*)")
 
 
 def structure(place: Place, problem: str, report: Report) -> None:
@@ -49,7 +49,7 @@ def structure(place: Place, problem: str, report: Report) -> None:
         if place.context is not None and "could not" in problem:
             line_end = place.source.text.find("\n", place.context)
             span = place.span(place.context, line_end if line_end >= 0 else place.context + 1)
-        _no_key(span, report)
+        no_key(span, report)
     elif "mapping values" in problem:
         report.add(
             "NLC003",
@@ -112,7 +112,12 @@ def structure(place: Place, problem: str, report: Report) -> None:
         )
 
 
-def _no_key(span: Span, report: Report) -> None:
+def without_colon(key: str) -> re.Match[str] | None:
+    """``for {i`` of a line ``for {i: [1, 2]}``: the name, and what is its value."""
+    return _NO_COLON.fullmatch(key) if balance(key) > 0 else None
+
+
+def no_key(span: Span, report: Report) -> None:
     """A line without a key: written with `=`, or without the space or the colon that YAML wants."""
     text, fix = span.text.strip(), None
     if match := _EQUALS.fullmatch(text):
@@ -124,6 +129,8 @@ def _no_key(span: Span, report: Report) -> None:
     help = f"write `{cut(fix)}`" if fix else "write `key: value`"
     if fix is None and (match := _NO_COLON.fullmatch(text)):
         help = f"write `{match[1]}: {cut(match[2])}`"
+        if match[2][0] in PAIRS and balance(match[2]) == 0:
+            label, fix = f"a `:` is missing behind `{match[1]}`", f"{match[1]}: {match[2]}"
     elif fix is None and re.fullmatch(r"\w+", text):
         help = f"write `{text}:`"
     whole = Span(span.source, span.start, span.start + len(span.text.rstrip()))

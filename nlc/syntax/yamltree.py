@@ -14,18 +14,20 @@ from functools import cached_property
 
 import yaml
 
-from nlc.base.diagnostics import Fix, Label, Report
+from nlc.base.diagnostics import Diagnostic, Fix, Label, Report, place
 from nlc.base.span import Source, Span
 from nlc.syntax.offsets import offsets
 from nlc.syntax.text import CONTROL, read_source, readable
 from nlc.syntax.yamlerrors import explain
-from nlc.syntax.yamlplace import balance, cut, cut_by_comment, quoted
+from nlc.syntax.yamlplace import balance, content, cut, cut_by_comment, line_at, quoted
+from nlc.syntax.yamlstructure import no_key, without_colon
 
 __all__ = ["Mapping", "Node", "Scalar", "Sequence", "parse_yaml", "read_source"]
 
 MAX_DEPTH = 100
 MAX_NODES = 20_000
 _ROUNDS = 10  # mistakes of YAML that one run goes on after
+_NEAR = 32  # keys behind one that is said again which may belong to a name that is missing
 _SPLIT = 64  # pieces that an unquoted expression may have been split into
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -104,7 +106,7 @@ def parse_yaml(source: Source, report: Report) -> Mapping | None:
             mask = explain(source, text, error, said)
             above = {d.span.line for d in said.diagnostics}  # a line that is no key spoils the next
             report.drop(lambda d, above=above: d.span.line - 1 in above)
-            report.take(Report([d for d in said.diagnostics if not _follows(d.span, masked)]))
+            report.take(said, lambda d: not _follows(d.span, masked))
             if mask is None or mask[0] in masked or len(masked) == _ROUNDS:
                 _merge(attempt, report, masked)
                 return None
@@ -145,8 +147,12 @@ def _goes_on(source: Source, line: int) -> bool:
 
 def _merge(attempt: Report, report: Report, masked: set[int]) -> None:
     known = {(d.code, d.span) for d in report.diagnostics}
-    new = [d for d in attempt.diagnostics if (d.code, d.span) not in known]
-    report.take(Report([d for d in new if d.code == "NLC002" or not _follows(d.span, masked)]))
+
+    def new(d: Diagnostic) -> bool:
+        said = (d.code, d.span) in known
+        return not said and (d.code == "NLC002" or not _follows(d.span, masked))
+
+    report.take(attempt, new)
 
 
 class _Refused(Exception):
@@ -286,8 +292,11 @@ class _Builder:
         """The entries whose key is a text that was not said before; the others go to ``again``."""
         first: dict[str, Scalar] = {}
         entries: dict[str, tuple[Scalar, Node]] = {}
-        texts = [key.text for key, _ in pairs if isinstance(key, Scalar)]
-        several = len(texts) - len(set(texts)) > 1
+        keys = [key for key, _ in pairs if isinstance(key, Scalar)]
+        where = {key.text: i for i, key in reversed([*enumerate(keys)])}  # where each is said first
+        several = len(keys) - len(where) > 1
+        doubled = next((i for i, key in enumerate(keys) if where[key.text] < i), len(keys))
+        behind = [place(key.span) for key in keys[doubled : doubled + _NEAR]]
         for key, value in pairs:
             if self.report.full:
                 raise _Refused
@@ -317,12 +326,18 @@ class _Builder:
                         "keep one of them",
                         *(["or write the name above them that may be missing"] if several else []),
                     ],
-                    causes=[("again", id(pairs), key.text == "outputs")],
+                    causes=[("again", id(pairs), key.text == "outputs"), *behind],
                 )
                 again.append((key, value))
                 if isinstance(value := entries[key.text][1], Scalar):  # which is meant is not known
                     entries[key.text] = (first[key.text], replace(value, broken=True))
             else:
+                if written := without_colon(key.text):  # `for {i: [1, 2]}`
+                    line = content(line_at(self.source.text, key.span.start))
+                    if not isinstance(value, Scalar) or not value.broken:
+                        at = key.span.start
+                        no_key(Span(self.source, at, at + len(line)), self.report)
+                    key, value = key.part(0, written.end(1)), Scalar("", value.span, broken=True)
                 first[key.text] = key
                 entries[key.text] = (key, value)
         yield from entries.values()

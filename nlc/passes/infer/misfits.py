@@ -49,7 +49,10 @@ class ShapeMessages:
             f"this is {self.sized(dims)}",
             related=[Label(of.span, f"`{of.name}` is {self.sized(of.dims)}")],
             helps=helps,
-            causes=[("gate", self._declared(n)) for n in walk(e) if n.op == "flow"] or [e.span],
+            causes=[
+                *[("shape", place) for place in (of.span, *self._sources(e))],
+                *[("gate", self._declared(n)) for n in walk(e) if n.op == "flow"],
+            ],
         )
 
     def _blame(self, node: Expr, mistake: ShapeError) -> None:
@@ -260,6 +263,8 @@ class ShapeMessages:
         )
 
     def _called(self, e: Expr) -> str:
+        if e.op == "flow" and "(" in quoted(e):  # a cache is read: its key is not written here
+            return str(e.attr)
         return str(e.attr[0]) if e.op == "state" else quoted(e)
 
     def _open(self, shape) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nlc.base.span import Span
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import elementwise, pointwise, rowwise
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.terms import Terms, quoted
@@ -82,12 +82,15 @@ def fitted(terms: Terms, e: Expr | None, level: str) -> Expr | None:
     memory = terms.memories.get(level)
     if e is None or e.op != "bundle" or memory is None or len(e.args) == len(memory.states):
         return e
+    read = {n.attr[0].partition(".")[0] for n in walk(e) if n.op == "state"}
+    said = (terms.scope.levels[name].memory for name in sorted(read | {level}))
     return terms.say(
         "NLC301",
         f"`{quoted(e)}` has not equally many states",
         e,
         f"it has {len(e.args)}, the memory of `{level}` {len(memory.states)}",
         helps=["name one of its states, or reduce it (`sqnorm(…)`)"],
+        causes=[cause for memory in said if memory is not None for cause in memory.causes],
     )
 
 

@@ -133,7 +133,9 @@ def _read(
             [Label(place, "what answers a query is for example `matrix(m, n)`")] if place else []
         )
         message = f"`{level}` cannot be read with an argument"
-        return terms.say("NLC202", message, e, label, related=related, causes=[("query", place)])
+        said = scope.levels[level].memory
+        causes = [("query", place), *(said.causes if said is not None else ())]
+        return terms.say("NLC202", message, e, label, related=related, causes=causes)
     if len(args) != len(memory.params) or e.attr:
         params = ", ".join(memory.params)
         count = f"{len(memory.params)} argument{'s' * (len(memory.params) != 1)}"

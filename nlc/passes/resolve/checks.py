@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
 from nlc.base.diagnostics import Fix, Label, Report
@@ -50,7 +51,9 @@ def check_level(level: LevelTree, memory: Memory | None, scope: Scope) -> None:
         return
     if memory is None and "memory" in level.keys and not level.of_a_state:
         return  # it may be meant as a cache
-    if not {"rule", "update"} & level.keys.keys() and not _may_be_loss(level):
+    never = level.frequency is not None and level.frequency.kind == "infinite"  # reported above
+    given = {"rule", "update"} & level.keys.keys()
+    if not given and not never and not _may_be_loss(level):
         help = "for example `rule: gd(lr=0.1)`, or `update: e` for what is no gradient step"
         _missing(level, scope, "rule", "it would never change", help)
     if "rule" in level.keys and "objective" not in level.keys:
@@ -145,7 +148,8 @@ def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
     elif ticks.kind == "infinite" and kind:
         message = f"level `{level.name}` has a state, which no `infinite` frequency updates"
         label = "only a cache has it"
-        _misplaced(scope, message, tree.span, label, f"write `frequency: every {unit}`")
+        causes = level.memory.causes if level.memory is not None else ()
+        _misplaced(scope, message, tree.span, label, f"write `frequency: every {unit}`", causes)
     elif ticks.kind == "never":
         label = "declare it under `weights`"
         _misplaced(scope, "a level that never ticks is a weight", tree.span, label)
@@ -209,8 +213,16 @@ def _shown(tree: ClockTree) -> str:
     return " ".join(tree.span.text.split())
 
 
-def _misplaced(scope: Scope, message: str, span: Span, label: str, help: str = "") -> None:
-    scope.report.add("NLC404", message, span, label, helps=[help] if help else [])
+def _misplaced(
+    scope: Scope,
+    message: str,
+    span: Span,
+    label: str,
+    help: str = "",
+    causes: Iterable[Hashable] = (),
+) -> None:
+    helps = [help] if help else []
+    scope.report.add("NLC404", message, span, label, helps=helps, causes=causes)
 
 
 # ---------------------------------------------------------------------------------------------------- the whole

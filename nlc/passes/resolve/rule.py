@@ -36,12 +36,23 @@ def is_loss(level: LevelTree) -> bool:
 
 
 def right_objectives(scope: Scope) -> None:
-    """A bare name that misspells `loss` is that, in a level that counts in steps or takes no step of its own.
+    """What is nearly `loss` is that, in a level that counts in steps or takes no step of its own.
 
-    The keys around it are then judged as those of such a level.
+    A bare name may misspell it, an expression have it in it. The keys around are then judged as those of such a level.
     """
     for name, level in () if scope.gradients else scope.levels.items():
         e, clock = level.objective, level.frequency
+        inside = [n for n in walk(e) if n.op == "name" and n.attr == "loss"] if e else []
+        if inside and not is_loss(level):
+            scope.report.add(
+                "NLC208",
+                "`loss` is not a value here",
+                inside[0].span or level.span,
+                "the outer loss stands alone: what it is, the training loop says",
+                helps=["write `objective: loss`"],
+            )
+            scope.levels[name] = replace(level, objective=inside[0])
+            continue
         steps = clock is not None and clock.unit == "step"
         if e is None or e.op != "name" or not (steps or {"rule", "update"}.isdisjoint(level.keys)):
             continue
@@ -174,6 +185,8 @@ def _list(hyper: Hyper, value: Expr, system: System, terms: Terms) -> tuple[Expr
         members = tuple(Expr("index", (value, n), None, None, value.span) for n in numbers)
     if members is not None and len(members) == len(hyper.value):
         return members
+    if any(n.op == "error" for n in walk(value if mine is None else mine.default)):
+        return None  # reported there
     if value.op == "name" and value.attr not in terms.scope.spans:
         terms.scope.not_defined(str(value.attr), value.span, list(terms.scope.hypers), sure=False)
         return None
