@@ -62,10 +62,15 @@ def plan(text: str) -> tuple[str, str]:
     return level.strip(), plan.strip()
 
 
-def _with(options: tuple[Callable, ...], verb: Callable) -> Callable:
-    for option in reversed(options):
-        verb = option(verb)
-    return verb
+def _together(*options: Callable) -> Callable[[Callable], Callable]:
+    """One decorator for several options, which `--help` lists in this order."""
+
+    def add(verb: Callable) -> Callable:
+        for option in reversed(options):
+            verb = option(verb)
+        return verb
+
+    return add
 
 
 PLAN = click.option(
@@ -114,7 +119,8 @@ MISTAKES = click.option(
     show_default=True,
     help="How mistakes are said.",
 )
-_CHECKED = (
+# What `nlc check` takes beside the specs.
+checked = _together(
     MISTAKES,
     click.option(
         "--fix",
@@ -124,12 +130,8 @@ _CHECKED = (
 )
 
 
-def checked(verb: Callable) -> Callable:
-    """What `nlc check` takes beside the specs."""
-    return _with(_CHECKED, verb)
-
-
-_EXPLAINED = (
+# What `nlc explain` takes beside the spec.
+explained = _together(
     click.option(
         "--backend",
         type=click.Choice(["auto", *BACKENDS]),
@@ -150,11 +152,6 @@ _EXPLAINED = (
 )
 
 
-def explained(verb: Callable) -> Callable:
-    """What `nlc explain` takes beside the spec."""
-    return _with(_EXPLAINED, verb)
-
-
 def _lengths(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
     """``256,1024``."""
     parts = [part.strip() for part in text.split(",")]
@@ -163,7 +160,8 @@ def _lengths(context: click.Context, option: click.Parameter, text: str) -> tupl
     return tuple(map(int, parts))
 
 
-_AHEAD = (
+# What `nlc kernels` takes beside the spec.
+ahead = _together(
     OPERATOR,
     click.option(
         "--arch",
@@ -181,12 +179,8 @@ _AHEAD = (
 )
 
 
-def ahead(verb: Callable) -> Callable:
-    """What `nlc kernels` takes beside the spec."""
-    return _with(_AHEAD, verb)
-
-
-_TUNED = (
+# What `nlc tune` takes beside the spec.
+tuned = _together(
     OPERATOR,
     _SET,
     _DTYPE,
@@ -204,12 +198,8 @@ _TUNED = (
 )
 
 
-def tuned(verb: Callable) -> Callable:
-    """What `nlc tune` takes beside the spec."""
-    return _with(_TUNED, verb)
-
-
-_MEASURED = (
+# What `nlc bench` measures, and how the numbers are written.
+measured = _together(
     click.option(
         "--backend",
         "backends",
@@ -268,8 +258,3 @@ _MEASURED = (
         help="Also draw them; needs matplotlib.",
     ),
 )
-
-
-def measured(verb: Callable) -> Callable:
-    """What `nlc bench` measures, and how the numbers are written."""
-    return _with(_MEASURED, verb)
