@@ -30,9 +30,9 @@ SEVERAL = (
         "it is no number, and reads what is faster: both are so without the other",
     ),
     (
-        r"line lost: W:",
-        r"NLC002 NLC102",
-        "that the keys of W went to the level above is one thing, that W is gone another",
+        r"line lost: (W|let|applies_to|M\[s\]):",
+        r"NLC\d+( NLC\d+)*",
+        "what stood below went to the block above, which is one thing; that the name is gone is another",
     ),
 )
 

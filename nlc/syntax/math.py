@@ -238,6 +238,7 @@ class _Builder:
         arguments = children[2] if len(children) == 4 else []
         keywords: dict[str, _Keyword] = {}
         positional: list[_Part] = []
+        behind: list[_Part] = []
         for argument in arguments:
             if isinstance(argument, _Keyword):
                 name = ascii_name(str(argument.token))
@@ -252,14 +253,16 @@ class _Builder:
                     )
                 keywords[name] = argument
             elif keywords:
-                self._fail(
-                    "NLC011",
-                    "an argument without a name stands behind one with a name",
-                    argument,
-                    "move it to the front, or name it",
-                )
+                behind.append(argument)
             else:
                 positional.append(argument)
+        if behind:
+            self._fail(
+                "NLC011",
+                "an argument without a name stands behind one with a name",
+                behind[0],
+                "move it to the front, or name it",
+            )
         values = [k.value for k in keywords.values()]
         names = (Placed(name, self._span(k.token)) for name, k in keywords.items())
         return "call", [function, *positional, *values], tuple(names)

@@ -9,7 +9,7 @@ from nlc.syntax.blocks import block
 from nlc.syntax.math import parse_expr
 from nlc.syntax.schema import Route
 from nlc.syntax.tree import RouteTree, ViewTree
-from nlc.syntax.values import Entry, Named, error, expression, word, words
+from nlc.syntax.values import Entry, Named, error, expression, without, word, words
 from nlc.syntax.yamlplace import cut
 from nlc.syntax.yamltree import Mapping, Scalar
 
@@ -36,6 +36,8 @@ def route(entry: Entry, given: Named, report: Report) -> RouteTree:
 
 def _conditions(entry: Entry, report: Report) -> tuple[Expr, ...]:
     e = expression(entry, report, lists=True)
+    if e is not None and e.op == "list" and not e.args:
+        without(entry, entry.node.span, "list", report)
     return () if e is None else e.args if e.op == "list" else (e,)
 
 
@@ -44,6 +46,9 @@ def _view(entry: Entry, report: Report) -> ViewTree | None:
     if word(entry, report) is None or not isinstance(entry.node, Scalar):
         return None
     text = entry.node.text
+    if not text.strip():
+        without(entry, entry.node.span, "text", report)
+        return None
     try:
         parts = pieces(text)
     except ValueError:

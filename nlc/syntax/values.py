@@ -165,9 +165,18 @@ def words(entry: Entry, report: Report) -> tuple[Word, ...]:
     """A text that is no mathematics, or a list of such."""
     items = entry.node.items if isinstance(entry.node, Sequence) else (entry.node,)
     if not items:
-        wrong_kind(entry, "a text or a list of them", report, "leave the key out")
+        without(entry, entry.node.span, "list", report)
     found = [word(Entry(entry.key, item, entry.where), report) for item in items]
-    return tuple(x for x in found if x is not None)
+    for x in found:
+        if x is not None and not x.text:
+            without(entry, x.span, "text", report)
+    return tuple(x for x in found if x is not None and x.text)
+
+
+def without(entry: Entry, span: Span, what: str, report: Report) -> None:
+    """Reports a list or a text that has nothing in it."""
+    message = f"{entry.called} names nothing"
+    report.add("NLC103", message, span, f"an empty {what}", helps=["leave the key out"])
 
 
 def choice(entry: Entry, choices: Items[str], report: Report) -> Word | None:

@@ -57,8 +57,8 @@ def _route(item: RouteTree, terms: Terms) -> Route | None:
     where = tuple(_condition(x, shapes_of(kinds), terms) for x in item.where)
     view = View() if item.view is None else _view(item.view, terms)
     is_self, rule = _rule(item, terms)
-    if rule is None and not is_self:
-        return None
+    if (rule is None and not is_self) or any(not getattr(item, key) for key in asked):
+        return None  # a mistake is reported
     if rule is None and terms.scope.layers and len(known) == len(item.kinds):
         _samples(item, kinds, terms)
     names, modules = (tuple(w.text for w in x) for x in (item.names, item.modules))

@@ -36,14 +36,24 @@ def is_loss(level: LevelTree) -> bool:
 
 
 def right_objectives(scope: Scope) -> None:
-    """What is nearly `loss` is that, in a level that counts in steps or takes no step of its own.
+    """A level that counts in steps or takes no step of its own is on the outer loss, if it nearly says so.
 
-    A bare name may misspell it, an expression have it in it. The keys around are then judged as those of such a level.
+    A bare name may misspell `loss`, an expression have it in it, and what counts in steps without a rule can be nothing
+    else. The keys around are then judged as those of such a level.
     """
     for name, level in () if scope.gradients else scope.levels.items():
-        e, clock = level.objective, level.frequency
+        e, steps = level.objective, level.frequency is not None and level.frequency.unit == "step"
+        without = {"rule", "update"}.isdisjoint(level.keys)
+        if is_loss(level) or not (steps or without):
+            continue
+        known = ["loss", *scope.flows(name), *(n for n in scope.spans if "." not in n)]
         inside = [n for n in walk(e) if n.op == "name" and n.attr == "loss"] if e else []
-        if inside and not is_loss(level):
+        if e is not None and e.op == "name" and e.attr not in known:
+            fix = certain(e.span, str(e.attr), known)
+            if not (steps and without) and (fix is None or fix.replacement != "loss"):
+                continue
+            scope.not_defined(str(e.attr), e.span, known, name)
+        elif inside:
             scope.report.add(
                 "NLC208",
                 "`loss` is not a value here",
@@ -51,16 +61,18 @@ def right_objectives(scope: Scope) -> None:
                 "the outer loss stands alone: what it is, the training loop says",
                 helps=["write `objective: loss`"],
             )
-            scope.levels[name] = replace(level, objective=inside[0])
+        elif not (steps and without):
             continue
-        steps = clock is not None and clock.unit == "step"
-        if e is None or e.op != "name" or not (steps or {"rule", "update"}.isdisjoint(level.keys)):
-            continue
-        known = ["loss", *scope.flows(name), *(n for n in scope.spans if "." not in n)]
-        fix = None if e.attr in known else certain(e.span, str(e.attr), known)
-        if fix is not None and fix.replacement == "loss":
-            scope.not_defined(str(e.attr), e.span, known, name)
-            scope.levels[name] = replace(level, objective=replace(e, attr="loss"))
+        elif e.op != "error" if e else "objective" not in level.keys:
+            scope.report.add(
+                "NLC404",
+                f"level `{name}` counts in steps, as those on the outer loss",
+                e.span or level.span if e else level.keys["frequency"],
+                "its objective is `loss`",
+                helps=["write `objective: loss`, or count in tokens and give it a `rule`"],
+            )
+        at = e.span if e else level.span
+        scope.levels[name] = replace(level, objective=Expr("name", (), "loss", None, at))
 
 
 def rule_of(e: Expr, terms: Terms, at: Place, whole: bool = False) -> Rule | None:

@@ -206,4 +206,7 @@ def clock(scope: Scope, tree: ClockTree | None) -> Clock | None:
     count = ONE if tree.count is None else size(scope, tree.count, "a period")
     if count is None:
         return None
-    return Clock(tree.kind, tree.unit, count, at_defaults(scope, count) or Fraction(1))
+    default = at_defaults(scope, count)
+    if default is None and scope.report.has_errors:
+        return None  # a mistake in the hyper
+    return Clock(tree.kind, tree.unit, count, default or Fraction(1))
