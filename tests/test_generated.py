@@ -76,13 +76,15 @@ def test_a_system_may_be_called_like_a_class_of_its_file(name: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_reserved_names_cover_what_generated_files_define_and_import(backend: str) -> None:
-    """A flow called ``matvec`` or ``torch`` must get another name."""
+    """A flow called ``matvec`` or ``torch`` must get another name. Nothing of a template's choices is left."""
     known = importlib.import_module(f"nlc.backends.{backend}")
     reserved = known.RESERVED
     for spec in ("gated_delta_net", "attention", "titans", "gla", "adamw"):
         if nlc.load(spec).system.context not in known.CONTEXTS:
             continue
-        tree = ast.parse(nlc.load(spec).source_text(backend))
+        text = nlc.load(spec).source_text(backend)
+        assert not re.search(r"<!?[a-z]+:|  #\?", text)
+        tree = ast.parse(text)
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom | ast.Import):
                 assert {(a.asname or a.name).split(".")[0] for a in node.names} <= reserved | {

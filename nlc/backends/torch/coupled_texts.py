@@ -131,7 +131,7 @@ def coupled_<erase:delta_>scan(
     parts = at_end, to_end, k, u<erase:, b, z, probe>
     axes = -3, -4, -3, -4<erase:, -3, -3, -4>
     for n in range(k.shape[-3]):
-        now = [x.select(axis, n) for x, axis in zip(parts, axes, strict=True)]
+        now = (x.select(axis, n) for x, axis in zip(parts, axes, strict=True))
         g, e, key, row<erase:, erase, z_n, probe_n> = now
         z_n = z_n + (probe_n @ starts[-1].mT).sum(-3)  #? erase
         row = row - erase[..., None] * z_n[..., None, :]  #? erase
@@ -140,8 +140,8 @@ def coupled_<erase:delta_>scan(
         old = g @ starts[-1].flatten(-2)
         starts.append(old.unflatten(-1, X.shape[-2:]) + new)
     X = starts.pop()
-    rows = <!erase:u><erase:torch.stack(rows, -4)>
-    return X, (k, rows, torch.stack([x.expand_as(X) for x in starts], -4), kept, first)
+    rows = torch.stack(rows, -4)  #? erase
+    return X, (k, <erase:rows><!erase:u>, torch.stack([x.expand_as(X) for x in starts], -4), kept, first)
 '''
 
 COUPLED_READ = '''

@@ -113,10 +113,10 @@ def NAME_scan(
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last.<grouped:
-
-    Of group heads in a row, keys are the same.
-    >"""
+    """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last.<!grouped:""">
+  #? grouped
+    Of `group` heads in a row, keys are the same.  #? grouped
+    """  #? grouped
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
     begun, held = block(S + n * DK * DV, d, v, DK, 1, DK, DV)
