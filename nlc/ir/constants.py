@@ -31,4 +31,6 @@ def written(function: str) -> str:
 
 def decimal(value: Fraction) -> str:
     """A size as people write it, to six digits where it is not whole; it may exceed any float."""
-    return f"{Decimal(value.numerator) / Decimal(value.denominator):.6g}"
+    text = f"{Decimal(value.numerator) / Decimal(value.denominator):.6g}"
+    digits, e, exponent = text.partition("e")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + e + exponent
