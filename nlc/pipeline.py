@@ -61,6 +61,7 @@ STAGES = {
     "expand": "SpecTree -> SpecTree: families written out",
     "resolve": "SpecTree -> System: names, reads of states with their time, calls",
     "use": "System -> System: used systems written out",
+    "indices": "System -> System: inputs that count the rows of embeddings",
     "substeps": "System -> System: levels of several sub-steps a token written out",
     "outer": "System -> System: levels on the outer loss become slow weights",
     "inline": "System -> System: rules that are systems become levels",
