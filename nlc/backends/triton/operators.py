@@ -64,21 +64,21 @@ _KINDS = {
 }
 
 
-def _tokens(f: KernelForm) -> list[str]:
+def told_tokens(f: KernelForm) -> list[str]:
     """Of kernels: packing, T, N and H, and how many heads share keys."""
     shared = ["H // k.shape[1]"] if f.grouped else []
     return ['*tokens_of(packing, T, sizes["C"])', "H", *shared]
 
 
-def _tensors(names: list[str]) -> list[str]:
+def typed(names: list[str]) -> list[str]:
     return [f"{n}: {_KINDS.get(n, 'Tensor')}" for n in names]
 
 
-def _returns(count: int) -> str:
+def returns(count: int) -> str:
     return f"tuple[{', '.join(['Tensor'] * count)}]" if count > 1 else "Tensor"
 
 
-def _strides(*names: str) -> list[str]:
+def strides_of(*names: str) -> list[str]:
     return [f"*{n}.stride()[:3]" for n in names]
 
 
@@ -107,7 +107,7 @@ def _scan_called(
     text: Text, f: KernelForm, given: list[str], numbers: list[str], probes: list[str]
 ) -> None:
     """The function that the module calls."""
-    text.call("def NAME(", _tensors([*given[:-2], "within"]), f") -> {_returns(3)}:", 0)
+    text.call("def NAME(", typed([*given[:-2], "within"]), f") -> {returns(3)}:", 0)
     each = f", {' and '.join(numbers)} [..., T]" if numbers else ""
     at = "p" if f.probe else "k"
     keys = "k and p" if f.probe else "k"
@@ -164,7 +164,7 @@ def _scan_called(
 def _scan_meaning(text: Text, given: list[str]) -> None:
     """The recurrence, which the check of a first launch compares with."""
     returns = "tuple[Tensor, ...]"
-    text.call("\ndef NAME_meaning(", _tensors(given[:-2]), f") -> {returns}:", 0)
+    text.call("\ndef NAME_meaning(", typed(given[:-2]), f") -> {returns}:", 0)
     at = "p" if text.flags["probe"] else "k"
     text(f'''\
     """Token by token."""
@@ -193,7 +193,7 @@ def _scan_forward(
 ) -> None:
     erase = f.erase
     text("@Operator")
-    text.call("def NAME_forward(", _tensors(given), f") -> {_returns(len(made))}:", 0)
+    text.call("def NAME_forward(", typed(given), f") -> {returns(len(made))}:", 0)
     said = "S after the last token, "
     said += "rows, S before each chunk, inverses" if erase else "S before each chunk"
     text(f'''\
@@ -201,7 +201,7 @@ def _scan_forward(
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None<grouped:, groups=4>)
     {", ".join(made)} = out = NAME_shapes(S, k, u, packing, table)''')
-    tokens = _tokens(f)
+    tokens = told_tokens(f)
     small = ["S", "k", "u", *numbers, *probes, *made[:3], *tokens[1:]]
     text("    if T == 1 and packing is None:")
     args = [*small, *[f"*{n}.stride()[:2]" for n in ("k", "u", *probes)]]
@@ -209,7 +209,7 @@ def _scan_forward(
     text("        return out")
     if erase:
         args = ["k", *[x for x in numbers if x != "w"], *probes, "inverse", *tokens]
-        text.launch("solve", "solve", [*args, *_strides("k", *probes)], "k.dtype", CHUNKS)
+        text.launch("solve", "solve", [*args, *strides_of("k", *probes)], "k.dtype", CHUNKS)
     args = [
         "S",
         "k",
@@ -224,7 +224,7 @@ def _scan_forward(
     text.launch(
         "scan",
         "scan",
-        [*args, *tokens[:2], "*counted(table)", *tokens[2:], *_strides("k", "u", *probes)],
+        [*args, *tokens[:2], "*counted(table)", *tokens[2:], *strides_of("k", "u", *probes)],
         "k.dtype",
         "S.shape[:-2].numel()",
         True,
@@ -262,25 +262,25 @@ def _scan_backward(
     eps = [*["eps"] * f.unit, "packing"]
     text("@Operator")
     text.call(
-        "def NAME_backward(", _tensors([*kept, *grads, *eps]), f") -> {_returns(len(slopes))}:", 0
+        "def NAME_backward(", typed([*kept, *grads, *eps]), f") -> {returns(len(slopes))}:", 0
     )
     call = f"{', '.join(slopes)} = out = NAME_slopes("
     text('''\
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dv), dk, dtype = u.shape, k.shape[-1], wider(k.dtype)''')
-    tokens = _tokens(f)
+    tokens = told_tokens(f)
     text.call(call, [*kept, *grads], ")")
     text("    inverse = filled(inverse, chunk_of(dk, dv, T))  #? erase")
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
     text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
     worth = "worth" if f.rate else "d_u"
     args = ["k", *[x for x in numbers if x != "w"], *probes, *["inverse"] * erase, *grads]
-    args += ["ends", worth, "d_S", *tokens, *_strides("k", *probes)]
+    args += ["ends", worth, "d_S", *tokens, *strides_of("k", *probes)]
     text.launch("scan_back", "scan_back", args, "dtype", "d_S.shape[0] * H", True)
     written = "rows" if erase else "u"
     args = ["k", *["u"] * f.rate, *numbers, *probes, written, "starts", "ends", worth]
     args += [*["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes)), *tokens]
-    args += _strides("k", written, *["u"] * f.rate, *probes)
+    args += strides_of("k", written, *["u"] * f.rate, *probes)
     text.launch("scan_grads", "grads", args, "dtype", CHUNKS)
     text("""\
     return out
@@ -317,119 +317,3 @@ def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
 
 """)
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
-
-
-def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> str:
-    """The operator of a read, forward and backward."""
-    text = Text(name, dict(decay=decay, before=before, unit=unit, grouped=grouped))
-    tokens = _tokens(KernelForm("none", grouped=grouped))
-    tensors = ["q", "k", "rows", "starts"] + ["log_a"] * decay
-    eps = [*["eps"] * unit, "packing"]
-    given = [*tensors, *eps]
-    what = "S_{t-1} q_t" if before else "S_t q_t"
-    what += " with q and k of length one" * unit
-    text.call("def NAME(", _tensors([*given[:-1], "within"]), ") -> Tensor:", 0)
-    text(f'''\
-    """{what}: of q and k [..., T, dk] and what a scan returns."""
-    dtype = supported(k)''')
-    fronts = [*(f"{x}.shape[:-2]" for x in given[2 * grouped : 3]), "starts.shape[:-3]"]
-    text.call("lead = leading(", [*fronts, *["log_a.shape[:-1]"] * decay], ")")
-    if grouped:
-        text("    q, k = (shared(dtype, lead, x) for x in (q, k))")
-        text("    rows = rows_of(dtype, fitted(lead, 2, rows)[0])")
-    else:
-        args = ["lead", "2", *given[:3]]
-        text.call("q, k, rows = (rows_of(dtype, x) for x in fitted(", args, "))")
-    text("""\
-    starts = in_a_row(*fitted(lead, 3, starts))
-    log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay
-    packing = packed(within, k, rows)""")
-    text.call("out = NAME_forward(", given, ")")
-    text("    return unfitted(lead, out)[0]")
-    text.call("\n\ndef NAME_meaning(", _tensors(given[:-1]), ") -> tuple[Tensor, ...]:", 0)
-    text('''\
-    """Token by token."""
-    q, k = (x.repeat_interleave(rows.shape[1] // x.shape[1], 1) for x in (q, k))  #? grouped
-    q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps) for x in (q, k))  #? unit
-    C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
-    for t in range(k.shape[-2]):
-        if t % C == 0:
-            S = starts[..., t // C, :, :]
-        out.append((S @ q[..., t, :, None]).squeeze(-1))  #? before
-        S = <decay:log_a[..., t, None, None].exp() * >S + rows[..., t, :, None] * k[..., t, None, :]
-        out.append((S @ q[..., t, :, None]).squeeze(-1))  #? !before
-    return (torch.stack(out, -2),)
-
-
-@Operator''')
-    text.call("def NAME_forward(", _tensors(given), ") -> Tensor:", 0)
-    text('''\
-    """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
-    (X, H, T, dv), dk = rows.shape, q.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None<grouped:, groups=4>)
-    out = NAME_shapes(q, k, rows)''')
-    strides = [*_strides("q", "k", "rows"), "*starts.stride()[2:]"]
-    text.launch(
-        "out",
-        "out",
-        [*tensors, "out", *tokens, *strides, "*out.stride()[:3]"],
-        "k.dtype",
-        CHUNKS,
-        True,
-    )
-    text('''\
-    return out
-
-
-@NAME_forward.register_fake
-def NAME_shapes(q, k, rows, *_):
-    """What the operator returns, but for its values."""
-    return tokens_first(rows, dtype=q.dtype)
-
-
-@Operator''')
-    slopes = [f"d_{n}" for n in tensors]
-    text.call(
-        "def NAME_backward(",
-        _tensors([*tensors, "grad", *eps]),
-        f") -> {_returns(len(slopes))}:",
-        0,
-    )
-    text('''\
-    """The slopes by all that goes in."""
-    (X, H, T, dv), dk = rows.shape, q.shape[-1]''')
-    text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*tensors, "grad"], ")")
-    args = [*tensors, "grad", *slopes, *tokens, *strides, *_strides("grad", "d_rows")]
-    text.launch("back", "out_back", args, "wider(k.dtype)", CHUNKS)
-    text("""\
-    return out
-
-
-@NAME_backward.register_fake""")
-    text.call("def NAME_slopes(", [*tensors, "grad", "*_"], "):", 0)
-    text('''\
-    """The shapes of the slopes."""
-    d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)  #? !grouped
-    d_q, d_k = (tokens_first(rows, x.shape[-1]) for x in (q, k))  #? grouped
-    dtype = wider(k.dtype)  #? grouped
-    d_rows, d_starts = rows_like(rows, dtype), starts.new_empty(starts.shape, dtype=dtype)
-    return d_q, d_k, d_rows, d_starts<decay:, torch.empty_like(log_a)>
-
-
-def NAME_setup(ctx, inputs, output):
-    *flows, <unit:ctx.eps, >packing = inputs
-    ctx.save_for_backward(*flows, packing)
-
-
-def NAME_slope(ctx, grad):
-    *given, packing = ctx.saved_tensors
-    <grouped:q><!grouped:_>, k, rows, starts, *_ = given
-    grad = rows_of(wider(k.dtype), grad)
-    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad, <unit:ctx.eps, >packing)
-    d_rows, d_starts = d_rows.to(rows.dtype), d_starts.to(starts.dtype)
-    d_q, d_k = together(d_q, q), together(d_k, k)  #? grouped
-    return d_q, d_k, d_rows, d_starts, *rest, <unit:None, >None
-
-''')
-    text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
-    return text.text()

@@ -19,6 +19,7 @@ from nlc.backends.triton import (
     kernels,
     operators,
     packing,
+    read_operators,
 )
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.shared import SHARED
@@ -56,7 +57,11 @@ def _texts() -> dict[str, str]:
         f = KernelForm("scalar" if decay else "none", unit=unit, grouped=grouped)
         name = f.read("before" if before else "after")
         how = dict(decay=decay, before=before, unit=unit, grouped=grouped)
-        parts = kernels.read_text(**how), gradients.read_text(**how), operators.read(name, **how)
+        parts = (
+            kernels.read_text(**how),
+            gradients.read_text(**how),
+            read_operators.read(name, **how),
+        )
         made[name] = _joined(parts)
     made |= packing.TEXTS | access.TEXTS | decays.TEXTS
     made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS

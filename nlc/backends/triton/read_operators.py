@@ -1,0 +1,122 @@
+"""What launches the kernels of reads, as `operators.py` has it for scans."""
+
+from __future__ import annotations
+
+from nlc.backends.triton.forms import KernelForm
+from nlc.backends.triton.operators import CHUNKS, Text, returns, strides_of, told_tokens, typed
+
+
+def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> str:
+    """The operator of a read, forward and backward."""
+    text = Text(name, dict(decay=decay, before=before, unit=unit, grouped=grouped))
+    tokens = told_tokens(KernelForm("none", grouped=grouped))
+    tensors = ["q", "k", "rows", "starts"] + ["log_a"] * decay
+    eps = [*["eps"] * unit, "packing"]
+    given = [*tensors, *eps]
+    what = "S_{t-1} q_t" if before else "S_t q_t"
+    what += " with q and k of length one" * unit
+    text.call("def NAME(", typed([*given[:-1], "within"]), ") -> Tensor:", 0)
+    text(f'''\
+    """{what}: of q and k [..., T, dk] and what a scan returns."""
+    dtype = supported(k)''')
+    fronts = [*(f"{x}.shape[:-2]" for x in given[2 * grouped : 3]), "starts.shape[:-3]"]
+    text.call("lead = leading(", [*fronts, *["log_a.shape[:-1]"] * decay], ")")
+    if grouped:
+        text("    q, k = (shared(dtype, lead, x) for x in (q, k))")
+        text("    rows = rows_of(dtype, fitted(lead, 2, rows)[0])")
+    else:
+        args = ["lead", "2", *given[:3]]
+        text.call("q, k, rows = (rows_of(dtype, x) for x in fitted(", args, "))")
+    text("""\
+    starts = in_a_row(*fitted(lead, 3, starts))
+    log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay
+    packing = packed(within, k, rows)""")
+    text.call("out = NAME_forward(", given, ")")
+    text("    return unfitted(lead, out)[0]")
+    text.call("\n\ndef NAME_meaning(", typed(given[:-1]), ") -> tuple[Tensor, ...]:", 0)
+    text('''\
+    """Token by token."""
+    q, k = (x.repeat_interleave(rows.shape[1] // x.shape[1], 1) for x in (q, k))  #? grouped
+    q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps) for x in (q, k))  #? unit
+    C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
+    for t in range(k.shape[-2]):
+        if t % C == 0:
+            S = starts[..., t // C, :, :]
+        out.append((S @ q[..., t, :, None]).squeeze(-1))  #? before
+        S = <decay:log_a[..., t, None, None].exp() * >S + rows[..., t, :, None] * k[..., t, None, :]
+        out.append((S @ q[..., t, :, None]).squeeze(-1))  #? !before
+    return (torch.stack(out, -2),)
+
+
+@Operator''')
+    text.call("def NAME_forward(", typed(given), ") -> Tensor:", 0)
+    text('''\
+    """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
+    (X, H, T, dv), dk = rows.shape, q.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None<grouped:, groups=4>)
+    out = NAME_shapes(q, k, rows)''')
+    strides = [*strides_of("q", "k", "rows"), "*starts.stride()[2:]"]
+    text.launch(
+        "out",
+        "out",
+        [*tensors, "out", *tokens, *strides, "*out.stride()[:3]"],
+        "k.dtype",
+        CHUNKS,
+        True,
+    )
+    text('''\
+    return out
+
+
+@NAME_forward.register_fake
+def NAME_shapes(q, k, rows, *_):
+    """What the operator returns, but for its values."""
+    return tokens_first(rows, dtype=q.dtype)
+
+
+@Operator''')
+    slopes = [f"d_{n}" for n in tensors]
+    text.call(
+        "def NAME_backward(",
+        typed([*tensors, "grad", *eps]),
+        f") -> {returns(len(slopes))}:",
+        0,
+    )
+    text('''\
+    """The slopes by all that goes in."""
+    (X, H, T, dv), dk = rows.shape, q.shape[-1]''')
+    text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*tensors, "grad"], ")")
+    args = [*tensors, "grad", *slopes, *tokens, *strides, *strides_of("grad", "d_rows")]
+    text.launch("back", "out_back", args, "wider(k.dtype)", CHUNKS)
+    text("""\
+    return out
+
+
+@NAME_backward.register_fake""")
+    text.call("def NAME_slopes(", [*tensors, "grad", "*_"], "):", 0)
+    text('''\
+    """The shapes of the slopes."""
+    d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)  #? !grouped
+    d_q, d_k = (tokens_first(rows, x.shape[-1]) for x in (q, k))  #? grouped
+    dtype = wider(k.dtype)  #? grouped
+    d_rows, d_starts = rows_like(rows, dtype), starts.new_empty(starts.shape, dtype=dtype)
+    return d_q, d_k, d_rows, d_starts<decay:, torch.empty_like(log_a)>
+
+
+def NAME_setup(ctx, inputs, output):
+    *flows, <unit:ctx.eps, >packing = inputs
+    ctx.save_for_backward(*flows, packing)
+
+
+def NAME_slope(ctx, grad):
+    *given, packing = ctx.saved_tensors
+    <grouped:q><!grouped:_>, k, rows, starts, *_ = given
+    grad = rows_of(wider(k.dtype), grad)
+    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad, <unit:ctx.eps, >packing)
+    d_rows, d_starts = d_rows.to(rows.dtype), d_starts.to(starts.dtype)
+    d_q, d_k = together(d_q, q), together(d_k, k)  #? grouped
+    return d_q, d_k, d_rows, d_starts, *rest, <unit:None, >None
+
+''')
+    text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
+    return text.text()
