@@ -30,6 +30,7 @@ from nlc.library import Library, find, search, shipped
 from nlc.passes.clocks import clocks
 from nlc.passes.cycles import cycles
 from nlc.passes.derive import derive
+from nlc.passes.evaluated import evaluated
 from nlc.passes.expand import expand
 from nlc.passes.indices import indices
 from nlc.passes.infer import infer
@@ -172,6 +173,7 @@ class Spec:
         few_states(system, self.report)
         system = infer(clocks(system, self.report), self.report)
         self.report.raise_if_errors()
+        system = evaluated(system, self.report)
         cycles(system, self.report)
         updates = derive(system, self.report)
         self.report.raise_if_errors()

@@ -26,6 +26,7 @@ from published_variants import (
     cautious_adamw,
     mars,
     normuon,
+    schedule_free,
     soap,
 )
 from torch import Tensor
@@ -275,6 +276,7 @@ PAPERS: dict[str, Callable[..., Steps]] = {
         adabelief, ademamix, adan, lamb, signum, feature_momentum, preconditioned_momentum, muon, adamuon,
         shampoo, m3, m3_ema, delta_momentum, deep_momentum,
         cautious_adamw, mars, adafactor, adafactor_unfactored, soap, normuon,
+        schedule_free,
     )
 }  # fmt: skip
 PAPERS["amsgrad"] = partial(adam, most=True)

@@ -109,6 +109,21 @@ def soap(
         yield
 
 
+def schedule_free(
+    W: Tensor, g: Callable, lr=2.5e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0
+) -> Steps:
+    """W is where gradients are taken; yields the mean x, which is evaluated."""
+    z, x, v, weights, t = W.clone(), W.clone(), torch.zeros_like(W), 0.0, 0
+    while True:
+        grad, t, weights = g(), t + 1, weights + lr**2
+        v = beta2 * v + (1 - beta2) * grad**2
+        z = z - lr * (grad / ((v / (1 - beta2**t)).sqrt() + eps) + weight_decay * W)
+        c = lr**2 / weights
+        x = (1 - c) * x + c * z
+        W.copy_((1 - beta1) * z + beta1 * x)
+        yield x
+
+
 def normuon(
     W: Tensor,
     g: Callable,

@@ -284,7 +284,6 @@ REFUSED = [
         "gd(lr=beta / norm(grad(sqnorm(S(key)), S)))",
     ),
     ("`grad_at`", "adamw", "levels:", "grad_at: W\nlevels:"),
-    ("`eval_at`", "adamw", "levels:", "eval_at: W\nlevels:"),
     ("`inputs` of a gradient or layer system", "adamw", "levels:", "inputs: {h: [3]}\nlevels:"),
 ]
 

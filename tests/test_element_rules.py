@@ -21,7 +21,15 @@ from nlc.pipeline import shipped
 GRADIENTS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
 ROUTED = [n for n in GRADIENTS if nlc.load(n).system.routes]  # what is no matrix by elements
 # A norm of all elements, means of rows, a memory beside them.
-WHOLE = ["adafactor", "adafactor_unfactored", "cautious_adamw", "lamb", "mars", "nadam"]
+WHOLE = [
+    "adafactor",
+    "adafactor_unfactored",
+    "cautious_adamw",
+    "lamb",
+    "mars",
+    "nadam",
+    "schedule_free",
+]
 BY_ELEMENTS = [n for n in GRADIENTS if n not in (*ROUTED, *WHOLE)]
 SHAPES = [(), (1,), (5,), (7, 3), (3, 4, 2), (300, 300)]  # the last in more than one block
 

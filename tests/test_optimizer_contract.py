@@ -619,6 +619,79 @@ def test_the_format_of_matrix_products_can_be_chosen(way: Way) -> None:
     assert other.param_groups[0]["matrix_dtype"] is torch.bfloat16
 
 
+# ---------------------------------------------------------------------------------------------- evaluation
+
+EVALUATED = [n for n in NAMES if load(n).system.eval_at is not None]
+
+
+@ways(names=EVALUATED)
+def test_what_is_evaluated_stands_in_the_tensors_until_training_goes_on(way: Way) -> None:
+    """In the format of the tensors, also while it is saved, and with what makes no step left alone."""
+    for dtype, options in (
+        (torch.float64, {}),
+        (torch.bfloat16, {}),
+        (torch.float64, {"capturable": True}),
+    ):
+        params, others = tensors(dtype), tensors(dtype)
+        opt, plain = way(params, lr=0.02, **options), way(others, lr=0.02, **options)
+        opt.eval()
+        assert equal([p.detach() for p in params], tensors(dtype))  # no step has been made
+        train(opt, params[1:], range(4))
+        opt.eval()
+        opt.eval()
+        shown = [p.detach().clone() for p in params]
+        assert equal(shown[:1], tensors(dtype)[:1])
+        assert all(x.isfinite().all() and x.dtype == dtype for x in shown)
+        with pytest.raises(RuntimeError, match=r"call train\(\) before step\(\)"):
+            opt.step()
+        again = tensors(dtype)
+        second = way(again, lr=0.02, **options)
+        for p, x in zip(again, shown, strict=True):
+            p.data.copy_(x)
+        second.load_state_dict(saved(opt))
+        for one in (opt, second):
+            one.train()
+            one.train()
+        train(plain, others[1:], range(4))
+        trained = [p.detach().clone() for p in others]
+        assert not equal(trained[1:], shown[1:])
+        for found in (params, again):
+            assert equal([p.detach() for p in found], trained)
+        goes_on = [train(o, p[1:], range(4, 6)) for o, p in ((opt, params), (second, again))]
+        assert equal(*goes_on)
+
+
+@pytest.mark.parametrize("backend", ("reference", "torch"))
+def test_what_another_rule_trains_is_evaluated_as_it_is(backend: str) -> None:
+    text = load("schedule_free").source.text
+    routes = "applies_to:\n  matrices: self\n  rest: gd(lr=lr)\n"
+    spec = nlc.loads(text.replace("eval_at: x\n", f"eval_at: x + lr * t\n{routes}"))
+    params = tensors()
+    opt = spec.compile(backend)(params, lr=0.02)
+    trained = train(opt, params, range(3))
+    means = [opt.state[p]["x"] + 0.02 * 3 for p in params[:2]]
+    opt.eval()
+    assert equal([p.detach() for p in params], [*means, *trained[2:]])
+    opt.train()
+    assert equal([p.detach() for p in params], trained)
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_a_route_passes_evaluation_on(name: str) -> None:
+    model = nn.Linear(3, 2)
+    opt = nlc.route(model, nlc.Route(name, names="weight"), rest="sgd", tell=None)
+    for _ in range(3):
+        model(torch.ones(1, 3)).sum().backward()
+        opt.step()
+    weight, bias = (p.detach().clone() for p in (model.weight, model.bias))
+    opt.eval()
+    assert (model.weight != weight).any() and torch.equal(model.bias, bias)
+    opt.train()
+    assert torch.equal(model.weight, weight)
+    with pytest.raises(ValueError, match="a view shows values"):
+        nlc.route(model, nlc.Route(name, names="weight", view="split(0, 2)"), rest="sgd", tell=None)
+
+
 # ---------------------------------------------------------------------------------------------- on the device
 
 

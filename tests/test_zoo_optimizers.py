@@ -46,6 +46,7 @@ OTHERS: dict[str, list[dict[str, Any]]] = {  # hypers beside the defaults
     "adafactor_unfactored": [{"eps2": 10.0, "weight_decay": 0.1}],
     "soap": [{"f": 1}, {"f": 3, "weight_decay": 0.1}],
     "normuon": [{"weight_decay": 0.1}],
+    "schedule_free": [{"lr": 0.1, "beta1": 0.7, "weight_decay": 0.1}],
     "shampoo": [{"f": 3, "weight_decay": 0.1}],
     "delta_momentum": [{"clip": 0.3, "eta": 0.5}],
     "feature_momentum": [{"scale": 3.0, "weight_decay": 0.1}],
@@ -81,6 +82,19 @@ def _written(name: str, **hypers: Any) -> Tensor:
         for _ in range(STEPS):
             next(steps)
     return W
+
+
+def test_what_schedule_free_evaluates_is_the_mean() -> None:
+    W = torch.nn.Parameter(_weights())
+    optimizer, gradient = nlc.compile("schedule_free")([W], lr=0.05), _gradients(W)
+    other = _weights()
+    written = PAPERS["schedule_free"](other, _gradients(other), lr=0.05)
+    for _ in range(STEPS):
+        W.grad = gradient()
+        optimizer.step()
+        x = next(written)
+    optimizer.eval()
+    assert _apart(W.detach(), x) < SAME < _apart(other, x)
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
@@ -173,6 +187,7 @@ LIBRARIES: dict[str, list[Library]] = {
         # as long as the basis stays: when it turns they also put the second moments in another order
         _other("SOAP", {"f": 1000, "eps": 1e-30}, {"precondition_frequency": 1000, "eps": 1e-30}, weight_decay=0.0)
     ],
+    "schedule_free": [_other("ScheduleFreeAdamW", DECAY)],
     "lookahead": [
         Library(
             "pytorch_optimizer.Lookahead",

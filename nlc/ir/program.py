@@ -144,6 +144,7 @@ class Program:
         default_factory=dict
     )  # by kind of tensor, or by the rule's name
     groups: tuple[Group, ...] = ()
+    eval_at: Expr | None = None  # what takes the place of the trained tensor in evaluation
     nonnegative: tuple[str, ...] = ()  # inputs whose logarithms it takes
     indices: dict[str, str] = field(default_factory=dict)  # the variables of inputs that are none
     embedded: dict[str, str] = field(default_factory=dict)  # whose rows an embedding gives, by path

@@ -317,6 +317,7 @@ class System:
     flows: dict[str, Flow]
     levels: dict[str, Level]
     output: dict[str, Expr]
+    eval_at: Expr | None = None  # what takes the place of the trained tensor in evaluation
     doc: str = ""
     ref: str = ""
     operator: bool = False
@@ -378,4 +379,11 @@ class System:
         flows = {name: replace(f, expr=rule(f.expr)) for name, f in self.flows.items()}
         output = {name: rule(e) for name, e in self.output.items()}
         weights = {name: replace(w, init=each(w.init)) for name, w in self.weights.items()}
-        return replace(self, levels=levels, flows=flows, output=output, weights=weights)
+        return replace(
+            self,
+            levels=levels,
+            flows=flows,
+            output=output,
+            weights=weights,
+            eval_at=each(self.eval_at),
+        )

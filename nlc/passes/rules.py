@@ -51,6 +51,7 @@ def _route(system: System, name: str, rule: Rule) -> System:
         system,
         context="gradients",
         inputs={},
+        eval_at=None,
         name=f"{system.name}_{name}",
         doc=f"What {system.name} does to {name}: {rule.name}.",
         ref="",

@@ -56,6 +56,10 @@ class Interpreter(Expressions):
         new = {s.name: self.after(s.name, tick) for level in levels for s in level.states}
         return outputs, self._reset(tick, new)
 
+    def evaluated(self, states: States) -> Tensor:
+        """What takes the place of the trained tensor behind the last tick, which left these states."""
+        return self.value(self.system.eval_at, Place(self.now, self.base).where("now", states))
+
     def _next(self, last: Tick | None, given: dict[str, Tensor], states: States) -> Tick:
         number = 1 if last is None else last.number + 1
         boundary = dict(states if last is None else last.boundary)

@@ -50,6 +50,10 @@ class Part:
         _known(label, made, given)
         if view and given.get("differentiable"):
             raise ValueError(f"{label}: a view shows values, so it is not differentiable")
+        if view and hasattr(made, "eval"):
+            raise ValueError(
+                f"{label}: a view shows values, so nothing takes the place of a tensor"
+            )
         names, params = [n for n, _ in named], [p for _, p in named]
         seen = [[nn.Parameter(x) for x in shown(p.detach(), view.at({}))] for p in params]
         group = {"params": [x for xs in seen for x in xs] if view else params}
@@ -63,10 +67,15 @@ class Part:
         (group,) = self.optimizer.param_groups
         return {key: x for key, x in group.items() if key not in APART}
 
-    def step(self, group: dict) -> None:
-        """One step with the hypers of the visible group."""
+    def follow(self, group: dict) -> None:
+        """Takes over the hypers of the visible group."""
         (own,) = self.optimizer.param_groups
         own.update({key: group[key] for key in own if key not in APART})
+
+    def step(self, group: dict) -> None:
+        """One step with the hypers of the visible group."""
+        self.follow(group)
+        (own,) = self.optimizer.param_groups
         if not self.shown:
             self.optimizer.step()
             group["params"][:] = own["params"]  # new ones, where steps are differentiable
@@ -160,6 +169,21 @@ class Routed(Optimizer):
             part.step(group)
         self._link()
         return loss
+
+    def eval(self) -> None:
+        """Puts what is evaluated in the place of what is trained, of the routes that know another tensor."""
+        self._switch("eval")
+
+    def train(self) -> None:
+        """Puts back what ``eval()`` took away."""
+        self._switch("train")
+
+    def _switch(self, how: str) -> None:
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            if hasattr(part.made, how):
+                part.follow(group)
+                getattr(part.optimizer, how)()
+        self._link()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; samples of layers go with the gradients."""

@@ -263,7 +263,7 @@ class Spec(Block):
         "which rule trains which tensors: the first that takes one"
     )
     grad_at: Expression | None = _key("where the gradient is taken, if not at W")
-    eval_at: Expression | None = _key("what takes the place of W in evaluation")
+    eval_at: Expression | None = _key("what takes the place of W in evaluation", examples=["x"])
 
 
 # Keys of which a mapping may have one; why both make no sense.

@@ -3,8 +3,8 @@
 Lines that begin with ``fused:`` are there only in files that have a compiled form, with ``joins:`` only where a rule
 can take tensors together, with ``kernels:`` only where one is a kernel, with ``asked:`` only where routes ask for more
 than a tensor shows, with ``named:`` only where they go by names, with ``layers:`` only where samples of linear layers
-are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are. CLASS is the name of
-the class.
+are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are, with ``evaluated:``
+where another tensor is evaluated than is trained. CLASS is the name of the class.
 """
 
 from __future__ import annotations
@@ -144,6 +144,30 @@ def check_routes(self, group: dict) -> None:
         )
 '''
 
+EVALUATION = '''
+@torch.no_grad()
+def eval(self) -> None:
+    """Puts what is evaluated into every tensor that has made a step, until ``train()``."""
+    for group in self.param_groups:
+        for i, W in enumerate(group["params"]):
+            state, rule = self.state.get(W, {}), self.rule_of(i, group)
+            if "in training" in state or not state or not hasattr(rule, "evaluated"):
+                continue
+            given = {key: group[key] for key in rule.HYPERS}
+            dtype = torch.promote_types(W.dtype, group["state_dtype"] or torch.float32)
+            memory = {key: widened(x, dtype) for key, x in state.items()}
+            value = rule.evaluated(W.to(dtype), memory, **given)
+            state["in training"] = W.detach().clone()
+            W.copy_(value)
+
+@torch.no_grad()
+def train(self) -> None:
+    """Puts the tensors back that ``eval()`` took away."""
+    for W, state in self.state.items():
+        if "in training" in state:
+            W.copy_(state.pop("in training"))
+'''
+
 STEP = '''
 @torch.no_grad()
 def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -167,6 +191,9 @@ kernels:        launches = {}
                 kind = "complex parameters" if W.is_complex() else "sparse gradients"
                 where = declared(self, "W")
                 raise RuntimeError(f"CLASS does not take {kind} ({where})")
+evaluated:            if "in training" in self.state.get(W, ()):
+evaluated:                said = "what is evaluated stands in the tensors"
+evaluated:                raise RuntimeError(f"{said}: call train() before step()")
             rule = self.rule_of(i, group)
 kernels:            key = self.launches(W, group, rule)
 kernels:            if key is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nlc.backends.reference import hypers
 from nlc.backends.reference.contract import (
+    EVALUATION,
     GROUPS,
     LAYERS,
     MATRICES,
@@ -117,12 +118,16 @@ class OptimizerWriter:
             w()
             self._text(self.step_text())
             w()
+            if self.program.eval_at is not None:
+                self._text(EVALUATION)
+                w()
             if self.layers:
                 self._text(LAYERS)
                 w()
             self.rule.initial_state()
             w()
             self.rule.update()
+            self.rule.evaluated()
         for route in self.system.routes:
             if route.view:
                 w()
@@ -291,6 +296,7 @@ class OptimizerWriter:
     def _text(self, text: str) -> None:
         """Members that all optimizers have."""
         there = {
+            "evaluated": self.program.eval_at is not None,
             "fused": "fused" in self.options(),
             "joins": self.joins,
             "kernels": self.kernels,

@@ -116,6 +116,7 @@ class RuleWriter:
         self.initial_state()
         self.w()
         self.update()
+        self.evaluated()
 
     def hypers(self) -> None:
         """The hypers that ``update`` takes, as they stand in a parameter group; floats may be tensors."""
@@ -257,6 +258,22 @@ class RuleWriter:
         for s in self.kept:
             w(f'state["{s.key}"] = {s.var}')
         w(f"return {W}")
+        w.depth -= 1
+
+    def evaluated(self) -> None:
+        """``evaluated``: what takes the place of the trained tensor between steps."""
+        w, e, W = self.w, self.program.eval_at, self.trained.var
+        if e is None:
+            return
+        w()
+        w("@staticmethod")
+        w.define("evaluated", [x for x in self.arguments() if x != "g: Tensor"], "Tensor")
+        w.depth += 1
+        w(f'"""What takes the place of {W} in evaluation."""')
+        read = {str(n.attr) for n in walk(e) if n.op == "var"}
+        for s in (s for s in self.kept if s.var in read):
+            w(f'{s.var} = state["{s.key}"]')
+        w(f"return {self.printer(e)}", place(self.header, e.span))
         w.depth -= 1
 
     def arguments(self) -> list[str]:

@@ -74,6 +74,7 @@ class Gradients(Lowering):
             (*slots, *self.timed, *self.past, *held, *ticks),
             (*lets, Return({}, {})),
             self.inputs,
+            eval_at=system.eval_at and self.program_expr(system.eval_at),
         )
 
     def translate(self, e: Expr, where: str, lets: list[Let]) -> Expr:
@@ -126,7 +127,7 @@ class Gradients(Lowering):
         out += [total.args[0] for total, _ in self.totals.values()]
         for u in self.updates.values():
             out += u.expressions
-        return out
+        return out + [self.system.eval_at] * (self.system.eval_at is not None)
 
     def _needed(self) -> set[str]:
         seen: set[str] = set()

@@ -86,6 +86,7 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
         flows=_ordered(flows),
         levels=levels,
         output=_output(terms),
+        eval_at=_eval_at(terms),
         doc=tree.doc.text if tree.doc else "",
         ref=tree.ref.text if tree.ref else "",
         routes=resolve_routes(terms) if scope.gradients else (),
@@ -118,6 +119,13 @@ def _ordered(flows: dict[str, Flow]) -> dict[str, Flow]:
             stack.append((name, True))
             stack += [(other, False) for other in reversed(reads[name])]
     return out
+
+
+def _eval_at(terms: Terms) -> Expr | None:
+    e = terms.scope.tree.eval_at
+    if e is None or not terms.scope.gradients:
+        return None
+    return one(terms, terms.resolve(e, Place("eval_at")))
 
 
 def _output(terms: Terms) -> dict[str, Expr]:

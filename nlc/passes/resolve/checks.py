@@ -250,18 +250,23 @@ def right_context(tree: SpecTree, report: Report) -> SpecTree:
 def check_whole(scope: Scope) -> None:
     """What a system of this context must have, and what this version does not build."""
     tree, report = scope.tree, scope.report
-    for key in ("grad_at", "eval_at"):
-        if key in tree.keys:
-            scope.later(f"`{key}`", tree.keys[key])
-    misplaced = "use" if scope.gradients else "applies_to"
-    if misplaced in tree.keys:
+    if "grad_at" in tree.keys:
+        help = (
+            f"make `{TRAINED}` the point itself, by its `update`, and evaluate another at `eval_at`"
+        )
+        scope.later("`grad_at`", tree.keys["grad_at"], help if scope.gradients else "")
+    misplaced = {
+        "applies_to": "it says which tensors an optimizer trains",
+        "eval_at": "it takes the place of a tensor that an optimizer trains",
+    }
+    if scope.gradients:
+        misplaced = {"use": "token systems are used in token systems"}
+    for key in misplaced.keys() & tree.keys.keys():
         report.add(
             "NLC105",
-            f"{scope.context} has no `{misplaced}`",
-            tree.keys[misplaced],
-            "token systems are used in token systems"
-            if scope.gradients
-            else "it says which tensors an optimizer trains",
+            f"{scope.context} has no `{key}`",
+            tree.keys[key],
+            misplaced[key],
             helps=["remove this key"],
         )
     _unused_clocks(scope)

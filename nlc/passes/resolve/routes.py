@@ -61,6 +61,14 @@ def _route(item: RouteTree, terms: Terms) -> Route | None:
         return None  # a mistake is reported
     if rule is None and terms.scope.layers and len(known) == len(item.kinds):
         _samples(item, kinds, terms)
+    if item.view is not None and is_self and terms.scope.tree.eval_at is not None:
+        terms.scope.report.add(
+            "NLC404",
+            "what is evaluated takes the place of whole tensors",
+            item.view.span,
+            "a view shows parts of one",
+            helps=["remove `view`, or train these tensors by a rule without `eval_at`"],
+        )
     names, modules = (tuple(w.text for w in x) for x in (item.names, item.modules))
     return Route(item.name, item.span, rule, tuple(kinds), names, modules, where, view)
 

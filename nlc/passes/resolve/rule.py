@@ -165,6 +165,13 @@ def _system(system: System, e: Expr, terms: Terms, at: Place, whole: bool) -> Ru
             f"`{system.name}` is a {CONTEXTS[system.context]} system, which is no rule",
             "a rule is a step formula or a gradient system",
         )
+    if system.eval_at is not None:
+        return _refused(
+            terms,
+            e,
+            f"`{system.name}` has `eval_at`, so it is no rule of another system",
+            "the optimizer alone is told of evaluation; `nlc.route` trains one model by several",
+        )
     shown = _defaults(system)
     if not whole:
         shown.setdefault("decay", "1")

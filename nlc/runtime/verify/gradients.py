@@ -33,6 +33,7 @@ SHAPES = ((), (5,), (4, 3), (3, 4))
 KINDS = ((3, 3), (2, 3, 2))  # more of them, where kinds of tensors have rules of their own
 OF_CONVOLUTIONS = (4, 3, 2, 2)
 LEAST = 7  # steps; three of the longest period where that is more
+EVALUATED = "eval_at"  # among memories: what takes the place of the weights in evaluation
 GATHERED = 3  # gradients for one step, in a group with a period
 
 
@@ -235,6 +236,8 @@ def _interpreted(run: Interpreter, W: Tensor, came: list[Given]) -> States:
     for given in came:
         states = interpreted_tick(run, states, given)
         steps.append(states[trained])
+    if run.system.eval_at is not None:
+        states[EVALUATED] = run.evaluated(states)
     del states[trained]
     return {"": torch.stack(steps), **states}
 
@@ -275,7 +278,12 @@ def _compiled(
             state = through_a_file(trained.optimizer.state_dict())
             trained = Trained(made, steps[-1], layer, chosen, group)
             trained.optimizer.load_state_dict(state)
-    kept = trained.optimizer.state[trained.parameter]
+    kept = {**trained.optimizer.state[trained.parameter]}
+    if EVALUATED in names:
+        trained.optimizer.eval()
+        kept[EVALUATED] = trained.parameter.detach().clone()
+        trained.optimizer.train()
+        kept[EVALUATED] += trained.parameter.detach() - steps[-1]  # nothing, if it is put back
     return {"": torch.stack(steps), **{n: kept[n] for n in names if n in kept}}
 
 
