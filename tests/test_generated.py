@@ -91,7 +91,7 @@ def test_reserved_names_cover_what_generated_files_define_and_import(backend: st
                     "annotations"
                 }
             elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                known_methods = {"forward", "backward", "register_autograd"}
+                known_methods = {"forward", "backward", "register_autograd", "again"}
                 assert node.name in reserved | known_methods, node.name
     assert set(HELPERS) <= reserved
 
