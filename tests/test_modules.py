@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import io
 import json
@@ -24,13 +25,19 @@ from nlc.pipeline import shipped
 SIZES = {"d": 16, "heads": 2, "periods": [2, 4, 8], "chunk": 3, "memory_chunk": 2}
 SIZES |= {"lr": 0.02, "cms_lr": 0.02, "p": 16}
 NAMES = sorted(shipped())
-TOKENS = [name for name in NAMES if nlc.load(name).system.context == "tokens"]
+load = functools.cache(nlc.load)
+TOKENS = [name for name in NAMES if load(name).system.context == "tokens"]
 every = pytest.mark.parametrize("name", TOKENS)
+
+
+@functools.cache
+def _made(name: str, operator: bool) -> type[nn.Module]:
+    return load(name, operator=operator).compile()
 
 
 def _module(name: str, operator: bool = False) -> nn.Module:
     """A small one in float64, its weights drawn from seed 0."""
-    made = nlc.compile(name, operator=operator)
+    made = _made(name, operator)
     torch.manual_seed(0)
     sizes = {k: v for k, v in SIZES.items() if k in inspect.signature(made).parameters}
     return made(**sizes).double()
@@ -38,7 +45,7 @@ def _module(name: str, operator: bool = False) -> nn.Module:
 
 def _inputs(name: str, length: int, operator: bool = False) -> dict[str, Tensor]:
     """A batch of two for every input that the spec declares; gates of an operator within (0, 1)."""
-    system, module = nlc.load(name, operator=operator).system, _module(name, operator)
+    system, module = load(name, operator=operator).system, _module(name, operator)
     noise, out = torch.Generator().manual_seed(1), {}
     for key, given in system.inputs.items():
         shape = [int(dim.evaluate(vars(module))) for dim in given.dims]
@@ -119,7 +126,7 @@ def test_bfloat16_and_autocast_stay_finite_and_near(name: str, autocast: bool) -
         y, state = module(**{key: x.to(dtype) for key, x in inputs.items()})
     for a, b in zip(_outputs(y), _outputs(exact(**inputs)[0]), strict=True):
         assert a.isfinite().all() and (a.double() - b).norm() < 0.05 * b.norm()
-    memories = nlc.load(name).system.states
+    memories = load(name).system.states
     kept = [key for key, s in memories.items() if not s.passing]
     assert all(state[key].dtype == torch.float32 for key in kept)
 
@@ -232,13 +239,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The generated file of every shipped spec."""
     folder = tmp_path_factory.mktemp("generated")
     for name in NAMES:
-        (folder / f"made_{name}.py").write_text(nlc.load(name).source_text())
+        (folder / f"made_{name}.py").write_text(load(name).source_text())
         if name in TOKENS:
-            text = nlc.load(name, operator=True).source_text()
+            text = load(name, operator=True).source_text()
             (folder / f"made_{name}_operator.py").write_text(text)
             kernels = folder / "kernels"  # which need Triton, too
             kernels.mkdir(exist_ok=True)
-            (kernels / f"made_{name}.py").write_text(nlc.load(name).source_text("triton"))
+            (kernels / f"made_{name}.py").write_text(load(name).source_text("triton"))
     return folder
 
 
@@ -248,10 +255,10 @@ import json, sys, nlc
 from nlc.pipeline import shipped
 texts = {}
 for name in shipped():
-    spec = nlc.load(name)
+    spec = load(name)
     texts[f"made_{name}"] = spec.source_text()
     if spec.system.context == "tokens":
-        texts[f"made_{name}_operator"] = nlc.load(name, operator=True).source_text()
+        texts[f"made_{name}_operator"] = load(name, operator=True).source_text()
 print(json.dumps(texts))
 assert "torch" not in sys.modules
 """
