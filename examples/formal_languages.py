@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from training import Descent, Settings
 
 import nlc
+from nlc.pipeline import shipped
 
 TITLE = "Formal languages beyond the length of training"
 STRETCHES = (1, 2, 4, 8)  # times the length of training
@@ -223,9 +224,8 @@ def hypers(names: Sequence[str]) -> str:
     for name in names:
         spec, hyper = MEMORIES[name]
         told = ", ".join(f"{key} {value}" for key, value in hyper.items()) or "none"
-        lines.append(
-            f"- `{name}`: {'examples' if spec.endswith('.yaml') else 'specs'}/{name}.yaml; {told}"
-        )
+        folder = "examples" if spec.endswith(".yaml") else f"specs/{shipped()[name].parent.name}"
+        lines.append(f"- `{name}`: {folder}/{name}.yaml; {told}")
     return "\n".join(["Hypers beside the size:", "", *lines])
 
 

@@ -41,10 +41,10 @@ ELSEWHERE = {
 START = """\
 # The zoo: published systems as specs
 
-Each system below is one file of `specs/` and nothing else: the compiler knows none of their names. `nlc explain` says
-how it runs and what that costs, `nlc derive` how its step follows from its objective. All are held against an
-interpreter of the language by `nlc verify`, and against what the papers write in plain PyTorch and float64; where a
-library has the system, against the library too. An error is the largest of all comparisons.
+Each system below is one file in a folder of `specs/` and nothing else: the compiler knows none of their names.
+`nlc explain` says how it runs and what that costs, `nlc derive` how its step follows from its objective. All are held
+against an interpreter of the language by `nlc verify`, and against what the papers write in plain PyTorch and float64;
+where a library has the system, against the library too. An error is the largest of all comparisons.
 
 `pytest tests/test_zoo.py --update-golden` writes this page.
 
