@@ -118,6 +118,8 @@ def find(name: str | os.PathLike[str]) -> Path:
         near = [p.stem for p in path.parent.glob(f"*{_SUFFIX}")] if beside else []
         close = path.stem if path.stem in near else nearest(path.stem, near)  # the suffix is alike
         meant = str(path.parent / f"{close}{_SUFFIX}") if close else None
+        if path.stem in search() and close != path.stem:
+            meant = path.stem  # a spec that stands in another folder
         return _not_found(text, f"there is no file `{cut(text)}`", meant)
     known = search()
     if text in known:

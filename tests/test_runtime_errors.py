@@ -548,6 +548,7 @@ def test_the_algebra_of_scans_stands_for_what_calls_it(name: str) -> None:
 def test_mistakes_in_calls_of_nlc_itself() -> None:
     for call, error, said in (
         (lambda: nlc.compile("hop"), nlc.SpecError, "did you mean `hope`?"),
+        (lambda: nlc.load("specs/hope.yaml"), nlc.SpecError, "did you mean `hope`?"),
         (lambda: nlc.compile(3), TypeError, "a spec is a name, a path or what nlc.load gave"),
         (lambda: nlc.load("nlc: 1\n"), nlc.SpecError, "`nlc.loads` takes the text of a spec"),
         (lambda: nlc.compile("hope", "tritn"), ValueError, "did you mean 'triton'?"),
