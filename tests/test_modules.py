@@ -255,10 +255,10 @@ import json, sys, nlc
 from nlc.pipeline import shipped
 texts = {}
 for name in shipped():
-    spec = load(name)
+    spec = nlc.load(name)
     texts[f"made_{name}"] = spec.source_text()
     if spec.system.context == "tokens":
-        texts[f"made_{name}_operator"] = load(name, operator=True).source_text()
+        texts[f"made_{name}_operator"] = nlc.load(name, operator=True).source_text()
 print(json.dumps(texts))
 assert "torch" not in sys.modules
 """

@@ -16,6 +16,7 @@ class Code:
     title: str
     text: str
     severity: str = "error"
+    asked: bool = False  # of a request beside the spec, so that several may fail at one place
 
 
 CODES: dict[str, Code] = {
@@ -214,6 +215,7 @@ CODES.update(
             "plan that does not hold",
             "A level runs without a loop over tokens if its step is linear in its state (`chunked`), or"
             " between boundaries at which alone it changes (`anchored`). Everything can be `sequential`.",
+            asked=True,
         ),
         # 7 backends and what is not built yet
         "NLC701": Code(

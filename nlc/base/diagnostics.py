@@ -174,9 +174,9 @@ class Report:
 
     def _add(self, new: Diagnostic, causes: list[Hashable]) -> None:
         at = place(new.span)
-        if new.severity == "error":
-            causes = [*causes, at]
-        causes = [*(causes or [(new.code, *at)]), (new.code, new.message, *at)]
+        if not CODES[new.code].asked:
+            causes = [*causes, at] if new.severity == "error" else causes or [(new.code, *at)]
+        causes = [*causes, (new.code, new.message, *at)]
         if self.full or self.again(new.span, *causes, other=new):
             return
         said = _Said(new, new)

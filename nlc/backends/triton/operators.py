@@ -25,6 +25,12 @@ class Text:
         start = start.replace("NAME", self.name)
         self.parts.append(packed(start, args, end, depth))
 
+    def check(self) -> None:
+        """The operator is compared with its meaning before its first launch."""
+        names = [f"{self.name}_forward", f"{self.name}_meaning"]
+        groups = ["groups=4"] if self.flags.get("grouped") else []
+        self.call("checked(", [*names, "k", "dv", "T", "packing is not None", *groups], ")")
+
     def whole(self, start: str, inner: str, end: str) -> None:
         """A call on one line, or its arguments on one of their own."""
         one = f"{start}{inner}{end}".replace("NAME", self.name)
@@ -198,9 +204,9 @@ def _scan_forward(
     said += "rows, S before each chunk, inverses" if erase else "S before each chunk"
     text(f'''\
     """{said}: [X, H, ...]."""
-    (X, H, T, dv), dk = u.shape, k.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None<grouped:, groups=4>)
-    {", ".join(made)} = out = NAME_shapes(S, k, u, packing, table)''')
+    (X, H, T, dv), dk = u.shape, k.shape[-1]''')
+    text.check()
+    text(f"    {', '.join(made)} = out = NAME_shapes(S, k, u, packing, table)")
     tokens = told_tokens(f)
     small = ["S", "k", "u", *numbers, *probes, *made[:3], *tokens[1:]]
     text("    if T == 1 and packing is None:")

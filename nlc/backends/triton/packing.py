@@ -63,7 +63,7 @@ def sequence(n, packing, T, N, H, C: tl.constexpr):
     "stretch": '''
 @triton.jit
 def stretch(n, packing, table, count, T, N, H, C: tl.constexpr):
-    """As `sequence`, of a state that a scan begins with; with a table count of them for each head."""
+    """As `sequence`, of a state that a scan begins with; with a table, `count` for each head."""
     if table is None:
         n, first, last = sequence(n, packing, T, N, H, C)
     else:

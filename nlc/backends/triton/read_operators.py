@@ -52,9 +52,9 @@ def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> 
     text.call("def NAME_forward(", typed(given), ") -> Tensor:", 0)
     text('''\
     """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
-    (X, H, T, dv), dk = rows.shape, q.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None<grouped:, groups=4>)
-    out = NAME_shapes(q, k, rows)''')
+    (X, H, T, dv), dk = rows.shape, q.shape[-1]''')
+    text.check()
+    text("    out = NAME_shapes(q, k, rows)")
     strides = [*strides_of("q", "k", "rows"), "*starts.stride()[2:]"]
     text.launch(
         "out",

@@ -14,7 +14,10 @@ CONFIG = {
     "grads": (64, 8, 2),
     "step": (32, 4, 1),
 }
-HOPPER = {"scan": (64, 4, 2), "scan_back": (64, 4, 2)}  # there, up to 128 channels
+BY_GENERATION = {  # up to 128 channels, on a generation of GPUs
+    9: {"scan": (64, 4, 2), "scan_back": (64, 4, 2)},
+    10: {"scan_back": (32, 8, 2)},
+}
 LONG = {}  # beyond 64 channels: what has another table there
 """,
     "OPERATORS": """
@@ -115,8 +118,8 @@ def configured(kind: str, dk: int, dv: int) -> tuple[int, int, int]:
         usual = LONG[kind]
     elif max(dk, dv) > 128:
         usual = held // 2, warps, stages
-    elif generation() == 9:
-        usual = HOPPER.get(kind, usual)
+    else:
+        usual = BY_GENERATION.get(generation(), {}).get(kind, usual)
     return usual if INTERPRETED else tuned().get((kind, dk, dv), usual)
 ''',
     "sizes_of": '''
@@ -328,7 +331,8 @@ def part_of(x: Tensor, axes: str, n: int, ends: list[int], C: int) -> Tensor:
     axes = axes.split()
     if "T" in axes:
         return x.narrow(2 + axes.index("T"), first, size)
-    first, size = sum(blocks_of(b - a, C) for a, b in zip(ends[:n], ends[1:], strict=False)), blocks_of(size, C)
+    first = sum(blocks_of(b - a, C) for a, b in zip(ends[:n], ends[1:], strict=False))
+    size = blocks_of(size, C)
     if "all" in axes:
         return x.unflatten(0, (16, -1)).narrow(1, first, size).flatten(0, 1)
     return x.narrow(2, first, size)

@@ -60,8 +60,8 @@ class ShapesOf(ShapeMessages):
         for weight in self.system.weights.values():
             if weight.init is not None and (shape := self._of(weight.init)) not in (None, ()):
                 self._expect(weight.init, shape, weight.dims, f"weight `{weight.path}` is {{}}")
-        if (e := self.system.eval_at) is not None and (shape := self._of(e)) is not None:
-            trained = self.system.trained
+        e, trained = self.system.eval_at, self.system.trained
+        if e is not None and trained is not None and (shape := self._of(e)) is not None:
             self._expect(e, shape, trained.dims, f"the tensor `{trained.name}`", trained.span)
         for name, clock in self.system.declared.items():
             e = self.system.flows[clock.marks].expr
