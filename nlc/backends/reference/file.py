@@ -67,11 +67,11 @@ def attribute_path(path: str) -> str:
 # What generated files of any backend define or import that a class could be called too.
 TAKEN = frozenset(
     """
-    BLOCK BY_GENERATION CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd DeltaAtEndTowards
-    DeltaEnd DeltaEndTowards F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards GatedDeltaEnd
-    GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LEAST LONG NARROW OPERATORS Operator
-    Optimizer PLAIN Packing Path Seen SMALL SMALL_ON_GPU STACKS Sequence SiluBack Tensor ThreadPoolExecutor Tile
-    VERDICTS
+    BLOCK BY_GENERATION CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd
+    DeltaAtEndTowards DeltaEnd DeltaEndTowards F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
+    GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LEAST LONG NARROW OPERATORS
+    Operator Optimizer PLAIN Packing Path SMALL SMALL_ON_GPU STACKS Seen Sequence SiluBack Tensor ThreadPoolExecutor
+    Tile VERDICTS
     """.split()
 )
 
