@@ -245,7 +245,7 @@ SCHEDULES: dict[str, Callable[[Optimizer], Any]] = {
 }
 
 
-@every
+@by_turns
 @pytest.mark.parametrize("capturable", (False, True))
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_the_schedulers_of_torch_go_with_it(way: Way, kind: str, capturable: bool) -> None:

@@ -502,7 +502,10 @@ def _files() -> Iterator[tuple[str, str]]:
                 yield name, backend
 
 
-@pytest.mark.parametrize(("name", "backend"), [*_files()])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [pytest.param(*x, marks=[pytest.mark.long] * (i % 2)) for i, x in enumerate(_files())],
+)
 def test_every_line_that_a_spec_made_has_a_place(name: str, backend: str) -> None:
     spec = nlc.load(name)
     places: Places = spec.places(backend)

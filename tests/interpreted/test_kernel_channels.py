@@ -71,7 +71,7 @@ def check(x: Tensors, folder: Path, dtype: torch.dtype = torch.float32, most: fl
         assert error(slope[n], wanted[n]) < most * 5, f"slope by {n}"
 
 
-@pytest.mark.parametrize("erase", (False, True))
+@pytest.mark.parametrize("erase", (pytest.param(False, marks=pytest.mark.long), True))
 @pytest.mark.parametrize("T", (1, 65, pytest.param(100, marks=pytest.mark.long)))
 def test_of_any_length(T: int, erase: bool, tmp_path: Path) -> None:
     check(inputs(erase, T, 20, 9), tmp_path)

@@ -248,7 +248,10 @@ def checks(
     return kernels.differs(operator, meaning, torch.zeros(1, 2, 20, 16), 16, 16, packed, **axes)
 
 
-@pytest.mark.parametrize("scan", [f.scan for f in TESTED])
+@pytest.mark.parametrize(
+    "scan",
+    [pytest.param(f.scan, marks=[pytest.mark.long] * (i % 2)) for i, f in enumerate(TESTED)],
+)
 def test_a_first_launch_finds_right_kernels_right(scan: str, tmp_path: Path) -> None:
     assert checks(tmp_path, scan=scan) == ""
 
@@ -285,7 +288,14 @@ def test_a_verdict_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(trials) == 1
 
 
-@pytest.mark.parametrize("operator", ("scan", "delta_scan", "read", "turned_read_before"))
+@pytest.mark.parametrize(
+    "operator",
+    (
+        "delta_scan",
+        "read",
+        *(pytest.param(x, marks=pytest.mark.long) for x in ("scan", "turned_read_before")),
+    ),
+)
 def test_a_first_launch_checks_decay_by_channel(operator: str, tmp_path: Path) -> None:
     name = f"channel_{operator}"
     kernels, k = module(tmp_path, [name]), torch.zeros(1, 2, 20, 16)
@@ -319,7 +329,10 @@ def checks_coupled(
 COUPLED = ("scan", "delta_scan", "read", "read_before", "turned_read", "turned_read_before")
 
 
-@pytest.mark.parametrize("operator", COUPLED)
+@pytest.mark.parametrize(
+    "operator",
+    [pytest.param(x, marks=[pytest.mark.long] * (i % 2 == 0)) for i, x in enumerate(COUPLED)],
+)
 def test_a_first_launch_checks_coupled_states(operator: str, tmp_path: Path) -> None:
     assert checks_coupled(operator, 20, tmp_path, packed=operator in ("delta_scan", "read")) == ""
 
