@@ -27,8 +27,16 @@ TOKENS = [name for name, context in CONTEXTS.items() if context == "tokens"]
 RULES = [name for name, context in CONTEXTS.items() if context == "gradients"]
 WIDTH, TOKENS_OF_A_CALL = 8, 6
 
-token_systems = pytest.mark.parametrize("made", TOKENS, indirect=True)
 backends = pytest.mark.parametrize("backend", EXACT)
+token_systems = pytest.mark.parametrize(  # one backend of each, the other with -m long
+    ("made", "backend"),
+    [
+        pytest.param(name, backend, marks=[pytest.mark.long] * ((i + k) % 2))
+        for i, name in enumerate(TOKENS)
+        for k, backend in enumerate(EXACT)
+    ],
+    indirect=["made"],
+)
 
 
 class Made:
@@ -84,7 +92,6 @@ def _said(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------ inputs
 
 
-@backends
 @token_systems
 def test_an_input_that_does_not_fit_is_named_with_its_line(made: Made) -> None:
     net, given = made.net(), made.inputs()
@@ -109,7 +116,6 @@ def test_an_input_that_does_not_fit_is_named_with_its_line(made: Made) -> None:
                 assert f"not {list(value.shape)}" in str(caught.value), kind
 
 
-@backends
 @token_systems
 def test_a_missing_and_an_unknown_flow_are_named(made: Made) -> None:
     net, given = made.net(), made.inputs()
@@ -123,7 +129,6 @@ def test_a_missing_and_an_unknown_flow_are_named(made: Made) -> None:
     assert "there is no `nothing_like_it`" in _said(caught.value)
 
 
-@backends
 @token_systems
 def test_a_step_says_what_a_token_is(made: Made) -> None:
     net, given = made.net(), made.inputs()
@@ -151,7 +156,6 @@ def test_inputs_of_an_operator_are_named_where_their_flows_stand(name: str) -> N
 # ------------------------------------------------------------------------------------------------ states
 
 
-@backends
 @token_systems
 def test_a_state_that_does_not_fit_is_named_with_its_level(made: Made) -> None:
     net, given = made.net(), made.inputs()
@@ -184,7 +188,6 @@ def test_a_state_that_does_not_fit_is_named_with_its_level(made: Made) -> None:
         net(**given, state=(state,))
 
 
-@backends
 @token_systems
 def test_wrong_bounds_of_packed_sequences(made: Made) -> None:
     net, given = made.net(), {n: x[:1] for n, x in made.inputs().items()}
@@ -197,7 +200,6 @@ def test_wrong_bounds_of_packed_sequences(made: Made) -> None:
 # ------------------------------------------------------------------------------------------------ hypers
 
 
-@backends
 @token_systems
 def test_a_hyper_that_cannot_be_is_named_with_its_line(made: Made) -> None:
     for name, hyper in made.system.hypers.items():
@@ -234,7 +236,6 @@ def test_an_unknown_hyper_gets_a_note_with_those_that_there_are() -> None:
 # ------------------------------------------------------------------------------------------------ values
 
 
-@backends
 @token_systems
 def test_what_is_not_finite_is_found_with_its_token(made: Made) -> None:
     net, given = made.net(), made.inputs()
@@ -255,7 +256,6 @@ def test_what_is_not_finite_is_found_with_its_token(made: Made) -> None:
         made.declares(str(caught.value), first)
 
 
-@backends
 @token_systems
 def test_a_memory_that_is_not_finite_is_named(made: Made) -> None:
     net, given = made.net(), made.inputs()
@@ -355,7 +355,6 @@ def _noted(made: Made, error: BaseException, head: str = "while computing") -> P
     return Place(file, int(line))
 
 
-@backends
 @token_systems
 def test_an_error_inside_is_mapped_to_the_spec(made: Made) -> None:
     """A linear map of other inputs: torch itself complains, where the map is applied."""

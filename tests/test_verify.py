@@ -35,7 +35,14 @@ def failed(spec: nlc.Spec, **options: object) -> list[str]:
 # what is right
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+# tests/test_conformance.py verifies the optimizers, whose trajectories it keeps
+TRAINERS = {name for name in shipped() if nlc.load(name).system.trains}
+SPECS = [
+    pytest.param(name, marks=[pytest.mark.long] * (name in TRAINERS)) for name in sorted(shipped())
+]
+
+
+@pytest.mark.parametrize("name", SPECS)
 def test_every_shipped_spec_passes(name: str) -> None:
     spec = nlc.load(name)
     result = spec.verify(tokens=400)
