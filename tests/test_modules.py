@@ -11,6 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,30 @@ def test_a_stream_s_first_call_compiles_without_graph_breaks(name: str) -> None:
         (y, state), (expected, end) = compiled(**inputs), module(**inputs)
     _same(_outputs(y), _outputs(expected))
     _same(state, end)
+
+
+@pytest.mark.parametrize("name", ("gla", "delta_net"))
+def test_gradients_of_a_compiled_call_are_those_of_an_eager_one(name: str) -> None:
+    """Of matrix memories; torch refuses a function that is given one tensor twice, as those of MLPs may be."""
+    module, inputs = _module(name), _inputs(name, 3)
+    found = []
+    for run in (torch.compile(module, backend="aot_eager", fullgraph=True), module):
+        module.zero_grad()
+        sum(y.square().sum() for y in _outputs(run(**inputs)[0])).backward()
+        found.append(
+            {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+        )
+    assert found[0]
+    _same(*found)
+
+
+def test_many_hypers_are_written_soon() -> None:
+    """A file of a few hundred, each with a place in the constructor, within the second that a text may take."""
+    hypers = "".join(f"  h{i}: {i}\n" for i in range(600))
+    text = load("delta_net").source.text.replace("hyper:\n", f"hyper:\n{hypers}")
+    started = time.process_time()
+    assert "self.h599" in nlc.loads(text).source_text()
+    assert time.process_time() - started < 3  # line by line it took ten times as long
 
 
 # the generated files

@@ -153,6 +153,8 @@ def _clock(
 def _unreadable(scalar: Scalar, report: Report, declared: Collection[str] | None) -> None:
     words = _words(scalar.text)
     meant = _meant(words, declared or ())
+    if meant and meant.count("(") != meant.count(")"):
+        meant = None  # a bracket went with the misspelt word
     if words[-1].isdigit() and len(words) <= 2 and words[0] in ("every", words[-1]):
         helps = [f"say of what: `every {words[-1]} tokens`, or `every {words[-1]} steps`"]
     else:
