@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import KeysView
+from functools import cached_property
 from pathlib import Path
 
 from nlc.base.diagnostics import Report, SpecError, nearest
@@ -56,8 +57,13 @@ class Library:
     """
 
     def __init__(self, beside: Path | None, within: tuple[str, ...]):
-        self.paths, self.within = search(beside), within
+        self.beside, self.within = beside, within
         self._read: dict[str, System] = {}  # those without mistakes
+
+    @cached_property
+    def paths(self) -> dict[str, Path]:
+        """What a name can mean; folders are read when the first is asked for."""
+        return search(self.beside)
 
     @property
     def names(self) -> KeysView[str]:

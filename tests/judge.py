@@ -118,7 +118,7 @@ def check_report(report: Report, name: str) -> None:
 def check_python(source: str) -> None:
     """It compiles, and has no more at its top level than such a file has: nothing broke out."""
     tree = ast.parse(source)
-    compile(source, "generated.py", "exec")
+    compile(tree, "generated.py", "exec")
     for node in tree.body:
         allowed = (
             ast.Import,
@@ -131,13 +131,16 @@ def check_python(source: str) -> None:
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         known = docstring or _of_the_backend(node)
         assert isinstance(node, allowed) or known, ast.dump(node)[:200]
-    imported = {
-        alias.name.split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    modules = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    imported: set[str] = set()
+    statements: list[ast.AST] = [tree]
+    while statements:  # no expression holds one
+        node = statements.pop()
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module)
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            statements += getattr(node, block, ())
     known = {"__future__", "torch", "math", "collections", "functools", "typing"}
     kernels = {
         "triton",
@@ -150,7 +153,7 @@ def check_python(source: str) -> None:
         "os",
         "re",
     }
-    found = imported | modules
+    found = {name.split(".")[0] for name in imported}
     assert found <= (known | kernels if "triton" in found else known), found
 
 

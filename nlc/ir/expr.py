@@ -9,7 +9,8 @@ arithmetic ones; what a name means is settled by ``passes/resolve``, which leave
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from operator import is_
 from typing import TYPE_CHECKING
 
 from nlc.base.span import Span
@@ -55,36 +56,43 @@ class Expr:
 
     def with_args(self, args: tuple[Expr, ...]) -> Expr:
         """This node over other operands; the same object if they are the same."""
-        if len(args) == len(self.args) and all(a is b for a, b in zip(args, self.args)):
+        if len(args) == len(self.args) and all(map(is_, args, self.args)):
             return self
-        return replace(self, args=args)
+        return Expr(self.op, args, self.attr, self.type, self.span)
 
     def with_type(self, type: Type | None) -> Expr:
-        return self if self.type is type else replace(self, type=type)
+        if self.type is type:
+            return self
+        return Expr(self.op, self.args, self.attr, type, self.span)
 
     def at(self, span: Span | None) -> Expr:
-        return replace(self, span=span)
+        return Expr(self.op, self.args, self.attr, self.type, span)
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
     """Every distinct node once, operands before the node that reads them."""
     seen: set[int] = set()
-    stack: list[tuple[Expr, bool]] = [(expr, False)]
+    stack: list[Expr | None] = [
+        expr
+    ]  # above None stands what is done with, below it whose operands were
     while stack:
-        node, ready = stack.pop()
-        if ready:
-            yield node
+        node = stack.pop()
+        if node is None:
+            yield stack.pop()
         elif id(node) not in seen:
             seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((a, False) for a in reversed(node.args))
+            if node.args:
+                stack += (node, None)
+                stack += node.args[::-1]
+            else:
+                yield node
 
 
 def rewrite(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
     """Rebuilds bottom-up; ``rule`` sees each node over its new operands and returns a replacement or None."""
     done: dict[int, Expr] = {}
     for node in walk(expr):
-        new = node.with_args(tuple(done[id(a)] for a in node.args))
+        new = _over(node, done)
         done[id(node)] = rule(new) or new
     return done[id(expr)]
 
@@ -95,11 +103,13 @@ def substitute(expr: Expr, mapping: dict[Expr, Expr]) -> Expr:
         return expr
     done: dict[int, Expr] = {}
     for node in walk(expr):
-        if node in mapping:
-            done[id(node)] = mapping[node]
-        else:
-            done[id(node)] = node.with_args(tuple(done[id(a)] for a in node.args))
+        done[id(node)] = mapping[node] if node in mapping else _over(node, done)
     return done[id(expr)]
+
+
+def _over(node: Expr, done: dict[int, Expr]) -> Expr:
+    """A node over what has become of its operands."""
+    return node.with_args(tuple([done[id(a)] for a in node.args])) if node.args else node
 
 
 def part(expr: Expr, index: int) -> Expr:

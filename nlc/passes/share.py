@@ -47,7 +47,7 @@ def _largest(lets: list[Let], when: Guard | None) -> Expr | None:
     for node, n in count.items():
         if n < 2 or not node.args or node.op in CHEAP or _is_number(node):
             continue
-        size = sum(1 for _ in walk(node))
+        size = len([*walk(node)])
         if size > best_size and _stable(node, lets, when):
             best, best_size = node, size
     return best

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -49,6 +49,7 @@ def parse_expr(scalar: Scalar, report: Report) -> Expr | None:
     return _Builder(scalar, report).build(tree)
 
 
+@lru_cache(maxsize=1024)  # the texts are few, and read for every call
 def parse_text(text: str) -> Expr:
     """The expression of a text of ours, such as a library entry; SpecError if it has a mistake."""
     report = Report()

@@ -8,6 +8,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -227,9 +228,7 @@ def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], na
     text = re.sub(r'""".*?"""', "", body.text() + "".join(texts), flags=re.DOTALL)  # without prose
     w("from __future__ import annotations")
     w()
-    tree = ast.parse("".join(texts) + body.text())  # what a text merely quotes is not used
-    named = (n.value for n in ast.walk(tree) if isinstance(n, ast.Attribute))
-    used = {n.id for n in named if isinstance(n, ast.Name)}
+    used = _modules(body.text()).union(*map(_modules, texts))
     standard = [f"import {x}" for x in _MODULES if x in used]
     for module, names, end in _NAMES:
         found = [n for n in names if f"{n}{end}" in text]
@@ -248,6 +247,15 @@ def close_file(w: Writer, texts: list[str], body: Writer, imports: list[str], na
     w()
     w()
     return w.text() + body.text()
+
+
+@lru_cache(maxsize=512)  # most texts are the same in every file
+def _modules(text: str) -> frozenset[str]:
+    """The modules of the standard library that a text uses; what it merely quotes is not used."""
+    if not any(f"{module}." in text for module in _MODULES):
+        return frozenset()
+    named = (n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute))
+    return frozenset(n.id for n in named if isinstance(n, ast.Name) and n.id in _MODULES)
 
 
 def reference_helpers(printer: TorchPrinter, program: Program) -> list[str]:

@@ -116,7 +116,8 @@ def with_needed(names: set[str], texts: dict[str, str] = TEXTS) -> list[str]:
 
 @cache  # the texts are few and always the same
 def _uses(text: str, names: tuple[str, ...]) -> list[str]:
-    return [n for n in names if re.search(_use(n), text)]
+    words = {*re.findall(r"\w+", text)}
+    return [n for n in names if n in words and re.search(_use(n), text)]
 
 
 def _use(name: str) -> str:

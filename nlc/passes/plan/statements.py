@@ -39,8 +39,12 @@ def nodes(s: object) -> Iterator[Expr]:
 
 def reads(s: object) -> set[str]:
     """The variables that it reads."""
-    out = {str(n.attr) for n in nodes(s) if n.op == "var"}
-    out |= {n.attr.scan for n in nodes(s) if n.op == "read"}
+    out = set()
+    for n in nodes(s):
+        if n.op == "var":
+            out.add(str(n.attr))
+        elif n.op == "read":
+            out.add(n.attr.scan)
     for x in _within(s):
         if isinstance(x, Scan):
             out |= set(x.record.states)
