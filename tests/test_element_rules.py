@@ -44,6 +44,8 @@ def trained(
 ) -> tuple[list[Tensor], list[dict]]:
     """Parameters and states after some steps at random gradients."""
     ps = params(shapes, dtype)
+    if "matrix_dtype" in made.HYPERS and dtype == torch.float64:
+        options["matrix_dtype"] = dtype  # where a spec multiplies in float32
     opt = made(ps, **options)
     noise = torch.Generator().manual_seed(1)
     torch.manual_seed(2)  # starts that are drawn

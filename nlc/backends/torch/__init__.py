@@ -22,7 +22,9 @@ RESERVED = (
     | frozenset(
         "CHUNK CHANNEL_CHUNK flows fixed partial start stop carried body Sequence propagation earlier".split()
     )
-    | frozenset("coupling channel_scores fused advance tensors numbers rooms given".split())
+    | frozenset(
+        "coupling channel_scores fused advance tensors numbers rooms given ROWS TOGETHER symmetric".split()
+    )
 )
 
 

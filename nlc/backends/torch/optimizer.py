@@ -10,14 +10,16 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from string import ascii_lowercase
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from nlc.backends.reference.file import place, ticks_now, write_let
 from nlc.backends.reference.optimizer import OptimizerWriter
 from nlc.backends.reference.optimizer import emit_optimizer as reference
 from nlc.backends.reference.rule import RuleWriter
+from nlc.backends.torch import polar
 from nlc.backends.torch.regions import InPlace, by_elements, steps
 from nlc.backends.torch.terms import with_numbers
+from nlc.backends.torch_helpers import HELPERS, for_program
 from nlc.backends.writer import WIDTH, Header
 from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Program
@@ -235,6 +237,15 @@ class TorchOptimizer(OptimizerWriter):
         """Whether any of its rules is done element by element."""
         rules = (self.rule, *self.routes.values())
         return any(isinstance(x, ElementRule) and x.fusible for x in rules)
+
+    TEXTS: ClassVar = {
+        name: text for name, text in HELPERS.items() if name not in polar.TEXTS
+    } | polar.TEXTS
+
+    def texts(self) -> list[str]:
+        asked = self.printer.helpers
+        asked |= {"symmetric"} if "newton_schulz" in asked else set()
+        return for_program([t for name, t in self.TEXTS.items() if name in asked], self.program)
 
     def options(self) -> dict[str, tuple[str, str]]:
         said = (

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import groupby
+from typing import ClassVar
 
 from nlc.backends.precedence import ATOM
 from nlc.backends.reference.file import ticks_now, write_let
 from nlc.backends.reference.optimizer import emit_optimizer as reference
 from nlc.backends.torch.optimizer import ElementRule, TorchOptimizer
 from nlc.backends.torch.terms import with_numbers
-from nlc.backends.torch_helpers import HELPERS
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.triton.elements import FUNCTIONS, METHODS, TEXTS
 from nlc.backends.writer import Header, Writer
@@ -204,5 +204,4 @@ class TritonOptimizer(TorchOptimizer):
     def step_text(self) -> str:
         return f"{super().step_text()}\n{METHODS}" if self.kernels else super().step_text()
 
-    def texts(self) -> list[str]:
-        return [text for name, text in (HELPERS | TEXTS).items() if name in self.printer.helpers]
+    TEXTS: ClassVar = TorchOptimizer.TEXTS | TEXTS
