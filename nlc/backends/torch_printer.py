@@ -16,10 +16,11 @@ from nlc.backends.precedence import ATOM, COMPARE, CONDITIONAL, POWER, PRODUCT, 
 from nlc.backends.torch_matrices import MatrixFunctions
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
-from nlc.ir.ops import make
+from nlc.ir.ops import make, neg
 from nlc.ir.shapes import HEADS, parts
 from nlc.ir.system import System
 from nlc.ir.types import Dim, Type
+from nlc.passes.simplify import simplify
 
 _UNARY = {
     "exp": "exp",
@@ -169,6 +170,8 @@ class TorchPrinter(MatrixFunctions):
 
     def op_neg(self, e: Expr) -> tuple[str, int]:
         (inner,) = e.args
+        if inner.op == "softplus" and not self.is_number(inner):
+            return f"F.logsigmoid({self(simplify(neg(inner.args[0])))})", ATOM
         return f"-{self.at(inner, ATOM if inner.op == 'pow' else UNARY)}", UNARY
 
     def op_pow(self, e: Expr) -> tuple[str, int]:

@@ -199,7 +199,8 @@ def <decay:gated_>delta<probe:_at>_end<toward:_towards>(
     flows = [list(zip(*(cut(x, -2) for x in m[1:ENDING]), strict=True)) for m in memories]
     for i, gates in enumerate(zip(cut(b, -1), <decay:cut(log_a, -1), >strict=True)):
         parts = [(S, *x[i]<toward:, m[-1]>) for S, x, m in zip(states, flows, memories, strict=True)]
-        states = <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(*gates, *(x for part in parts for x in part))
+        given = (x.view_as(x) for part in parts for x in part)  # torch.compile takes no tensor twice
+        states = <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(*gates, *given)
     return states
 '''
 
