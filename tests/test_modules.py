@@ -251,6 +251,33 @@ def test_a_stream_s_first_call_compiles_without_graph_breaks(name: str, gradient
         _same(got, expected)
 
 
+TAKEN = """\
+nlc: 1
+system: taken
+context: tokens
+hyper: {d: 4}
+inputs: {k: [d], update: [], state: [], lambda: [], lambda_: []}
+levels:
+  M:
+    frequency: every token
+    memory: matrix(d, d)
+    key: k
+    value: k
+    objective: 0.5*sqnorm(M(key) - value)
+    rule: gd(lr=sigmoid(update + state + lambda * lambda_))
+output: M(k)
+"""
+
+
+@pytest.mark.parametrize("backend", ("reference", "torch", "triton"))
+def test_inputs_are_arguments_under_their_own_names(backend: str) -> None:
+    """Whatever a backend uses itself; what Python or the call has taken gets an underscore."""
+    made = nlc.loads(TAKEN).compile(backend)
+    expected = ["self", "k", "update", "state_", "lambda__", "lambda_"]
+    assert list(inspect.signature(made.forward).parameters)[:6] == expected
+    assert list(inspect.signature(made.step).parameters)[:6] == expected
+
+
 def test_many_hypers_are_written_soon() -> None:
     """A file of a few hundred, each with a place in the constructor, within the second that a text may take."""
     hypers = "".join(f"  h{i}: {i}\n" for i in range(600))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Collection
 
 from nlc.base.diagnostics import Report
 from nlc.ir.system import System
@@ -35,6 +36,21 @@ GROUP = frozenset(
     state_dtype rounding_seed
     """.split()
 )
+
+
+# What `forward` and `step` of a module say themselves.
+CALL = frozenset("self state cu_seqlens takes_flow streams packed_streams torch".split())
+
+
+def arguments(inputs: Collection[str]) -> dict[str, str]:
+    """What ``forward`` and ``step`` call each input, in every backend: its own name, if Python has not taken it."""
+    found = {}
+    for name in inputs:
+        argument = name
+        while argument in CALL or keyword.iskeyword(argument) or argument in {*inputs} - {name}:
+            argument += "_"
+        found[name] = argument
+    return found
 
 
 def free_names(system: System, report: Report) -> None:

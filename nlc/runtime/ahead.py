@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nlc.runtime.trials import patched
-from nlc.runtime.verify.draws import draw, numbers
+from nlc.runtime.verify.draws import draw, named, numbers
 from nlc.tools.sizes import BadHyper, settled
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _recorded(
     values = settled(spec.system, hypers)
     try:
         with patched(module, launch=launch, INTERPRETED=True):
-            given = draw(spec.system, values, 1, tokens)
+            given = named(draw(spec.system, values, 1, tokens))
             given |= {n: x.to(dtype).requires_grad_() for n, x in numbers(given).items()}
             cuts = torch.tensor([0, tokens // 2, tokens]) if packed else None
             outputs, state = net(**given, cu_seqlens=cuts)

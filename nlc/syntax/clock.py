@@ -187,10 +187,11 @@ def _counted(unit: str) -> str | None:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a clock, those of the language in small letters and apart from numbers."""
+    """The words of a clock, or of one in brackets: those of the language in small letters and apart from numbers."""
     known = {*_UNITS, *_FIRST_WORDS, "each", "per", "once"}
     apart = re.sub(r"(?<=\d)(?=(?:tokens?|steps?)\b)", " ", text, flags=re.IGNORECASE)
-    words = apart.rstrip(".,; \n").split()
+    apart = apart.strip().rstrip(".,; \n")
+    words = re.sub(r"^\((.*)\)$", r"\1", apart, flags=re.DOTALL).split()
     return [w.lower() if w.lower() in known else w for w in words or text.split()]
 
 

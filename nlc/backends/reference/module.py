@@ -24,6 +24,7 @@ from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.reference.states import States
 from nlc.backends.reference.weights import Weights
 from nlc.backends.torch_printer import ATOM, TorchPrinter
+from nlc.backends.words import arguments
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr, rewrite, walk
@@ -60,8 +61,7 @@ class ModuleWriter:
         self.system = program.system
         self.hyper_names = {n: f"self.{attribute_name(n)}" for n in self.system.hypers}
         self.flows = program.inputs
-        named = {**program.inputs, **program.indices}
-        self.arguments = {n: named[n] for n in self.system.inputs}
+        self.arguments = arguments(self.system.inputs)
         first = next(iter(self.flows.values()))
         self.printer = TorchPrinter(self.system, self._hyper, attribute_path, like=first)
         self.first = first
@@ -122,11 +122,11 @@ class ModuleWriter:
     def _forward(self) -> None:
         """``forward`` for callers, and ``piece``, which it runs piece by piece and stream by stream."""
         w, names, outputs = self.w, list(self.flows.values()), list(self.system.output)
-        arguments = [f"{a}: Tensor" for a in self.arguments.values()]
+        taken = [f"{a}: Tensor" for a in self.arguments.values()]
         found = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
         given = ["state: dict | list[dict] | None = None", "cu_seqlens: Tensor | None = None"]
         returns = f"tuple[{found}, dict | list[dict]]"
-        w.define("forward", ["self", *arguments, "*", *given], returns)
+        w.define("forward", ["self", *taken, "*", *given], returns)
         w.depth += 1
         w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
         self._check_inputs("B", "T")
@@ -135,7 +135,7 @@ class ModuleWriter:
             self.printer.use(helper)
         target = "(y,), state" if len(outputs) == 1 else "outputs, state"
         call = f"{target} = {self.printer.use(self.STREAMS)}("
-        w.call(call, ["self", "cu_seqlens", "state", *names], ")")
+        w.call(call, ["self", "cu_seqlens", "state", *self._given()], ")")
         if len(outputs) == 1:
             w("return y, state")
         else:
@@ -143,8 +143,8 @@ class ModuleWriter:
             w.collection("return {", items, "}, state")
         w.depth -= 1
         w()
-        arguments = [*(f"{a}: Tensor" for a in names), *self.beside_flows]
-        w.define("piece", ["self", "state: dict", *arguments], "tuple[list[Tensor], dict]")
+        taken = [*(f"{a}: Tensor" for a in names), *self.beside_flows]
+        w.define("piece", ["self", "state: dict", *taken], "tuple[list[Tensor], dict]")
         w.depth += 1
         w('"""The outputs of one piece, in the order of the spec, and the state behind it."""')
         self._open_state()
@@ -165,6 +165,10 @@ class ModuleWriter:
 
     def beside_forward(self) -> None:
         """Methods that ``forward`` calls."""
+
+    def _given(self) -> list[str]:
+        """What ``piece`` is given: the inputs as ``forward`` and ``step`` call them, rows for indices."""
+        return [self.arguments.get(n, variable) for n, variable in self.flows.items()]
 
     def _check_inputs(self, *lead: str) -> None:
         """Every input's shape, dtype and device, against the first's."""
@@ -217,10 +221,10 @@ class ModuleWriter:
     def _conv_step(self, let: Let) -> None:
         p, name, window = self.printer, let.names[0], let.names[1]
         x, before = p.at(let.expr.args[0], ATOM), p(let.expr.args[-1])
-        given = f"{x}.unsqueeze(1), {p._conv_weight(let.expr)}, {before}"
-        conv = f"{p.use('causal_conv')}({given})"
-        start, arguments = conv.split("(", 1)
-        self.w.call(f"{name}, {window} = {start}(", [arguments.removesuffix(")")], ")")
+        parts = f"{x}.unsqueeze(1), {p._conv_weight(let.expr)}, {before}"
+        conv = f"{p.use('causal_conv')}({parts})"
+        start, given = conv.split("(", 1)
+        self.w.call(f"{name}, {window} = {start}(", [given.removesuffix(")")], ")")
         self.w(f"{name} = {name}.squeeze(1)")
         self._conv_bias(let)
 
@@ -333,7 +337,7 @@ class ModuleWriter:
         if name not in self.outputs:
             taken = {
                 *self.parts.taken,
-                *self.arguments.values(),
+                *self.flows.values(),
                 "self",
                 "state",
                 "torch",
@@ -347,7 +351,7 @@ class ModuleWriter:
 
     def _step(self) -> None:
         w = self.w
-        names = list(self.flows.values())
+        names = self._given()
         one = len(self.system.output) == 1
         returns = f"tuple[{'Tensor' if one else 'dict[str, Tensor]'}, dict]"
         args = ["self", *(f"{a}: Tensor" for a in self.arguments.values())]

@@ -78,7 +78,7 @@ class TorchModule(Scans, Components, ModuleWriter):
 
     def _nonnegative(self, name: str) -> None:
         """What is done about an input that is negative where its logarithm is taken."""
-        w, given = self.w, self.arguments[name]
+        w, given = self.w, self.flows[name]
         with w.block(f"if not torch.compiler.is_compiling() and ({given} < 0).any():"):
             said = f'f"{name} must not be negative: its logarithm is taken ({{declared(self, {name!r})}})"'
             w.call("raise ValueError(", [said], ")")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nlc.backends.reference.file import attribute_path
+from nlc.backends.words import arguments
 from nlc.ir.system import System
 from nlc.tools.sizes import Values
 
@@ -43,7 +44,8 @@ def numbers(given: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def named(given: dict[str, Tensor]) -> dict[str, Tensor]:
     """Inputs by the names of the arguments of the generated ``forward``."""
-    return {attribute_path(n).removeprefix("self."): x for n, x in given.items()}
+    names = arguments(given)
+    return {names[n]: x for n, x in given.items()}
 
 
 def randomised(net: torch.nn.Module) -> torch.nn.Module:
