@@ -20,7 +20,11 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from nlc.backends.torch.helpers import TEXTS, with_needed
-from nlc.backends.torch.scans import FORMS, Form
+from nlc.backends.torch.scans import FORMS, Form, form
+from nlc.backends.torch.scans import error as read_off
+from nlc.ir.ops import leaf, mul, neg, num
+from nlc.ir.scan import Record
+from nlc.ir.types import TOKEN, Dim, Type
 
 BATCH, HEADS, DK, DV = 3, 2, 5, 4
 LENGTHS = (1, 63, 64, 65, 150)
@@ -94,7 +98,8 @@ class Case:
         args += [i.p] if probe else []
         if f.end:
             gates = [i.b, *([i.log_a] if "log_a" in given else [])]
-            memory = [i.k, i.u, *([i.p] if probe else []), *([i.T] if f.toward else [])]
+            wrong = -i.u / i.b[..., None]  # what is written is an error times b
+            memory = [i.k, wrong, *([i.p] if probe else []), *([i.T] if f.toward else [])]
             ends = call(*gates, *((S, *memory) for S in (i.S, i.S + 1)[: self.memories]))
             return {"end": ends[0], **({"of the other": ends[1]} if ends[1:] else {})}
         end, rows, starts = call(*args)
@@ -232,6 +237,16 @@ def test_the_size_of_chunks_changes_nothing(f: Form, chunk: int) -> None:
 @pytest.mark.parametrize("f", [f for f in FORMS if f.end], ids=name)
 def test_memories_with_the_same_gates_are_as_each_alone(f: Form) -> None:
     assert apart(case(f, 70, memories=2), alone=True) == {}
+
+
+def test_a_scan_of_ends_alone_writes_an_error_times_what_it_erases_with() -> None:
+    b, c = (leaf("var", n, Type((), False, TOKEN)) for n in "bc")
+    e, k = (leaf("var", n, Type((Dim.of(4),), False, TOKEN)) for n in "ek")
+    for write, wrong in {neg(mul(b, e)): e, mul(e, b): neg(e), mul(c, e): None, e: None}.items():
+        r = Record(("S",), 2, k, ((num(1),),), (write,), (b,), source=0)
+        assert read_off(r) == wrong
+        assert form(r, read=False).end == (wrong is not None)
+        assert not form(r, read=True).end
 
 
 @pytest.mark.parametrize("f", FORMS, ids=name)

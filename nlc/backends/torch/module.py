@@ -21,6 +21,7 @@ from nlc.backends.torch.components import Components
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import Scans, _Scanned, all_nodes
+from nlc.backends.torch.writes import factored
 from nlc.backends.writer import Header, Writer
 from nlc.ir.program import Let, Loop, Parallel, Program, Return
 from nlc.ir.scan import Scan
@@ -89,9 +90,13 @@ class TorchModule(Scans, Components, ModuleWriter):
 
     def statement(self, s: Let | Loop | Parallel | Return) -> None:
         if isinstance(s, Parallel):
-            self._parallel(s)
+            self._parallel(factored(s, self.takes))
         else:
             super().statement(s)
+
+    def takes(self, s: Scan) -> bool:
+        """Whether a scan takes the factors of what it writes."""
+        return self.ends_alone(s)
 
     def _parallel(self, s: Parallel) -> None:
         w = self.w

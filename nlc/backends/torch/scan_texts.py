@@ -2,7 +2,10 @@
 
 ``<flag:text>`` and ``line  #? flag`` are taken or left by ``scans.select``. PROBE is the key of the erase: p or k;
 DIST the state, or its distance to what it decays to; GIVEN and SAVED how many tensors come in and are kept for each
-state, ENDING where what is cut into chunks ends.
+state, ENDING where what is cut into chunks ends, SINCE what a chunk's tokens say of the state that it starts with.
+
+The scans of ends alone take the error e that is written, not u = -b e: with y_t = S_{t-1} p_t + e_t all that is written
+is -b_t y_t, so that one sum over channels is the slope by b, and, times b, that by the gates behind each write.
 """
 
 CHUNK = 64  # tokens of a triangular solve
@@ -123,10 +126,10 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
 
 DELTA_END = '''
 class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
-    """S_t = <toward:T + ><decay:a_t ><toward:(>S_{t-1}<toward: - T)> + (u_t - b_t S_{t-1} PROBE_t) k_tᵀ.
+    """S_t = <toward:T + ><decay:a_t ><toward:(>S_{t-1}<toward: - T)> - b_t (S_{t-1} PROBE_t + e_t) k_tᵀ.
 
     Each S behind a chunk, for b<decay: and log_a> [..., C] of all; the gradient is written out.
-    Of each, in a row: S [..., dv, dk], k [..., C, dk], u [..., C, dv]<probe:, p like k><toward:, T like S>.
+    Of each, in a row: S [..., dv, dk], k [..., C, dk], e [..., C, dv]<probe:, p like k><toward:, T like S>.
     """
 
     @staticmethod
@@ -139,16 +142,18 @@ class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
         to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
         one = torch.eye(b.shape[-2], dtype=b.dtype, device=b.device)
         ends, saved = [], []
-        for S, k, u<probe:, p><toward:, T> in zip(*(given[i::GIVEN] for i in range(GIVEN)), strict=True):
+        for S, k, e<probe:, p><toward:, T> in zip(*(given[i::GIVEN] for i in range(GIVEN)), strict=True):
             D = S - T  #? toward
-            L = PROBE @ k.mT * <decay:(b * G)><!decay:b>
-            inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
-            told = PROBE @ DIST.mT<decay: * before><toward: + PROBE @ T.mT>
-            rows = inverse @ (u - b * told)
+            scores = <decay:PROBE @ k.mT * G><!decay:(PROBE @ k.mT).tril(-1)>
+            inverse = torch.linalg.solve_triangular(b * scores, one, upper=False, unitriangular=True)
+            told = PROBE @ DIST.mT<decay: * before>
+            e = e + PROBE @ T.mT  #? toward
+            rows = inverse @ (-b * (told + e))
+            told = told + scores @ rows  # what the chunk itself has written, too
             written = rows.mT @ <decay:(to_end * k)><!decay:k>
             ends.append(written.add_(<decay:torch.addcmul(T, kept, D)><!decay:S>))  #? toward
             ends.append(<decay:written.add_(kept * S)><!decay:written.add_(S)>)  #? !toward
-            saved += [DIST, k, <probe:p, ><toward:T, >inverse, rows]
+            saved += [DIST, k, <probe:p, ><toward:T, ><decay:told, >told + e, inverse, rows]
         ctx.save_for_backward(b, <decay:before, G, to_end, kept, >*saved)
         return tuple(ends)
 
@@ -158,30 +163,27 @@ class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
             raise RuntimeError("gradients of gradients need the backend `reference`")
         b, <decay:before, G, to_end, kept, >*saved = ctx.saved_tensors
         db = b.new_zeros(b.shape[:-1])  #? !decay
-        db, dc, d_before = b.new_zeros(3, *b.shape[:-1])  #? decay
+        db, d_before, d_end = b.new_zeros(3, *b.shape[:-1])  #? decay
         sides = zip(*(saved[i::SAVED] for i in range(SAVED)), strict=True)
         grads = []
-        for dS, (DIST, k, <probe:p, ><toward:T, >inverse, rows) in zip(ends, sides, strict=True):
-            du = inverse.mT @ (<decay:(to_end * k)><!decay:k> @ dS.mT)
-            dL = (du @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>.neg_()
-            d_probe = (dL @ k).sub_(<decay:(du @ DIST).mul_(before)><!decay:du @ DIST>)
-            d_end = <decay:(rows @ dS).mul_(to_end)><!decay:rows @ dS>
-            dk = (dL.mul_(b).mT @ PROBE).add_(d_end)
-            erased = (d_probe * PROBE).sum(-1).sum_to_size(db.shape)
-            db += erased
-            d_before += erased  #? decay
-            dc -= (k * dk).sum(-1).sum_to_size(db.shape)  #? decay
-            last = kept[..., 0, 0] * (dS * DIST).sum((-2, -1)) + (k * d_end).sum((-2, -1))  #? decay
-            dc[..., -1] += last.sum_to_size(db.shape[:-1])  #? decay
-            answer = du @ T  #? toward
-            db -= (answer * PROBE).sum(-1).sum_to_size(db.shape)  #? toward
-            d_probe -= answer  #? toward
-            dk.addcmul_(b, d_probe)  #? !probe
-            dw = b * du
-            dD = <decay:kept * >dS - <decay:(before * dw)><!decay:dw>.mT @ PROBE
-            grads += [dD, dk, du<probe:, b * d_probe><toward:, dS - dD - dw.mT @ PROBE>]
-        d_before *= b[..., 0]  #? decay
-        da = (dc + d_before).flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
+        for dS, (DIST, k, <probe:p, ><toward:T, ><decay:told, >error, inverse, rows) in zip(ends, sides, strict=True):
+            d_rows = <decay:(to_end * k)><!decay:k> @ dS.mT
+            de = inverse.mT @ d_rows
+            db -= (de * error).sum(-1).sum_to_size(db.shape)
+            de *= -b
+            d_before += (de * told).sum(-1).sum_to_size(db.shape)  #? decay
+            last = kept[..., 0, 0] * (dS * DIST).sum((-2, -1)) + (rows * d_rows).sum((-2, -1))  #? decay
+            d_end[..., -1] += last.sum_to_size(db.shape[:-1])  #? decay
+            since = before * de  #? decay
+            d_scores = (de @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>
+            d_probe = (d_scores @ k).add_(SINCE @ DIST)<toward:.add_(de @ T)>  #? probe
+            dk = (d_scores.mT @ p).add_(<decay:(to_end * rows)><!decay:rows> @ dS)  #? probe
+            dk = ((d_scores + d_scores.mT) @ k).add_(<decay:(to_end * rows)><!decay:rows> @ dS)  #? !probe
+            dk = dk.add_(SINCE @ DIST)<toward:.add_(de @ T)>  #? !probe
+            dD = <decay:kept * >dS + SINCE.mT @ PROBE
+            grads += [dD, dk, de<probe:, d_probe><toward:, dS - dD + de.mT @ PROBE>]
+        dc = d_before + d_end - b[..., 0] * db  #? decay
+        da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
         grads = db, <decay:da, >*grads
         return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes, strict=True))
 '''
@@ -190,7 +192,7 @@ END = '''
 def <decay:gated_>delta<probe:_at>_end<toward:_towards>(
     b: Tensor, <decay:log_a: Tensor, >*memories: tuple[Tensor, ...]
 ) -> Sequence[Tensor]:
-    """Each S of (S, k, u<probe:, p><toward:, T>) behind all tokens, chunk by chunk."""
+    """Each S of (S, k, e<probe:, p><toward:, T>) behind all tokens, chunk by chunk."""
 
     def cut(x: Tensor, axis: int) -> Sequence[Tensor]:
         return x.split(CHUNK, axis) if b.shape[-1] > CHUNK else [x]  # its gradient is a copy

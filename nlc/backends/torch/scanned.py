@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from nlc.backends.precedence import ATOM
 from nlc.backends.reference.file import PartNames, place
 from nlc.backends.torch.rows import RowPrinter
-from nlc.backends.torch.scans import Form, form
+from nlc.backends.torch.scans import Form, error, form
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Loop, Parallel, Program
@@ -66,7 +66,7 @@ class Scans:
 
         for x in body:
             print_waiting(x)
-            if isinstance(x, Scan) and self._ended_alone(x):
+            if isinstance(x, Scan) and self.ends_alone(x):
                 r = x.record
                 waiting.setdefault((self.form(r, False), r.erase, r.log), []).append(x)
             else:
@@ -74,7 +74,8 @@ class Scans:
         for scans in waiting.values():
             self._ends(scans)
 
-    def _ended_alone(self, s: Scan) -> bool:
+    def ends_alone(self, s: Scan) -> bool:
+        """Whether only what a scan ends with is wanted, and its writes are errors times what it erases with."""
         r = s.record
         return r.rank == 2 and not s.read and self.form(r, False).end
 
@@ -117,7 +118,7 @@ class Scans:
         for s in scans:
             r, at = s.record, self._at(s)
             state, turned = self.row.place(r.states[0]), ".mT" * r.transposed
-            parts = [f"{state}{turned}", at(r.key), at(r.write[0])]
+            parts = [f"{state}{turned}", at(r.key), at(error(r))]
             parts += [at(r.probe)] if f.probe else []
             parts += [self.row(r.start[0])] if f.toward else []
             targets.append(state)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from nlc.backends.torch import coupled_texts as coupled
 from nlc.backends.torch import scan_texts as plain
 from nlc.backends.writer import select
+from nlc.ir.expr import Expr
+from nlc.ir.ops import neg
 from nlc.ir.scan import Record
 
 
@@ -26,7 +28,9 @@ class Form:
     kind: str
     erase: bool = False
     probe: bool = False
-    end: bool = False  # nothing reads the states on the way
+    end: bool = (
+        False  # nothing reads the states on the way, and the writes are errors times the erase
+    )
     toward: bool = False  # what it decays to is an argument
 
     @property
@@ -64,10 +68,23 @@ def form(r: Record, read: bool) -> Form:
     kind = "coupled" if r.kind == "signed" else r.kind
     erase = r.source is not None
     plain = erase and kind in ("none", "scalar")
+    end = plain and not read and error(r) is not None
     begun = bool(r.start) and r.start[0] is not None
-    return Form(
-        kind, erase, plain and r.probe is not None, plain and not read, plain and not read and begun
-    )
+    return Form(kind, erase, plain and r.probe is not None, end, end and begun)
+
+
+def error(r: Record) -> Expr | None:
+    """e where a write is −b e, b the erase of one state; None where it is another."""
+    write, b = r.write[0], r.erase[0]
+    if write is None or b is None:
+        return None
+    minus = write.op == "neg"
+    product = write.args[0] if minus else write
+    if product.op != "mul" or b not in product.args:
+        return None
+    left, right = product.args
+    e = right if left == b else left
+    return e if minus else neg(e)
 
 
 _BOTH = (False, True)
@@ -119,7 +136,8 @@ def _texts() -> dict[str, str]:
             name = f"{'Gated' * decay}Delta{'At' * f.probe}End{'Towards' * f.toward}"
             distance = "D" if f.toward else "S"
             given = 3 + f.probe + f.toward
-            words = {"GIVEN": given, "SAVED": given + 1, "ENDING": 3 + f.probe, "DIST": distance}
+            words = {"GIVEN": given, "SAVED": given + 2 + decay, "ENDING": 3 + f.probe}
+            words |= {"DIST": distance, "SINCE": "since" if decay else "de"}
             for at, source in ((name, plain.DELTA_END), (f.scan, plain.END)):
                 out[at] = text(source)
                 for word, stands in words.items():

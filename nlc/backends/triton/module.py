@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from nlc.backends.reference.file import class_name, close_file, open_file
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
-from nlc.backends.torch.scanned import all_nodes, assigned
+from nlc.backends.torch.scanned import all_nodes
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.forms import KernelForm
-from nlc.backends.triton.keys import groups, lengths, narrow, read_by
+from nlc.backends.triton.keys import groups, lengths, narrow
 from nlc.backends.triton.packing import packable
 from nlc.backends.triton.texts import TEXTS
 from nlc.backends.writer import Header, Writer
 from nlc.ir.expr import Expr, walk
-from nlc.ir.program import Let, Loop, Parallel, Program, Return
+from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
 
 _IMPORTS = [
@@ -113,8 +111,8 @@ class TritonModule(TorchModule):
         if sum("dtype" in line.replace(f"{self.first}.dtype", "") for line in written) == 1:
             self.w.lines[start:] = [x for x in written if not x.strip().startswith("dtype = ")]
 
-    def statement(self, s: Let | Loop | Parallel | Return) -> None:
-        super().statement(_factored(s) if isinstance(s, Parallel) else s)
+    def takes(self, s: Scan) -> bool:
+        return _rate(s.record) is not None
 
     def _to_rows(self, s: Parallel) -> None:
         if not all(narrow(x) for x in s.body):
@@ -151,35 +149,6 @@ def _rate(r: Record) -> tuple[Expr, Expr] | None:
     a, b = write.args
     pairs = [(x, y) for x, y in ((a, b), (b, a)) if x.type.rank == 0 and y.type.rank == 1]
     return pairs[0] if pairs and pairs[0][0].op != "num" else None
-
-
-def _factored(s: Parallel) -> Parallel:
-    """Writes that nothing else reads stand in their scans, so that these can take them apart."""
-    return replace(s, body=_within(s.body, {*s.collects.values()}))
-
-
-def _within(body: tuple[Let | Scan | Loop, ...], kept: set[str]) -> tuple[Let | Scan | Loop, ...]:
-    uses = Counter(str(n.attr) for x in body for n in all_nodes(x) if n.op == "var")
-    found: dict[str, Let] = {}  # writes, as long as nothing that they read has another value
-    out: list[Let | Scan | Loop] = []
-    gone: set[str] = set()
-    for x in body:
-        new = assigned(x)
-        if isinstance(x, Let) and x.expr.op == "mul" and x.when is None and uses[x.names[0]] == 1:
-            found[x.names[0]] = x
-        if isinstance(x, Loop):
-            inner = {*x.collects.values(), *x.carries}
-            x = replace(x, body=_within(x.body, inner))  # type: ignore[arg-type]
-        elif isinstance(x, Scan) and len(x.record.states) == 1:
-            write = x.record.write[0]
-            name = str(write.attr) if write is not None and write.op == "var" else ""
-            if name in found and name not in kept:
-                whole = replace(x.record, write=(found[name].expr,))
-                if _rate(whole) is not None:
-                    x, gone = replace(x, record=whole), gone | {name}
-        found = {n: let for n, let in found.items() if not new & read_by([let])}
-        out.append(x)
-    return tuple(x for x in out if not (isinstance(x, Let) and x.names[0] in gone))
 
 
 def _gates(s: Parallel) -> set[str]:
