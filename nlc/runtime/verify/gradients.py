@@ -291,7 +291,7 @@ def _compiled(
 def _same_draws() -> Iterator[None]:
     """Random starts are the same for all; the caller's draws go on as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # the CPU alone draws
         yield
 
 

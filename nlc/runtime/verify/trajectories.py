@@ -100,7 +100,7 @@ def _compiled(
 ) -> Tensor:
     trained, out = Trained(made, W, layer, fixed, group), []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # the CPU alone draws
         for _ in range(steps):
             out.append(trained.step(_given(trained.parameter.detach(), layer)))
     return torch.stack(out)
