@@ -14,10 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 import nlc
+from nlc.pipeline import shipped
 from nlc.runtime.routes import view_of
 from nlc.runtime.views import rejoined, shown
 
 HEADS, EXPERTS = 2, 3
+
+
+TRAINERS = [n for n in shipped() if nlc.load(n).system.trains]
+LAYERS = [n for n in TRAINERS if nlc.load(n).system.context == "layers"]
 
 
 class Experts(nn.Module):
@@ -208,6 +213,43 @@ def test_a_grad_scaler_a_closure_and_missing_gradients() -> None:
     assert torch.equal(model.blocks[0]["qkv"].weight, net().blocks[0]["qkv"].weight)
     plain.zero_grad()
     assert all(p.grad is None for p in other.parameters())
+
+
+@pytest.mark.parametrize(
+    "sees, rest", [*((LAYERS[0], n) for n in TRAINERS), *((n, "adamw") for n in LAYERS[1:])]
+)
+def test_a_grad_scaler_undoes_its_scale_in_samples_and_gradients(sees: str, rest: str) -> None:
+    """A step in which any route found what is not finite is left out by all of them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3)).double()
+    other, x = copy.deepcopy(model), torch.randn(6, 4, dtype=torch.float64)
+    scaled, plain = (
+        nlc.route(m, nlc.Route(sees, names="0.weight", lr=0.02), rest=rest, tell=None)
+        for m in (model, other)
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    for tick in range(3):
+        scaled.zero_grad()
+        torch.manual_seed(tick)  # starts that are drawn
+        factor = torch.inf if tick == 1 else 1
+        scaler.scale((model(x) - x[:, :3]).square().mean() * factor).backward()
+        assert scaler.step(scaled) is None
+        scaler.update()
+        if tick == 1:
+            continue
+        plain.zero_grad()
+        torch.manual_seed(tick)
+        (other(x) - x[:, :3]).square().mean().backward()
+        plain.step()
+        for a, b in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-11)
+    assert not hasattr(scaled.parts[0].optimizer, "found_inf")
+    scaled.zero_grad()
+    scaler.scale(model(x).square().mean()).backward()
+    scaler.unscale_(scaled)
+    with pytest.raises(RuntimeError, match="unscale_ leaves the samples scaled"):
+        scaler.step(scaled)
 
 
 def test_classes_of_torch_are_routes_too() -> None:

@@ -63,6 +63,11 @@ class Part:
         return cls(label, made, given, view, rule, names, optimizer, seen if view else [])
 
     @property
+    def watches(self) -> bool:
+        """Whether it sees samples of layers."""
+        return hasattr(self.made, "watch")
+
+    @property
     def hypers(self) -> dict[str, Any]:
         (group,) = self.optimizer.param_groups
         return {key: x for key, x in group.items() if key not in APART}
@@ -159,16 +164,41 @@ class Routed(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of every route; ``closure`` computes the loss anew, once."""
-        if getattr(self, "found_inf", None) is not None:
-            raise RuntimeError("samples of layers under routes stay scaled: use no GradScaler")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        found_inf = getattr(self, "found_inf", None)  # GradScaler puts it here, and takes it away
+        if found_inf is not None and not self._unscaled(found_inf):
+            return loss
         for part, group in zip(self.parts, self.param_groups, strict=True):
-            part.step(group)
+            if found_inf is None or not part.watches:
+                part.step(group)
+                continue
+            part.optimizer.grad_scale, part.optimizer.found_inf = self.grad_scale, found_inf
+            try:
+                part.step(group)
+            finally:
+                del part.optimizer.grad_scale, part.optimizer.found_inf
         self._link()
         return loss
+
+    def _unscaled(self, found_inf: Tensor) -> bool:
+        """Undoes a GradScaler's scale but of routes that see samples, which do so themselves.
+
+        False where it found gradients that are not finite, of whichever route: then none makes a step.
+        """
+        if self.grad_scale is None:
+            raise RuntimeError("unscale_ leaves the samples scaled: let GradScaler.step undo it")
+        if found_inf.item():
+            for part in self._watching:
+                part.optimizer.forget()
+            return False
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            for p in () if part.watches else group["params"]:
+                if p.grad is not None:
+                    p.grad.div_(self.grad_scale)
+        return True
 
     def eval(self) -> None:
         """Puts what is evaluated in the place of what is trained, of the routes that know another tensor."""
@@ -193,11 +223,11 @@ class Routed(Optimizer):
 
     @property
     def _watching(self) -> list[Part]:
-        return [x for x in self.parts if hasattr(x.made, "watch")]
+        return [x for x in self.parts if x.watches]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """What GradScaler asks for; ``step`` then says that it cannot."""
+        """What GradScaler asks for: samples are scaled as well as gradients."""
         return bool(self._watching)
 
     def _link(self) -> None:
