@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_routes import HEADS, Net, net, same, slope, train
+from test_routes import EXPERTS, HEADS, Net, net, same, slope, train
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
@@ -96,6 +96,37 @@ def test_each_part_trains_as_by_hand(made: type[Optimizer]) -> None:
         spec().compile().route_of(nn.Linear(6, 7).weight, "a.out.weight", heads=2, least=40)
         == "matrices"
     )
+
+
+def test_parts_of_a_view_make_their_step_as_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads and experts; large ones one by one, and to the same numbers."""
+    made = spec().compile("torch")
+    update = made.update
+    shapes: list[tuple] = []
+    monkeypatch.setattr(
+        made,
+        "update",
+        staticmethod(lambda W, *a, **k: (shapes.append(W.shape), update(W, *a, **k))[1]),
+    )
+    found = []
+    for small in (65536, 0):
+        model = net()
+        opt = made(model.named_parameters())
+        for rule in opt.rules.values():
+            if hasattr(rule, "together"):
+                monkeypatch.setattr(rule, "SMALL", small)
+        train(model, opt, range(3))
+        buffer = io.BytesIO()
+        torch.save(opt.state_dict(), buffer)
+        buffer.seek(0)
+        other = made(model.named_parameters())
+        other.load_state_dict(torch.load(buffer))
+        train(model, other, range(3, 6))
+        found.append(model)
+        stacks = [x for x in shapes if len(x) == 3]
+        assert (stacks.count((HEADS, 6, 6)) > 6 and (EXPERTS, 4, 6) in stacks) == bool(small)
+        shapes.clear()
+    assert same(*found)
 
 
 def test_the_model_gives_the_same_by_groups_of_their_own() -> None:

@@ -65,6 +65,8 @@ class Seen:
     """Does ``RULE`` to all that ``view`` shows of a tensor; each part has memories of its own."""
 
     RULE: type
+    SMALL = 65536  # elements of a part, below which those of one shape make their step as a stack
+    SMALL_ON_GPU = 1 << 22
 
     @staticmethod
     def view(**hypers: object) -> tuple:
@@ -81,10 +83,41 @@ class Seen:
     @classmethod
     def update(cls, W: Tensor, g: Tensor, state: dict, **hypers: object) -> Tensor:
         """One tensor after one step with the gradient ``g``; ``state`` gets what it remembers."""
-        view, new = cls.view(**hypers), []
-        for i, (part, slope) in enumerate(zip(shown(W, view), shown(g, view), strict=True)):
-            end = f"[{i}]"
-            own = {k.removesuffix(end): x for k, x in state.items() if k.endswith(end)}
-            new.append(cls.RULE.update(part, slope, own, **hypers))
-            state.update({k + end: x for k, x in own.items()})
+        view = cls.view(**hypers)
+        parts, slopes = shown(W, view), shown(g, view)
+        own = [cls.part_of(state, i) for i in range(len(parts))]
+        if cls.together(parts):
+            memory = {k: cls.stacked([x[k] for x in own]) for k in own[0]}
+            new = cls.RULE.update(
+                torch.stack(parts), torch.stack(slopes), memory, **hypers
+            ).unbind()
+            for i, x in enumerate(own):
+                x.update({k: y[i] if cls.grown(y) else y for k, y in memory.items()})
+        else:
+            both = zip(parts, slopes, own, strict=True)
+            new = [cls.RULE.update(part, slope, x, **hypers) for part, slope, x in both]
+        for i, x in enumerate(own):
+            state.update({f"{k}[{i}]": y for k, y in x.items()})
         return rejoined(iter(new), W, view)
+
+    @staticmethod
+    def part_of(state: dict, i: int) -> dict:
+        """The memories of the i-th part, by the names that the rule has for them."""
+        end = f"[{i}]"
+        return {k.removesuffix(end): x for k, x in state.items() if k.endswith(end)}
+
+    @classmethod
+    def together(cls, parts: list[Tensor]) -> bool:
+        """Whether parts, which all have one shape, make their step as a stack, whose products are batched."""
+        small = parts[0].numel() < (cls.SMALL_ON_GPU if parts[0].is_cuda else cls.SMALL)
+        return bool(getattr(cls.RULE, "STACKS", False)) and small and len(parts) > 1
+
+    @staticmethod
+    def grown(x: object) -> bool:
+        """Whether it is a memory; counts are the same for all parts, also as tensors of one element."""
+        return isinstance(x, Tensor) and x.ndim > 0
+
+    @classmethod
+    def stacked(cls, found: list) -> object:
+        """What the parts remember, as one."""
+        return torch.stack(found) if cls.grown(found[0]) else found[0]
