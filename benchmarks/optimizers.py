@@ -193,18 +193,19 @@ def matrices() -> Kind:
     dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
     backends = {"nlc": "torch"} | ({"nlc, one launch": "triton"} if DEVICE == "cuda" else {})
 
-    def own(spec: str, backend: str, **hypers: object) -> Callable[[list[Tensor]], Optimizer]:
+    def own(spec: str, backend: str, **given: object) -> Callable[[list[Tensor]], Optimizer]:
         made = nlc.load(spec).compile(backend)
 
         def make(params: list[Tensor]) -> Optimizer:
             hidden, rest = parted(params)
-            given = dict(fused=True, matrix_dtype=dtype, **hypers)
-            return made([{"params": hidden}, {"params": rest, "rule": "rest"}], **given)
+            groups = [{"params": hidden}, {"params": rest, "rule": "rest"}]
+            return made(groups, matrix_dtype=dtype, **given)
 
         return make
 
     sides = [Side(f"{n} muon", own("muon", b), ours=True) for n, b in backends.items()]
     sides += [
+        Side("nlc muon, fused", own("muon", "torch", fused=True), ours=True),
         Side("nlc m3, mean of 8", own("m3", "torch", f=8), beside="nlc muon", steps=8),
         Side("torch Muon, bfloat16", with_adamw(partial(torch.optim.Muon, lr=1e-3))),
         Side("a plain loop", with_adamw(partial(Plain, batched=False, dtype=dtype))),

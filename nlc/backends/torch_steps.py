@@ -115,15 +115,17 @@ def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 BLOCK = 65536  # elements: they and what is computed of them stay in a core's cache
 
 
-def blocks(tensors: tuple[Tensor, ...], rooms: int = 0) -> Iterator[tuple[Tensor, ...]]:
+def blocks(
+    changed: tuple[Tensor, ...], read: tuple[Tensor, ...], rooms: int = 0
+) -> Iterator[tuple[Tensor, ...]]:
     """The elements of tensors of one shape, some after the others, and room for as many."""
-    W, g, *held = tensors
+    first = changed[0]
     block = BLOCK * torch.get_num_threads()  # each operation is shared out among all cores
-    if W.numel() <= block or not all(x.is_contiguous() for x in (W, *held)):
-        yield *tensors, *(torch.empty_like(W) for _ in range(rooms))
+    if first.numel() <= block or not all(x.is_contiguous() for x in changed):
+        yield *changed, *read, *(torch.empty_like(first) for _ in range(rooms))
         return
-    tensors = (W, g.contiguous(), *held)  # a gradient is only read
-    beside = [W.new_empty(block) for _ in range(rooms)]
+    tensors = *changed, *(x.contiguous() for x in read)
+    beside = [first.new_empty(block) for _ in range(rooms)]
     for pieces in zip(*(x.view(-1).split(block) for x in tensors), strict=True):
         yield *pieces, *(x[: len(pieces[0])] for x in beside)
 ''',
@@ -137,12 +139,11 @@ def on_device(numbers: tuple[float | Tensor, ...], like: Tensor) -> tuple[Tensor
     "one_pass": '''
 @functools.cache
 def in_place(advance: Callable) -> Callable:
-    """What changes the tensors to what ``advance`` makes of them."""
+    """What changes the first tensors to what ``advance`` makes of all."""
 
     def run(tensors: tuple[Tensor, ...], numbers: Tensor, *due: bool | Tensor) -> None:
-        W, _, *memories = tensors
         made = advance(*tensors, *numbers.unbind(), *due)
-        for x, new in zip((W, *memories), made, strict=True):
+        for x, new in zip(tensors[: len(made)], made, strict=True):
             x.copy_(new)
 
     return run
@@ -161,21 +162,25 @@ def as_tensor(numbers: tuple[float, ...], dtype: torch.dtype) -> Tensor:
     return torch.tensor(numbers, dtype=dtype)
 
 
-def one_pass(advance: Callable, tensors: tuple, numbers: tuple, *due: bool | Tensor) -> tuple:
+def one_pass(
+    advance: Callable, changed: tuple, read: tuple, numbers: tuple, *due: bool | Tensor
+) -> tuple:
     """A compiled step of tensors of one shape, in place."""
-    W, _, *memories = tensors
+    tensors = *changed, *read
     if all(x.is_contiguous() for x in tensors):
         tensors = tuple(x.view(-1).data for x in tensors)  # the shape behind a view would count
     if any(isinstance(x, Tensor) for x in numbers):
-        together = torch.stack(on_device(numbers, W))
+        together = torch.stack(on_device(numbers, changed[0]))
     else:
-        together = as_tensor(numbers, W.dtype)
+        together = as_tensor(numbers, changed[0].dtype)
     compiled(in_place(advance))(tensors, together, *due)
-    return W, *memories
+    return changed
 ''',
     "out_of_place": '''
-def out_of_place(advance: Callable, tensors: tuple, numbers: tuple, *due: bool | Tensor) -> tuple:
+def out_of_place(
+    advance: Callable, changed: tuple, read: tuple, numbers: tuple, *due: bool | Tensor
+) -> tuple:
     """A step whose results are new tensors."""
-    return advance(*tensors, *on_device(numbers, tensors[0]), *due)
+    return advance(*changed, *read, *on_device(numbers, changed[0]), *due)
 ''',
 }

@@ -4,7 +4,7 @@ Lines that begin with ``fused:`` are there only in files that have a compiled fo
 can take tensors together, with ``kernels:`` only where one is a kernel, with ``asked:`` only where routes ask for more
 than a tensor shows, with ``named:`` only where they go by names, with ``layers:`` only where samples of linear layers
 are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are, with ``evaluated:``
-where another tensor is evaluated than is trained. CLASS is the name of the class.
+where another tensor is evaluated than is trained; two such words are both asked. CLASS is the name of the class.
 """
 
 from __future__ import annotations
@@ -246,8 +246,8 @@ joins:    for key, x in memory.items():
 joins:        if isinstance(x, Tensor):
 joins:            apart[key] = [state[key] for state in states]
 joins:            memory[key] = widened(joined(apart[key], rule.STACKS), dtype)
-fused:    if group["fused"] and hasattr(rule, "advance") and W.numel() >= BLOCK:
-fused:        given["run"] = one_pass
+joins:fused:    if group["fused"] and hasattr(rule, "advance") and W.numel() >= BLOCK:
+joins:fused:        given["run"] = one_pass
 joins:    new = rule.update(W, -g if group["maximize"] else g, memory, **given)
 joins:    for key, x in {None: new, **memory}.items():
 joins:        if key in apart:

@@ -307,10 +307,11 @@ class OptimizerWriter:
             "alone": self.layers and not self._whole,
         }
         for line in text.strip("\n").split("\n"):
-            kind, _, kept = line.partition(":")
-            if not there.get(kind, True):
-                continue
-            self.w((kept if kind in there else line).replace("CLASS", self.name))
+            wanted = True
+            while (found := line.partition(":"))[0] in there:
+                wanted, line = wanted and there[found[0]], found[2]
+            if wanted:
+                self.w(line.replace("CLASS", self.name))
         self.printer.helpers |= {
             x
             for x in ("gathered", "widened", "rounded", "following", "declared", "all_finite")

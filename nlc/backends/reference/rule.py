@@ -7,6 +7,7 @@ that are trained by a rule of their own.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -20,7 +21,7 @@ from nlc.backends.writer import WIDTH, Header, Writer, wrap
 from nlc.ir.expr import Expr, walk
 from nlc.ir.matrices import NewtonSchulz
 from nlc.ir.ops import leaf, sub
-from nlc.ir.program import Let, Program, Slot
+from nlc.ir.program import Guard, Let, Program, Slot
 from nlc.ir.types import Dim, Type
 
 NUMBER = Type(())
@@ -233,6 +234,19 @@ class RuleWriter:
         w.define("update", self.arguments(), "Tensor")
         w.depth += 1
         self.update_doc(f"``state`` gets what it remembers; neither {W} nor ``g`` is changed")
+        self.begin()
+        for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
+            if when is None:
+                for let in lets:
+                    self._let(let)
+            else:
+                self.guarded(when, lets)
+        self.end()
+        w.depth -= 1
+
+    def begin(self) -> None:
+        """What it remembers, in variables of their names."""
+        w = self.w
         for s in self.kept:
             if s.kind == "tick":
                 w(f'{s.var} = state["{s.key}"] + 1')
@@ -244,21 +258,21 @@ class RuleWriter:
                 w(f'{s.var} = state["{s.key}"]', "held")
             with w.block("else:"):
                 self._let(Let((s.var,), s.init))
+
+    def guarded(self, when: Guard, lets: Iterable[Let]) -> None:
+        """Statements of some steps."""
         tick = next((s.var for s in self.kept if s.kind == "tick"), "")
-        for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
-            if when is None:
-                for let in lets:
-                    self._let(let)
-                continue
-            due = self._name("due")
-            w(f"{due} = {ticks_now(when, tick, self.printer)}")
-            with w.block(f"if {due} is not False:"):
-                for let in lets:
-                    self._let(let, due if self.held & {*let.names} else "")
+        due = self._name("due")
+        self.w(f"{due} = {ticks_now(when, tick, self.printer)}")
+        with self.w.block(f"if {due} is not False:"):
+            for let in lets:
+                self._let(let, due if self.held & {*let.names} else "")
+
+    def end(self) -> None:
+        """What is to be remembered, and the tensor."""
         for s in self.kept:
-            w(f'state["{s.key}"] = {s.var}')
-        w(f"return {W}")
-        w.depth -= 1
+            self.w(f'state["{s.key}"] = {s.var}')
+        self.w(f"return {self.trained.var}")
 
     def evaluated(self) -> None:
         """``evaluated``: what takes the place of the trained tensor between steps."""

@@ -6,17 +6,21 @@ done element by element is the reference's text.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from string import ascii_lowercase
 from typing import ClassVar, NamedTuple
 
-from nlc.backends.reference.file import place, ticks_now, write_let
+from nlc.backends.reference.file import PartNames, ending_call, place, ticks_now, write_let
 from nlc.backends.reference.optimizer import OptimizerWriter
 from nlc.backends.reference.optimizer import emit_optimizer as reference
 from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.torch import polar
+from nlc.backends.torch.between import Cut, Region, parted
 from nlc.backends.torch.regions import InPlace, by_elements, steps
 from nlc.backends.torch.terms import with_numbers
 from nlc.backends.torch_helpers import HELPERS, for_program
@@ -45,25 +49,65 @@ class ElementRule(RuleWriter):
 
     @property
     def fusible(self) -> bool:
-        return not self.program.inputs and by_elements(self.program)
+        """Whether it is one region, whatever the shape of a tensor."""
+        sized = any(n.op == "size" for x in self.program.lets() for n in walk(x.expr))
+        return not self.program.inputs and not sized and by_elements(self.program)
+
+    @property
+    def advances(self) -> bool:
+        """Whether some of it is done by elements, and may be compiled."""
+        return self.fusible or self.cut is not None
 
     @property
     def stacks(self) -> bool | None:
         """A stack, where it does to each matrix what operators on the last two axes do."""
         if self.program.inputs:
             return None  # a layer has samples of its own
-        nodes = [n for x in self.program.lets() for n in walk(x.expr)]
-        if self.fusible and not any(n.op == "size" for n in nodes):
+        if self.fusible:
             return False
+        nodes = [n for x in self.program.lets() for n in walk(x.expr)]
         return True if self.program.matrices and all(map(_of_matrices, nodes)) else None
 
     def update(self) -> None:
-        if not self.fusible:
+        if not self.advances:
             super().update()
             return
-        self._update(*self.elements)
-        self.w()
-        self._advance(self.elements.lets, self.elements.names, self.elements.tick)
+        w = self.w
+        self.regions: dict[str, Region] = {}
+        w("@staticmethod")
+        w.define("update", [*self.arguments(), "run: Callable | None = None"], "Tensor")
+        w.depth += 1
+        self.update_doc("in place, in blocks, unless ``run`` runs ``advance``")
+        if self.fusible:
+            self._whole()
+        else:
+            self._parts()
+        w.depth -= 1
+        for name, region in self.regions.items():
+            w()
+            self._advance(name, region)
+
+    @cached_property
+    def cut(self) -> Cut | None:
+        """The rule as regions and what is between them; None without a region that changes something."""
+        if self.program.inputs or any(not s.type.dims for s in self.kept if s.kind != "tick"):
+            return None
+        self.printer.numbers.update(s.var for s in self.kept if s.kind == "tick")
+        for x in self.program.lets():
+            if self.printer.is_number(x.expr):
+                self.printer.numbers.update({*x.names} - self.held)
+        names = PartNames(self.parts.taken)
+
+        def fresh(base: str, e: Expr) -> str:
+            name = names(base, e)
+            if self.printer.is_number(e):
+                self.printer.numbers.add(name)
+            return name
+
+        found = parted(self.program, self.trained.type, self.held, self.printer.is_number, fresh)
+        if found is not None:
+            self.parts = names
+        return found
 
     @cached_property
     def elements(self) -> Elements:
@@ -77,7 +121,7 @@ class ElementRule(RuleWriter):
         for x in self.program.lets():  # in order, since numbers are made of numbers
             if numeric(x.expr):
                 self.printer.numbers.update({*x.names} - held)
-        lets = steps(self.program, held, numeric)
+        lets = steps(list(self.program.lets()), held, numeric)
         scalars = [x for x in lets if numeric(x.expr)]
         lets = [x for x in lets if x not in scalars]
         names = [self.trained.var, "g", *(s.var for s in kept)]
@@ -94,47 +138,131 @@ class ElementRule(RuleWriter):
         for x in scalars:
             write_let(w, replace(x, note=""), self.printer, self.header, self.parts)
 
-    def _update(
-        self, lets: list[Let], scalars: list[Let], names: list[str], tick: str, key: str
-    ) -> None:
-        w, kept = self.w, [s for s in self.kept if s.kind != "tick"]
-        w("@staticmethod")
-        w.define("update", [*self.arguments(), "run: Callable | None = None"], "Tensor")
-        w.depth += 1
-        self.update_doc("in place, in blocks, unless ``run`` runs ``advance``")
+    def _whole(self) -> None:
+        """A rule that is one region."""
+        w, (lets, scalars, names, tick, key) = self.w, self.elements
         self._open(scalars, tick, key)
-        numbers, whens = self._numbers(lets), self._whens(lets, tick)
-        w(f"tensors = ({', '.join(names)})")
+        region = self._named(Region(lets, [n for n in names if n != "g"], ["g"], []))
         with w.block("if run is not None:"):
-            w.collection("numbers = (", list(numbers), ")")
-            targets = [self.trained.var, *(f'state["{s.key}"]' for s in kept)]
-            run = [f"{self.name}.advance", "tensors", "numbers", *whens]
-            if kept:
-                w.call(f"{', '.join(targets)} = run(", run, ")")
-            else:
-                w.call(f"({targets[0]},) = run(", run, ")")
+            kept = [s for s in self.kept if s.kind != "tick"]
+            self._run(region, [self.trained.var, *(f'state["{s.key}"]' for s in kept)])
             w(f"return {self.trained.var}")
+        self._blocks(region)
+        w("return tensors[0][0]")
+
+    def _parts(self) -> None:
+        """Regions, and functions of whole tensors between them."""
+        w = self.w
+        assert self.cut is not None
+        numbers, parts = self.cut
+        self.begin()
+        for x in numbers:
+            write_let(w, replace(x, note=""), self.printer, self.header, self.parts)
+        left = list(parts)
+        for when, group in groupby(parts, key=lambda x: x.when if isinstance(x, Let) else None):
+            some = list(group)
+            if when is not None:
+                self.guarded(when, [x for x in some if isinstance(x, Let)])
+                left = left[len(some) :]
+                continue
+            for x in some:
+                left = left[1:]
+                if isinstance(x, Let):
+                    self._let(x)
+                else:
+                    self._region(x, {n for y in left for n in _names(y)})
+        self.end()
+
+    def _region(self, region: Region, later: set[str]) -> None:
+        """Changes memories, and makes what a function of the whole reads."""
+        w = self.w
+        for n in region.changed:
+            if n not in self.held:
+                w(f"{n} = torch.empty_like({self.trained.var})")
+        name = self._named(region)
+        with w.block("if run is not None:"):
+            self._run(name, region.changed)
+        with w.block("else:"):
+            self._blocks(name)
+            later |= self.held
+            for i, names in enumerate((region.changed, region.read)):
+                if later & {*names}:  # in the loop they were parts of the tensors
+                    left = ", ".join(names) if len(names) > 1 else f"({names[0]},)"
+                    w(f"{left} = tensors[{i}]")
+
+    def _named(self, region: Region) -> str:
+        """The name of the function of a region, which has its tensors."""
+        name = f"advance_{len(self.regions) + 1}" if self.regions else "advance"
+        self.regions[name] = region
+        both = _tuple(region.changed), _tuple(region.read)
+        if 4 * self.w.depth + len(f"tensors = {', '.join(both)}") <= WIDTH:
+            self.w(f"tensors = {', '.join(both)}")
+        else:
+            self.w.collection("tensors = (", [*both], ")")
+        return name
+
+    @property
+    def _tick(self) -> str:
+        return next((s.var for s in self.kept if s.kind == "tick"), "")
+
+    def _run(self, name: str, targets: list[str]) -> None:
+        region = self.regions[name]
+        numbers, whens = self._numbers(region.lets), self._whens(region.lets)
+        if numbers:
+            self.w.collection("numbers = (", list(numbers), ")")
+        tensors = ["*tensors"]
+        if region.single:
+            tensors = ["tensors[0]", f"(*tensors[1], {', '.join(region.single)})"]
+        args = [f"{self.name}.{name}", *tensors, "numbers" if numbers else "()", *whens]
+        if 4 * self.w.depth + 4 + len(", ".join(args)) <= WIDTH:
+            args = [", ".join(args)]
+        left = ", ".join(targets) if len(targets) > 1 else f"({targets[0]},)"
+        self.w.call(f"{left} = run(", args, ")")
+
+    def _blocks(self, name: str) -> None:
+        """The steps of a region, in place."""
+        w, region = self.w, self.regions[name]
+        names = [*region.changed, *region.read]
         taken = {*self.parts.taken, *names}
         self.printer.decided = True
         rooms = InPlace(self.printer, (x for x in ascii_lowercase if x not in taken))
         body: list[tuple[str, Let | None, str]] = []
-        for n, x in enumerate(lets):
-            lines = rooms.step(x, {*names}, lets[n + 1 :])
-            guard = ticks_now(x.when, tick, self.printer) if x.when is not None else ""
+        for n, x in enumerate(region.lets):
+            lines = rooms.step(x, {*region.changed}, region.lets[n + 1 :])
+            guard = ticks_now(x.when, self._tick, self.printer) if x.when is not None else ""
             body += [(line, None if i else x, guard) for i, line in enumerate(lines)]
         self.printer.decided = False
-        for x in lets:
+        for x in region.lets:
             self.printer.places.pop(x.names[0], None)
-        room = f", rooms={len(rooms.used)}" if rooms.used else ""
-        targets = ", ".join([*names, *rooms.used])
-        with w.block(f"for {targets} in {self.printer.use('blocks')}(tensors{room}):"):
+        read = {x for line, *_ in body for x in re.findall(r"\w+", line)}
+        used = [x for x in rooms.used if x in read]
+        room = f", rooms={len(used)}" if used else ""
+        with self._loop([*names, *used], f"*tensors{room}"):
             for guard, group in groupby(body, key=lambda x: x[2]):
                 if guard:
                     with w.block(f"if {guard}:"):
                         self._lines(list(group))
                 else:
                     self._lines(list(group))
-        w("return tensors[0]")
+
+    @contextmanager
+    def _loop(self, names: list[str], args: str) -> Iterator[None]:
+        """``for … in blocks(…):``, as formatters break it."""
+        w, call = self.w, f"{self.printer.use('blocks')}("
+        start = f"for {', '.join(names)} in {call}"
+        if 4 * w.depth + len(f"{start}{args}):") <= WIDTH:
+            w(f"{start}{args}):")
+        elif 4 * w.depth + len(start) <= WIDTH:
+            w(start)
+            w(f"    {args}")
+            w("):")
+        else:
+            w("for (")
+            for n in names:
+                w(f"    {n},")
+            w(f") in {call}{args}):")
+        w.depth += 1
+        yield
         w.depth -= 1
 
     def _lines(self, body: list[tuple[str, Let | None, str]]) -> None:
@@ -148,7 +276,11 @@ class ElementRule(RuleWriter):
                 continue
             self.w.comment(note)
             for part in _calls(line):
-                self.w(part)
+                start, args = ending_call(part) or (part, [])
+                if args:
+                    self.w.call(start, args, ")")
+                else:
+                    self.w(part)
 
     def _numbers(self, lets: list[Let]) -> dict[str, str]:
         """Texts of the numbers that a step needs, and what the compiled step calls them."""
@@ -160,24 +292,27 @@ class ElementRule(RuleWriter):
     def _number(self, e: Expr, found: dict[str, str]) -> str:
         return found.setdefault(self.printer(e), f"c{len(found) + 1}")
 
-    def _whens(self, lets: list[Let], tick: str) -> dict[str, str]:
+    def _whens(self, lets: list[Let]) -> dict[str, str]:
         found: dict[str, str] = {}
         for x in lets:
             if x.when is not None:
-                found.setdefault(ticks_now(x.when, tick, self.printer), f"due{len(found) + 1}")
+                found.setdefault(
+                    ticks_now(x.when, self._tick, self.printer), f"due{len(found) + 1}"
+                )
         return found
 
-    def _advance(self, lets: list[Let], names: list[str], tick: str) -> None:
-        w = self.w
-        numbers, whens = self._numbers(lets), self._whens(lets, tick)
+    def _advance(self, function: str, region: Region) -> None:
+        w, lets, names = self.w, region.lets, region.changed
+        numbers, whens = self._numbers(lets), self._whens(lets)
         w("@staticmethod")
-        args = [f"{n}: Tensor" for n in (*names, *numbers.values())]
+        tensors = (*region.changed, *region.read, *region.single)
+        args = [f"{n}: Tensor" for n in (*tensors, *numbers.values())]
         flags = [f"{n}: bool | Tensor" for n in whens.values()]
-        w.define("advance", [*args, *flags], "tuple[Tensor, ...]")
+        w.define(function, [*args, *flags], "tuple[Tensor, ...]")
         w.depth += 1
         w('"""The same as new tensors; numbers are tensors too, lest new ones be compiled anew."""')
         for guard, group in groupby(lets, key=lambda x: x.when):
-            due = whens[ticks_now(guard, tick, self.printer)] if guard is not None else ""
+            due = whens[ticks_now(guard, self._tick, self.printer)] if guard is not None else ""
             if due:
                 w(f"if {due} is not False:")
                 w.depth += 1
@@ -199,9 +334,20 @@ class ElementRule(RuleWriter):
                     self._say(name, new, now)
             if due:
                 w.depth -= 1
-        results = [n for n in names if n != "g"]
-        w(f"return {', '.join(results)}" if len(results) > 1 else f"return ({results[0]},)")
+        w(f"return {', '.join(names)}" if len(names) > 1 else f"return ({names[0]},)")
         w.depth -= 1
+
+
+def _names(part: Region | Let) -> set[str]:
+    """What a part of a rule reads or changes."""
+    if isinstance(part, Region):
+        return part.names
+    nodes = [n for n in walk(part.expr) if n.op in ("var", "g")]
+    return {str(n.attr or "g") for n in nodes}
+
+
+def _tuple(names: list[str]) -> str:
+    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
 
 
 def _of_matrices(e: Expr) -> bool:
@@ -230,13 +376,12 @@ class TorchOptimizer(OptimizerWriter):
     RULE = ElementRule
 
     def _advances(self, rule: RuleWriter) -> bool:
-        return isinstance(rule, ElementRule) and rule.fusible
+        return isinstance(rule, ElementRule) and rule.advances
 
     @property
     def fusible(self) -> bool:
-        """Whether any of its rules is done element by element."""
-        rules = (self.rule, *self.routes.values())
-        return any(isinstance(x, ElementRule) and x.fusible for x in rules)
+        """Whether something in one of its rules is done element by element."""
+        return any(map(self._advances, (self.rule, *self.routes.values())))
 
     TEXTS: ClassVar = {
         name: text for name, text in HELPERS.items() if name not in polar.TEXTS

@@ -17,7 +17,7 @@ ROWS = 128  # of a symmetric product at a time
 def symmetric(
     A: Tensor, B: Tensor, C: Tensor | None = None, beta: float = 0.0, alpha: float = 1.0
 ) -> Tensor:
-    """β C + α A B of stacks of matrices, where that is symmetric: on a CPU half of it is mirrored."""
+    """β C + α A B of stacks of matrices, where that is symmetric: on a CPU half is mirrored."""
     size = A.shape[-2]
     if A.requires_grad or A.device.type != "cpu" or size <= 2 * ROWS:
         return A @ B if C is None else torch.baddbmm(C, A, B, beta=beta, alpha=alpha)

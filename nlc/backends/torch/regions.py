@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from nlc.backends.torch.terms import LINEAR, ONE, Numeric, Term, terms
@@ -41,9 +41,16 @@ def _variables(e: Expr) -> set[str]:
     return {str(n.attr) for n in walk(e) if n.op == "var"}
 
 
-def steps(program: Program, held: set[str], numeric: Numeric) -> list[Let]:
-    """What is assigned to the memories, and to the values that more than one of them reads."""
-    lets = list(program.lets())
+def steps(
+    lets: list[Let],
+    held: set[str],
+    numeric: Numeric,
+    inside: Callable[[Let], bool] = lambda x: True,
+) -> list[Let]:
+    """What is assigned to the memories, and to the values that more than one of them reads.
+
+    Statements that are not ``inside`` a region stay as they are, and read what stands before them.
+    """
     uses = Counter(n for x in lets for n in _read(x.expr))
     out: list[Let] = []
     waiting: dict[str, Let] = {}
@@ -62,9 +69,13 @@ def steps(program: Program, held: set[str], numeric: Numeric) -> list[Let]:
         return found
 
     for x in lets:
-        (name,), expr = x.names, within(x.expr)
-        once = uses[name] == 1 or (len(terms(expr, numeric)) == 1 and _plain(expr, numeric))
-        if name not in held and not numeric(expr) and once:
+        (name,), apart = x.names, not numeric(x.expr) and not inside(x)
+        if apart:
+            out += [waiting.pop(n) for n in [*waiting] if n in _variables(x.expr)]
+        expr = x.expr if apart else within(x.expr)
+        plain = len(terms(expr, numeric)) == 1 and _plain(expr, numeric)
+        once = uses[name] == 1 or plain
+        if name not in held and not numeric(expr) and once and not apart:
             waiting[name] = replace(x, expr=expr)
             continue
         for other in [n for n, y in waiting.items() if name in _variables(y.expr)]:
@@ -155,7 +166,8 @@ class InPlace:
 
     def _parts(self, t: Term) -> tuple[Expr, list[str], list[str]]:
         """A term whose factors and divisors have names; two of each at most."""
-        up, down = [self._named(x) for x in t.up], [self._named(x) for x in t.down]
+        factors = sorted(t.up, key=lambda x: not x.type.dims)  # one element last
+        up, down = [self._named(x) for x in factors], [self._named(x) for x in t.down]
         if (len(up) + len(down) <= 2 and up and len(down) < 2) or not (up or down):
             return t.number, up, down
         room = self._room()
@@ -185,9 +197,22 @@ class InPlace:
             return f"torch.mul({up[0]}, {up[1]}, out={room})", said
         if up[0] == room:
             return room, said
+        if self._moved(up[0], room):
+            return room, said
         if number == ONE:
             return room, [f".copy_({up[0]})"]
         return f"torch.mul({up[0]}, {self.printer(number)}, out={room})", []
+
+    def _moved(self, room: str, target: str) -> bool:
+        """Whether what the last line has put into a room could be put into a tensor at once."""
+        last = self.lines[-1] if self.lines else ""
+        found = re.fullmatch(rf"torch\.\w+\((.*), out={room}\)((?:\.\w+\([^()]*\))*)", last)
+        if not found or not self._own(room):
+            return False
+        if any(re.search(rf"\b{x}\b", found[1] + found[2]) for x in (room, target)):
+            return False
+        self.lines[-1] = last.replace(f", out={room})", f", out={target})")
+        return True
 
     def _added(self, part: tuple[Expr, list[str], list[str]]) -> list[str]:
         """A further one."""
@@ -203,26 +228,27 @@ class InPlace:
     def _named(self, e: Expr) -> str:
         return self.printer(e) if not e.args else self._value(e)
 
-    def _value(self, e: Expr) -> str:
-        """The room that a value is put into."""
+    def _value(self, e: Expr, into: str = "") -> str:
+        """The room that a value is put into, or the tensor that is given."""
         if e.op in LINEAR:
             parts = [self._parts(t) for t in terms(e, self._numeric)]
             parts.sort(key=lambda p: not (p[1] and self._own(p[1][0])))  # goes on where it is
             parts.sort(key=lambda p: not p[1])
             first = parts[0][1][:1] if parts[0][1] else []
-            again = first and self._own(first[0])
-            room = first[0] if again else self._room()
+            again = not into and first and self._own(first[0])
+            room = into or (first[0] if again else self._room())
             start, calls = self._begin(parts[0], room)
             for part in parts[1:]:
                 calls += self._added(part)
             self._say(start, calls)
             self._done([x for p in parts for x in (*p[1], *p[2]) if x != room])
             return room
-        return self._call(e)
+        return self._call(e, into)
 
     def _call(self, e: Expr, target: str = "") -> str:
         """A function of values, into a tensor or a room."""
-        args = [a if self._numeric(a) or not a.args else self._var(a) for a in e.args]
+        put = target if e.op == "where" and self._chooses(e, target) else ""
+        args = [a if self._numeric(a) or not a.args else self._var(a, put) for a in e.args]
         names = [self.printer(a) for a in args]
         if e.op in _IN_PLACE and not target and self._own(names[0]):
             self._say(names[0], [f".{e.op}_()"])
@@ -241,8 +267,15 @@ class InPlace:
         text = self.printer(replace(e, args=tuple(args)))
         return self._into(f"ROOM.copy_({text})", names, target)
 
-    def _var(self, e: Expr) -> Expr:
-        room = self._value(e)
+    def _chooses(self, e: Expr, target: str) -> bool:
+        """Whether Python chooses between a value, which may stand in the target at once, and another tensor."""
+        asked, *values = e.args
+        computed = [x for x in values if x.args]
+        read = {self.printer.place(n) for x in values for n in _variables(x)}
+        return self._numeric(asked) and len(computed) == 1 and target not in read
+
+    def _var(self, e: Expr, into: str = "") -> Expr:
+        room = self._value(e, into)
         return Expr("var", (), room, e.type)
 
     def _into(self, text: str, read: Iterable[str], target: str) -> str:

@@ -178,9 +178,9 @@ def launched(self, rule: type, tensors: list[Tensor], group: dict) -> None:
         if key not in rule.KEPT and key != "seed":  # on the device, of each tensor its own
             counts[key] = torch.stack([s[key] for s in states]) if isinstance(x, Tensor) else x
 
-    def noted(advance: Callable, given: tuple, found: tuple, *due: bool | Tensor) -> tuple:
+    def noted(advance, changed: tuple, read: tuple, found: tuple, *due: bool | Tensor) -> tuple:
         numbers.extend([*found, *due])
-        return given[0], *given[2:]
+        return changed
 
     W, memory = tensors[0], {**states[0], **counts}
     rule.update(W, W.grad, memory, **given, run=noted)

@@ -99,7 +99,7 @@ class KernelRule(ElementRule):
         """The function that Triton compiles."""
         w, (lets, _, names, tick, _) = self.w, self.elements
         printer = ElementPrinter(self.system, str, str)
-        numbers, due = self._numbers(lets), self._whens(lets, tick)
+        numbers, due = self._numbers(lets), self._whens(lets)
         made = [*numbers.values(), *due.values()]
         taken = {*names, *made, *(x.names[0] for x in lets)}
         table, owner, seed, n, row, at, there = (_free(x, taken) for x in _OWN)
