@@ -317,7 +317,10 @@ class PartNames:
 
 def write_let(w: Writer, let: Let, printer: TorchPrinter, header: Header, fresh: Fresh) -> None:
     """A statement; one that is too long for a line is given names for its parts."""
-    for part in _narrow(let, printer, 4 * w.depth, fresh):
+    used = {*printer.helpers}
+    parts = _narrow(let, printer, 4 * w.depth, fresh)
+    printer.helpers &= used  # not what was printed to see how long it is
+    for part in parts:
         target, text = ", ".join(map(printer.place, part.names)), printer(part.expr)
         if target == text:
             continue
