@@ -426,11 +426,14 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
     return [*out, current]
 
 
+_WITH_OTHERS = ("per_key", "per_value", "neg", "T", "slope")  # are written with what they stand in
+
+
 def _part(e: Expr, printer: TorchPrinter, room: int, calls: bool = False) -> Expr | None:
     """The longest operand that fits on a line of its own; of calls alone, whose arguments may have their own line."""
     best, best_size = None, 12
     for node in walk(e):
-        if node is e or not node.args or node.op in ("per_key", "per_value", "neg", "T"):
+        if node is e or not node.args or node.op in _WITH_OTHERS:
             continue
         text = printer(node)
         size = len(text) if not calls or ending_call(text) else 0
