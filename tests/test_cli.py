@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from shipped_specs import GRADIENTS, TOKENS
 
 import nlc
 from nlc import cli, pipeline
@@ -31,7 +32,6 @@ from nlc.tools.draw import FORMATS
 
 ROOT = Path(__file__).parent.parent
 
-TOKENS = sorted(n for n in shipped() if nlc.load(n).tree.context.text == "tokens")
 VERBS = sorted(cli.main.commands)
 WRONG = """\
 nlc: 1
@@ -338,7 +338,7 @@ TABLES = {
     "family-keys": set(keys_of(Family)),
     "functions": {*FUNCTIONS, *READS},
     "memories": set(MEMORIES),
-    "rules": {*RULES, *(n for n in shipped() if nlc.load(n).system.context == "gradients")},
+    "rules": {*RULES, *GRADIENTS},
     "tensors": set(KINDS),
     "clocks": set(FORMS),
     "classes": set(CLASSES),

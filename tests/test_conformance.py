@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from shipped_specs import TRAINERS
 from torch.optim import Optimizer
 
 import nlc
 from nlc.cli import main
-from nlc.pipeline import shipped
 from nlc.runtime.verify.trajectories import slope, start
 from nlc.tools.sizes import BadHyper
-
-TRAINERS = [n for n in shipped() if nlc.load(n).system.trains]
 
 
 def verified(name: str, *more: str) -> Any:

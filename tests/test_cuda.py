@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from agreement import Both
+from shipped_specs import GRADIENTS, TOKENS
 
 import nlc
-from nlc.pipeline import shipped
 from nlc.runtime.verify.draws import draw
 from nlc.tools.sizes import settled
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-TOKENS = [n for n in shipped() if nlc.load(n).system.context == "tokens"]
 
 
 @pytest.mark.parametrize("length, before", [(1, 0), (13, 3), (70, 5)])
@@ -127,7 +125,7 @@ def test_kernels_stand_in_a_compiled_graph() -> None:
     torch.testing.assert_close(compiled(x)[0], net(x)[0], rtol=1e-2, atol=1e-3)
 
 
-OPTIMIZERS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
+OPTIMIZERS = GRADIENTS
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -13,14 +13,13 @@ from typing import ClassVar
 
 import pytest
 import torch
+from shipped_specs import GRADIENTS, load
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 import nlc
-from nlc.pipeline import shipped
 
-GRADIENTS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
-ROUTED = [n for n in GRADIENTS if nlc.load(n).system.routes]  # what is no matrix by elements
+ROUTED = [n for n in GRADIENTS if load(n).system.routes]  # what is no matrix by elements
 # A norm of all elements, a mean of rows between regions.
 BETWEEN = ["adafactor", "adafactor_unfactored", "cautious_adamw", "lamb", "mars"]
 WHOLE = ["nadam", "schedule_free"]  # a memory that is a number

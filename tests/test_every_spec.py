@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shipped_specs import TOKENS
 from torch import Tensor
 from transcriptions import drawn
 
@@ -26,7 +27,6 @@ from nlc.syntax.parse import parse
 from nlc.tools.sizes import settled, small
 
 NAMES = sorted(shipped())
-TOKENS = [n for n in NAMES if nlc.load(n).tree.context.text == "tokens"]
 WARNED = {"hope_literal"}  # eq. 88 to the letter: it decays to 0, and its doc says so
 
 

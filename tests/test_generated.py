@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from shipped_specs import TOKENS
 
 import nlc
 from nlc.backends.reference import loops, weights
 from nlc.backends.reference.file import MODULE_ATTRIBUTES, MODULE_INTERNALS, TAKEN
 from nlc.backends.torch_helpers import HELPERS
-from nlc.pipeline import BACKENDS, shipped
-
-TOKENS = sorted(name for name in shipped() if nlc.load(name).system.context == "tokens")
+from nlc.pipeline import BACKENDS
 
 NASTY = """
 nlc: 1

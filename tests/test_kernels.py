@@ -89,7 +89,7 @@ def test_all_kernels_of_packed_sequences_compile(spec: str) -> None:
     assert [k for k in found if k["spills"]] == []
 
 
-@pytest.mark.parametrize("arch", ("sm_80", "sm_100"))
+@pytest.mark.parametrize("arch", (pytest.param("sm_80", marks=pytest.mark.long), "sm_100"))
 def test_kernels_compile_for_other_gpus(arch: str) -> None:
     found = compiled("gated_delta_net", "--operator", "--arch", arch, "--set", "d=512")
     assert {k["arch"] for k in found} == {arch} and all(k["fits"] for k in found)
@@ -134,12 +134,19 @@ def test_an_mlp_memory_uses_the_kernels_of_a_matrix_for_each_weight() -> None:
     assert [ast.unparse(n.func) for n in calls].count("gated_delta") == 6  # of stacked memories
 
 
-@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
-def test_kernels_of_optimizers_compile_and_do_not_spill(dtype: str) -> None:
-    for spec in ("adamw", "lookahead"):  # a slow memory, read and written in its period alone
-        found = compiled(spec, "--dtype", dtype)
-        assert {k["name"] for k in found} == {"elements"}
-        assert [k for k in found if k["spills"] or not k["fits"]] == []
+@pytest.mark.parametrize(
+    ("spec", "dtype"),
+    (
+        pytest.param("adamw", "float32", marks=pytest.mark.long),
+        ("adamw", "bfloat16"),  # which is rounded by chance
+        ("lookahead", "float32"),  # a slow memory, read and written in its period alone
+        pytest.param("lookahead", "bfloat16", marks=pytest.mark.long),
+    ),
+)
+def test_kernels_of_optimizers_compile_and_do_not_spill(spec: str, dtype: str) -> None:
+    found = compiled(spec, "--dtype", dtype)
+    assert {k["name"] for k in found} == {"elements"}
+    assert [k for k in found if k["spills"] or not k["fits"]] == []
 
 
 def test_an_optimizer_without_a_rule_by_elements_has_no_kernels() -> None:

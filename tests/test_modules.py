@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from shipped_specs import TOKENS, load
 from torch import Tensor, nn
 
 import nlc
@@ -26,8 +27,6 @@ from nlc.pipeline import shipped
 SIZES = {"d": 16, "heads": 2, "periods": [2, 4, 8], "chunk": 3, "memory_chunk": 2}
 SIZES |= {"lr": 0.02, "cms_lr": 0.02, "p": 16}
 NAMES = sorted(shipped())
-load = functools.cache(nlc.load)
-TOKENS = [name for name in NAMES if load(name).system.context == "tokens"]
 every = pytest.mark.parametrize("name", TOKENS)
 
 

@@ -12,19 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from shipped_specs import LAYERS, load
+from shipped_specs import TRAINERS as NAMES
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nlc
-from nlc.pipeline import shipped
+from nlc.ir.expr import walk
 
 SHAPES = [(4, 3), (3, 5), (3,), ()]  # matrices, and what is none
 PERIODS = {"f": 3, "k": 2}  # slow levels, as short as they can be and still be slow
-
-load = functools.cache(nlc.load)
-NAMES = [n for n in shipped() if load(n).system.trains]
-LAYERS = [n for n in NAMES if load(n).system.context == "layers"]
 
 
 @functools.cache
@@ -130,6 +128,37 @@ by_turns = (
         indirect=True,
     )
 )
+
+
+def covering() -> list[str]:
+    """Optimizers that between them have every operator, period and kind of system: what a compiler can trip over."""
+
+    def parts(name: str) -> set[object]:
+        system, program = load(name).system, load(name).program("torch")
+        programs = (program, *program.rules.values())
+        lets = [x for p in programs for x in p.lets()]
+        found: set[object] = {n.op for x in lets for n in walk(x.expr) if n.args}
+        found |= {x.when.phase for x in lets if x.when is not None}
+        return found | {system.context, ("evaluated", system.eval_at is not None)}
+
+    of = {name: parts(name) for name in NAMES}
+    left, chosen = set().union(*of.values()), []
+    while left:
+        chosen.append(max(NAMES, key=lambda n: (len(of[n] & left), -len(of[n]))))
+        left -= of[chosen[-1]]
+    return chosen
+
+
+def sampled() -> pytest.MarkDecorator:
+    """Those by one backend each, all others with -m long."""
+    chosen = {(n, ("reference", "torch")[i % 2]) for i, n in enumerate(covering())}
+    found = [(n, b) for n in NAMES for b in ("reference", "torch")]
+    params = [
+        pytest.param(x, marks=[pytest.mark.long] * (x not in chosen), id="-".join(x)) for x in found
+    ]
+    return pytest.mark.parametrize("way", params, indirect=True)
+
+
 in_blocks = pytest.mark.parametrize(
     "way", [(n, "torch") for n in NAMES if "fused" in forms(n)], ids=lambda x: x[0], indirect=True
 )
@@ -744,7 +773,7 @@ def test_a_plain_step_does_ask(way: Way) -> None:
         train(way(params, **numbers), params, range(1))
 
 
-@by_turns
+@sampled()
 def test_a_compiled_step_is_not_compiled_anew_under_a_schedule(way: Way) -> None:
     """One graph, without breaks; the first step, which makes the memories, runs before."""
     from torch._dynamo.testing import CompileCounterWithBackend

@@ -15,16 +15,15 @@ import pytest
 import test_through
 import test_time
 import torch
+from shipped_specs import TOKENS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nlc
-from nlc.pipeline import shipped
 
 # Small, with periods that end within a test, and rates at which an untrained chain of MLPs stays bounded.
 SIZES = {"d": 16, "heads": 2, "periods": [2, 4, 8], "chunk": 3, "memory_chunk": 2}
 SIZES |= {"lr": 0.02, "cms_lr": 0.02, "p": 16}
-TOKENS = [name for name in sorted(shipped()) if nlc.load(name).system.context == "tokens"]
 # No state but caches, one matrix, boundaries, periods, all of it, and several inputs and outputs.
 SOME = ["attention", "gated_delta_net", "ttt_mlp", "cms_nested", "hope_attention", "timed"]
 backends = pytest.mark.parametrize("backend", ["reference", "torch"])

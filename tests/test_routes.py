@@ -10,19 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from shipped_specs import LAYERS, TRAINERS
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 import nlc
-from nlc.pipeline import shipped
 from nlc.runtime.routes import view_of
 from nlc.runtime.views import rejoined, shown
 
 HEADS, EXPERTS = 2, 3
-
-
-TRAINERS = [n for n in shipped() if nlc.load(n).system.trains]
-LAYERS = [n for n in TRAINERS if nlc.load(n).system.context == "layers"]
 
 
 class Experts(nn.Module):

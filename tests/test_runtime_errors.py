@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shipped_specs import load
 from torch import Tensor, nn
 
 import nlc
@@ -22,7 +23,7 @@ from nlc.runtime.places import Place, Places
 from nlc.runtime.verify.draws import draw, named
 from nlc.tools.sizes import settled, small
 
-CONTEXTS = {name: nlc.load(name).system.context for name in shipped()}
+CONTEXTS = {name: load(name).system.context for name in shipped()}
 TOKENS = [name for name, context in CONTEXTS.items() if context == "tokens"]
 RULES = [name for name, context in CONTEXTS.items() if context == "gradients"]
 WIDTH, TOKENS_OF_A_CALL = 8, 6

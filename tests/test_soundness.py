@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from language_specs import SPECS
+from shipped_specs import GRADIENTS as OPTIMIZERS
 
 import nlc
 from nlc.passes.soundness.reach import Reaches
@@ -404,9 +405,6 @@ def test_a_step_is_warned_of_iff_its_norm_can_exceed_one(texts: tuple[str, str])
                 worst = max(worst, float(torch.linalg.matrix_norm(state["S"][0].detach(), 2)))
     assume(abs(worst - 1) > 1e-6 or worst <= 1 + 1e-12)
     assert said(spec) == (["NLC801"] if worst > 1 + 1e-6 else []), worst
-
-
-OPTIMIZERS = [n for n in shipped() if nlc.load(n).system.context == "gradients"]
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)

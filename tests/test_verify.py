@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from random_systems import random_system
+from shipped_specs import TRAINERS
 from test_custom_specs import MATRICES
 from test_time import CMS, HELD, SLOW, flows, loop
 
@@ -36,7 +37,6 @@ def failed(spec: nlc.Spec, **options: object) -> list[str]:
 
 
 # tests/test_conformance.py verifies the optimizers, whose trajectories it keeps
-TRAINERS = {name for name in shipped() if nlc.load(name).system.trains}
 SPECS = [
     pytest.param(name, marks=[pytest.mark.long] * (name in TRAINERS)) for name in sorted(shipped())
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 MOST = 3e-5  # of float32 against float64
 READS = ("read", "read_before", "turned_read", "turned_read_before")
-STRENGTHS = {"none": 0.0, "mild": -1.0, "strong": -30.0}
+STRENGTHS = {"none": 0.0, "strong": -30.0}  # and -1, which all others have
 
 
 def inputs(erase: bool, T: int, dk: int, dv: int, strength: float = -1.0) -> Tensors:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from grouped_specs import GROUPED
 from recurrences import TESTED, error, inputs, module, names
+from shipped_specs import TOKENS
 from torch import Tensor, nn
 
 import nlc
 from nlc.backends.triton.texts import forms
-from nlc.pipeline import Spec, shipped
+from nlc.pipeline import Spec
 from nlc.runtime.verify.draws import draw
 from nlc.tools.sizes import settled, small
 
-TOKENS = [n for n in shipped() if nlc.load(n).system.context == "tokens"]
 SHORT = {
     "chunk": 8,
     "memory_chunk": 4,
@@ -60,7 +60,13 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor], most: float = MOST
         assert error(found[n], wanted[n]) < most, n
 
 
-@pytest.mark.parametrize("name", TOKENS)
+# they have the levels of hope, whose kernels are the same
+LIKE_HOPE = ("hope_literal", "hope_slow")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n in LIKE_HOPE)) for n in TOKENS]
+)
 def test_a_spec_with_kernels_is_the_spec(name: str) -> None:
     exact, kernels, given = pair(nlc.load(name))
     same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
