@@ -100,3 +100,41 @@ def test_the_operator_owns_the_maps_inside_its_loop() -> None:
     }
     _, end = operator(k_C_1=x, h_0=x, v_C_1=value, state=state)
     torch.testing.assert_close(end, module(x)[1], rtol=1e-10, atol=1e-12)
+
+
+CHAIN = """
+nlc: 1
+system: t
+context: tokens
+hyper: {d: 4, lengths: [2, 3, 5]}
+heads: 1
+inputs: {x: [d]}
+use:
+  first: linear_attention(d=d)
+  cms: cms_sequential(d=d, expand=2, periods=lengths)
+let:
+  FLOW: linear(x)
+  h: cms(first(FLOW))
+output: {y: h + FLOW}
+"""
+
+
+@pytest.mark.parametrize(("flow", "rolled"), [("z", True), ("length", False)])
+def test_levels_of_a_chain_are_a_loop_unless_its_variable_is_a_flow(
+    flow: str, rolled: bool
+) -> None:
+    spec = nlc.loads(CHAIN.replace("FLOW", flow))
+    names = '("cms.C_1", "cms.C_2", "cms.C_3")'
+    head = f"for name, length in zip({names}, self.lengths, strict=True):"
+    assert (head in spec.source_text("torch")) == rolled
+    modules = [spec.compile(b)(d=4).double() for b in ("torch", "reference")]
+    modules[1].load_state_dict(modules[0].state_dict())
+    x = inputs(13)
+    found = []
+    for module in modules:
+        y, state = module(x[:, :7])
+        rest, state = module(x[:, 7:], state=state)
+        (torch.cat([y, rest], 1).square().sum() + state["cms.C_3.W1"].sum()).backward()
+        found.append([y, rest, *state.values(), *(p.grad for p in module.parameters())])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)

@@ -9,16 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from nlc.backends.reference.file import MODULE_INTERNALS, PartNames, first_span, place, ticks_now
+from nlc.backends.reference.file import (
+    MODULE_INTERNALS,
+    PartNames,
+    attribute_path,
+    first_span,
+    place,
+    ticks_now,
+)
+from nlc.backends.torch.chains import WINDOWED, Chain, chained
 from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import own_nodes, tuple_of
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.program import Let, Loop, Program
+from nlc.ir.scan import Scan
 from nlc.ir.types import Type
-
-WINDOWED = ("conv", "delay")  # these also return what they carry on
 
 
 class Components:
@@ -34,6 +41,8 @@ class Components:
     parts: PartNames
     first: str
     methods: dict[int, tuple[Method, list[str]]]  # of each loop, and what its call gives the method
+    called: dict[str, str]  # variables that a loop over levels has under another name
+    said: dict[str, str]  # levels that are the variable of such a loop
     _statements: Callable[[Iterable[object]], None]
     _as_rows: Callable[..., None]
     _as_tokens: Callable[[], None]
@@ -125,11 +134,12 @@ class Components:
             args += [self._carries(loop), tuple_of(self._cuts(loop))]
         else:
             args.append(tuple_of([f'"{self._key(v)}"' for v in carried]))
-        args.append(tuple_of([f"({o}, {axis(i)})" for o, i in loop.slices.items()]))
+        called = lambda v: self.called.get(v, v)  # noqa: E731
+        args.append(tuple_of([f"({called(o)}, {axis(i)})" for o, i in loop.slices.items()]))
         args.append(tuple_of([axis(i) for i in loop.collects.values()]))
         w.at(place(self.header, first_span(loop.body)))
         helper = self.plain.use("tiles" if loop.periods else "tokens")
-        names = list(loop.collects)
+        names = [called(o) for o in loop.collects]
         targets = ", ".join(names) if len(names) > 1 else f"({''.join(names)},)"
         start = f"{targets} = {helper}(" if names else f"{helper}("
         if 4 * w.depth + len(start) > WIDTH:
@@ -156,7 +166,8 @@ class Components:
             key = self._key(loop.stacks.get(v, (v,))[0])
             own = key.removeprefix(owner.split(" ")[0]).lstrip(".")
             parts.setdefault(owner, []).append(own or ".")
-        items = [f'"{owner}": "{" ".join(names)}"' for owner, names in parts.items()]
+        said = lambda owner: self.said.get(owner, f'"{owner}"')  # noqa: E731
+        items = [f'{said(owner)}: "{" ".join(names)}"' for owner, names in parts.items()]
         return f"{{{', '.join(items)}}}"
 
     def _types(self, loop: Loop) -> dict[str, Type]:
@@ -169,6 +180,64 @@ class Components:
                 names = x.names if x.expr.op not in WINDOWED else x.names[:1]
                 out |= dict.fromkeys(names, x.expr.type)
         return out
+
+    def in_order(self, body: Iterable[Let | Scan | Loop], kept: Iterable[str]) -> None:
+        """Statements, a chain of levels as a loop over them; ``kept``: what is read behind."""
+        lists = {n: len(h.value) for n, h in self.program.system.hypers.items() if _listed(h.value)}
+        found = chained(body, self._own_level, lists, self.keys, kept, self.program.names)
+        for chain, part in groupby(found, key=lambda x: isinstance(x, Chain)):
+            if not chain:
+                self._statements(part)
+                continue
+            for x in part:
+                self._chain(x)
+
+    def _own_level(self, loop: Loop) -> str | None:
+        """Whose tiles a loop runs, if it is one level's that is called in text as in code."""
+        levels = self._levels(loop) if loop.periods and not self._fixed(loop) else []
+        if len(levels) != 1 or any(v not in self.keys for v in loop.carries):
+            return None
+        (level,) = levels
+        return level if attribute_path(level) == f"self.{level}" else None
+
+    def _chain(self, c: Chain) -> None:
+        w, row, plain = self.w, self.row, self.plain
+        for name, start in c.enters.items():
+            w(f"{name} = {row.place(start)}")
+        hyper, attribute, places = plain.hyper, plain.attribute, row.places
+        names = tuple_of([f'"{x}"' for x in c.levels])
+        if c.hypers:
+            lists = [f"{hyper(x)}{part}" for x, part in c.over.items()]
+            head = f"for name, {', '.join(c.hypers.values())} in zip("
+            w.nested(head, [names, *lists, "strict=True"], "):")
+        else:
+            w(f"for name in {names}:")
+        w.depth += 1
+        level = f"{c.levels[0]}."
+
+        def owned(path: str) -> str:
+            """What a level owns, through its name."""
+            if not path.startswith(level):
+                return attribute(path)
+            inner, _, last = path.removeprefix(level).rpartition(".")
+            owner = f'f"{{name}}.{inner}"' if inner else "name"
+            return f"self.get_submodule({owner}).{last}"
+
+        given = {hyper(x): name for x, name in c.hypers.items()}
+        loop = c.first[-1]
+        method, values = self.methods[id(loop)]
+        self.methods[id(loop)] = method, [given.get(v, v) for v in values]
+        self.called, self.said = c.names, {c.levels[0]: "name"}
+        plain.places = row.places = {**places, **c.names}
+        plain.attribute = row.attribute = owned
+        plain.hyper = row.hyper = lambda x: c.hypers.get(x) or hyper(x)
+        self._statements(c.first)
+        self.called, self.said = {}, {}
+        plain.attribute = row.attribute = attribute
+        plain.hyper = row.hyper = hyper
+        plain.places = row.places = {**places, **c.leaves}
+        self.methods[id(loop)] = method, values
+        w.depth -= 1
 
     # -------------------------------------------------------------------------------------------- methods
 
@@ -280,6 +349,10 @@ def members(loop: Loop) -> Iterable[str]:
     """What it carries, variable by variable."""
     for v in loop.carries:
         yield from loop.stacks.get(v, (v,))
+
+
+def _listed(value: object) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _element(name: str, several: bool) -> str:

@@ -50,6 +50,7 @@ class TorchModule(Scans, Components, ModuleWriter):
         self.slots = {s.var: f'state["{s.key}"]' for s in program.slots}
         self.keys = {s.var: s.key for s in program.slots}
         self.plain, self.methods = self.printer, {}
+        self.called, self.said = {}, {}
         self.row = self.ROWS(
             self.system, self._hyper, attribute_path, self.plain.helpers, self.first
         )
@@ -111,7 +112,7 @@ class TorchModule(Scans, Components, ModuleWriter):
             self.plan_methods(s.body)
             for x in s.first:
                 self._let(x)
-            self._statements(s.body)
+            self.in_order(s.body, s.collects.values())
             self._as_tokens()
             self.row.dtype = self.plain.dtype = None
         heads = self._heads(s)
