@@ -186,9 +186,9 @@ class ElementRule(RuleWriter):
             self._blocks(name)
             later |= self.held
             for i, names in enumerate((region.changed, region.read)):
-                if later & {*names}:  # in the loop they were parts of the tensors
+                if later & {*names}:
                     left = ", ".join(names) if len(names) > 1 else f"({names[0]},)"
-                    w(f"{left} = tensors[{i}]")
+                    w(f"{left} = tensors[{i}]", "" if len(self.regions) > 1 or i else "whole again")
 
     def _named(self, region: Region) -> str:
         """The name of the function of a region, which has its tensors."""
