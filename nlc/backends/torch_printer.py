@@ -16,11 +16,10 @@ from nlc.backends.precedence import ATOM, COMPARE, CONDITIONAL, POWER, PRODUCT, 
 from nlc.backends.torch_matrices import MatrixFunctions
 from nlc.base.diagnostics import InternalError
 from nlc.ir.expr import Expr
-from nlc.ir.ops import make, neg
+from nlc.ir.ops import add, make, neg, sub
 from nlc.ir.shapes import HEADS, parts
 from nlc.ir.system import System
 from nlc.ir.types import Dim, Type
-from nlc.passes.simplify import simplify
 
 _UNARY = {
     "exp": "exp",
@@ -171,7 +170,7 @@ class TorchPrinter(MatrixFunctions):
     def op_neg(self, e: Expr) -> tuple[str, int]:
         (inner,) = e.args
         if inner.op == "softplus" and not self.is_number(inner):
-            return f"F.logsigmoid({self(simplify(neg(inner.args[0])))})", ATOM
+            return f"F.logsigmoid({self(_negative(inner.args[0]))})", ATOM
         return f"-{self.at(inner, ATOM if inner.op == 'pow' else UNARY)}", UNARY
 
     def op_pow(self, e: Expr) -> tuple[str, int]:
@@ -537,6 +536,16 @@ class TorchPrinter(MatrixFunctions):
 def _one_for_all(matrix: Expr, vector: Expr) -> bool:
     """Whether one matrix is multiplied with the vectors of all samples, which are the rows of another."""
     return vector.type.clock.unit == "sample" != matrix.type.clock.unit
+
+
+def _negative(e: Expr) -> Expr:
+    """-e, with a sign less where there is one."""
+    if e.op == "neg":
+        return e.args[0]
+    if e.op == "sub":
+        a, b = e.args
+        return add(b, a.args[0]) if a.op == "neg" else sub(b, a)
+    return neg(e)
 
 
 def _tight(a: Expr, b: Expr) -> bool:
