@@ -19,7 +19,7 @@ from nlc.tools.page.model import Code
 
 Levels = frozenset[str]
 NOBODY: Levels = frozenset()
-_STEP = ("initial_state", "update", "advance")  # what a rule does to one tensor
+_STEP = re.compile(r"initial_state|update|advance(_\d+)?")  # what a rule does to one tensor
 
 
 @dataclass(eq=False)
@@ -125,7 +125,7 @@ class _Reader:
             fixed = frozenset(rules[c.name])
         steps = self.system.trains or fixed is not None
         for f in c.body:
-            if isinstance(f, ast.FunctionDef) and (f.name in _STEP or not steps):
+            if isinstance(f, ast.FunctionDef) and (not steps or _STEP.fullmatch(f.name)):
                 yield _Function(f, c.lineno, fixed)
 
     # ---------------------------------------------------------------- reading
