@@ -507,7 +507,7 @@ def _files() -> Iterator[tuple[str, str]]:
     [pytest.param(*x, marks=[pytest.mark.long] * (i % 2)) for i, x in enumerate(_files())],
 )
 def test_every_line_that_a_spec_made_has_a_place(name: str, backend: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     places: Places = spec.places(backend)
     assert places.spec[0] == f"{name}.yaml"
     texts = {n: path.read_text().split("\n") for n, path in shipped().items()}

@@ -28,6 +28,7 @@ from nlc.syntax.math import parse_text
 from nlc.syntax.operators import Operator, operators
 from nlc.syntax.schema import BLOCKS, Block, choices_of, example_of, keys_of, kind_of, sentence_of
 from nlc.syntax.symbols import letters
+from nlc.syntax.tree import SpecTree
 from nlc.syntax.values import RESERVED
 from nlc.tools import samples
 from nlc.tools.derivation import SIGNS
@@ -67,12 +68,11 @@ def entries(what: str) -> list[Entry]:
 
 def _specs() -> Iterator[Entry]:
     for name in sorted(shipped()):
-        yield Entry("a shipped spec", name, name, _first_sentence(name))
+        yield Entry("a shipped spec", name, name, _first_sentence(load(name).tree))
 
 
-def _first_sentence(spec: str) -> str:
+def _first_sentence(tree: SpecTree) -> str:
     """Of what a spec says of itself. A period before a number ends none: ``eq. 88``."""
-    tree = load(spec).tree
     return re.split(r"(?<=\.)\s(?!\d)", tree.doc.text)[0] if tree.doc else ""
 
 
@@ -154,7 +154,7 @@ def _rules() -> Iterator[Entry]:
         tree = load(name).tree
         if tree.context.text == "gradients":
             call = f"{name}({', '.join(h.name for h in tree.hyper)})"
-            yield Entry("a rule", name, call, _first_sentence(name))
+            yield Entry("a rule", name, call, _first_sentence(tree))
 
 
 _LEARNED = "frequency: every token\nmemory: matrix(n, n)\nobjective: 0.5 * sqnorm(M(k) - v)\n"
