@@ -13,8 +13,8 @@ from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import OPS, leaf, make, num
 from nlc.ir.shapes import ShapeError
 from nlc.ir.types import TOKEN, Dim, Type
-from nlc.passes.derive import gradient
 from nlc.passes.factors import factors, named, parts
+from nlc.passes.gradient import gradient
 from nlc.passes.simplify import simplify
 
 M, N = Dim.of("m"), Dim.of("n")

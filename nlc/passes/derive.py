@@ -1,4 +1,4 @@
-"""System -> Updates: gradients by reverse mode over the typed IR, then the step formula of language §3.
+"""System -> Updates: gradients of objectives (``passes/gradient``), then the step formula of language §3.
 
 B = T + retain ∘ (M_prev − T)        P = B, or the state at the last anchor boundary
 gd    M = T + decay ∘ (B − T) − lr ∘ ∇ℓ(P)
@@ -9,17 +9,17 @@ prox  M = argmin_Φ ℓ(Φ) + ½‖(Φ − decay ∘ B)/√lr‖², in closed fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from nlc.base.diagnostics import Label, Report
 from nlc.ir.expr import Expr, part, rewrite, substitute, walk
-from nlc.ir.ops import OPS, NotDifferentiable, add, div, fill, leaf, make, mul, num, sub
+from nlc.ir.ops import NotDifferentiable, add, div, fill, leaf, make, mul, num, sub
 from nlc.ir.shapes import ShapeError
 from nlc.ir.system import Level, State, System
 from nlc.ir.types import SAMPLE, Clock, Type, fastest
 from nlc.ir.update import Step, Update
 from nlc.passes.affine import NotAffine, affine
+from nlc.passes.gradient import gathered_as, gradient
 from nlc.passes.infer.shapes import never_learns
 from nlc.passes.simplify import simplify
 
@@ -33,54 +33,6 @@ def derive(system: System, report: Report) -> dict[str, Update]:
             if update is not None:
                 updates[level.name] = update
     return updates
-
-
-def gradient(
-    e: Expr, variables: Iterable[Expr], steps: list[Step] | None = None
-) -> dict[Expr, Expr]:
-    """∂e/∂v for a scalar ``e``, v by v; a variable that e does not depend on is left out.
-
-    Raises NotDifferentiable where the way to a variable passes an operator without a gradient.
-    """
-    wanted = set(variables)
-    nodes = list(walk(e))
-    depends: dict[int, bool] = {}
-    for node in nodes:
-        depends[id(node)] = node in wanted or any(depends[id(a)] for a in node.args)
-    if not depends[id(e)]:
-        return {}
-    adjoint: dict[int, Expr] = {id(e): num(1)}
-    found: dict[Expr, Expr] = {}
-    for node in reversed(nodes):
-        g = adjoint.get(id(node))
-        if g is None or not depends[id(node)]:
-            continue
-        if node in wanted:
-            found[node] = simplify(add(found[node], g)) if node in found else g
-            continue
-        if node.op in ("total", "recent") and node.type.dims == ():
-            for v, inner in gradient(node.args[0], wanted).items():
-                gathered = simplify(mul(g, _over(node, inner)))
-                found[v] = simplify(add(found[v], gathered)) if v in found else gathered
-            continue
-        if node.op not in OPS or OPS[node.op].vjp is None:
-            raise NotDifferentiable(
-                node, OPS[node.op].why if node.op in OPS else "it has no gradient"
-            )
-        if steps is not None and node is not e:
-            steps.append(Step("chain rule", node, g))
-        for arg, grad in zip(node.args, OPS[node.op].vjp(node, g)):
-            if grad is None or not depends[id(arg)]:
-                continue
-            grad = simplify(grad)
-            known = adjoint.get(id(arg))
-            adjoint[id(arg)] = grad if known is None else simplify(add(known, grad))
-    return found
-
-
-def _over(node: Expr, e: Expr) -> Expr:
-    """``e`` gathered over the ticks of another ``total`` or ``recent``, of which it may not change in each."""
-    return make(node.op, e.with_type(e.type.at(node.args[0].type.clock)), attr=node.attr)
 
 
 def _as_often(e: Expr) -> Expr:
@@ -433,7 +385,7 @@ class _Level:
             counted = node.op == "div" and node.args[0].op == node.args[1].op == "recent"
             inner = node.args[0] if counted else node
             if inner.op in ("total", "recent") and variable in set(walk(inner)):
-                summed = _over(inner, erased)
+                summed = gathered_as(inner, erased)
                 count = make("recent", num(1.0), attr=inner.attr) if inner.op == "recent" else None
                 means = any(
                     n.op == "div" and n.args == (inner, count) for n in walk(self.level.objective)

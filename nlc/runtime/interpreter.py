@@ -15,8 +15,9 @@ from torch import Tensor
 
 from nlc.ir.expr import Expr, part, walk
 from nlc.ir.system import Level, State
-from nlc.runtime.expressions import Expressions, Inputs, Place, States, Tick, variable
+from nlc.runtime.expressions import Expressions, variable
 from nlc.runtime.operations import OPERATIONS, matmul
+from nlc.runtime.ticks import Inputs, Place, States, Tick
 
 
 class Interpreter(Expressions):

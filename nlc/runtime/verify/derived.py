@@ -10,8 +10,8 @@ import torch
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Level
 from nlc.ir.update import Update
-from nlc.runtime.expressions import Place, States
 from nlc.runtime.interpreter import Interpreter
+from nlc.runtime.ticks import Place, States
 from nlc.runtime.verify.report import EXACT, Check, compared, difference
 
 MOST = 100  # ticks that are interpreted: each costs milliseconds

@@ -18,8 +18,8 @@ from nlc.ir.types import Dim
 from nlc.ir.update import Update
 from nlc.lib.rules import KINDS as TENSORS
 from nlc.lib.rules import LAYERS
-from nlc.runtime.expressions import States
 from nlc.runtime.interpreter import Interpreter
+from nlc.runtime.ticks import States
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.feeds import Given, Trained, feed, parts
 from nlc.runtime.verify.report import SAME, Check, compared, difference, limit

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nlc.runtime.expressions import States
 from nlc.runtime.interpreter import Interpreter
+from nlc.runtime.ticks import States
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.draws import Weights, draw, named, numbers, randomised, unbroken
 from nlc.runtime.verify.gradients import rule_checks
