@@ -11,16 +11,19 @@ SCAN_BACK = '''
 def NAME_scan_back(
     <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:dz, >dX, packing, T, N, H,
     <erase:k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, >
-    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
+    BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """For a block of dv, from the last chunk: what states behind it<erase:, and z in it,> are worth."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    d, v = tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    v = part * BV + tl.arange(0, BV)
     i = tl.arange(0, C)  #? erase
-    dh = ()
+    dh, d = (), ()
+    for q in tl.static_range(PARTS):
+        d += (q * BD + tl.arange(0, BD),)
     for s in tl.static_range(STATES):
-        dh += (taken_block(d_end + (n * STATES + s) * DK * DV, d, v, DK, 1, DK, DV),)
+        for q in tl.static_range(PARTS):
+            dh += (taken_block(d_end + (n * STATES + s) * DK * DV, d[q], v, DK, 1, DK, DV),)
     dX += n * STATES * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H * k_h  #? erase
@@ -29,37 +32,46 @@ def NAME_scan_back(
         m = n * (tl.cdiv(T, C) + N) + last - 1 - back
         left = begun + m * STATES * STATES * C
         for s in tl.static_range(STATES):
-            put_block(ends + (m * STATES + s) * DK * DV, dh[s], d, v, DK, 1, DK, DV)
+            for q in tl.static_range(PARTS):
+                at = ends + (m * STATES + s) * DK * DV
+                put_block(at, dh[s * PARTS + q], d[q], v, DK, 1, DK, DV)
         start, stop = span(last - 1 - back, packing, T, C)  #? erase
         t, since = start + i, kept + m * STATES * STATES * C * C  #? erase
-        K = taken(k, t, d, k_t, stop, DK).to(DOT)  #? erase
         Y = tl.zeros([C, BV], tl.float32)  #? erase
+        kept_at_end = ()  #? erase
         for s in tl.static_range(STATES):  #? erase
             w = tl.zeros([C], tl.float32)  #? erase
             for j in tl.static_range(STATES):  #? erase
                 erase = tl.load(b + (n * T + t) * STATES + j, mask=t < stop, other=0.0)  #? erase
                 w += erase * tl.load(since + ((s * STATES + j) * C + C - 1) * C + i)  #? erase
-            Y -= w[:, None] * tl.dot(K, dh[s].to(DOT), input_precision=PRECISION)  #? erase
+            kept_at_end += (w,)  #? erase
             erase = tl.load(b + (n * T + t) * STATES + s, mask=t < stop, other=0.0)[:, None]  #? erase
             slope = d_rows + (n * T * STATES + s) * DV  #? erase
             Y -= erase * taken(slope, t, v, STATES * DV, stop, DV)  #? erase
+        for q in tl.static_range(PARTS):  #? erase
+            K = taken(k, t, d[q], k_t, stop, DK).to(DOT)  #? erase
+            for s in tl.static_range(STATES):  #? erase
+                g = tl.dot(K, dh[s * PARTS + q].to(DOT), input_precision=PRECISION)  #? erase
+                Y -= kept_at_end[s][:, None] * g  #? erase
         inv_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(inv_t, Y.to(DOT), input_precision=PRECISION)  #? erase
         put(dz + n * T * DV, Y, t, v, DV, stop, DV)  #? erase
-        P = taken(p, t, d, p_t, stop, DK).to(DOT)  #? erase
         new = ()
         for s in tl.static_range(STATES):
-            at = d_starts + (m * STATES + s) * DK * DV
-            g = taken_block(at, d, v, DK, 1, DK, DV).to(tl.float32)
-            for j in tl.static_range(STATES):
-                g += tl.load(left + (j * STATES + s) * C + C - 1) * dh[j]
             alone = 1.0 if s == SOURCE else 0.0  #? erase
             seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
-            g += tl.dot(tl.trans(P), (seen * Y).to(DOT), input_precision=PRECISION)  #? erase
-            new += (g,)
+            for q in tl.static_range(PARTS):
+                at = d_starts + (m * STATES + s) * DK * DV
+                g = taken_block(at, d[q], v, DK, 1, DK, DV).to(tl.float32)
+                for j in tl.static_range(STATES):
+                    g += tl.load(left + (j * STATES + s) * C + C - 1) * dh[j * PARTS + q]
+                P = taken(p, t, d[q], p_t, stop, DK).to(DOT)  #? erase
+                g += tl.dot(tl.trans(P), (seen * Y).to(DOT), input_precision=PRECISION)  #? erase
+                new += (g,)
         dh = new
     for s in tl.static_range(STATES):
-        put_block(dX + s * DK * DV, dh[s], d, v, DK, 1, DK, DV)
+        for q in tl.static_range(PARTS):
+            put_block(dX + s * DK * DV, dh[s * PARTS + q], d[q], v, DK, 1, DK, DV)
 '''
 
 SCAN_GRADS = '''

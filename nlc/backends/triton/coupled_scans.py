@@ -50,15 +50,21 @@ _SCAN = '''
 def NAME_scan(
     X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >packing, T, N, H, table, count,
     k_x, k_h, k_t, u_x, u_h, u_t, u_j, <erase:p_x, p_h, p_t, SOURCE: tl.constexpr, >
-    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
+    BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """For a block of dv, chunk by chunk: states before it, <erase:what is written, >those at the end."""
+    """For a block of dv, chunk by chunk: states before it, <erase:what is written, >those at the end.
+
+    A state is held in `PARTS` of its channels, so that no product has too many of them.
+    """
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    h = ()
+    i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
+    h, d = (), ()
+    for q in tl.static_range(PARTS):
+        d += (q * BD + tl.arange(0, BD),)
     for s in tl.static_range(STATES):
-        h += (taken_block(X + (n * STATES + s) * DK * DV, d, v, DK, 1, DK, DV),)
+        for q in tl.static_range(PARTS):
+            h += (taken_block(X + (n * STATES + s) * DK * DV, d[q], v, DK, 1, DK, DV),)
     end += n * STATES * DK * DV
     n, first, last = stretch(n, packing, table, count, T, N, H, C)
     k += n // H * k_x + n % H * k_h
@@ -69,13 +75,16 @@ def NAME_scan(
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         left, since = begun + m * STATES * STATES * C, kept + m * STATES * STATES * C * C
         for s in tl.static_range(STATES):
-            put_block(starts + (m * STATES + s) * DK * DV, h[s], d, v, DK, 1, DK, DV)
-        P = taken(p, t, d, p_t, stop, DK).to(DOT)  #? erase
+            for q in tl.static_range(PARTS):
+                at = starts + (m * STATES + s) * DK * DV
+                put_block(at, h[s * PARTS + q], d[q], v, DK, 1, DK, DV)
         Z = tl.zeros([C, BV], tl.float32)  #? erase
-        for s in tl.static_range(STATES):  #? erase
-            alone = 1.0 if s == SOURCE else 0.0  #? erase
-            seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
-            Z += seen * tl.dot(P, h[s].to(DOT), input_precision=PRECISION)  #? erase
+        for q in tl.static_range(PARTS):  #? erase
+            P = taken(p, t, d[q], p_t, stop, DK).to(DOT)  #? erase
+            for s in tl.static_range(STATES):  #? erase
+                alone = 1.0 if s == SOURCE else 0.0  #? erase
+                seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
+                Z += seen * tl.dot(P, h[s * PARTS + q].to(DOT), input_precision=PRECISION)  #? erase
         inv = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Z = tl.dot(inv, Z.to(DOT), input_precision=PRECISION)  #? erase
         Z += taken(given + n * T * DV, t, v, DV, stop, DV)  #? erase
@@ -86,19 +95,23 @@ def NAME_scan(
             row -= tl.load(b + (n * T + t) * STATES + j, mask=t < stop, other=0.0)[:, None] * Z  #? erase
             put(rows + (n * T * STATES + j) * DV, row, t, v, STATES * DV, stop, DV)  #? erase
             R += (row,)
-        K = taken(k, t, d, k_t, stop, DK).to(DOT)
-        new = ()
+        K, new = (), ()
+        for q in tl.static_range(PARTS):
+            K += (taken(k, t, d[q], k_t, stop, DK).to(DOT),)
         for s in tl.static_range(STATES):
             W = tl.zeros([C, BV], tl.float32)
-            H_s = tl.zeros([BK, BV], tl.float32)
             for j in tl.static_range(STATES):
                 W += tl.load(since + ((s * STATES + j) * C + C - 1) * C + i)[:, None] * R[j]
-                H_s += tl.load(left + (s * STATES + j) * C + C - 1) * h[j]
-            H_s += tl.dot(tl.trans(K), W.to(DOT), input_precision=PRECISION)
-            new += (H_s,)
+            for q in tl.static_range(PARTS):
+                H_s = tl.zeros([BD, BV], tl.float32)
+                for j in tl.static_range(STATES):
+                    H_s += tl.load(left + (s * STATES + j) * C + C - 1) * h[j * PARTS + q]
+                H_s += tl.dot(tl.trans(K[q]), W.to(DOT), input_precision=PRECISION)
+                new += (H_s,)
         h = new
     for s in tl.static_range(STATES):
-        put_block(end + s * DK * DV, h[s], d, v, DK, 1, DK, DV)
+        for q in tl.static_range(PARTS):
+            put_block(end + s * DK * DV, h[s * PARTS + q], d[q], v, DK, 1, DK, DV)
 '''
 
 _STEP = '''
