@@ -300,6 +300,7 @@ class Spec:
     def source_text(self, backend: str = "auto", plan: Plans | None = None) -> str:
         """The generated file."""
         from nlc.backends.writer import Header
+        from nlc.passes.plan.made import with_gates
 
         name = self.backend(backend)
         header = Header(
@@ -311,9 +312,12 @@ class Spec:
         )
         with _deep():
             program = self.program(name, plan)
-            if not backend_module(name).prints(program):
+            made = backend_module(name)
+            if not made.prints(program):
                 self._without(name, "no rule of it treats all elements alike")
-            return backend_module(name).emit(program, header)
+            if made.GATES:
+                program = with_gates(program, made.RESERVED)
+            return made.emit(program, header)
 
     def places(self, backend: str = "auto", plan: Plans | None = None) -> Places:
         """Which lines of the generated file stem from which of the spec: ``places().of(line)``, ``.lines(place)``."""

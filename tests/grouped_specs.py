@@ -25,3 +25,20 @@ levels:
 output:
   y: linear(merge(rmsnorm(S(q)) * silu(split(linear(x)))))
 """
+
+# The same with a decay for each channel, without and with erasing: probes are of each head.
+CHANNELS = GROUPED.replace("grouped_delta", "grouped_channels").replace(
+    "alpha: sigmoid(split(linear(x)) + 4)", "alpha: sigmoid(split(linear(x, heads * dk)) + 4)"
+)
+CHANNELS = CHANNELS.replace("    retain: alpha\n", "").replace("rule: gd(lr=beta)", "RULE")
+ADDED = CHANNELS.replace("0.5 * sqnorm(S(key) - value)", "-dot(S(key), value)").replace(
+    "RULE", "rule: gd(lr=beta, decay=per_key(alpha))"
+)
+ERASED = CHANNELS.replace("    objective: 0.5 * sqnorm(S(key) - value)\n", "").replace(
+    "RULE", "update: S * per_key(alpha) - outer(S(probe), key) + beta * outer(value, key)"
+)
+ERASED = ERASED.replace("let:\n", "let:\n  probe: l2norm(split(linear(x)))\n", 1)
+
+# With momentum: several states in one another.
+MOMENTUM = GROUPED.replace("grouped_delta", "grouped_momentum").replace("    retain: alpha\n", "")
+MOMENTUM = MOMENTUM.replace("gd(lr=beta)", "momentum(lr=1, rate=beta, beta=0.5, decay=alpha)")

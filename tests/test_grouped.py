@@ -73,9 +73,9 @@ def test_heads_that_groups_do_not_divide_are_refused() -> None:
 def test_kernels_are_given_the_keys_of_groups_where_nothing_else_reads_them() -> None:
     text = nlc.loads(GROUPED).source_text("triton")
     assert (
-        "gated_delta_rated_unit_grouped(" in text
+        "gated_delta_rated_unit_grouped_raw(" in text
         and "repeat_interleave" not in text.split("\nclass ")[-1]
     )
     seen = GROUPED.replace("S(q)) *", "S(q) + prev(q, 0)) *").replace("{d: 64", "{d: 64, n: 16")
     text = nlc.loads(seen.replace("dv: d / heads", "dv: dk")).source_text("triton")
-    assert "grouped(" not in text and "repeat_interleave" in text
+    assert "_grouped" not in text and "repeat_interleave" in text

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
+
+if TYPE_CHECKING:
+    from nlc.ir.gates import Gates
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Record:
 
     ``decay``: A, row by row. ``log``: log A where p = 1 and A is known to be positive, by key channel if ``channel``.
     ``write``: u. ``erase``: c, and ``source`` s whose read at ``probe`` is z. ``start``: T of each state that decays
-    towards one, A acting on X − T. ``transposed``: it runs on Xᵀ.
+    towards one, A acting on X − T. ``transposed``: it runs on Xᵀ. ``gates``: what its
+    numbers are made of, where they are written out.
     """
 
     states: tuple[str, ...]
@@ -36,6 +41,7 @@ class Record:
     log: Expr | None = None
     channel: bool = False
     transposed: bool = False
+    gates: Gates | None = None
 
     @property
     def erases(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from grouped_specs import GROUPED
+from grouped_specs import ADDED, ERASED, GROUPED, MOMENTUM
 from recurrences import TESTED, error, inputs, module, names
 from shipped_specs import TOKENS
 from torch import Tensor, nn
@@ -407,12 +407,15 @@ def test_a_first_launch_checks_the_kernels_of_one_token(name: str, tmp_path: Pat
     assert launched[0] == f"{name}_step" and not launched[1].endswith(("_scan", "_out", "_chunks"))
 
 
-@pytest.mark.parametrize("operator", (False, True))
-def test_keys_that_heads_share_are_not_repeated(operator: bool) -> None:
-    spec = nlc.loads(GROUPED, operator=operator)
+@pytest.mark.parametrize(
+    ("text", "operator"),
+    ((GROUPED, False), (GROUPED, True), (ADDED, False), (ERASED, False), (MOMENTUM, False)),
+)
+def test_keys_that_heads_share_are_not_repeated(text: str, operator: bool) -> None:
+    spec = nlc.loads(text, operator=operator)
     exact, kernels, given = pair(spec)
     made = set(dir(sys.modules[type(kernels).__module__]))
-    assert [n for n in made if n.endswith("_grouped")]
+    assert [n for n in made if "_grouped" in n]
     same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
     one = {n: x[:, 0].float() for n, x in given.items()}
     step, wanted = kernels.step(**one)[0], exact.step(**{n: x.double() for n, x in one.items()})[0]

@@ -15,6 +15,7 @@ from nlc.ir.program import Program
 NAME = "reference"
 CONTEXTS = ("tokens", "gradients", "layers")  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
+GATES = False  # whether it makes gates where they are used
 
 
 def emit(program: Program, header: Header) -> str:
@@ -28,4 +29,4 @@ def prints(program: Program) -> bool:
     return program.system.context in CONTEXTS
 
 
-__all__ = ["CONTEXTS", "NAME", "RESERVED", "TILES", "emit", "prints"]
+__all__ = ["CONTEXTS", "GATES", "NAME", "RESERVED", "TILES", "emit", "prints"]

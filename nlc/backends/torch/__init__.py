@@ -16,6 +16,7 @@ from nlc.ir.program import Program
 NAME = "torch"
 CONTEXTS = ("tokens", "gradients", "layers")  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
+GATES = False  # whether it makes gates where they are used
 RESERVED = (
     reference.RESERVED
     | frozenset(TEXTS)

@@ -46,11 +46,16 @@ class Scans:
         """What of the algebra a record needs."""
         return form(r, read)
 
-    def _rated(self, r: Record, f: Form, args: list[str], at: Callable[..., str]) -> list[str]:
-        """Factors of the writes that are an argument of their own."""
-        return []
+    def _gates(self, r: Record, f: Form, at: Callable[..., str], read: bool = False) -> list[str]:
+        """What a scan erases and decays by, or a read decays by."""
+        erases = [at(r.erase[0])] if f.erase and not read else []
+        return [*erases, *([at(r.log)] if r.log is not None else [])]
 
-    def _last(self, r: Record) -> list[str]:
+    def _write(self, s: Scan, f: Form, at: Callable[..., str]) -> str:
+        """What is written, without the factors that are arguments of their own."""
+        return self._written(s, 0, at)
+
+    def _last(self, r: Record, read: bool = True) -> list[str]:
         """What scans and reads are told at the end."""
         return []
 
@@ -96,19 +101,16 @@ class Scans:
         if f.kind == "coupled":
             self._coupled(s, states, at, f)
             return
-        args = [self._begun(s, 0, states[0]), at(r.key), self._written(s, 0, at)]
-        args += [at(r.erase[0])] if f.erase else []
-        args += [at(r.log)] if r.log is not None else []
-        args += self._rated(r, f, args, at)
+        args = [self._begun(s, 0, states[0]), at(r.key), self._write(s, f, at)]
+        args += self._gates(r, f, at)
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
-        args += self._last(r)
+        args += self._last(r, False)
         new = self.parts(f"{s.name}_end", r.parts[0]) if self._shifted(s, 0) else states[0]
         rows, starts = (self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("rows", "starts"))
         call = f"{p.use(f.scan)}{f.call.removeprefix(f.scan)}"
         self._call([new, rows, starts] if s.read else [f"{new}, *_"], call, args, s)
         self._ended(s, 0, states[0], new)
-        seen = [args[1], rows, starts] + ([at(r.log)] if r.log is not None else [])
-        seen += self._last(r)
+        seen = [args[1], rows, starts, *self._gates(r, f, at, True), *self._last(r)]
         self.scans[s.name] = _Scanned(f, r, tuple(seen), head=head)
 
     def _ends(self, scans: list[Scan]) -> None:

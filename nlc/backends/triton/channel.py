@@ -61,15 +61,15 @@ def one_token(x, token, channel, at, T, size: tl.constexpr):
 _SCORES = '''
 @triton.jit
 def NAME_block(
-    q, k, log_a, out, packing, T, N, H, q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
+    q, k, log_a, out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
     DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """16 rows of the scores of a chunk: q_t . k_i, channels decayed from i to <!before:t><before:t-1>."""
     m, own = tl.program_id(0).to(tl.int64) // (C // 16), tl.program_id(0) % (C // 16)
     n, start, stop = piece(m, packing, T, N, C)
     first, i, d = start + own * 16, tl.arange(0, 16), tl.arange(0, BK)
-    q += n // H * q_x + n % H * q_h
-    k += n // H * k_x + n % H * k_h
+    q += n // H * q_x + n % H<query: // group> * q_h
+    k += n // H * k_x + n % H<grouped: // group> * k_h
     log_a += n // H * a_x + n % H * a_h
     out += m * C * C + own * 16 * C + i[:, None] * C + i[None, :]
     Q = taken(q, first + i, d, q_t, stop, DK).to(tl.float32)
@@ -105,9 +105,9 @@ def NAME(
     q: Tensor, k: Tensor, log_a: Tensor, out: Tensor, dv: int, packing: Tensor | None,
 ) -> None:
     """Sets scores of chunks [X, H, chunks, C, C], but for blocks of 16 above the diagonal."""
-    (_, H, T, _), sizes = q.shape, sizes_of("paired", q.shape[-1], dv, q.shape[2])
+    (_, H, T, _), sizes = log_a.shape, sizes_of("paired", q.shape[-1], dv, q.shape[2])
     args = [
-        q, k, log_a, out, *tokens_of(packing, T, sizes["C"]), H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
+        q, k, log_a, out, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
     grid = (out.shape[:4].numel() // 16,)
     launch(NAME_block, grid, args, q.dtype, **sizes)
@@ -117,7 +117,7 @@ def NAME(
 SPREAD = '''
 @triton.jit
 def NAME_spread(
-    q, k, log_a, <erase:b, >pairs, dq, dk, <erase:db, >da, packing, T, N, H, q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
+    q, k, log_a, <erase:b, >pairs, dq, dk, <erase:db, >da, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
     DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What the scores of a chunk are worth to some channels of all, the last 16 tokens first."""
@@ -125,8 +125,8 @@ def NAME_spread(
     i, d = tl.arange(0, 16), part * BD + tl.arange(0, BD)
     n, start, stop = piece(m, packing, T, N, C)
     base = (n // H * T * H + n % H) * DK
-    q += n // H * q_x + n % H * q_h
-    k += n // H * k_x + n % H * k_h
+    q += n // H * q_x + n % H<query: // group> * q_h
+    k += n // H * k_x + n % H<grouped: // group> * k_h
     log_a += n // H * a_x + n % H * a_h
     b += n * T  #? erase
     pairs += m * C * C
@@ -213,7 +213,8 @@ def NAME_spread(
 
 def text(source: str, name: str, **flags: bool) -> str:
     """The text of kernels or of their operator under its name."""
-    flags = dict(erase=False, before=False, turned=False) | flags
+    flags = dict(erase=False, before=False, turned=False, grouped=False) | flags
+    flags = dict(query=flags["grouped"] and not flags["erase"]) | flags  # probes have all heads
     at = "t-1" if flags["before"] else "t"
     read = f"S_{{{at}}}ᵀ v_t" if flags["turned"] else f"S_{{{at}}} q_t"
     words = {
@@ -238,4 +239,11 @@ TEXTS: dict[str, str] = {
     "one_token": _TOKEN,
     "channel_paired": entry("channel_paired", _SCORES),
     "channel_paired_before": entry("channel_paired_before", _SCORES, before=True),
+    "channel_paired_grouped": entry("channel_paired_grouped", _SCORES, grouped=True),
+    "channel_paired_before_grouped": entry(
+        "channel_paired_before_grouped", _SCORES, before=True, grouped=True
+    ),
+    "channel_paired_before_keyed": entry(  # only keys are shared, as by a scan whose probes are not
+        "channel_paired_before_keyed", _SCORES, before=True, grouped=True, query=False
+    ),
 }

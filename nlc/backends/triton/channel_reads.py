@@ -5,12 +5,14 @@ They are linear in q and v alike, v_tᵀ S_t q_t: one gradient serves the reads 
 
 from __future__ import annotations
 
+from itertools import product
+
 from nlc.backends.triton.channel import SPREAD, entry
 
 _READ = '''
 @triton.jit
 def NAME_out(
-    q, rows, starts, log_a, scores, out, packing, T, N, H, q_x, q_h, q_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
+    q, rows, starts, log_a, scores, out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -22,7 +24,7 @@ def NAME_out(
     t = start + i
     x, head = n // H, n % H
     a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
-    Q = taken(q + x * q_x + head * q_h, t, d, q_t, stop, DK).to(tl.float32)
+    Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32)
     Q = (Q * tl.exp2(<!before:c><before:c - a>)).to(DOT)
     h = taken_block(starts + m * s_n, d, v, s_v, s_d, DK, DV).to(DOT)
     value = tl.dot(Q, h, input_precision=PRECISION)
@@ -36,19 +38,19 @@ def NAME_out(
 _READ_STEP = '''
 @triton.jit
 def NAME_step(
-    q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, q_x, q_h, <!before:k_x, k_h, r_x, r_h, a_x, a_h, >
+    q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, <grouped:group, >q_x, q_h, <!before:k_x, k_h, r_x, r_h, a_x, a_h, >
     s_n, s_v, s_d, o_x, o_h, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
 ):
     """SAID of one token, for a block of dv."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
     x, head = n // H, n % H
-    Q = tl.load(q + x * q_x + head * q_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    Q = tl.load(q + x * q_x + head<grouped: // group> * q_h + d, mask=d < DK, other=0.0).to(tl.float32)
     h = taken_block(starts + n * s_n, d, v, s_v, s_d, DK, DV).to(tl.float32)
     score = 0.0  #? before
     value = tl.sum(h * Q[:, None], 0)  #? before
     a = tl.exp(tl.load(log_a + x * a_x + head * a_h + d, mask=d < DK, other=0.0))  #? !before
-    K = tl.load(k + x * k_x + head * k_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? !before
+    K = tl.load(k + x * k_x + head<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? !before
     score = tl.sum(Q * K, 0)  #? !before
     R = tl.load(rows + x * r_x + head * r_h + v, mask=v < DV, other=0.0).to(tl.float32)  #? !before
     value = tl.sum(h * (Q * a)[:, None], 0) + score * R  #? !before
@@ -62,6 +64,7 @@ def NAME_meaning(
     QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
 ) -> tuple[Tensor, ...]:
     """Token by token."""
+    QUERY, k = (x.repeat_interleave(rows.shape[1] // x.shape[1], 1) for x in (QUERY, k))  #? grouped
     C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
     for t in range(k.shape[-2]):
         if t % C == 0:
@@ -79,20 +82,20 @@ def NAME_forward(
 ) -> tuple[Tensor, Tensor]:
     """Over [X, H, ...], tokens before heads in memory, where modules want them; and scores."""
     out, scores = NAME_shapes(q, k, rows, starts, log_a)
-    (X, H, T, dk), dv = q.shape, rows.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk")
+    (X, H, T, dk), dv = log_a.shape, rows.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
     if T == 1 and packing is None:
         sizes = sizes_of("step", dk, dv, T)
         args = [
-            q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, *q.stride()[:2],
+            q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, <grouped:H // k.shape[1], >*q.stride()[:2],
             <!before:*k.stride()[:2], *rows.stride()[:2], *log_a.stride()[:2], >*starts.stride()[2:], *out.stride()[:2],
         ]
         launch(NAME_step, (X * H * blocks_of(dv, sizes["BV"]),), args, q.dtype, **sizes)
         return out, scores
-    channel_paired<before:_before>(q, k, log_a, scores, dv, packing)
+    channel_paired<before:_before><grouped:_grouped>(q, k, log_a, scores, dv, packing)
     sizes = sizes_of("out", dk, dv, T)
     args = [
-        q, rows, starts, log_a, scores, out, *tokens_of(packing, T, sizes["C"]), H, *q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
+        q, rows, starts, log_a, scores, out, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
         *starts.stride()[2:], *out.stride()[:3],
     ]
     grid = (X * H * starts.shape[2] * blocks_of(dv, sizes["BV"]),)
@@ -103,15 +106,15 @@ def NAME_forward(
 @NAME_forward.register_fake
 def NAME_shapes(q, k, rows, starts, log_a, *_):
     """What the operator returns, but for its values."""
-    (X, H, T, dk), dv = q.shape, rows.shape[-1]
+    (X, H, T, dk), dv = log_a.shape, rows.shape[-1]
     C = chunk_of(dk, dv, T)
-    return tokens_first(q, dv), q.new_empty(X, H, starts.shape[2], C, C)
+    return tokens_first(log_a, dv, q.dtype), q.new_empty(X, H, starts.shape[2], C, C)
 '''
 
 _READ_BACK = '''
 @triton.jit
 def NAME_grads(
-    q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, packing, T, N, H,
+    q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, packing, T, N, H, <grouped:group, >
     q_x, q_h, q_t, v_x, v_h, v_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d, w_x, w_h, w_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -123,7 +126,7 @@ def NAME_grads(
     x, head = n // H, n % H
     a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     read = tl.exp2(<!before:c><before:c - a>)
-    Q = (taken(q + x * q_x + head * q_h, t, d, q_t, stop, DK).to(tl.float32) * read).to(DOT)
+    Q = (taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32) * read).to(DOT)
     at = scores + m * C * C + i[None, :] * C + i[:, None]
     A_t = tl.load(at, mask=i[None, :] ORDER i[:, None], other=0.0).to(DOT)
     D = tl.zeros([C, C], tl.float32)
@@ -152,18 +155,18 @@ def NAME_backward(
     """The slopes of v_tᵀ <!before:S_t><before:S_{t-1}> q_t by all but v."""
     out = NAME_slopes(q, v, k, rows, starts, log_a, scores)
     dq, dk_, d_rows, d_starts, da = out
-    (X, H, T, dk), dv, dtype = q.shape, rows.shape[-1], wider(k.dtype)
+    (X, H, T, dk), dv, dtype = log_a.shape, rows.shape[-1], wider(k.dtype)
     pairs, chunks = torch.empty_like(scores, dtype=dtype), X * H * starts.shape[2]
     sizes = sizes_of("out_back", dk, dv, T)
     args = [
-        q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, *tokens_of(packing, T, sizes["C"]), H, 
+        q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
         *q.stride()[:3], *v.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3], *starts.stride()[2:],
         *d_rows.stride()[:3],
     ]
     launch(NAME_grads, (chunks,), args, dtype, **sizes)
     sizes = sizes_of("spread", dk, dv, T)
     args = [
-        q, k, log_a, pairs, dq, dk_, da, *tokens_of(packing, T, sizes["C"]), H, *q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
+        q, k, log_a, pairs, dq, dk_, da, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
     launch(NAME_spread, (chunks * blocks_of(dk, sizes["BD"]),), args, dtype, **sizes)
     return out
@@ -172,7 +175,7 @@ def NAME_backward(
 @NAME_backward.register_fake
 def NAME_slopes(q, v, k, rows, starts, log_a, scores, *_):
     """The shapes of the slopes."""
-    dq, dk, da = (tokens_first(x) for x in (q, k, log_a))
+    dq, dk, da = (tokens_first(log_a, dtype=x.dtype) for x in (q, k, log_a))
     d_rows = rows_like(rows, wider(k.dtype))
     d_starts = starts.new_empty(starts.shape, dtype=wider(k.dtype))
     return dq, dk, d_rows, d_starts, da
@@ -184,13 +187,16 @@ def NAME(
 ) -> Tensor:
     """SAID, where every channel of the keys decays at a rate of its own.
 
-    From <!turned:q, >k and log_a [..., T, dk], <turned:v and >rows [..., T, dv], and S before each chunk.
+    From <!turned:q, >k and log_a [..., T, dk], <turned:v and >rows [..., T, dv], and S before each chunk.<grouped: Heads>
+    <grouped:of q and k are fewer, each for as many in a row.>
     """
     dtype = supported(k)
     lead = leading(
-        QUERY.shape[:-2], k.shape[:-2], rows.shape[:-2], starts.shape[:-3], log_a.shape[:-2],
+        <!grouped:QUERY.shape[:-2], k.shape[:-2], >rows.shape[:-2], starts.shape[:-3], log_a.shape[:-2],
     )
-    QUERY, k, rows = (rows_of(dtype, x) for x in fitted(lead, 2, QUERY, k, rows))
+    QUERY, k, rows = (rows_of(dtype, x) for x in fitted(lead, 2, QUERY, k, rows))  #? !grouped
+    QUERY, k = (shared(dtype, lead, x) for x in (QUERY, k))  #? grouped
+    rows = rows_of(dtype, *fitted(lead, 2, rows))  #? grouped
     starts = in_a_row(*fitted(lead, 3, starts))
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     out<!turned:, _> = NAME_forward(QUERY, k, rows, starts, log_a, packed(within, k, rows))
@@ -209,6 +215,7 @@ def NAME_slope(ctx, grad, _):
     q, k, rows, starts, log_a, scores, packing = ctx.saved_tensors
     v = rows_of(wider(k.dtype), grad)
     dq, dk, d_rows, d_starts, da = NAME_backward(q, v, k, rows, starts, log_a, scores, packing)
+    dq, dk = together(dq, q), together(dk, k)  #? grouped
     return dq, dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da, None
 
 
@@ -313,15 +320,18 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 
 def _texts() -> dict[str, str]:
     out: dict[str, str] = {}
-    for before in (False, True):
+    for before, grouped in product((False, True), repeat=2):
         name, turned = (f"channel_{x}read{'_before' * before}" for x in ("", "turned_"))
+        name, flags = name + "_grouped" * grouped, dict(before=before, grouped=grouped)
         forward, backward = (
             (_READ, _READ_STEP, _MEANING, _READ_FORWARD),
             (_READ_BACK, SPREAD, _READ_BACKWARD),
         )
-        out[f"{name}_forward"] = entry(name, *forward, before=before)
-        out[f"{name}_backward"] = entry(name, *backward, before=before)
-        out[name] = entry(name, _READ_OPERATOR, _READ_SLOPE, before=before)
+        out[f"{name}_forward"] = entry(name, *forward, **flags)
+        out[f"{name}_backward"] = entry(name, *backward, **flags)
+        out[name] = entry(name, _READ_OPERATOR, _READ_SLOPE, **flags)
+        if grouped:
+            continue
         operator = _TURNED, _READ_OPERATOR, _MEANING, _TURNED_OPERATOR
         out[turned] = entry(turned, *operator, before=before, turned=True)
     return out

@@ -11,7 +11,7 @@ from nlc.backends.triton.channel import SPREAD, entry
 _FADE = '''
 @triton.jit
 def NAME_fade(
-    k, <erase:p, >log_a, at_end, <erase:begun, >whole, packing, T, N, H, k_x, k_h, k_t, <erase:p_x, p_h, p_t, >a_x, a_h, a_t,
+    k, <erase:p, >log_a, at_end, <erase:begun, >whole, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, <erase:p_x, p_h, p_t, >a_x, a_h, a_t,
     DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr,
 ):
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of all of it."""
@@ -21,7 +21,7 @@ def NAME_fade(
     t = start + i
     x, head = n // H, n % H
     a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
-    K = taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(tl.float32) * tl.exp2(left)
+    K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(tl.float32) * tl.exp2(left)
     put(at_end + n * T * DK, K, t, d, DK, stop, DK)
     P = taken(p + x * p_x + head * p_h, t, d, p_t, stop, DK).to(tl.float32) * tl.exp2(c - a)  #? erase
     put(begun + n * T * DK, P, t, d, DK, stop, DK)  #? erase
@@ -32,12 +32,12 @@ def NAME_faded(
     k: Tensor, <erase:p: Tensor, >log_a: Tensor, packing: Tensor | None, dtype: torch.dtype, dv: int,
 ) -> tuple[<erase:Tensor, >Tensor, Tensor]:
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of chunks."""
-    (X, H, T, dk), sizes = k.shape, sizes_of("fade", k.shape[-1], dv, k.shape[2])
-    at_end = k.new_empty(k.shape, dtype=dtype)
+    (X, H, T, dk), sizes = log_a.shape, sizes_of("fade", k.shape[-1], dv, k.shape[2])
+    at_end = k.new_empty(log_a.shape, dtype=dtype)
     begun = p.new_empty(p.shape, dtype=dtype)  #? erase
     whole = log_a.new_empty(X, H, chunks_of(packing, T, sizes["C"]), dk)
     args = [
-        k, <erase:p, >log_a, at_end, <erase:begun, >whole, *tokens_of(packing, T, sizes["C"]), H, 
+        k, <erase:p, >log_a, at_end, <erase:begun, >whole, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
         *k.stride()[:3], <erase:*p.stride()[:3], >*log_a.stride()[:3],
     ]
     grid = (whole.shape[:3].numel() * blocks_of(dk, sizes["BD"]),)
@@ -95,7 +95,7 @@ def NAME_chunks(
 _STEP = '''
 @triton.jit
 def NAME_step(
-    S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, k_x, k_h, u_x, u_h, a_x, a_h, <erase:p_x, p_h, >
+    S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, <grouped:group, >k_x, k_h, u_x, u_h, a_x, a_h, <erase:p_x, p_h, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
 ):
     """One token, for a block of dv."""
@@ -105,7 +105,7 @@ def NAME_step(
     h = tl.load(S + at, mask=held, other=0.0)
     tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)
     x, head = n // H, n % H
-    key = tl.load(k + x * k_x + head * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    key = tl.load(k + x * k_x + head<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
     row = tl.load(u + x * u_x + head * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
     probe = tl.load(p + x * p_x + head * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
     row -= tl.load(b + n) * tl.sum(h * probe[None, :], 1)  #? erase
@@ -150,7 +150,7 @@ def NAME_back(
 _SCAN_GRADS = '''
 @triton.jit
 def NAME_grads(
-    k, log_a, rows, starts, ends, <erase:du, pairs, >dk, <erase:dp, >da, packing, T, N, H,
+    k, log_a, rows, starts, ends, <erase:du, pairs, >dk, <erase:dp, >da, packing, T, N, H, <grouped:group, >
     k_x, k_h, k_t, a_x, a_h, a_t, r_x, r_h, r_t,
     DK: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -181,7 +181,7 @@ def NAME_grads(
     put(dp + (x * T * H + head) * DK, dP * tl.exp2(c - a), t, d, H * DK, stop, DK)  #? erase
     dK *= tl.exp2(left)
     put(dk + (x * T * H + head) * DK, dK, t, d, H * DK, stop, DK)
-    dK *= taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(tl.float32)
+    dK *= taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(tl.float32)
     last *= tl.exp2(tl.sum(a, 0))
     put(da + (x * T * H + head) * DK, tl.cumsum(dK, 0) - dK + last[None, :], t, d, H * DK, stop, DK)
 '''
@@ -197,16 +197,19 @@ def NAME(
     S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>. Where sequences
     are packed within one, S is [N, H, dv, dk], and there is one of those. Products are computed in
     the dtype of k and summed in float32, which S and what decays it are in. TypeError for another
-    dtype or device.
+    dtype or device.<grouped: Heads of k are fewer, each for as many in a row.>
     """
     dtype = supported(k)
     lead = leading(
-        front(S, 2, within), k.shape[:-2], u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2],>
+        front(S, 2, within), <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2],>
     )
     S = states_for(lead, 2, state_of(S, u.shape[-1], k.shape[-1]), within)
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
-    k, u<erase:, p> = (rows_of(dtype, x) for x in fitted(lead, 2, k, u<erase:, p>))
+    k, u<erase:, p> = (rows_of(dtype, x) for x in fitted(lead, 2, k, u<erase:, p>))  #? !grouped
+    k = shared(dtype, lead, k)  #? grouped
+    u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped !erase
+    u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase
     packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2])
     S, table = resumed(S, within, C)
     end, <erase:rows, >starts<erase:, _> = NAME_forward(
@@ -221,6 +224,7 @@ def NAME_meaning(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor,>
 ) -> tuple[Tensor, ...]:
     """Token by token."""
+    k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped
     C, <erase:rows, >starts = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]), <erase:[], >[]
     for t in range(k.shape[-2]):
         starts += [S] if t % C == 0 else []
@@ -238,19 +242,19 @@ def NAME_forward(
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor]:
     """S after the last token, <erase:rows, >S before each chunk<erase:, inverses of chunks>: as [X, H, ...]."""
     end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u, packing, table)
-    (X, H, T, dk), dv = k.shape, u.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk")
+    (X, H, T, dk), dv = log_a.shape, u.shape[-1]
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
     if T == 1 and packing is None:
         sizes = sizes_of("step", dk, dv, T)
         args = [
-            S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, *k.stride()[:2], *u.stride()[:2],
+            S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, <grouped:H // k.shape[1], >*k.stride()[:2], *u.stride()[:2],
             *log_a.stride()[:2], <erase:*p.stride()[:2], >
         ]
         launch(NAME_step, (X * H * blocks_of(dv, sizes["BV"]),), args, k.dtype, **sizes)
         return out
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
     scores = torch.empty_like(inverse, dtype=torch.float32)  #? erase
-    channel_paired_before(p, k, log_a, scores, dv, packing)  #? erase
+    channel_paired_before<grouped:_keyed>(p, k, log_a, scores, dv, packing)  #? erase
     sizes = sizes_of("solve", dk, dv, T)  #? erase
     args = [scores, b, inverse, *tokens_of(packing, T, sizes["C"])]  #? erase
     launch(NAME_solve, (X * H * starts.shape[2],), args, k.dtype, **sizes)  #? erase
@@ -267,12 +271,12 @@ def NAME_forward(
 @NAME_forward.register_fake
 def NAME_shapes(S, k, u, *rest):
     """What the operator returns, but for its values."""
-    (X, H, T, dk), dv = k.shape, u.shape[-1]
+    (X, H, T, dv), dk = u.shape, k.shape[-1]
     C = chunk_of(dk, dv, T)
     chunks = chunks_of(rest[-2], T, C)
     end, starts = torch.empty_like(S), k.new_empty(X, H, chunks, dv, dk)
     return end, starts  #? !erase
-    return end, k.new_empty(X, H, T, dv), starts, inverses(k, rest[-2], chunks, C)  #? erase
+    return end, k.new_empty(X, H, T, dv), starts, inverses(u, rest[-2], chunks, C)  #? erase
 
 
 @Operator
@@ -281,7 +285,7 @@ def NAME_backward(
     <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, packing: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
-    (X, H, T, dk), dv, dtype = k.shape, u.shape[-1], wider(k.dtype)
+    (X, H, T, dk), dv, dtype = log_a.shape, u.shape[-1], wider(k.dtype)
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, dtype, dv)
     inverse = filled(inverse, chunk_of(dk, dv, T))  #? erase
     dS, sizes = torch.empty_like(d_end), sizes_of("scan_back", dk, dv, T)
@@ -293,17 +297,17 @@ def NAME_backward(
     ]
     grid = (dS.shape[0] * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_back, grid, args, dtype, **sizes)
-    dk_, <erase:dp, >da = (tokens_first(x) for x in (k, <erase:p, >log_a))
+    dk_, <erase:dp, >da = (tokens_first(log_a, dtype=x.dtype) for x in (k, <erase:p, >log_a))
     chunks, sizes = X * H * starts.shape[2], sizes_of("channel_grads", dk, dv, T)
     pairs, more = torch.empty_like(inverse, dtype=dtype), sizes_of("spread", dk, dv, T)  #? erase
     db = b.new_empty(*b.shape, blocks_of(dk, more["BD"]))  # by parts of the channels  #? erase
     args = [
-        k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, *tokens_of(packing, T, sizes["C"]), H, 
+        k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
         *k.stride()[:3], *log_a.stride()[:3], *ROWS.stride()[:3],
     ]
     launch(NAME_grads, (chunks * blocks_of(dk, sizes["BD"]),), args, dtype, **sizes)
     args = [  #? erase
-        p, k, log_a, b, pairs, dp, dk_, db, da, *tokens_of(packing, T, sizes["C"]), H, *p.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],  #? erase
+        p, k, log_a, b, pairs, dp, dk_, db, da, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*p.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],  #? erase
     ]  #? erase
     launch(NAME_spread, (chunks * db.shape[-1],), args, dtype, **more)  #? erase
     return dS, dk_, du, <erase:db.sum(-1), >da<erase:, dp>
@@ -313,7 +317,7 @@ def NAME_backward(
 def NAME_slopes(k, u, <erase:b, >log_a, <erase:p, >*rest):
     """The shapes of the slopes."""
     du = <erase:u.new_empty(u.shape, dtype=wider(k.dtype))><!erase:tokens_first(u, dtype=wider(k.dtype))>
-    dk, da<erase:, dp> = (tokens_first(x) for x in (k, log_a<erase:, p>))
+    dk, da<erase:, dp> = (tokens_first(log_a, dtype=x.dtype) for x in (k, log_a<erase:, p>))
     return torch.empty_like(rest[<erase:-4><!erase:-3>]), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
 
 
@@ -327,6 +331,7 @@ def NAME_slope(ctx, *grads):
     grads = [x.contiguous() for x in grads<erase:[:3]>]
     *kept, packing = ctx.saved_tensors
     dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, *grads, packing)
+    dk = together(dk, kept[0])  #? grouped
     return dS, dk, du.to(kept[1].dtype), <erase:db, >da, <erase:dp, >None, None
 
 
@@ -336,16 +341,16 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 
 _KERNELS = _SCAN, _STEP, _SCAN_BACK, _SCAN_GRADS
 
-TEXTS: dict[str, str] = {
-    "channel_scan": entry("channel_scan", _FADE, *_KERNELS, _SCAN_OPERATOR),
-    "channel_delta_scan": entry(
-        "channel_delta_scan",
-        _FADE,
-        _SOLVE,
-        *_KERNELS,
-        SPREAD,
-        _SCAN_OPERATOR,
-        erase=True,
-        before=True,
-    ),
-}
+
+def _texts() -> dict[str, str]:
+    out: dict[str, str] = {}
+    for grouped in (False, True):
+        names = (f"channel_{x}scan{'_grouped' * grouped}" for x in ("", "delta_"))
+        plain, delta = names
+        out[plain] = entry(plain, _FADE, *_KERNELS, _SCAN_OPERATOR, grouped=grouped)
+        solved = _FADE, _SOLVE, *_KERNELS, SPREAD, _SCAN_OPERATOR
+        out[delta] = entry(delta, *solved, erase=True, before=True, grouped=grouped)
+    return out
+
+
+TEXTS: dict[str, str] = _texts()

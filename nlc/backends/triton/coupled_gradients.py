@@ -10,7 +10,7 @@ SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
     <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:dz, >dX, packing, T, N, H,
-    <erase:k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, >
+    <erase:<grouped:group, >k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -26,8 +26,8 @@ def NAME_scan_back(
             dh += (taken_block(d_end + (n * STATES + s) * DK * DV, d[q], v, DK, 1, DK, DV),)
     dX += n * STATES * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
-    k += n // H * k_x + n % H * k_h  #? erase
-    p += n // H * p_x + n % H * p_h  #? erase
+    k += n // H * k_x + n % H<grouped: // group> * k_h  #? erase
+    p += n // H * p_x + n % H<grouped: // group> * p_h  #? erase
     for back in range(last - first):
         m = n * (tl.cdiv(T, C) + N) + last - 1 - back
         left = begun + m * STATES * STATES * C
@@ -77,7 +77,7 @@ def NAME_scan_back(
 SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
-    k, kept, rows, starts, ends, <erase:d_rows, >dk, du, d_kept, d_begun, packing, T, N, H, k_x, k_h, k_t, r_x, r_h, r_t, r_j,
+    k, kept, rows, starts, ends, <erase:d_rows, >dk, du, d_kept, d_begun, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, r_x, r_h, r_t, r_j,
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -86,7 +86,7 @@ def NAME_scan_grads(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    K = taken_columns(k + x * k_x + head * k_h, d, t, k_t, stop, DK).to(DOT)
+    K = taken_columns(k + x * k_x + head<grouped: // group> * k_h, d, t, k_t, stop, DK).to(DOT)
     last = m * STATES * STATES * C * C + (C - 1) * C + i
     dK, d_since, d_left = tl.zeros([BK, C], tl.float32), (), ()
     for _ in tl.static_range(STATES * STATES):
@@ -130,7 +130,7 @@ def NAME_scan_grads(
 ERASE_GRADS = '''
 @triton.jit
 def NAME_erase_grads(
-    k, b, p, kept, begun, rows, starts, z, dz, k_end, u_end, dk, du, db, dp, d_kept, d_begun, packing, T, N, H,
+    k, b, p, kept, begun, rows, starts, z, dz, k_end, u_end, dk, du, db, dp, d_kept, d_begun, packing, T, N, H, <grouped:group, >
     k_x, k_h, k_t, p_x, p_h, p_t,
     SOURCE: tl.constexpr, STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -140,8 +140,8 @@ def NAME_erase_grads(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    K = taken_columns(k + x * k_x + head * k_h, d, t, k_t, stop, DK).to(DOT)
-    P = taken_columns(p + x * p_x + head * p_h, d, t, p_t, stop, DK).to(DOT)
+    K = taken_columns(k + x * k_x + head<grouped: // group> * k_h, d, t, k_t, stop, DK).to(DOT)
+    P = taken_columns(p + x * p_x + head<grouped: // group> * p_h, d, t, p_t, stop, DK).to(DOT)
     A = tl.dot(tl.trans(P), K, input_precision=PRECISION)
     below, below_t = i[:, None] > i[None, :], i[None, :] > i[:, None]
     own = (m * STATES + SOURCE) * STATES

@@ -12,7 +12,7 @@ from nlc.backends.triton.forms import worded
 _READ = '''
 @triton.jit
 def NAME_out(
-    q, k, rows, starts, kept, begun, out, packing, T, N, H, q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
+    q, k, rows, starts, kept, begun, out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
     r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n, o_x, o_h, o_t, <before:STATE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -23,12 +23,12 @@ def NAME_out(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    Q = taken(q + x * q_x + head * q_h, t, d, q_t, stop, DK).to(DOT)
+    Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
     seen = i[:, None] ORDER i[None, :]
     at_kept = kept + m * w_n + ROW[:, None] * C + i[None, :]
     Y = tl.zeros([C, BV], tl.float32)
     A = tl.zeros([C, C], tl.float32)  #? turned
-    K = taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
+    K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
     A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
     for s in tl.static_range(STATES):
         h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
@@ -40,7 +40,7 @@ def NAME_out(
         at = rows + x * r_x + head * r_h + s * r_j  #? !turned
         R = taken(at, t, v, r_t, stop, DV).to(DOT)  #? !turned
         Y += tl.dot((A * S).to(DOT), R, input_precision=PRECISION)  #? !turned
-        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
+        K = taken(k + x * k_x + head<grouped: // group> * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A += S * tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
     R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)  #? turned
     Y += tl.dot(A.to(DOT), R, input_precision=PRECISION)  #? turned
@@ -50,7 +50,7 @@ def NAME_out(
 _READ_BACK = '''
 @triton.jit
 def NAME_back(
-    q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, packing, T, N, H,
+    q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, packing, T, N, H, <grouped:group, >
     q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n,
     g_x, g_h, g_t, <before:STATE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -61,11 +61,11 @@ def NAME_back(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    Q = taken(q + x * q_x + head * q_h, t, d, q_t, stop, DK).to(DOT)
+    Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
     seen, seen_t = i[:, None] ORDER i[None, :], i[None, :] ORDER i[:, None]
     at_kept = kept + m * w_n + ROW[:, None] * C + i[None, :]
     at_kept_t = kept + m * w_n + ROW[None, :] * C + i[:, None]
-    K = taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
+    K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
     A_t = tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? !turned
     A_t = tl.zeros([C, C], tl.float32)  #? turned
     dA = tl.zeros([C, C], tl.float32)  #? turned
@@ -81,7 +81,7 @@ def NAME_back(
         D += (tl.zeros([C, C], tl.float32),)  #? !turned
         D_t += (tl.zeros([C, C], tl.float32),)  #? !turned
         S_t = tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)  #? turned
-        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
+        K = taken(k + x * k_x + head<grouped: // group> * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A_t += S_t * tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? turned
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
@@ -124,7 +124,7 @@ def NAME_back(
         dA += D[s] * S  #? !turned
         dA_t += D_t[s] * S_t  #? !turned
         tl.store(at_slope + s * C * C, tl.where(seen, D[s] * A, 0.0))  #? !turned
-        K = taken(k + x * k_x + head * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
+        K = taken(k + x * k_x + head<grouped: // group> * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
         tl.store(at_slope + s * C * C, tl.where(seen, dA * A, 0.0))  #? turned
         dQ += tl.dot((dA * S).to(DOT), K, input_precision=PRECISION)  #? turned
@@ -144,9 +144,10 @@ def NAME(
     dtype = supported(k)
     kept, begun = parts[state], parts[starts.shape[-3] + state]
     lead = leading(
-        q.shape[:-2], k.shape[:-2], rows.shape[:-3], starts.shape[:-4], begun.shape[:-3],
+        <!grouped:q.shape[:-2], k.shape[:-2], >rows.shape[:-3], starts.shape[:-4], begun.shape[:-3],
     )
-    q, k = (rows_of(dtype, x) for x in fitted(lead, 2, q, k))
+    q, k = (rows_of(dtype, x) for x in fitted(lead, 2, q, k))  #? !grouped
+    q, k = (shared(dtype, lead, x) for x in (q, k))  #? grouped
     rows = rows_of(dtype, fitted(lead, 3, rows)[0])
     starts = fitted(lead, 4, starts)[0].flatten(0, 2)
     kept, begun = (fitted(lead, n, x)[0].flatten(0, 2) for n, x in ((4, kept), (3, begun)))
@@ -161,6 +162,7 @@ def NAME_meaning(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, <before:state: int, >
 ) -> tuple[Tensor, ...]:
     """Chunk by chunk."""
+    q, k = (x.repeat_interleave(rows.shape[1] // x.shape[1], 1) for x in (q, k))  #? grouped
     C, out = kept.shape[-1], []
     kept, begun = one_earlier(kept, begun, state)  #? before
     kept = kept.tril()  #? !before
@@ -181,13 +183,13 @@ def NAME_forward(
 ) -> Tensor:
     """Over tensors [X, H, ...] and chunks [X * H * chunks, ...]<turned:, rows as keys and keys as rows>."""
     out = NAME_shapes(q, k, rows)
-    (_, H, T, dk), dv, (chunks, states, C) = q.shape, rows.shape[-1], begun.shape
+    (_, H, T, *_, dv), dk, (chunks, states, C) = rows.shape, q.shape[-1], begun.shape
     checked(
         NAME_forward, NAME_meaning, k, dv, C, packing is not None, <turned:k="T states dk", ><!turned:rows="T states dv", >
-        starts="all states dv dk", kept="all states C C", begun="all states C", states=states, C=C,
+        starts="all states dv dk", kept="all states C C", begun="all states C", states=states, C=C, <grouped:groups=4, >
     )
     args = [
-        q, k, rows, starts, kept, begun, out, *tokens_of(packing, T, C), H, *q.stride()[:3],
+        q, k, rows, starts, kept, begun, out, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*q.stride()[:3],
         <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
         *starts.stride(), kept.stride(0), begun.stride(0), *out.stride()[:3],
     ]
@@ -200,7 +202,7 @@ def NAME_forward(
 @NAME_forward.register_fake
 def NAME_shapes(q, k, rows, *_):
     """What the operator returns, but for its values."""
-    N, H, T, _ = q.shape
+    N, H, T = rows.shape[:3]
     return q.new_empty(N, T, H, rows.shape[-1]).transpose(1, 2)
 
 
@@ -211,9 +213,9 @@ def NAME_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in."""
     out = NAME_slopes(q, k, rows, starts, kept, begun)
-    (_, H, T, dk), dv, (chunks, states, C) = q.shape, rows.shape[-1], begun.shape
+    (_, H, T, *_, dv), dk, (chunks, states, C) = rows.shape, q.shape[-1], begun.shape
     args = [
-        q, k, rows, starts, kept, begun, grad, *out, *tokens_of(packing, T, C), H, *q.stride()[:3],
+        q, k, rows, starts, kept, begun, grad, *out, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*q.stride()[:3],
         <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
         *starts.stride(), kept.stride(0), begun.stride(0), *grad.stride()[:3],
     ]
@@ -227,7 +229,7 @@ def NAME_slopes(q, k, rows, starts, kept, begun, *_):
     """The shapes of the slopes."""
     dtype = wider(k.dtype)
     return (
-        q.new_empty(q.shape), k.new_empty(k.shape<turned:, dtype=dtype>),
+        q.new_empty(<grouped:*rows.shape[:3], q.shape[-1]><!grouped:q.shape>), k.new_empty(<grouped:*rows.shape[:3], k.shape[-1]><!grouped:k.shape><turned:, dtype=dtype>),
         rows.new_empty(rows.shape<!turned:, dtype=dtype>), starts.new_empty(starts.shape, dtype=dtype),
         kept.new_empty(kept.shape), begun.new_empty(begun.shape),
     )
@@ -245,6 +247,7 @@ def NAME_slope(ctx, grad):
         q, k, rows, starts, kept, begun, grad, <before:ctx.state, >packing
     )
     d_starts = d_starts.to(starts.dtype)
+    d_q, d_k = together(d_q, q), together(d_k, k)  #? grouped
     return d_q, d_k.to(k.dtype), d_rows.to(rows.dtype), d_starts, d_kept, d_begun, <before:None, >None
 
 
@@ -254,8 +257,8 @@ NAME_forward.register_autograd(
 '''
 
 
-def _read(turned: bool, before: bool) -> tuple[str, str]:
-    name = f"coupled_{'turned_' * turned}read{'_before' * before}"
+def _read(turned: bool, before: bool, grouped: bool) -> tuple[str, str]:
+    name = f"coupled_{'turned_' * turned}read{'_before' * before}{'_grouped' * grouped}"
     words = {
         "VALUE": f"X_{'(t-1)' if before else 't'}[state]{'ᵀ' * turned} q_t",
         "ROW": "(i - 1)" if before else "i",
@@ -263,9 +266,11 @@ def _read(turned: bool, before: bool) -> tuple[str, str]:
         "NAME": name,
     }
     source = "\n".join([_READ, _READ_BACK, _READ_OPERATOR])
-    return name, worded(source, words, turned=turned, before=before)
+    return name, worded(source, words, turned=turned, before=before, grouped=grouped)
 
 
 TEXTS: dict[str, str] = dict(
-    _read(turned, before) for turned, before in product((False, True), (False, True))
+    _read(turned, before, grouped)
+    for turned, before, grouped in product((False, True), repeat=3)
+    if not (turned and grouped)
 )

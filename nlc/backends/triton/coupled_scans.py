@@ -6,13 +6,15 @@ p_t·k_i kept[source, j, t−1, i], so that with one inverse of I + Σ_j seen_j 
 
 from __future__ import annotations
 
+from itertools import product
+
 from nlc.backends.triton.coupled_gradients import ERASE_GRADS, SCAN_BACK, SCAN_GRADS
 from nlc.backends.triton.forms import worded
 
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, u, b, p, kept, inverse, given, packing, T, N, H, k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
+    k, u, b, p, kept, inverse, given, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
     SOURCE: tl.constexpr, STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -21,8 +23,8 @@ def NAME_solve(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    K = taken(k + x * k_x + head * k_h, t, d, k_t, stop, DK).to(DOT)
-    P = taken(p + x * p_x + head * p_h, t, d, p_t, stop, DK).to(DOT)
+    K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)
+    P = taken(p + x * p_x + head<grouped: // group> * p_h, t, d, p_t, stop, DK).to(DOT)
     A = tl.dot(P, tl.trans(K), input_precision=PRECISION)
     below = i[:, None] > i[None, :]
     kept += (m * STATES + SOURCE) * STATES * C * C + (i[:, None] - 1) * C + i[None, :]
@@ -48,7 +50,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >packing, T, N, H, table, count,
+    X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >packing, T, N, H, table, count, <grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, u_j, <erase:p_x, p_h, p_t, SOURCE: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -67,9 +69,9 @@ def NAME_scan(
             h += (taken_block(X + (n * STATES + s) * DK * DV, d[q], v, DK, 1, DK, DV),)
     end += n * STATES * DK * DV
     n, first, last = stretch(n, packing, table, count, T, N, H, C)
-    k += n // H * k_x + n % H * k_h
+    k += n // H * k_x + n % H<grouped: // group> * k_h
     u += n // H * u_x + n % H * u_h
-    p += n // H * p_x + n % H * p_h  #? erase
+    p += n // H * p_x + n % H<grouped: // group> * p_h  #? erase
     for chunk in range(first, last):
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
@@ -117,7 +119,7 @@ def NAME_scan(
 _STEP = '''
 @triton.jit
 def NAME_step(
-    X, k, u, <erase:b, p, >kept, begun, end, <erase:rows, >starts, <erase:z, >H, k_x, k_h, u_x, u_h, u_j, <erase:p_x, p_h, >
+    X, k, u, <erase:b, p, >kept, begun, end, <erase:rows, >starts, <erase:z, >H, <grouped:group, >k_x, k_h, u_x, u_h, u_j, <erase:p_x, p_h, >
     <erase:SOURCE: tl.constexpr, >STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr,
 ):
@@ -126,8 +128,8 @@ def NAME_step(
     d, v = tl.arange(0, BK), part * BV + tl.arange(0, BV)
     at, held = v[:, None] * DK + d[None, :], (v < DV)[:, None] & (d < DK)[None, :]
     at += n * STATES * DK * DV
-    key = tl.load(k + n // H * k_x + n % H * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
-    probe = tl.load(p + n // H * p_x + n % H * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
+    key = tl.load(k + n // H * k_x + n % H<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
+    probe = tl.load(p + n // H * p_x + n % H<grouped: // group> * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
     Z = tl.zeros([BV], tl.float32)  #? erase
     h, R = (), ()
     for s in tl.static_range(STATES):
@@ -162,17 +164,19 @@ def NAME(
     u [..., T, states, dv]<erase:, b [..., T, states]>. Returns X after the last token, and what reads need.
     Where sequences are packed within one, X is [N, H, states, dv, dk], and there is one of those.
     Products are computed in the dtype of k and summed in float32, which X and A are in. TypeError
-    for another dtype or device.
+    for another dtype or device.<grouped: Heads of keys are fewer, each for as many in a row.>
     """
     dtype = supported(k)
     kept, begun = products(A, within)
     lead = leading(
-        front(X, 3, within), A.shape[:-3], k.shape[:-2], u.shape[:-3], <erase:b.shape[:-2], p.shape[:-2], >
+        front(X, 3, within), A.shape[:-3], <!grouped:k.shape[:-2], >u.shape[:-3], <erase:b.shape[:-2], <!grouped:p.shape[:-2], >>
     )
     X = state_of(X, *u.shape[-2:], k.shape[-1])
     X = states_for(lead, 3, X, within)
-    key = rows_of(dtype, fitted(lead, 2, k)[0])  #? !erase
-    key, p = (rows_of(dtype, x) for x in fitted(lead, 2, k, p))  #? erase
+    key = rows_of(dtype, fitted(lead, 2, k)[0])  #? !erase !grouped
+    key, p = (rows_of(dtype, x) for x in fitted(lead, 2, k, p))  #? erase !grouped
+    key = shared(dtype, lead, k)  #? grouped
+    p = shared(dtype, lead, p)  #? grouped erase
     write = rows_of(dtype, fitted(lead, 3, u)[0])
     b = fitted(lead, 2, b.float())[0].contiguous()  #? erase
     left = fitted(lead, 4, begun)[0].contiguous()
@@ -192,6 +196,7 @@ def NAME_meaning(
     X: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
 ) -> tuple[Tensor, ...]:
     """Chunk by chunk."""
+    k<erase:, p> = (x.repeat_interleave(u.shape[1] // x.shape[1], 1) for x in (k, <erase:p>))  #? grouped
     C, <erase:rows, >starts = kept.shape[-1], <erase:[], >[]
     before = one_earlier(kept[..., source, :, :, :], begun[..., source, :, :], source)  #? erase
     flows = k.split(C, -2), u.split(C, -3)<erase:, b.split(C, -2), p.split(C, -2)>
@@ -220,15 +225,15 @@ def NAME_forward(
     """States after the last token, <erase:rows, >states before each chunk<erase:, inverses, z>: as [X, H, ...]."""
     end, starts = out = NAME_shapes(X, k, u, kept, packing, table)  #? !erase
     end, rows, starts, inverse, z = out = NAME_shapes(X, k, u, b, p, kept, packing, table)  #? erase
-    (N, H, T, dk), (states, dv), C = k.shape, u.shape[-2:], kept.shape[-1]
+    (N, H, T, states, dv), dk, C = u.shape, k.shape[-1], kept.shape[-1]
     checked(
         NAME_forward, NAME_meaning, k, dv, min(T, C), packing is not None, X="states dv dk", u="T states dv", <erase:b="T states", >
-        kept="chunks states states C C", begun="chunks states states C", states=states, C=C,
+        kept="chunks states states C C", begun="chunks states states C", states=states, C=C, <grouped:groups=4, >
     )
     if T == 1 and packing is None:
         sizes = coupled_sizes("step", states, dk, dv, C)
         args = [
-            X, k, u, <erase:b, p, >kept, begun, end, <erase:rows, >starts, <erase:z, >H, *k.stride()[:2],
+            X, k, u, <erase:b, p, >kept, begun, end, <erase:rows, >starts, <erase:z, >H, <grouped:H // k.shape[1], >*k.stride()[:2],
             *u.stride()[:2], u.stride(3), <erase:*p.stride()[:2], >
         ]
         grid = (N * H * blocks_of(dv, sizes["BV"]),)
@@ -236,14 +241,14 @@ def NAME_forward(
         return out
     given = torch.empty_like(z)  #? erase
     args = [  #? erase
-        k, u, b, p, kept, inverse, given, *tokens_of(packing, T, C), H, *k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
+        k, u, b, p, kept, inverse, given, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
     ]  #? erase
     sizes = coupled_sizes("solve", states, dk, dv, C)  #? erase
     grid = (N * H * kept.shape[2],)  #? erase
     launch(NAME_solve, grid, args, k.dtype, SOURCE=source, **sizes)  #? erase
     args = [
         X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >*tokens_of(packing, T, C), H,
-        *counted(table), *k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
+        *counted(table), <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
     ]
     sizes = coupled_sizes("scan", states, dk, dv, C)
     grid = (X.shape[:-3].numel() * blocks_of(dv, sizes["BV"]),)
@@ -257,7 +262,7 @@ def NAME_shapes(X, k, u, <erase:b, p, >kept, *rest):
     packing, chunks, C = rest[-2], kept.shape[2], kept.shape[-1]  #? erase
     end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[-3:])
     return end, starts  #? !erase
-    inverse, z = inverses(k, packing, chunks, C), k.new_empty(*k.shape[:3], u.shape[-1])  #? erase
+    inverse, z = inverses(u, packing, chunks, C), k.new_empty(*u.shape[:3], u.shape[-1])  #? erase
     return end, k.new_empty(u.shape), starts, inverse, z  #? erase
 
 
@@ -270,7 +275,7 @@ def NAME_backward(
     """The slopes by all that goes in, from those of all that comes out."""
     out = NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >d_end)
     d_X, d_k, d_u, <erase:d_b, d_p, >d_kept, d_begun = out
-    (N, H, T, dk), (states, dv), C = k.shape, rows.shape[-2:], kept.shape[-1]
+    (N, H, T, states, dv), dk, C = rows.shape, k.shape[-1], kept.shape[-1]
     dtype = wider(k.dtype)
     ends = starts.new_empty(starts.shape, dtype=dtype)
     d_z = z.new_empty(z.shape, dtype=dtype)  #? erase
@@ -278,20 +283,20 @@ def NAME_backward(
     k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
     args = [
         <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, *tokens_of(packing, T, C), H, 
-        <erase:*k.stride()[:3], *p.stride()[:3], >
+        <erase:<grouped:H // k.shape[1], >*k.stride()[:3], *p.stride()[:3], >
     ]
     sizes = coupled_sizes("scan_back", states, dk, dv, C)
     grid = (d_X.shape[0] * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
     args = [
-        k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, *tokens_of(packing, T, C), H, 
+        k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >
         *k.stride()[:3], *rows.stride()[:4],
     ]
     sizes = coupled_sizes("grads", states, dk, dv, C)
     grid = (N * H * kept.shape[2],)
     launch(NAME_scan_grads, grid, args, dtype, **sizes)
     args = [  #? erase
-        k, b, p, kept, begun, rows, starts, z, d_z, k_end, u_end, d_k, d_u, d_b, d_p, d_kept, d_begun, *tokens_of(packing, T, C), H,  #? erase
+        k, b, p, kept, begun, rows, starts, z, d_z, k_end, u_end, d_k, d_u, d_b, d_p, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >  #? erase
         *k.stride()[:3], *p.stride()[:3],  #? erase
     ]  #? erase
     sizes = coupled_sizes("erase_grads", states, dk, dv, C)  #? erase
@@ -302,10 +307,10 @@ def NAME_backward(
 @NAME_backward.register_fake
 def NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >d_end, *_):
     """The shapes of the slopes; those of products that no token has are zero."""
-    d_X, d_k = torch.empty_like(d_end), k.new_empty(k.shape)
+    d_X, d_k = torch.empty_like(d_end), k.new_empty(*rows.shape[:3], k.shape[-1])
     d_u = rows.new_empty(rows.shape, dtype=wider(k.dtype))
     d_kept, d_begun = torch.zeros_like(kept), torch.zeros_like(begun)
-    return d_X, d_k, d_u, <erase:torch.empty_like(b), p.new_empty(p.shape), >d_kept, d_begun
+    return d_X, d_k, d_u, <erase:torch.empty_like(b), torch.empty_like(d_k), >d_kept, d_begun
 
 
 def NAME_setup(ctx, inputs, output):
@@ -321,6 +326,8 @@ def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, *_>):
     *kept, packing = ctx.saved_tensors
     out = NAME_backward(*kept, *grads, <erase:ctx.source, >packing)
     d_X, d_k, d_u, *rest = out
+    d_k = together(d_k, kept[0])  #? grouped
+    rest[1] = together(rest[1], kept[0])  #? grouped erase
     return d_X, d_k, d_u.to(d_k.dtype), *rest, <erase:None, >None, None
 
 
@@ -330,11 +337,13 @@ NAME_forward.register_autograd(
 '''
 
 
-def _scan(erase: bool) -> tuple[str, str]:
-    name = f"coupled_{'delta_' * erase}scan"
+def _scan(erase: bool, grouped: bool) -> tuple[str, str]:
+    name = f"coupled_{'delta_' * erase}scan{'_grouped' * grouped}"
     kernels = [_SOLVE] * erase + [_SCAN, _STEP, SCAN_BACK, SCAN_GRADS] + [ERASE_GRADS] * erase
     source = "\n".join([*kernels, _SCAN_OPERATOR])
-    return name, worded(source, {"NAME": name}, erase=erase)
+    return name, worded(source, {"NAME": name}, erase=erase, grouped=grouped)
 
 
-TEXTS: dict[str, str] = dict(map(_scan, (False, True)))
+TEXTS: dict[str, str] = dict(
+    _scan(erase, grouped) for erase, grouped in product((False, True), repeat=2)
+)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from nlc.backends.precedence import ATOM
+from dataclasses import dataclass, field
+
+from nlc.backends.precedence import ATOM, SUM
 from nlc.backends.torch.rows import RowPrinter
+from nlc.backends.triton.gates import ending
 from nlc.ir.expr import Expr
+from nlc.ir.gates import Gates
 from nlc.ir.logs import logged
 from nlc.ir.types import TOKEN
 
 
+@dataclass
 class KernelPrinter(RowPrinter):
-    """Values of tokens beside kernels."""
+    """Values of tokens beside kernels. ``operators`` are those that make decays, by the texts of a file."""
+
+    operators: dict[Gates, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)  # names of variables
 
     def write(self, e: Expr) -> tuple[str, int]:
+        if e.op == "made":
+            gates: Gates = e.attr  # type: ignore[assignment]
+            behind = ending(len(self.operators), self.taken)
+            name = self.operators.setdefault(gates, f"log_decay{behind}")
+            args = [
+                self(x) if n in gates.fixed else self.aligned(x, e.type, SUM)
+                for n, x in zip(gates.given, e.args)
+            ]
+            return f"{self.use(name)}({', '.join(args)})", ATOM
         decays = logged(e) if e.type.clock == TOKEN else None
         if decays is not None:
             return f"{self.use('log_decay')}({self(decays)})", ATOM
@@ -20,17 +37,23 @@ class KernelPrinter(RowPrinter):
 
 
 TEXTS: dict[str, str] = {
+    "log_of": '''
+@triton.jit
+def log_of(x):
+    """log x, at least -30; NaN, which shows, where x is negative and has no logarithm."""
+    log = tl.where(x < 9.357622968840175e-14, -30.0, tl.log(x))
+    return tl.where(x < 0, float("nan"), log)
+''',
     "log_decay": '''
 LEAST = 9.357622968840175e-14  # e^-30
 
 
 @triton.jit
-def log_decay_values(a, out, size, LEAST: tl.constexpr, BLOCK: tl.constexpr):
-    """-30 where a is less than that; NaN, which shows, where it is negative and has no logarithm."""
+def log_decay_values(a, out, size, BLOCK: tl.constexpr):
+    """The logarithms of decays."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(a + at, mask=at < size, other=1.0)
-    log = tl.where(x < LEAST, -30.0, tl.log(x))
-    tl.store(out + at, tl.where(x < 0, float("nan"), log), mask=at < size)
+    tl.store(out + at, log_of(x), mask=at < size)
 
 
 @triton.jit

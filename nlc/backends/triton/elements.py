@@ -12,6 +12,7 @@ FUNCTIONS: dict[str, str] = {
     **{name: f"tl.{name}({{0}})" for name in ("exp", "log", "sqrt", "abs", "erf", "sigmoid")},
     "sign": "sign({0})",
     "tanh": "tanh({0})",
+    "softplus": "softplus({0})",
     "maximum": "tl.maximum({0}, {1})",
     "minimum": "tl.minimum({0}, {1})",
     "clip": "tl.minimum(tl.maximum({0}, {1}), {2})",
@@ -20,7 +21,7 @@ FUNCTIONS: dict[str, str] = {
     "zeros": "tl.zeros([CHUNK], tl.float32)",
 }
 
-TEXTS: dict[str, str] = {
+FUNCTION_TEXTS: dict[str, str] = {
     "sign": '''
 @triton.jit
 def sign(x):
@@ -33,12 +34,24 @@ def tanh(x):
     """The hyperbolic tangent, to an absolute error of 2e-7."""
     return 2 * tl.sigmoid(2 * x) - 1
 ''',
+    "softplus": '''
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x)), to the precision of what it is, however small."""
+    y = tl.exp(-tl.abs(x))
+    one = 1 + y
+    log = tl.where(one == 1, y, tl.log(one) * (y / tl.where(one == 1, 1.0, one - 1)))
+    return tl.maximum(x, 0.0) + log
+''',
     "square": '''
 @triton.jit
 def square(x):
     """x times x."""
     return x * x
 ''',
+}
+
+TEXTS: dict[str, str] = FUNCTION_TEXTS | {
     "place": '''
 @triton.jit
 def place(table, owner, ROLES: tl.constexpr, CHUNK: tl.constexpr, ALIGNED: tl.constexpr):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nlc.backends.torch.scans import Form
-from nlc.backends.writer import WIDTH, filled, select
+from nlc.backends.triton.gates import back, call
+from nlc.backends.triton.lines import laid
+from nlc.backends.writer import select
+from nlc.ir.gates import Gates
 
 MOST_KEYS = 256  # channels
 
@@ -22,18 +24,30 @@ def chunk(kind: str, dk: int, dv: int, tokens: int, asked: int | None = None) ->
 @dataclass(frozen=True, order=True)
 class KernelForm(Form):
     """``rate``: each write has a factor of its own, so that no product of the two is stored. ``unit``: keys and queries
-    are brought to length one in the kernels. ``grouped``: they have fewer heads, each for several of the values'."""
+    are brought to length one in the kernels. ``grouped``: they have fewer heads, each for several of the values'.
+    ``gates``: what the kernels make gates of, if that is not done before; ``raw`` and ``raw_decay`` are what scans and
+    reads that do so have behind their names."""
 
     rate: bool = False
     unit: bool = False
     grouped: bool = False
+    gates: Gates | None = field(default=None, compare=False)
+    raw: str = ""
+    raw_decay: str = ""
 
     @property
     def scan(self) -> str:
-        first, last = "gated_" if self.kind == "scalar" else "", self.keys
+        if self.kind not in ("none", "scalar"):
+            return super().scan + self.keys
+        first, last = "gated_" if self.kind == "scalar" else "", self.keys + self.raw
         if not self.erase:
             return f"{first or 'additive_'}memory{last}"
         return f"{first}delta{'_at' * self.probe}{'_rated' * self.rate}{last}"
+
+    @property
+    def decay_gates(self) -> Gates | None:
+        """What reads make decays of."""
+        return self.gates.decay if self.gates else None
 
     @property
     def keys(self) -> str:
@@ -45,56 +59,44 @@ class KernelForm(Form):
         return self.scan
 
     def read(self, when: str, turned: bool = False) -> str:
-        return super().read(when, turned) + self.keys
+        return super().read(when, turned) + self.keys + self.raw_decay
 
 
 def text(source: str, name: str, f: KernelForm) -> str:
     """The text of a scan's kernels under its name."""
     decay, probe = f.kind == "scalar", "p" if f.probe else "k"
     flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe)
-    flags |= dict(unit=f.unit, grouped=f.grouped)
+    flags |= dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None)
     flags |= dict(state=decay or f.erase, keyed=decay or f.erase or f.unit)
-    return select(source, **flags).replace("NAME", name).replace("PROBE", probe)
+    gates = ["b"] * f.erase + ["log_a"] * decay + ["w"] * f.rate
+    source = _gated(select(source, **flags), name, gates, f.gates)
+    return source.replace("NAME", name).replace("PROBE", probe)
 
 
-def chosen(source: str, *, before: bool, **flags: bool) -> str:
-    """The text of a read's kernels."""
-    return select(source, before=before, **flags).replace("ORDER", ">" if before else ">=")
+def chosen(source: str, name: str, f: KernelForm, before: bool) -> str:
+    """The text of a read's kernels under its name."""
+    decay, gates = f.kind == "scalar", f.decay_gates
+    flags = dict(decay=decay, unit=f.unit, grouped=f.grouped, before=before, raw=bool(gates))
+    source = _gated(select(source, **flags), name, ["log_a"] * decay, gates)
+    return source.replace("NAME", name).replace("ORDER", ">" if before else ">=")
 
 
-def packed(start: str, args: list[str], end: str, depth: int = 0) -> str:
-    """A call or a signature on one line, or its arguments on as few as they need."""
-    pad = "    " * depth
-    one = f"{pad}{start}{', '.join(args)}{end}"
-    if len(one) <= WIDTH:
-        return one
-    lines = filled([f"{a}," for a in args], WIDTH - 4 * depth - 4)
-    return "\n".join(
-        [f"{pad}{start}", *(f"{pad}    {x}" for x in lines), f"{pad}{end}  # fmt: skip"]
-    )
-
-
-def laid(text: str) -> str:
-    """Calls, lists and signatures that the text has over lines, on as few as they need."""
-    out, lines = [], iter(text.split("\n"))
-    for line in lines:
-        bare = line.lstrip()
-        depth = (len(line) - len(bare)) // 4
-        if bare.endswith(("(", "[")) and not bare.startswith(("#", '"')):
-            inner, pad = [], "    " * depth
-            while not (end := next(lines)).startswith((f"{pad})", f"{pad}]")):
-                inner.append(end.strip())
-            args = [x.strip() for x in " ".join(inner).split(",") if x.strip()]
-            line = packed(bare, args, end.strip(), depth)
-        elif len(line) > WIDTH and (call := re.fullmatch(r"(\w[\w., =]*\()(.*)\)", bare)):
-            start, inner = call.groups()
-            if 4 * depth + 4 + len(inner) > WIDTH:
-                line = packed(start, inner.split(", "), ")", depth)
-            else:
-                pad = "    " * depth
-                line = f"{pad}{start}\n{pad}    {inner}\n{pad})"
-        out.append(line)
-    return "\n".join(out)
+def _gated(source: str, name: str, gates: list[str], raw: Gates | None) -> str:
+    """The text with how its kernels get gates: as they are, or of what they are made of."""
+    solve = [x for x in gates if x != "w"]
+    words = {"GIVEN_SOLVE": raw.only(*solve).tensors if raw else solve}
+    words["GIVEN"] = raw.tensors if raw else gates
+    words["SLOPES"] = [f"d_{n}" for n in raw.tensors] if raw else [f"d{n[-1]}" for n in gates]
+    for word, names in words.items():
+        source = source.replace(word, "".join(f"{n}, " for n in names))
+    fixed = "".join(f" {n}: tl.constexpr," for n in raw.fixed) if raw else ""
+    source = source.replace("FIXED", fixed).replace("SET_BACK", back(raw, name) if raw else "")
+    for x in gates:
+        chunk, one = f"tl.load({x} + n * T + t, mask=t < stop, other=0.0)", f"tl.load({x} + n)"
+        if raw:
+            chunk, one = (call(raw, name, x, at) for at in ("n, t, T, H, stop", "n, 0, 1, H, 1"))
+        source = source.replace(f"CHUNK_{x.upper()}", chunk).replace(f"ONE_{x.upper()}", one)
+    return source
 
 
 def worded(source: str, words: dict[str, str], **flags: bool) -> str:

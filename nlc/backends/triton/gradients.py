@@ -7,14 +7,15 @@ transpose of a product as an operand is what some versions of Triton compile wro
 
 from __future__ import annotations
 
-from nlc.backends.triton.forms import KernelForm, chosen, laid, text
+from nlc.backends.triton.forms import KernelForm, chosen, text
+from nlc.backends.triton.lines import laid
 
 _READ_BACK = '''
 @triton.jit
-def <decay:gated_>read<before:_before><unit:_unit><grouped:_grouped>_back(
-    q, k, rows, starts, <decay:log_a, >grad, dq, dk, d_rows, d_starts, <decay:da, >packing, T, N, H, <grouped:group, >
+def NAME_back(
+    q, k, rows, starts, GIVENgrad, dq, dk, d_rows, d_starts, SLOPESpacking, T, N, H, <grouped:group, >
     q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d, g_x, g_h, g_t, w_x, w_h, w_t,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's reads are worth to all that they are made of."""
@@ -22,14 +23,14 @@ def <decay:gated_>read<before:_before><unit:_unit><grouped:_grouped>_back(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
+    a, c = logs(CHUNK_LOG_A)  #? decay
+    read = <!before:c><before:c - a>  #? decay
     at_q, keyed = flow(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK)
     Q = tl.load(at_q, mask=keyed, other=0.0).to(DOT)
     at_k, keyed = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)
     K = tl.load(at_k, mask=keyed, other=0.0).to(DOT)
     Q, scale_q = unit(Q, EPS, DOT)  #? unit
     K, scale_k = unit(K, EPS, DOT)  #? unit
-    a, c = logs(log_a + n * T, t, stop)  #? decay
-    read = <!before:c><before:c - a>  #? decay
     seen = i[:, None] ORDER i[None, :]
     seen_t = i[None, :] ORDER i[:, None]
     G = tl.exp2(tl.where(seen, read[:, None] - c[None, :], -float("inf")))  #? decay
@@ -63,7 +64,9 @@ def <decay:gated_>read<before:_before><unit:_unit><grouped:_grouped>_back(
     dK = tl.dot((dA_t * G_t).to(DOT), Q, input_precision=PRECISION)
     d_read = tl.sum(Q.to(tl.float32) * dQ, 1)  #? decay
     dc = d_read - tl.sum(K.to(tl.float32) * dK, 1)  #? decay
-    tl.store(da + n * T + t, tl.cumsum(dc, 0, reverse=True)<before: - d_read>, mask=t < stop)  #? decay
+    d_log_a = tl.cumsum(dc, 0, reverse=True)<before: - d_read>  #? decay
+    tl.store(da + n * T + t, d_log_a, mask=t < stop)  #? decay !raw
+    SET_BACK  #? decay raw
     dQ = scale_q[:, None] * (dQ - Q * tl.sum(dQ * Q, 1)[:, None])  #? unit
     dK = scale_k[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
     at_q, keyed = flow(dq + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
@@ -75,9 +78,9 @@ def <decay:gated_>read<before:_before><unit:_unit><grouped:_grouped>_back(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
-    k, <erase:b, ><decay:log_a, ><probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H, <grouped:group, >
+    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H, <grouped:group, >
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """From the last chunk back, for a block of dv: what S behind each is worth, and its rows."""
@@ -93,14 +96,14 @@ def NAME_scan_back(
         chunk = last - 1 - back
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
+        a, c = logs(CHUNK_LOG_A)  #? decay
+        total = tl.sum(a, 0)  #? decay
+        erase = CHUNK_B<decay: * tl.exp2(c - a)>  #? erase
         at, held = block(ends + m * DK * DV, v, d, 1, DK, DV, DK)
         tl.store(at, worth.to(ends.dtype.element_ty), mask=held)
         at, there = flow(k, t, d, k_t, stop, DK)
         K = tl.load(at, mask=there, other=0.0).to(DOT)
         scale = to_unit(K, EPS)  #? unit
-        a, c = logs(log_a + n * T, t, stop)  #? decay
-        total = tl.sum(a, 0)  #? decay
-        erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
         erase *= scale  #? unit erase
         since = tl.exp2(total - c)<unit: * scale>  #? decay
         Y = tl.dot(worth.to(DOT), tl.trans(K), input_precision=PRECISION)
@@ -127,10 +130,10 @@ def NAME_scan_back(
 _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
-    k, <rate:u, ><erase:b, ><decay:log_a, ><rate:w, ><probe:p, >rows, starts, ends, du,
-    <rate:d_u, >dk, <erase:db, ><decay:da, ><rate:dw, ><probe:dp, >packing, T, N, H, <grouped:group, >
+    k, <rate:u, >GIVEN<probe:p, >rows, starts, ends, du,
+    <rate:d_u, >dk, SLOPES<probe:dp, >packing, T, N, H, <grouped:group, >
     k_x, k_h, k_t, r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """The slopes by what a chunk is made of, from its rows, their worth, and S at both ends."""
@@ -143,8 +146,11 @@ def NAME_scan_grads(
     D = tl.zeros([C, C], tl.float32)  #? erase
     D_t = tl.zeros([C, C], tl.float32)  #? erase
     last = tl.zeros([BK], tl.float32)  #? decay
-    dW = tl.zeros([C], tl.float32)  #? rate
-    W = tl.load(w + n * T + t, mask=t < stop, other=0.0)  #? rate
+    d_w = tl.zeros([C], tl.float32)  #? rate
+    W = CHUNK_W  #? rate
+    a, c = logs(CHUNK_LOG_A)  #? decay
+    total = tl.sum(a, 0)  #? decay
+    erase = CHUNK_B  #? erase
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
         at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, stop, DV)
@@ -162,14 +168,12 @@ def NAME_scan_grads(
         F += tl.dot(Y.to(DOT), tl.trans(h), input_precision=PRECISION)  #? erase
         given, written = flow(u + x * u_x + head * u_h, t, v, u_t, stop, DV)  #? rate
         U = tl.load(given, mask=written, other=0.0).to(tl.float32)  #? rate
-        dW += tl.sum(Y.to(tl.float32) * U, 1)  #? rate
+        d_w += tl.sum(Y.to(tl.float32) * U, 1)  #? rate
         at, there = flow(d_u + (x * T * H + head) * DV, t, v, H * DV, stop, DV)  #? rate
         tl.store(at, (Y * W[:, None]).to(d_u.dtype.element_ty), mask=there)  #? rate
     at, there = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)  #? keyed
     K = tl.load(at, mask=there, other=0.0).to(DOT)  #? keyed
     K, scale = unit(K, EPS, DOT)  #? unit
-    a, c = logs(log_a + n * T, t, stop)  #? decay
-    total = tl.sum(a, 0)  #? decay
     E *= tl.exp2(total - c)[:, None]  #? decay
     below, below_t = i[:, None] > i[None, :], i[None, :] > i[:, None]  #? erase
     before = c - a  #? decay erase
@@ -179,24 +183,24 @@ def NAME_scan_grads(
     G_t = tl.where(below_t, 1.0, 0.0)  #? !decay erase
     at, there = flow(p + x * p_x + head<grouped: // group> * p_h, t, d, p_t, stop, DK)  #? probe
     P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
-    erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)  #? erase
     dP = -tl.dot((D * G).to(DOT), K, input_precision=PRECISION)<!decay: - F>  #? erase
     dP -= F * tl.exp2(before)[:, None]  #? decay erase
     D_t = (D_t * G_t * erase[None, :]).to(DOT)  #? erase
     dK = E<erase: - tl.dot(D_t, <probe:P><!probe:K>, input_precision=PRECISION)>
-    dB = tl.sum(dP * <probe:P><!probe:K>.to(tl.float32), 1)  #? erase
-    tl.store(db + n * T + t, dB, mask=t < stop)  #? erase
-    dc = -tl.sum(K.to(tl.float32) * dK, 1)<erase: + erase * dB>  #? decay
+    d_b = tl.sum(dP * <probe:P><!probe:K>.to(tl.float32), 1)  #? erase
+    tl.store(db + n * T + t, d_b, mask=t < stop)  #? erase !raw
+    dc = -tl.sum(K.to(tl.float32) * dK, 1)<erase: + erase * d_b>  #? decay
     end = tl.sum(last, 0) * tl.exp2(total) + tl.sum(tl.sum(K.to(tl.float32) * E, 1), 0)  #? decay
-    dA = tl.cumsum(dc, 0, reverse=True) + end<erase: - erase * dB>  #? decay
-    tl.store(da + n * T + t, dA, mask=t < stop)  #? decay
+    d_log_a = tl.cumsum(dc, 0, reverse=True) + end<erase: - erase * d_b>  #? decay
+    tl.store(da + n * T + t, d_log_a, mask=t < stop)  #? decay !raw
     dK += dP * erase[:, None]  #? erase !probe
     at, there = flow(dp + (x * T * H + head) * DK, t, d, H * DK, stop, DK)  #? probe
     tl.store(at, (dP * erase[:, None]).to(dp.dtype.element_ty), mask=there)  #? probe
-    tl.store(dw + n * T + t, dW, mask=t < stop)  #? rate
+    tl.store(dw + n * T + t, d_w, mask=t < stop)  #? rate !raw
     dK = scale[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
     at, there = flow(dk + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
     tl.store(at, dK.to(dk.dtype.element_ty), mask=there)
+    SET_BACK  #? raw
 '''
 
 
@@ -205,6 +209,6 @@ def texts(name: str, f: KernelForm) -> str:
     return laid(text(_SCAN_BACK + "\n" + _SCAN_GRADS, name, f))
 
 
-def read_text(**how: bool) -> str:
+def read_text(name: str, f: KernelForm, before: bool) -> str:
     """The kernel behind a read's gradient."""
-    return laid(chosen(_READ_BACK, **how))
+    return laid(chosen(_READ_BACK, name, f, before))

@@ -10,13 +10,15 @@ where keys are alike; a series for all 64 tokens would not (kernels.md §0.7).
 
 from __future__ import annotations
 
-from nlc.backends.triton.forms import KernelForm, chosen, laid, text
+from nlc.backends.triton.forms import KernelForm, chosen, text
+from nlc.backends.triton.lines import laid
 
 _FLOW = '''
 # In kernels: n counts the heads of all sequences, m the chunks of all of them; x and head are those
 # of n, t the tokens and i their places in a chunk, d and v channels of keys and values. Of a scan:
 # u is written, times w if there is w, and b erases at p, else at k; R are the rows that come of it,
 # X inverses, h a block of the state transposed. What is behind a name with _x, _h, _t is a stride.
+# Gates can be made of what is theirs of a token, raw_, of a head, head_, or of all, fixed_.
 # Where N sequences are packed in one, n counts its heads, and packing says where they are.
 @triton.jit
 def flow(x, token, channel, at, T, size: tl.constexpr):
@@ -34,9 +36,9 @@ def block(x, d, v, at_v, at_d, DK: tl.constexpr, DV: tl.constexpr):
 
 _LOGS = '''
 @triton.jit
-def logs(log_a, t, T):
-    """log2 of the decays of a chunk, and their sums."""
-    a = tl.load(log_a + t, mask=t < T, other=0.0) * 1.4426950408889634
+def logs(log_a):
+    """log2 of the decays of a chunk from their logarithms, and their sums."""
+    a = log_a * 1.4426950408889634
     return a, tl.cumsum(a, 0)
 '''
 
@@ -82,8 +84,8 @@ def inverse_of(L, C: tl.constexpr, PRECISION: tl.constexpr):
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, b, <decay:log_a, ><probe:p, >inverse, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,> DOT: tl.constexpr, PRECISION: tl.constexpr,
+    k, GIVEN_SOLVE<probe:p, >inverse, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
+    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L_ti = b_t <decay:a_{t-1} ... a_{i+1} >PROBE_t . k_i for i < t."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
@@ -95,9 +97,9 @@ def NAME_solve(
     at, there = flow(p + n // H * p_x + n % H<grouped: // group> * p_h, t, d, p_t, stop, DK)  #? probe
     P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
     L = tl.dot(<probe:P><!probe:K>, tl.trans(K), input_precision=PRECISION)
-    L *= tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]
+    L *= CHUNK_B[:, None]
     below = i[:, None] > i[None, :]
-    a, c = logs(log_a + n * T, t, stop)  #? decay
+    a, c = logs(CHUNK_LOG_A)  #? decay
     L *= tl.exp2(tl.where(below, (c - a)[:, None] - c[None, :], -float("inf")))  #? decay
     L = tl.where(below, L, 0.0)  #? !decay
     X = inverse_of(L, C, PRECISION)
@@ -108,9 +110,9 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, ><erase:inverse, >end, <erase:rows, >starts, packing, T, N, H, table, count, <grouped:group, >
+    S, k, u, GIVEN<probe:p, ><erase:inverse, >end, <erase:rows, >starts, packing, T, N, H, table, count, <grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last.<!grouped:""">
@@ -136,12 +138,12 @@ def NAME_scan(
         scale = to_unit(K, EPS)  #? unit
         at, there = flow(u, t, v, u_t, stop, DV)
         R = tl.load(at, mask=there, other=0.0)<!rate:.to(tl.float32)>
-        R = R * tl.load(w + n * T + t, mask=t < stop, other=0.0)[:, None]  #? rate
-        a, c = logs(log_a + n * T, t, stop)  #? decay
+        R = R * CHUNK_W[:, None]  #? rate
+        a, c = logs(CHUNK_LOG_A)  #? decay
         total = tl.sum(a, 0)  #? decay
         at, there = flow(p, t, d, p_t, stop, DK)  #? probe
         P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
-        erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)<decay: * tl.exp2(c - a)>  #? erase
+        erase = CHUNK_B<decay: * tl.exp2(c - a)>  #? erase
         erase *= scale  #? unit erase
         R -= erase[:, None] * tl.dot(<probe:P><!probe:K>, h.to(DOT), input_precision=PRECISION)  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
@@ -159,9 +161,9 @@ def NAME_scan(
 _STEP = '''
 @triton.jit
 def NAME_step(
-    S, k, u, <erase:b, ><decay:log_a, ><rate:w, ><probe:p, >end, <erase:rows, >starts, H, <grouped:group, >
+    S, k, u, GIVEN<probe:p, >end, <erase:rows, >starts, H, <grouped:group, >
     k_x, k_h, u_x, u_h, <probe:p_x, p_h, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,<unit: EPS: tl.constexpr,>
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
 ):
     """One token, for a block of dv."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
@@ -172,20 +174,20 @@ def NAME_step(
     key = tl.load(k + n // H * k_x + n % H<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
     key *= tl.rsqrt(tl.sum(key * key, 0) + EPS)  #? unit
     row = tl.load(u + n // H * u_x + n % H * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
-    row *= tl.load(w + n)  #? rate
+    row *= ONE_W  #? rate
     probe = tl.load(p + n // H * p_x + n % H<grouped: // group> * p_h + d, mask=d < DK, other=0.0)  #? probe
-    row -= tl.load(b + n) * tl.sum(h * <probe:probe.to(tl.float32)><!probe:key>[None, :], 1)  #? erase
+    row -= ONE_B * tl.sum(h * <probe:probe.to(tl.float32)><!probe:key>[None, :], 1)  #? erase
     tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
-    h *= tl.exp(tl.load(log_a + n))  #? decay
+    h *= tl.exp(ONE_LOG_A)  #? decay
     tl.store(end + at, h + row[:, None] * key[None, :], mask=held)
 '''
 
 _READ = '''
 @triton.jit
-def <decay:gated_>read<before:_before><unit:_unit><grouped:_grouped>_out(
-    q, k, rows, starts, <decay:log_a, >out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
+def NAME_out(
+    q, k, rows, starts, GIVENout, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>
+    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """<!before:S_t q_t><before:S_{t-1} q_t> in a chunk for a block of dv: of what it began with, and what was written."""
@@ -206,7 +208,7 @@ def <decay:gated_>read<before:_before><unit:_unit><grouped:_grouped>_out(
     R = tl.load(at, mask=there, other=0.0).to(DOT)
     seen = i[:, None] ORDER i[None, :]
     A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)
-    a, c = logs(log_a + n * T, t, stop)  #? decay
+    a, c = logs(CHUNK_LOG_A)  #? decay
     A *= tl.exp2(tl.where(seen, <!before:c><before:(c - a)>[:, None] - c[None, :], -float("inf")))  #? decay
     A = tl.where(seen, A, 0.0)  #? !decay
     value = tl.dot(Q, h, input_precision=PRECISION)
@@ -224,6 +226,6 @@ def texts(name: str, f: KernelForm) -> str:
     return laid(text("\n".join([*[_SOLVE] * f.erase, _SCAN, _STEP]), name, f))
 
 
-def read_text(**how: bool) -> str:
+def read_text(name: str, f: KernelForm, before: bool) -> str:
     """The kernel of a read."""
-    return laid(chosen(_READ, **how))
+    return laid(chosen(_READ, name, f, before))

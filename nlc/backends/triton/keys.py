@@ -149,10 +149,13 @@ def _sharing(parallel: Parallel, inner: dict[str, Dim]) -> tuple[set[str], set[s
     states: set[str] = set()
     taken: Counter[str] = Counter()
     for x in parallel.body:
-        if not isinstance(x, Scan) or x.record.rank != 2 or x.record.kind not in ("none", "scalar"):
+        if not isinstance(x, Scan) or x.record.rank != 2:
             continue
         r, mine = x.record, [n for n in reads if n.attr.scan == x.name]
-        vectors = [r.key, *[r.probe] * (r.probe is not None), *(n.args[0] for n in mine if n.args)]
+        if r.kind == "channel" and r.erases and r.probe is None:
+            continue  # where a decay is by channel, probes have all heads
+        probed = r.kind != "channel" and r.probe is not None
+        vectors = [r.key, *[r.probe] * probed, *(n.args[0] for n in mine if n.args)]
         names = [str(e.attr) if e is not None and e.op == "var" else "" for e in vectors]
         alike = len({inner.get(n) for n in names}) == 1 and names[0] in inner
         if alike and all(n.args and not n.attr.transposed for n in mine):
@@ -168,7 +171,7 @@ def narrow(x: Let | Scan | Loop) -> bool:
         return r.rank == 2 and r.kind in ("none", "scalar", "channel") and not any(r.start)
     if not isinstance(x, Let):
         return False
-    return all(_plain(n) for n in walk(x.expr))
+    return x.expr.op == "made" or all(_plain(n) for n in walk(x.expr))
 
 
 def _plain(n: Expr) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from nlc.backends.reference.file import class_name, close_file, open_file
 from nlc.backends.torch.helpers import defined
@@ -11,11 +12,14 @@ from nlc.backends.torch.scanned import all_nodes
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.forms import KernelForm
+from nlc.backends.triton.gate_operators import operator
+from nlc.backends.triton.gates import ending
 from nlc.backends.triton.keys import groups, lengths, narrow
 from nlc.backends.triton.packing import packable
-from nlc.backends.triton.texts import TEXTS
-from nlc.backends.writer import Header, Writer
+from nlc.backends.triton.texts import TEXTS, of_form
+from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.expr import Expr, walk
+from nlc.ir.gates import Gates, named, parts, rate
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
 
@@ -38,7 +42,8 @@ def emit_module(program: Program, header: Header) -> str:
     emitter.lengths, emitter.sharing = brought, sharing
     emitter.write()
     asked = {"CHUNK": program.tile or program.channel_tile}
-    texts = defined(emitter.printer.helpers, program, asked, TEXTS)
+    made = {n: operator(n, gates) for gates, n in emitter.row.operators.items()}
+    texts = defined(emitter.printer.helpers, program, asked, TEXTS | made | emitter.made)
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
@@ -46,7 +51,8 @@ class TritonModule(TorchModule):
     """Scans of matrices call kernels. Where nothing else multiplies, flows stay in the dtype that they come in.
 
     ``lengths``: the scans whose kernels bring keys and queries to length one, by their states, and with which eps.
-    ``sharing``: those that take one key for several heads.
+    ``sharing``: those that take one key for several heads.  ``made``: the texts of
+    these, by name.
     """
 
     ROWS = KernelPrinter
@@ -55,16 +61,38 @@ class TritonModule(TorchModule):
 
     def __init__(self, program: Program, header: Header, w: Writer):
         super().__init__(program, header, w)
+        self.made: dict[str, str] = {}
+        self.raw: dict[str, list[Gates]] = {}  # what scans and reads of a name make
+        self.row.taken = program.names
         if packable(program):
             self.STREAMS, self.beside_flows = "packed_streams", ("within: Packing | None = None",)
 
     def form(self, r: Record, read: bool) -> Form:
         f = super().form(r, True)
         if f.kind not in ("none", "scalar"):
-            return f
+            shared = r.states[0] in self.sharing
+            return KernelForm(f.kind, f.erase, grouped=True) if shared else f
         unit, grouped = r.states[0] in self.lengths, r.states[0] in self.sharing
-        rate = _rate(r) is not None
-        return KernelForm(f.kind, f.erase, f.probe, rate=rate, unit=unit, grouped=grouped)
+        found = KernelForm(
+            f.kind, f.erase, f.probe, rate=rate(r) is not None, unit=unit, grouped=grouped
+        )
+        if r.gates is None:
+            return found
+        found = replace(found, gates=r.gates)
+        behind = self._behind(found.scan, found.gates), self._behind("read", found.decay_gates)
+        found = replace(found, raw=behind[0], raw_decay=behind[1])
+        if found.scan not in self.made:
+            self.made |= of_form(found)
+        return found
+
+    def _behind(self, name: str, gates: Gates | None) -> str:
+        """What is behind a name where it is what makes gates."""
+        if gates is None:
+            return ""
+        known = self.raw.setdefault(name, [])
+        if gates not in known:
+            known.append(gates)
+        return ending(known.index(gates), self.row.taken)
 
     def constructed(self) -> list[str]:
         widths: dict[str, str] = {}  # of keys, and a memory that has them
@@ -76,18 +104,27 @@ class TritonModule(TorchModule):
         check = self.printer.use("keys_fit") if widths else ""
         return [f'{check}(self, "{n}", {w})' for w, n in widths.items()] + super().constructed()
 
-    def _last(self, r: Record) -> list[str]:
-        eps = self.lengths.get(r.states[0])
-        given = [self.row(eps)] if eps is not None else []
+    def _last(self, r: Record, read: bool = True) -> list[str]:
+        eps, given = self.lengths.get(r.states[0]), []
+        if r.gates is not None:
+            gates, meant = r.gates.only("log_a") if read else r.gates, named(parts(r))[1]
+            given += [self.row(meant[n]) for n in gates.fixed]
+        given += [self.row(eps)] if eps is not None else []
         return given + ["within"] * (self.STREAMS == "packed_streams")
 
-    def _rated(self, r: Record, f: Form, args: list[str], at: Callable[..., str]) -> list[str]:
-        found = _rate(r)
-        if not isinstance(f, KernelForm) or found is None:
-            return []
-        factor, value = found
-        args[2] = at(value)
-        return [at(factor)]
+    def _gates(self, r: Record, f: Form, at: Callable[..., str], read: bool = False) -> list[str]:
+        if not isinstance(f, KernelForm):
+            return super()._gates(r, f, at, read)
+        if f.gates is None:
+            return super()._gates(r, f, at, read) + (
+                [at(rate(r)[0])] if f.rate and not read else []
+            )
+        gates, meant = f.gates.only("log_a") if read else f.gates, named(parts(r))[1]
+        return [self.row(meant[n]) if n.startswith("head") else at(meant[n]) for n in gates.tensors]
+
+    def _write(self, s: Scan, f: Form, at: Callable[..., str]) -> str:
+        rated = isinstance(f, KernelForm) and f.rate
+        return at(rate(s.record)[1]) if rated else super()._write(s, f, at)
 
     def _written(self, s: Scan, j: int, at: Callable[..., str]) -> str:
         """u of a state; what its T answers at the probe on a line of its own, where it decays towards one."""
@@ -109,22 +146,48 @@ class TritonModule(TorchModule):
         super()._parallel(s)
         written = self.w.lines[start:]
         if sum("dtype" in line.replace(f"{self.first}.dtype", "") for line in written) == 1:
-            self.w.lines[start:] = [x for x in written if not x.strip().startswith("dtype = ")]
+            at = next(i for i, x in enumerate(written) if x.strip().startswith("dtype = "))
+            note = written.pop(at).partition("  # ")[2]
+            if note and "  # " not in written[at] and len(written[at]) + len(note) + 4 <= WIDTH:
+                written[at] += f"  # {note}"
+            elif note:
+                pad = len(written[at]) - len(written[at].lstrip())
+                written.insert(at, f"{' ' * pad}# {note}")
+            self.w.lines[start:] = written
 
     def takes(self, s: Scan) -> bool:
-        return _rate(s.record) is not None
+        return rate(s.record) is not None
 
     def _to_rows(self, s: Parallel) -> None:
         if not all(narrow(x) for x in s.body):
             super()._to_rows(s)
             return
-        heads, gates = self._heads(s), _gates(s)
+        heads, gates, raw = self._heads(s), _gates(s), self._raw(s)
         ranks = {str(n.attr): n.type.rank for x in s.body for n in all_nodes(x) if n.op == "var"}
         for outer, inner in s.slices.items():
             text = f"{outer}.transpose(1, 2)" if heads[inner] else outer
-            text += "" if ranks.get(inner) and inner not in gates else ".to(dtype)"
+            text += (
+                "" if inner in raw or (ranks.get(inner) and inner not in gates) else ".to(dtype)"
+            )
             if text != inner:
                 self.w(f"{inner} = {text}")
+
+    def _raw(self, s: Parallel) -> set[str]:
+        """The flows that gates are made of in kernels, and nothing else: they come as they are."""
+        others: list[Expr] = []
+        mine: set[str] = set()
+        for x in s.body:
+            if isinstance(x, Scan) and x.record.gates is not None:
+                gates = [*parts(x.record).values()]
+                mine |= {str(n.attr) for e in gates for n in walk(e) if n.op == "var"}
+                r, pair = x.record, rate(x.record)
+                others += [e for e in (r.key, r.probe, *r.start) if e is not None]
+                others += [pair[1]] if pair else [e for e in r.write if e is not None]
+            elif isinstance(x, Let) and x.expr.op == "made":
+                mine |= {str(n.attr) for n in all_nodes(x) if n.op == "var"}
+            else:
+                others += [*all_nodes(x)]
+        return mine - {str(n.attr) for e in others for n in walk(e) if n.op == "var"}
 
 
 def _scans(x: object) -> Iterable[Scan]:
@@ -134,21 +197,6 @@ def _scans(x: object) -> Iterable[Scan]:
     elif isinstance(x, Parallel | Loop):
         for y in x.body:
             yield from _scans(y)
-
-
-def _rate(r: Record) -> tuple[Expr, Expr] | None:
-    """The number and the vector that a write is made of, where the states are matrices that are erased."""
-    write = r.write[0]
-    if (
-        r.source is None
-        or write is None
-        or write.op != "mul"
-        or (r.start and r.start[0] is not None)
-    ):
-        return None
-    a, b = write.args
-    pairs = [(x, y) for x, y in ((a, b), (b, a)) if x.type.rank == 0 and y.type.rank == 1]
-    return pairs[0] if pairs and pairs[0][0].op != "num" else None
 
 
 def _gates(s: Parallel) -> set[str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nlc.backends.triton.forms import KernelForm, packed
+from nlc.backends.triton.forms import KernelForm
+from nlc.backends.triton.gates import meant
+from nlc.backends.triton.lines import packed
 from nlc.backends.writer import WIDTH, select, wrap
+from nlc.ir.gates import Gates
 
 
 @dataclass
@@ -14,6 +17,7 @@ class Text:
 
     name: str
     flags: dict[str, bool]
+    raw: Gates | None = None
     parts: list[str] = field(default_factory=list)
 
     def __call__(self, source: str) -> None:
@@ -27,9 +31,33 @@ class Text:
 
     def check(self) -> None:
         """The operator is compared with its meaning before its first launch."""
-        names = [f"{self.name}_forward", f"{self.name}_meaning"]
-        groups = ["groups=4"] if self.flags.get("grouped") else []
-        self.call("checked(", [*names, "k", "dv", "T", "packing is not None", *groups], ")")
+        given = [
+            f"{self.name}_forward",
+            f"{self.name}_meaning",
+            "k",
+            "dv",
+            "T",
+            "packing is not None",
+        ]
+        given += ["groups=4"] if self.flags.get("grouped") else []
+        if self.raw:
+            given += [f'{n}="{"heads" if n.startswith("head") else "T"}"' for n in self.raw.tensors]
+            given += [f"{n}={n}" for n in self.raw.fixed]
+        self.call("checked(", given, ")")
+
+    def raw_flows(self, lead: str) -> None:
+        """What gates are made of as kernels take it."""
+        raw, heads = (self.raw.kind(x) for x in ("raw", "head")) if self.raw else ([], [])
+        if raw:
+            left = ", ".join(raw) if len(raw) > 1 else f"({raw[0]},)"
+            self.call(f"{left} = (as_numbers(x) for x in fitted(", [lead, "1", *raw], "))")
+        for n in heads:
+            self(f"    {n} = {n}.float().expand({lead}[-1]).contiguous()")
+
+    def meant(self, like: str) -> None:
+        """The gates of what they are made of, in the meaning of an operator."""
+        for line in meant(self.raw, like) if self.raw else []:
+            self(f"    {line}")
 
     def whole(self, start: str, inner: str, end: str) -> None:
         """A call on one line, or its arguments on one of their own."""
@@ -53,7 +81,8 @@ class Text:
         self(f"{pad}grid = ({units}{blocks},)")
         self.call("args = [", args, "]", depth)
         length = ", EPS=eps" if self.flags["unit"] else ""
-        self(f"{pad}launch(NAME_{kernel}, grid, args, {dtype}, **sizes{length})")
+        length += "".join(f", {n}={n}" for n in (self.raw.fixed if self.raw else []))
+        self.whole(f"{pad}launch(", f"NAME_{kernel}, grid, args, {dtype}, **sizes{length}", ")")
 
     def text(self) -> str:
         return "\n".join(self.parts) + "\n"
@@ -64,6 +93,7 @@ CHUNKS = "X * H * starts.shape[2]"
 
 _KINDS = {
     "eps": "float",
+    "fixed": "float",
     "packing": "Tensor | None",
     "table": "Tensor | None",
     "within": "Packing | None = None",
@@ -77,11 +107,16 @@ def told_tokens(f: KernelForm) -> list[str]:
 
 
 def typed(names: list[str]) -> list[str]:
-    return [f"{n}: {_KINDS.get(n, 'Tensor')}" for n in names]
+    return [f"{n}: {_KINDS.get(n.partition('_')[0], 'Tensor')}" for n in names]
 
 
 def returns(count: int) -> str:
     return f"tuple[{', '.join(['Tensor'] * count)}]" if count > 1 else "Tensor"
+
+
+def _solving(f: KernelForm, numbers: list[str]) -> list[str]:
+    """Those that scores and their inverses are made of."""
+    return f.gates.only("b", "log_a").tensors if f.gates else [x for x in numbers if x != "w"]
 
 
 def strides_of(*names: str) -> list[str]:
@@ -96,10 +131,13 @@ def scan(f: KernelForm) -> str:
     """The operator of a scan, forward and backward."""
     erase, decay, rate, probe = f.erase, f.kind == "scalar", f.rate, f.probe
     flags = dict(decay=decay, erase=erase, rate=rate, probe=probe)
-    text = Text(f.scan, flags | dict(unit=f.unit, grouped=f.grouped))
-    numbers = ["b"] * erase + ["log_a"] * decay + ["w"] * rate
+    text = Text(
+        f.scan, flags | dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None), f.gates
+    )
+    numbers = f.gates.tensors if f.gates else ["b"] * erase + ["log_a"] * decay + ["w"] * rate
+    fixed = f.gates.fixed if f.gates else []
     probes = ["p"] * probe
-    given = ["S", "k", "u", *numbers, *probes, *["eps"] * f.unit]
+    given = ["S", "k", "u", *numbers, *probes, *fixed, *["eps"] * f.unit]
     made = ["end", "rows", "starts", "inverse"] if erase else ["end", "starts"]
     given += ["packing", "table"]
     _scan_called(text, f, given, numbers, probes)
@@ -114,13 +152,17 @@ def _scan_called(
 ) -> None:
     """The function that the module calls."""
     text.call("def NAME(", typed([*given[:-2], "within"]), f") -> {returns(3)}:", 0)
-    each = f", {' and '.join(numbers)} [..., T]" if numbers else ""
+    raw = f.gates.kind("raw") if f.gates else numbers
+    each = f", {' and '.join(raw)} [..., T]" if raw else ""
     at = "p" if f.probe else "k"
     keys = "k and p" if f.probe else "k"
     text(f'''\
     """S_t = <decay:a_t >S_{{t-1}} + <erase:(><rate:w_t >u_t<erase: - b_t S_{{t-1}} {at}_t)> k_tᵀ.
 ''')
     said = f"S is [..., dv, dk], {keys} [..., T, dk], u [..., T, dv]{each}."
+    if f.gates:
+        gates = [n.replace("_", " ") for n, _ in f.gates.values]
+        said += f" {' and '.join(f.gates.given)} are what {', '.join(gates)} are made of."
     said += " The rows of k are brought to length one." * f.unit
     said += f" Heads of {keys} may be fewer, each for as many in a row." * f.grouped
     said += " Returns S after the last token, the rows that were written, and S before each chunk."
@@ -134,7 +176,7 @@ def _scan_called(
     """
     dtype = supported(k)''')
     fronts = [f"{x}.shape[:-2]" for x in (["u"] if f.grouped else ["k", "u", *probes])]
-    fronts = ["front(S, 2, within)", *fronts, *(f"{x}.shape[:-1]" for x in numbers)]
+    fronts = ["front(S, 2, within)", *fronts, *(f"{x}.shape[:-1]" for x in raw)]
     text.call("lead = leading(", fronts, ")")
     text("    S = state_of(S, u.shape[-1], k.shape[-1])")
     text("    S = states_for(lead, 2, S, within)")
@@ -151,7 +193,8 @@ def _scan_called(
         text.call(
             f"{', '.join(flows)} = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *flows], "))"
         )
-    if numbers:
+    text.raw_flows("lead")
+    if numbers and not f.gates:
         left = _given(numbers) if len(numbers) == 1 else ", ".join(numbers)
         args = ["lead", "1", *numbers]
         text.call(f"{left} = (x.float().contiguous() for x in fitted(", args, "))")
@@ -172,12 +215,14 @@ def _scan_meaning(text: Text, given: list[str]) -> None:
     returns = "tuple[Tensor, ...]"
     text.call("\ndef NAME_meaning(", typed(given[:-2]), f") -> {returns}:", 0)
     at = "p" if text.flags["probe"] else "k"
-    text(f'''\
+    text('''\
     """Token by token."""
     k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped
     p = p.repeat_interleave(u.shape[1] // p.shape[1], 1)  #? grouped probe
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + eps)  #? unit
-    C, <erase:rows, >starts = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]), <erase:[], >[]
+    C, <erase:rows, >starts = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]), <erase:[], >[]''')
+    text.meant("u")
+    text(f"""\
     for t in range(k.shape[-2]):
         starts += [S] if t % C == 0 else []
         row = <rate:w[..., t, None] * >u[..., t, :]
@@ -186,7 +231,7 @@ def _scan_meaning(text: Text, given: list[str]) -> None:
         S = <decay:log_a[..., t, None, None].exp() * >S + row[..., :, None] * k[..., t, None, :]
     return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)
 
-''')
+""")
 
 
 def _scan_forward(
@@ -214,7 +259,7 @@ def _scan_forward(
     text.launch("step", "step", args, "k.dtype", "X * H", parted=True, depth=2)
     text("        return out")
     if erase:
-        args = ["k", *[x for x in numbers if x != "w"], *probes, "inverse", *tokens]
+        args = ["k", *_solving(f, numbers), *probes, "inverse", *tokens]
         text.launch("solve", "solve", [*args, *strides_of("k", *probes)], "k.dtype", CHUNKS)
     args = [
         "S",
@@ -264,8 +309,9 @@ def _scan_backward(
     erase = f.erase
     kept = ["k", "u", *numbers, *probes, *made[1:]]
     grads = ["d_end", "d_rows", "d_starts"] if erase else ["d_end", "d_starts"]
-    slopes = [f"d_{n}" for n in given if n not in ("eps", "packing", "table")]
-    eps = [*["eps"] * f.unit, "packing"]
+    fixed = [*(f.gates.fixed if f.gates else []), *["eps"] * f.unit]
+    slopes = [f"d_{n}" for n in given if n not in (*fixed, "packing", "table")]
+    eps = [*fixed, "packing"]
     text("@Operator")
     text.call(
         "def NAME_backward(", typed([*kept, *grads, *eps]), f") -> {returns(len(slopes))}:", 0
@@ -280,7 +326,7 @@ def _scan_backward(
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
     text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
     worth = "worth" if f.rate else "d_u"
-    args = ["k", *[x for x in numbers if x != "w"], *probes, *["inverse"] * erase, *grads]
+    args = ["k", *_solving(f, numbers), *probes, *["inverse"] * erase, *grads]
     args += ["ends", worth, "d_S", *tokens, *strides_of("k", *probes)]
     text.launch("scan_back", "scan_back", args, "dtype", "d_S.shape[0] * H", True)
     written = "rows" if erase else "u"
@@ -299,8 +345,15 @@ def _scan_backward(
     d_k, dtype = tokens_first(<grouped:u, ><!grouped:k><grouped:k.shape[-1]>), wider(k.dtype)''')
     text("    d_u = u.new_empty(u.shape, dtype=dtype)  # of rows, too  #? erase !rate")
     text("    d_u = tokens_first(u, dtype=dtype)  #? " + ("rate" if f.rate else "!erase"))
-    if numbers:
+    raw, heads = (f.gates.kind(x) for x in ("raw", "head")) if f.gates else ([], [])
+    if numbers and not f.gates:
         text(f"    rest = [x.new_empty(x.shape) for x in {_given(numbers)}]")
+    if f.gates and not raw:
+        text("    rest = []")
+    if raw:
+        text(f"    rest = [torch.empty_like(x) for x in {_given(raw)}]")
+    if heads:  # a sum a chunk
+        text(f"    rest += [x.new_empty(starts.shape[:3]) for x in {_given(heads)}]  # by chunks")
     probed = "tokens_first(u, p.shape[-1])" if f.grouped else "tokens_first(p)"
     rest = ["*rest"] * bool(numbers) + [probed] * f.probe
     text(f"    return {', '.join(['torch.empty_like(d_end)', 'd_k', 'd_u', *rest])}")
@@ -308,18 +361,21 @@ def _scan_backward(
     if f.grouped:
         back = "    d_k = together(d_k, kept[0])\n"
         back += "    rest[-1] = together(rest[-1], kept[0])\n" * f.probe
+    for i, _ in enumerate(heads, len(raw)):
+        back += f"    rest[{i}] = rest[{i}].sum((0, 2))\n"
+    known = "".join(f"ctx.{n}, " for n in fixed)
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
-    S, *flows{", ctx.eps" * f.unit}, packing, _ = inputs
+    S, *flows, {known}packing, _ = inputs
     ctx.save_for_backward(*flows, *output[1:], packing)
 
 
 def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
     *kept, packing = ctx.saved_tensors
     grads = ({", ".join(f"{g}.contiguous()" for g in grads)})
-    d_S, d_k, d_u, *rest = NAME_backward(*kept, *grads{", ctx.eps" * f.unit}, packing)
-{back}    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * f.unit}, None, None
+    d_S, d_k, d_u, *rest = NAME_backward(*kept, *grads, {known}packing)
+{back}    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * len(fixed)}, None, None
 
 """)
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")

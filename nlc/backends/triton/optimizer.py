@@ -64,7 +64,7 @@ class ElementPrinter(TorchPrinter):
         return super().number(value)
 
 
-def _printed(e: Expr) -> bool:
+def prints(e: Expr) -> bool:
     """Whether a kernel can compute it."""
     if e.op == "pow":
         return (e.args[1].op, e.args[1].attr) == ("num", 2)
@@ -81,7 +81,7 @@ class KernelRule(ElementRule):
         if self.stacks is not False:
             return False
         found = [self._numbered(x) for x in self.elements.lets]
-        return all(_printed(n) for e in found for n in walk(e))
+        return all(prints(n) for e in found for n in walk(e))
 
     def hypers(self) -> None:
         super().hypers()

@@ -6,12 +6,15 @@ from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.operators import CHUNKS, Text, returns, strides_of, told_tokens, typed
 
 
-def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> str:
+def read(name: str, f: KernelForm, before: bool) -> str:
     """The operator of a read, forward and backward."""
-    text = Text(name, dict(decay=decay, before=before, unit=unit, grouped=grouped))
-    tokens = told_tokens(KernelForm("none", grouped=grouped))
-    tensors = ["q", "k", "rows", "starts"] + ["log_a"] * decay
-    eps = [*["eps"] * unit, "packing"]
+    decay, unit, grouped, raw = f.kind == "scalar", f.unit, f.grouped, f.decay_gates
+    flags = dict(decay=decay, before=before, unit=unit, grouped=grouped, raw=raw is not None)
+    text, tokens = Text(name, flags, raw), told_tokens(f)
+    numbers = raw.tensors if raw else ["log_a"] * decay
+    tensors = ["q", "k", "rows", "starts", *numbers]
+    fixed = [*(raw.fixed if raw else []), *["eps"] * unit]
+    eps = [*fixed, "packing"]
     given = [*tensors, *eps]
     what = "S_{t-1} q_t" if before else "S_t q_t"
     what += " with q and k of length one" * unit
@@ -20,16 +23,18 @@ def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> 
     """{what}: of q and k [..., T, dk] and what a scan returns."""
     dtype = supported(k)''')
     fronts = [*(f"{x}.shape[:-2]" for x in given[2 * grouped : 3]), "starts.shape[:-3]"]
-    text.call("lead = leading(", [*fronts, *["log_a.shape[:-1]"] * decay], ")")
+    tokenwise = raw.kind("raw") if raw else numbers
+    text.call("lead = leading(", [*fronts, *(f"{n}.shape[:-1]" for n in tokenwise)], ")")
     if grouped:
         text("    q, k = (shared(dtype, lead, x) for x in (q, k))")
         text("    rows = rows_of(dtype, fitted(lead, 2, rows)[0])")
     else:
         args = ["lead", "2", *given[:3]]
         text.call("q, k, rows = (rows_of(dtype, x) for x in fitted(", args, "))")
+    text.raw_flows("lead")
     text("""\
     starts = in_a_row(*fitted(lead, 3, starts))
-    log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay
+    log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay !raw
     packing = packed(within, k, rows)""")
     text.call("out = NAME_forward(", given, ")")
     text("    return unfitted(lead, out)[0]")
@@ -38,7 +43,9 @@ def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> 
     """Token by token."""
     q, k = (x.repeat_interleave(rows.shape[1] // x.shape[1], 1) for x in (q, k))  #? grouped
     q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps) for x in (q, k))  #? unit
-    C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
+    C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []''')
+    text.meant("rows")
+    text("""\
     for t in range(k.shape[-2]):
         if t % C == 0:
             S = starts[..., t // C, :, :]
@@ -48,7 +55,7 @@ def read(name: str, *, decay: bool, before: bool, unit: bool, grouped: bool) -> 
     return (torch.stack(out, -2),)
 
 
-@Operator''')
+@Operator""")
     text.call("def NAME_forward(", typed(given), ") -> Tensor:", 0)
     text('''\
     """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
@@ -94,17 +101,27 @@ def NAME_shapes(q, k, rows, *_):
 
 @NAME_backward.register_fake""")
     text.call("def NAME_slopes(", [*tensors, "grad", "*_"], "):", 0)
-    text('''\
+    heads = raw.kind("head") if raw else []
+    shapes = ["torch.empty_like(log_a)"] * (decay and not raw)
+    shapes += [
+        f"{n}.new_empty(starts.shape[:3])" if n in heads else f"torch.empty_like({n})"
+        for n in (raw.tensors if raw else [])
+    ]
+    summed = "\n    ".join(
+        f"rest[{i}] = rest[{i}].sum((0, 2))" for i, n in enumerate(numbers) if n in heads
+    )
+    known = "".join(f"ctx.{n}, " for n in fixed)
+    source = '''\
     """The shapes of the slopes."""
     d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)  #? !grouped
     d_q, d_k = (tokens_first(rows, x.shape[-1]) for x in (q, k))  #? grouped
     dtype = wider(k.dtype)  #? grouped
     d_rows, d_starts = rows_like(rows, dtype), starts.new_empty(starts.shape, dtype=dtype)
-    return d_q, d_k, d_rows, d_starts<decay:, torch.empty_like(log_a)>
+    SLOPES
 
 
 def NAME_setup(ctx, inputs, output):
-    *flows, <unit:ctx.eps, >packing = inputs
+    *flows, KNOWNpacking = inputs
     ctx.save_for_backward(*flows, packing)
 
 
@@ -112,11 +129,18 @@ def NAME_slope(ctx, grad):
     *given, packing = ctx.saved_tensors
     <grouped:q><!grouped:_>, k, rows, starts, *_ = given
     grad = rows_of(wider(k.dtype), grad)
-    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad, <unit:ctx.eps, >packing)
+    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad, KNOWNpacking)
+    SUMMED  #? raw
     d_rows, d_starts = d_rows.to(rows.dtype), d_starts.to(starts.dtype)
     d_q, d_k = together(d_q, q), together(d_k, k)  #? grouped
-    return d_q, d_k, d_rows, d_starts, *rest, <unit:None, >None
+    return d_q, d_k, d_rows, d_starts, *rest, NONESNone
 
-''')
+'''
+    source = source.replace("    SUMMED  #? raw\n", f"    {summed}\n" if summed else "")
+    lines = [f"d_{n} = {x}" for n, x in zip(numbers, shapes, strict=True)] if raw else []
+    back = slopes if raw else [*slopes[:4], *shapes]
+    lines.append(f"return {', '.join(back)}")
+    source = source.replace("SLOPES", "\n    ".join(lines))
+    text(source.replace("KNOWN", known).replace("NONES", "None, " * len(fixed)))
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
     return text.text()

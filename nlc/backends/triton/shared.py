@@ -192,6 +192,11 @@ def rows_of(dtype: torch.dtype, x: Tensor) -> Tensor:
     x = x.to(dtype)
     return x if x.stride(-1) == 1 else x.contiguous()
 ''',
+    "as_numbers": '''
+def as_numbers(x: Tensor) -> Tensor:
+    """Numbers [X, H, T], tokens before heads in memory, as modules have them."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+''',
     "tokens_first": '''
 def tokens_first(x: Tensor, n: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Room for rows [X, H, T, n] like x, tokens before heads in memory: as modules want them."""
@@ -275,13 +280,14 @@ def cached(key: str, verdict: str | None = None) -> str | None:
 ''',
     "checked": '''
 def checked(
-    operator, meaning, k: Tensor, dv: int, tokens: int, packed: bool, /, **axes: str | int
+    operator, meaning, k: Tensor, dv: int, tokens: int, packed: bool, /, **axes: str | float
 ) -> None:
     """Before an operator first runs with this Triton, on this GPU, at these sizes: is it right?
 
     It and its slopes are compared with ``meaning``, in float64. RuntimeError where they differ:
     some versions of Triton compile right kernels to wrong code. What was tuned for these sizes is
-    dropped if it is wrong, or does not run. ``axes`` are those of inputs, or how long an axis is.
+    dropped if it is wrong, or does not run. ``axes`` are those of inputs, or how long an axis is,
+    or a number that is given.
     """
     if INTERPRETED:
         return
@@ -325,8 +331,8 @@ def checked(
 
 def part_of(x: Tensor, axes: str, n: int, ends: list[int], C: int) -> Tensor:
     """Of an input with some axes behind its heads, what the n-th of packed sequences has."""
-    if axes == "sequence":
-        return x[n : n + 1]
+    if axes in ("sequence", "heads"):
+        return x[n : n + 1] if axes == "sequence" else x
     first, size = ends[n], ends[n + 1] - ends[n]
     axes = axes.split()
     if "T" in axes:
@@ -339,7 +345,7 @@ def part_of(x: Tensor, axes: str, n: int, ends: list[int], C: int) -> Tensor:
 
 
 def differs(
-    operator, meaning, k: Tensor, dv: int, chunk: int, packed: bool = False, /, **axes: str | int
+    operator, meaning, k: Tensor, dv: int, chunk: int, packed: bool = False, /, **axes: str | float
 ) -> str:
     """What is wrong with an operator or its slopes at random inputs, of two sequences where they
     are packed; "" if nothing is."""
@@ -357,24 +363,27 @@ def differs(
     names |= dict(w="T", starts="chunks dv dk", v="T dv") | axes
     inputs, of = [], []
     for name in inspect.signature(meaning).parameters:
-        if name not in names:
-            inputs.append(1e-6 if name == "eps" else 0)  # 0: which of the states
+        if not isinstance(names.get(name), str):  # 0: which of the states
+            inputs.append(axes.get(name, 1e-6 if name == "eps" else 0))
             continue
-        shape = [size[axis] for axis in names[name].split()]
+        alone = names[name] == "heads"
+        shape = [] if alone else [size[axis] for axis in names[name].split()]
         heads = axes.get("groups", 16) if name in ("k", "p", "q") else 16
         sequences = len(ends) - 1 if name in ("S", "X") else 1
-        shape = shape if "all" in names[name] else [sequences, heads, *shape]
+        shape = shape if "all" in names[name] else [sequences, heads, *shape][alone:]
         of.append("sequence" if name in ("S", "X") else names[name])
         x = torch.randn(shape, generator=noise, device=device)
         if name in ("k", "p", "q"):
             x = F.normalize(x, dim=-1)
-        elif name in ("b", "w"):
+        elif name in ("b", "w") or name.startswith(("raw", "head")):
             x = x.sigmoid()
         elif name == "log_a":
             x = F.logsigmoid(x + 3)
         elif name == "kept":
             x = (x / 2).tril()
         exact = name in ("S", "X", "b", "log_a", "w", "kept", "begun")
+        exact = exact or name.startswith(("raw", "head"))
+        x = as_numbers(x) if name.startswith("raw") else x
         inputs.append((x if exact else x.to(dtype)).requires_grad_())
     with torch.enable_grad():
         more = len(inspect.signature(operator.function).parameters) - len(inputs) - 1

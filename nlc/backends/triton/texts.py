@@ -15,12 +15,15 @@ from nlc.backends.triton import (
     coupled_reads,
     coupled_scans,
     decays,
+    gate_operators,
     gradients,
     kernels,
     operators,
     packing,
     read_operators,
 )
+from nlc.backends.triton import gates as gates_of
+from nlc.backends.triton.elements import FUNCTION_TEXTS
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.shared import SHARED
 
@@ -45,25 +48,30 @@ def _joined(parts: Iterable[str]) -> str:
     return "\n" + "\n\n\n".join(p.strip("\n") for p in parts) + "\n"
 
 
+def of_form(f: KernelForm) -> dict[str, str]:
+    """The scan of a form and its reads, by name."""
+    name, gates = f.scan, f.gates
+    parts = kernels.texts(name, f), gradients.texts(name, f), operators.scan(f)
+    made = {name: _joined([*([gates_of.texts(gates, name)] if gates else []), *parts])}
+    for before in (False, True):
+        name, gates = f.read("before" if before else "after"), f.decay_gates
+        parts = (
+            kernels.read_text(name, f, before),
+            gradients.read_text(name, f, before),
+            read_operators.read(name, f, before),
+        )
+        made[name] = _joined([*([gates_of.texts(gates, name)] if gates else []), *parts])
+    return made
+
+
 def _texts() -> dict[str, str]:
     first = {
         n: SHARED[n] for n in ("CONFIG", "OPERATORS", "Operator")
     }  # read where operators are defined
     made: dict[str, str] = dict(kernels.SHARED)
     for f in forms():
-        parts = kernels.texts(f.scan, f), gradients.texts(f.scan, f), operators.scan(f)
-        made[f.scan] = _joined(parts)
-    for decay, before, unit, grouped in product((False, True), repeat=4):
-        f = KernelForm("scalar" if decay else "none", unit=unit, grouped=grouped)
-        name = f.read("before" if before else "after")
-        how = dict(decay=decay, before=before, unit=unit, grouped=grouped)
-        parts = (
-            kernels.read_text(**how),
-            gradients.read_text(**how),
-            read_operators.read(name, **how),
-        )
-        made[name] = _joined(parts)
-    made |= packing.TEXTS | access.TEXTS | decays.TEXTS
+        made |= of_form(f)
+    made |= FUNCTION_TEXTS | packing.TEXTS | access.TEXTS | decays.TEXTS | gate_operators.TEXTS
     made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS
     made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}

@@ -1,0 +1,142 @@
+"""Functions of kernels that make gates of what these are made of (``nlc/ir/gates.py``), and give the slopes by it.
+
+Kernels take the values as they are in memory, one a token and head, [X, T, H], or one a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import count, islice
+
+from nlc.backends.precedence import ATOM
+from nlc.backends.torch_printer import TorchPrinter
+from nlc.backends.triton.lines import packed
+from nlc.backends.triton.optimizer import ElementPrinter
+from nlc.backends.writer import WIDTH
+from nlc.ir.expr import Expr, substitute
+from nlc.ir.gates import NUMBER, Gates, variables
+from nlc.ir.logs import logged
+from nlc.ir.ops import leaf
+
+_AT = "n, t, T, H, stop"
+
+
+def ending(number: int, taken: set[str]) -> str:
+    """What is behind the names of functions that make gates, of the first, the second and so on; no variable ends so."""
+    several = (f"_raw_{i}" if i > 1 else "_raw" for i in count(1))
+    free = (x for x in several if not any(n.endswith(x) for n in taken))
+    return next(islice(free, number, None))
+
+
+def call(gates: Gates, name: str, gate: str, at: str) -> str:
+    """A gate of some tokens in a kernel of an operator."""
+    mine = gates.only(gate)
+    return f"{name}_{gate}({', '.join([*mine.tensors, at, *mine.fixed])})"
+
+
+def texts(gates: Gates, name: str) -> str:
+    """The functions of kernels that make the gates, and what gives their slopes."""
+    made = [_value(gates, name, gate) for gate, _ in gates.values]
+    return "\n\n\n".join([*made, _back(gates, name)]) + "\n"
+
+
+def _signature(gates: Gates, function: str, more: list[str], at: str) -> list[str]:
+    fixed = [f"{n}: tl.constexpr" for n in gates.fixed]
+    args = [*gates.tensors, *more, *at.split(", "), *fixed]
+    return ["@triton.jit", packed(f"def {function}(", args, "):")]
+
+
+def _loads(gates: Gates) -> list[str]:
+    raw = gates.kind("raw")
+    at = "at, there = (n // H * T + t) * H + n % H, t < stop" if raw else "there = t < stop"
+    tokens = [f"{n} = tl.load({n} + at, mask=there, other=0.0).to(tl.float32)" for n in raw]
+    return [at, *tokens, *(f"{n} = tl.load({n} + n % H)" for n in gates.kind("head"))]
+
+
+def _value(gates: Gates, name: str, gate: str) -> str:
+    mine = gates.only(gate)
+    said = {"log_a": "log a", "w": "w, what a write is multiplied by", "b": "b, what erases"}
+    lets, value = lines_of(gates[gate], "value", 32)
+    lines = [f'"""{said[gate]}, of tokens t of the head n."""', *_loads(mine), *lets]
+    lines.append(f"return tl.where(there, {value}, 0.0)")
+    return _function(_signature(mine, f"{name}_{gate}", [], _AT), lines)
+
+
+def _back(gates: Gates, name: str) -> str:
+    """What sets the slopes by the variables from those by the gates; of heads a sum a chunk."""
+    heads, said = gates.kind("head"), "Sets the slopes by what the gates of a chunk are made of"
+    said += "; by what is a head's, their sum." if heads else "."
+    lines = [f'"""{said}"""', *_loads(gates), *slopes_of(gates)]
+    for n in gates.kind("raw"):
+        lines.append(f"tl.store(d_{n} + at, slope_{n}.to(d_{n}.dtype.element_ty), mask=there)")
+    for n in heads:
+        lines.append(f"tl.store(d_{n} + m, tl.sum(tl.where(there, slope_{n}, 0.0), 0))")
+    more = [*(f"d_{g}" for g, _ in gates.values), *(f"d_{n}" for n in gates.tensors)]
+    return _function(_signature(gates, f"{name}_gates_back", more, f"m, {_AT}"), lines)
+
+
+def back(gates: Gates, name: str) -> str:
+    """The call of it in a kernel."""
+    slopes = [*(f"d_{g}" for g, _ in gates.values), *(f"d_{n}" for n in gates.tensors)]
+    args = [*gates.tensors, *slopes, f"m, {_AT}", *gates.fixed]
+    return f"{name}_gates_back({', '.join(args)})"
+
+
+def meant(gates: Gates, like: str) -> list[str]:
+    """The gates as lines of PyTorch, of tensors [X, H, T] and [H]; ``like`` is as long as they are."""
+    printer = TorchPrinter(None, str, str)  # type: ignore[arg-type]
+    lines = [f"{n} = {n}[:, None]" for n in gates.kind("head")]
+    for gate, e in gates.values:
+        lets, value = _lines([(gate, e)], 40, printer=printer)
+        long = any(n.startswith("raw") for n in variables(e))
+        lines += [
+            *lets,
+            f"{gate} = {value}" + ("" if long else f" + torch.zeros_like({like}[..., 0])"),
+        ]
+    return lines
+
+
+def slopes_of(gates: Gates) -> list[str]:
+    """Lines that make the slope by each variable of gates from those by the gates."""
+    return _lines(gates.slopes, 0, False)[0]
+
+
+def lines_of(e: Expr, name: str, beside: int) -> tuple[list[str], str]:
+    """Lines before a value in a kernel, and the value."""
+    return _lines([(name, e)], beside)
+
+
+class _Printer(ElementPrinter):
+    """Expressions of gates in kernels."""
+
+    def write(self, e: Expr) -> tuple[str, int]:
+        inner = logged(e)
+        return super().write(e) if inner is None else (f"log_of({self(inner)})", ATOM)
+
+
+def _function(head: list[str], lines: Iterable[str]) -> str:
+    return "\n".join([*head, *(f"    {x}" for x in lines)])
+
+
+def _lines(
+    lets: Sequence[tuple[str, Expr]],
+    beside: int,
+    last: bool = True,
+    printer: TorchPrinter | None = None,
+) -> tuple[list[str], str]:
+    """Statements, each on one line, the last as an expression with room for ``beside`` characters next to it."""
+    printer = printer or _Printer(None, str, str)  # type: ignore[arg-type]
+    out: list[str] = []
+    for i, (name, e) in enumerate(lets):
+        final, n = last and i == len(lets) - 1, 1
+        room = WIDTH - 4 - (beside if final else len(name) + 3)
+        while len(printer(e)) > room:  # its longest operand gets a name
+            longest = max((a for a in e.args if a.args), key=lambda a: len(printer(a)))
+            part = f"{name}_{n}"
+            more, text = _lines([(part, longest)], len(part) + 3, True, printer)
+            out += [*more, f"{part} = {text}"]
+            e, n = substitute(e, {longest: leaf("var", part, NUMBER)}), n + 1
+        if final:
+            return out, printer(e)
+        out.append(f"{name} = {printer(e)}")
+    return out, ""

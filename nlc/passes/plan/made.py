@@ -1,0 +1,205 @@
+"""Program -> program whose records say what their gates are made of, where they can be made where they are used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import reduce
+
+from nlc.ir.expr import Expr, substitute, walk
+from nlc.ir.gates import ARITHMETIC, NUMBER, Gates, inside, leaves, named, number, own, parts, rate
+from nlc.ir.ops import add, leaf, mul
+from nlc.ir.program import Let, Loop, Parallel, Program
+from nlc.ir.scan import Record, Scan
+from nlc.passes.derive import gradient
+from nlc.passes.naming import Names, describe
+from nlc.passes.plan.statements import assigned, needed, nodes, reads
+from nlc.passes.share import share
+
+MOST = 4  # values that the gates of a record are made of
+COST = 12  # functions that it takes to make them
+
+
+def with_gates(program: Program, reserved: frozenset[str]) -> Program:
+    """The program with records that hold what their gates are made of: the gates' expressions, and their slopes.
+
+    So for scans of matrices that stand in no loop. A decay by channel, which is used often, is made before, as a
+    ``made`` node. Where a write that nothing else reads is a number times a vector, it stands in its scan.
+    """
+    at = next((i for i, x in enumerate(program.body) if isinstance(x, Parallel)), None)
+    if at is None:
+        return program
+    return _Inlined(program, at, reserved).program()
+
+
+class _Inlined:
+    """Records of what takes the place of the loop over tokens, with definitions in the place of names."""
+
+    def __init__(self, program: Program, at: int, reserved: frozenset[str]):
+        self.whole, self.at = program, at
+        self.parallel: Parallel = program.body[at]  # type: ignore[assignment]
+        before = [x for x in program.body[:at] if isinstance(x, Let) and len(x.names) == 1]
+        self.outer = {x.names[0]: x.expr for x in before if x.when is None}
+        self.slices = dict(self.parallel.slices)
+        self.inner: dict[str, Expr] = {}
+        self.made: dict[Expr, tuple[str, str]] = {}  # flows' new names, and the lets behind them
+        self.names = Names(reserved | program.names)
+        several = Counter(n for x in self.parallel.body for n in assigned(x))
+        self.once = {n for n, times in several.items() if times == 1}
+        states = {n for x in self.parallel.body if isinstance(x, Scan) for n in x.record.states}
+        self.moving = states | (several.keys() - self.once)
+        found = (n for x in self.parallel.body for n in nodes(x))
+        self.uses = Counter(str(n.attr) for n in found if n.op == "var")
+        self.decays: dict[Expr, Expr] = {}  # by channel, that are made before
+        self.body = tuple(y for x in self.parallel.body for y in self._statement(x))
+
+    def _statement(self, x: Let | Scan | Loop) -> list[Let | Scan | Loop]:
+        if isinstance(x, Let) and len(x.names) == 1 and x.when is None and x.names[0] in self.once:
+            self.inner[x.names[0]] = x.expr
+        if not isinstance(x, Scan) or x.record.rank != 2:
+            return [x]
+        if x.record.kind == "channel":
+            return self._decays_first(x)
+        if x.record.kind not in ("none", "scalar"):
+            return [x]
+        record = self._record(self._written_out(x.record))
+        return [x if record is None else replace(x, record=record)]
+
+    def _written_out(self, r: Record) -> Record:
+        """The record with its write as a number times a vector, if that is what it is and nothing else reads it."""
+        name = str(r.write[0].attr) if r.write[0] is not None and r.write[0].op == "var" else ""
+        if name not in self.inner or self.uses[name] > 1 or name in self.parallel.collects.values():
+            return r
+        value = self.inner[name]
+        moved = any(str(n.attr) in self.moving for n in walk(value) if n.op == "var")
+        whole = replace(r, write=(value,))
+        return r if moved or value.op != "mul" or rate(whole) is None else whole
+
+    def _decays_first(self, x: Scan) -> list[Let | Scan | Loop]:
+        """A scan behind the statement that makes its decays."""
+        log: Expr = x.record.log  # type: ignore[assignment]
+        if log in self.decays:
+            return [replace(x, record=replace(x.record, log=self.decays[log]))]
+        found = self._expanded(log)
+        made_of = dict.fromkeys(leaves(found))
+        if self._refused([found]) or not any(n.type.clock.batched for n in made_of):
+            return [x]
+        found = substitute(found, {n: self._flow(n) for n in made_of})
+        gates, meant = named({"log_a": found})
+        gates = with_slopes(gates)
+        made = Expr("made", tuple(meant[n] for n in gates.given), gates, log.type)
+        name = self.names(f"{x.name}_log_decay")
+        self.decays[log] = Expr("var", (), name, log.type)
+        let = Let((name,), made, "", x.span)
+        return [let, replace(x, record=replace(x.record, log=self.decays[log]))]
+
+    def _refused(self, gates: list[Expr]) -> bool:
+        """Whether kernels had better take them as they are."""
+        flows = {n for e in gates for n in leaves(e) if n.type.clock.batched}
+        cost = sum(n.op not in ARITHMETIC and bool(n.args) for e in gates for n in own(e))
+        return len(flows) > MOST or cost > COST or all(e in flows for e in gates)
+
+    def _record(self, r: Record) -> Record | None:
+        """The record with its gates written out; None where kernels had better take them as they are."""
+        gates = {n: self._expanded(e) for n, e in parts(r).items()}
+        if not gates:
+            return None
+        if self._refused([*gates.values()]):
+            return None
+        known = {n: self._flow(n) for e in gates.values() for n in leaves(e)}
+        gates = {n: substitute(e, known) for n, e in gates.items()}
+        write = r.write
+        if "w" in gates:
+            _, value = rate(r) or (None, None)
+            write = (Expr("mul", (gates["w"], value), None, r.write[0].type),)  # type: ignore[union-attr,arg-type]
+        erase = (gates["b"],) if "b" in gates else r.erase
+        r = replace(r, log=gates.get("log_a", r.log), erase=erase, write=write)
+        found, _ = named(parts(r))
+        decay = with_slopes(found.only("log_a")) if r.log is not None else None
+        return replace(r, gates=replace(with_slopes(found), decay=decay))
+
+    def _expanded(self, e: Expr, outside: str = "") -> Expr:
+        """An expression over flows that have names, weights and numbers; ``outside``: the let before the loop that it
+        is of. A flow without a name is marked with that let."""
+        if number(e):
+            return e
+        if e.op == "spread":
+            return self._expanded(e.args[0], outside)
+        if e.op == "var" and outside:
+            inner = self.outer.get(str(e.attr))
+            if inner is not None and inside(inner):
+                return self._expanded(inner, str(e.attr))
+            return Expr("flow", (), ("", e), e.type)
+        if e.op == "var":
+            return self._variable(e)
+        if inside(e):
+            return e.with_args(tuple(self._expanded(a, outside) for a in e.args))
+        if outside and e.type.clock.batched:
+            return Expr("flow", (), (outside, e), e.type)
+        return e
+
+    def _variable(self, e: Expr) -> Expr:
+        """What a variable within the loop stands for, if kernels can make it of what has names."""
+        name = str(e.attr)
+        if (inner := self.inner.get(name)) is not None:
+            found = self._expanded(inner)
+            plain = all(x.op in ("var", "flow") or not x.type.clock.batched for x in leaves(found))
+            return found if plain else e
+        outer = next((o for o, i in self.slices.items() if i == name), None)
+        inner = self.outer.get(outer or "")
+        return self._expanded(inner, outer or "") if inner is not None and inside(inner) else e
+
+    def _flow(self, e: Expr) -> Expr:
+        """A variable within the loop for a flow."""
+        if e.op != "flow":
+            return e
+        of, value = e.attr  # type: ignore[misc]
+        if value.op == "var":
+            outer = str(value.attr)
+        else:
+            if value not in self.made:
+                bare = value.args[0] if value.op == "split" else value
+                self.made[value] = self.names(describe(bare, of)), of
+            outer = self.made[value][0]
+        if outer not in self.slices:
+            after = self.whole.body[self.at + 1 :]
+            later = any(outer in reads(x) for x in after)
+            self.slices[outer] = self.names(f"{outer}_rows") if later else outer
+        return Expr("var", (), self.slices[outer], value.type)
+
+    def program(self) -> Program:
+        """The program, without what nothing reads any more."""
+        after, first = self.whole.body[self.at + 1 :], self.parallel.first
+        kept = {n for x in after for n in reads(x)} | {s.var for s in self.whole.slots}
+        kept |= {*self.parallel.collects.values()} | {n for x in first for n in reads(x)}
+        body = tuple(needed(self.body, kept))
+        used = {n for x in body for n in reads(x)} | kept
+        slices = {o: i for o, i in self.slices.items() if i in used}
+        whole = replace(self.parallel, slices=slices, body=body)
+        before: list = []
+        for x in self.whole.body[: self.at]:
+            if isinstance(x, Let):
+                mine = {e: n for e, (n, of) in self.made.items() if of in x.names}
+                before += [Let((n,), e, "", x.span) for e, n in mine.items()]
+                known = {e: Expr("var", (), n, e.type) for e, n in mine.items()}
+                x = replace(x, expr=substitute(x.expr, known))
+            before.append(x)
+        live = {n for x in (whole, *after) for n in reads(x)} | kept
+        live.add(next(iter(self.whole.inputs.values())))
+        return replace(self.whole, body=(*needed(before, live), whole, *after))
+
+
+def with_slopes(gates: Gates) -> Gates:
+    """Gates with what gives the slopes by their variables, by nlc's own derivation."""
+    grads = [leaf("var", f"d_{g}", NUMBER) for g, _ in gates.values]
+    loss = reduce(add, (mul(d, e) for d, (_, e) in zip(grads, gates.values, strict=True)))
+    wanted = [leaf("var", n, NUMBER) for n in gates.tensors]
+    found, zero = gradient(loss, wanted), leaf("num", 0.0, NUMBER)
+    lets = [Let((f"slope_{x.attr}",), found.get(x, zero)) for x in wanted]
+    kept = {x.names[0] for x in lets}
+    made = share(lets, Names(frozenset({*gates.given, *(str(g.attr) for g in grads)})))
+    others = [x.names[0] for x in made if x.names[0] not in kept]
+    new = {n: f"x{i}" for i, n in enumerate(others, 1)}  # parts by the names x1, x2 and so on
+    known = {leaf("var", n, NUMBER): leaf("var", x, NUMBER) for n, x in new.items()}
+    slopes = [(new.get(x.names[0], x.names[0]), substitute(x.expr, known)) for x in made]
+    return replace(gates, slopes=tuple(slopes))
