@@ -102,7 +102,7 @@ class _Inlined:
     def _record(self, r: Record) -> Record | None:
         """The record with its gates written out; None where kernels had better take them as they are."""
         gates = {n: self._expanded(e) for n, e in parts(r).items()}
-        if not gates:
+        if not gates or any(r.start):  # what decays towards a matrix erases at it, too
             return None
         if self._refused([*gates.values()]):
             return None
