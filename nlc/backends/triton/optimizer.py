@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import ClassVar
 
-from nlc.backends.precedence import ATOM
+from nlc.backends.precedence import ATOM, UNARY
 from nlc.backends.reference.file import ticks_now, write_let
 from nlc.backends.reference.optimizer import emit_optimizer as reference
 from nlc.backends.torch.optimizer import ElementRule, TorchOptimizer
@@ -57,6 +57,9 @@ class ElementPrinter(TorchPrinter):
                 self.use(text.partition("(")[0])
             return text.format(*map(self, e.args)), ATOM
         return super().write(e)
+
+    def op_neg(self, e: Expr) -> tuple[str, int]:
+        return f"-{self.at(e.args[0], UNARY)}", UNARY
 
     def number(self, value: object) -> tuple[str, int]:
         if value in (float("inf"), float("-inf")):
