@@ -31,11 +31,8 @@ def NAME_back(
     K = tl.load(at_k, mask=keyed, other=0.0).to(DOT)
     Q, scale_q = unit(Q, EPS, DOT)  #? unit
     K, scale_k = unit(K, EPS, DOT)  #? unit
-    seen = i[:, None] ORDER i[None, :]
     seen_t = i[None, :] ORDER i[:, None]
-    G = tl.exp2(tl.where(seen, read[:, None] - c[None, :], -float("inf")))  #? decay
     G_t = tl.exp2(tl.where(seen_t, read[None, :] - c[:, None], -float("inf")))  #? decay
-    G = tl.where(seen, 1.0, 0.0)  #? !decay
     G_t = tl.where(seen_t, 1.0, 0.0)  #? !decay
     A_t = (tl.dot(K, tl.trans(Q), input_precision=PRECISION) * G_t).to(DOT)
     dA = tl.zeros([C, C], tl.float32)
@@ -60,19 +57,22 @@ def NAME_back(
         at, held = block(d_starts + m * DK * DV, d, v, DK, 1, DK, DV)
         tl.store(at, dh.to(d_starts.dtype.element_ty), mask=held)
     dQ *= tl.exp2(read)[:, None]  #? decay
+    seen = i[:, None] ORDER i[None, :]
+    G = tl.exp2(tl.where(seen, read[:, None] - c[None, :], -float("inf")))  #? decay
+    G = tl.where(seen, 1.0, 0.0)  #? !decay
     dQ += tl.dot((dA * G).to(DOT), K, input_precision=PRECISION)
     dK = tl.dot((dA_t * G_t).to(DOT), Q, input_precision=PRECISION)
     d_read = tl.sum(Q.to(tl.float32) * dQ, 1)  #? decay
     dc = d_read - tl.sum(K.to(tl.float32) * dK, 1)  #? decay
     d_log_a = tl.cumsum(dc, 0, reverse=True)<before: - d_read>  #? decay
     tl.store(da + n * T + t, d_log_a, mask=t < stop)  #? decay !raw
-    SET_BACK  #? decay raw
     dQ = scale_q[:, None] * (dQ - Q * tl.sum(dQ * Q, 1)[:, None])  #? unit
     dK = scale_k[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
     at_q, keyed = flow(dq + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
     tl.store(at_q, dQ.to(dq.dtype.element_ty), mask=keyed)
     at_k, keyed = flow(dk + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
     tl.store(at_k, dK.to(dk.dtype.element_ty), mask=keyed)
+    SET_BACK  #? decay raw
 '''
 
 _SCAN_BACK = '''
