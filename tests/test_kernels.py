@@ -76,6 +76,17 @@ def test_kernels_compile_for_hopper_and_fit(spec: str, tmp_path: Path) -> None:
     assert [k for k in found if serial(k) and k["spills"]] == []
 
 
+@pytest.mark.long
+def test_coupled_states_of_128_channels_do_not_spill(tmp_path: Path) -> None:
+    """Their scans hold a state in parts, so that no product of float32 has all of its channels."""
+    spec = tmp_path / "erased_momentum.yaml"
+    spec.write_text(MOMENTUM)
+    archs = ["--arch", "sm_80", "--arch", "sm_90"]
+    found = compiled(str(spec), "--dtype", "float32", "--set", "d=512", *archs)
+    assert {k["dk"] for k in found if serial(k)} == {128} and all(k["fits"] for k in found)
+    assert [k for k in found if serial(k) and k["spills"]] == []
+
+
 def test_kernels_of_packed_sequences_compile() -> None:
     found = compiled("linear_attention", "--operator", "--packed", "--set", "heads=4")
     assert [k for k in found if serial(k)] and all(k["fits"] for k in found)
