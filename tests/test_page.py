@@ -112,7 +112,7 @@ def test_a_level_has_the_lines_that_it_alone_needs() -> None:
         line.startswith("cms_C_W1 = cms_C_W1 - ") for line in mine
     )  # in the method of all three
     assert not any("M_k" in line for line in mine)
-    mine = lines_of("cms_nested", "C_2")
+    mine = lines_of("cms_independent", "C_2")
     assert any(line.startswith("C_2_value = ") for line in mine)
     assert not any(line.startswith(("C_1_value", "C_3_value")) for line in mine)
     mine = lines_of("gated_delta_net", "S")

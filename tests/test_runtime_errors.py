@@ -387,6 +387,13 @@ def test_a_member_of_a_family_is_named(backend: str) -> None:
     with pytest.raises(RuntimeError) as caught:
         net(**made.inputs())
     assert "the value of level C_2, cms_sequential.yaml" in _said(caught.value)
+    net = made.net()
+    net.error_if_nonfinite = True
+    with torch.no_grad():
+        net.C_3.value.linear.weight.fill_(torch.inf)
+    with pytest.raises(FloatingPointError) as caught:
+        net(**made.inputs())
+    assert "in the value of level C_3, cms_sequential.yaml" in _said(caught.value)
 
 
 def test_an_error_of_a_hook_and_out_of_memory_are_mapped() -> None:

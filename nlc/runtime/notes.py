@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
@@ -96,25 +96,35 @@ def _places(path: str) -> Places:
     return Places(Path(path).read_text(encoding="utf-8"))
 
 
-def _lines(path: str, traceback: TracebackType | None) -> Iterator[int]:
-    """The lines of a generated file in a traceback, from the innermost one outwards."""
+def _lines(path: str, traceback: TracebackType | None) -> Iterator[tuple[int, set[str]]]:
+    """The lines of a generated file in a traceback, from the innermost one outwards, and the words in variables there.
+
+    Of a loop over levels, these have the name of the one that it is at.
+    """
     found = []
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == path:
-            found.append(traceback.tb_lineno)
+            found.append((traceback.tb_lineno, _words(traceback.tb_frame)))
         traceback = traceback.tb_next
     return reversed(found)
+
+
+def _words(frame: FrameType) -> set[str]:
+    return {x for x in frame.f_locals.values() if isinstance(x, str)}
 
 
 def _said(places: Places, path: str, traceback: TracebackType | None, owner: type) -> str:
     """``while computing …`` and the spec's line; of code that several levels share, all of theirs."""
     lines = list(_lines(path, traceback))
-    line = next((n for n in lines if places.direct(n) is not None), lines[-1] if lines else 0)
+    numbers = [n for n, _ in lines]
+    line = next((n for n in numbers if places.direct(n) is not None), numbers[-1] if lines else 0)
+    words = {word for _, found in lines for word in found}
     found = places.of(line)
     if not found:
         return ""
     head = "while computing" if hasattr(owner, "LINES") else "in the backward pass of"
-    shown = [_shown(place, places, places.targets(line), owner) for place in found[:_MOST]]
+    targets = places.targets(line)
+    shown = [_shown(place, places, targets, owner, words) for place in found[:_MOST]]
     if len(found) == 1:
         return f"{head} {shown[0]}"
     more = [f"and {len(found) - _MOST} more"] if len(found) > _MOST else []
@@ -142,9 +152,9 @@ def _first_nonfinite(
         sys.settrace(before)
     if watch.found is None:
         return ""
-    name, line = watch.found
+    name, line, words = watch.found
     place = places.of(line)[0]
-    return f"first not finite is {name}, in {_shown(place, places, (name,), owner)}"
+    return f"first not finite is {name}, in {_shown(place, places, (name,), owner, words)}"
 
 
 class _Watch:
@@ -155,7 +165,7 @@ class _Watch:
 
     def __init__(self, places: Places, path: str):
         self.places, self.path = places, path
-        self.found: tuple[str, int] | None = None
+        self.found: tuple[str, int, set[str]] | None = None
         self.known: dict[
             FrameType, tuple[int, dict[str, int]]
         ] = {}  # last line, and what was there
@@ -171,10 +181,18 @@ class _Watch:
         if self.found is None and self.places.direct(line) is not None:
             for name, x in frame.f_locals.items():
                 if values.get(name) != id(x) and _bad(x):
-                    self.found = name, line
+                    self.found = name, line, self.around(frame)
                     break
         self.known[frame] = frame.f_lineno, {n: id(x) for n, x in frame.f_locals.items()}
         return self.stepped
+
+    def around(self, frame: FrameType | None) -> set[str]:
+        """The words in variables of the generated code that is running."""
+        words: set[str] = set()
+        while frame is not None:
+            words |= _words(frame) if frame.f_code.co_filename == self.path else set()
+            frame = frame.f_back
+        return words
 
 
 def _bad(x: object) -> bool:
@@ -185,16 +203,23 @@ def _bad(x: object) -> bool:
     return bool((x.isnan() | (x == torch.inf)).any())
 
 
-def _shown(place: Place, places: Places, targets: tuple[str, ...], owner: type) -> str:
+def _shown(
+    place: Place,
+    places: Places,
+    targets: tuple[str, ...],
+    owner: type,
+    words: Collection[str] = (),
+) -> str:
     """``the key of level S, titans.yaml:23`` and the text of the line, if it is to be had."""
     tree = _tree(*places.spec) if place.file == places.spec[0] else None
     if tree is None:
         return f"what {place} says"
     said, level = named(tree, place.line)
     entries = [entry.split() for entry in getattr(owner, "LINES", "").split(", ") if entry]
-    if level is not None:  # one of a family by the name of what is computed
+    if level is not None:  # one of a family by the name of what is computed, or that a loop is at
         members = [name for name, line in entries if int(line) == level.span.line]
         own = [n for n in members if any(f"{t}_".startswith(f"{n}_") for t in targets)]
+        own = own or [n for n in members if n in words]
         found = max(own, key=len) if own else f"{level.span.text} ({', '.join(members)})"
         if len(members) > 1:
             said = said.replace(f"level {level.span.text}", f"level {found}")
