@@ -7,7 +7,8 @@ that are trained by a rule of their own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -236,11 +237,9 @@ class RuleWriter:
         self.update_doc(f"``state`` gets what it remembers; neither {W} nor ``g`` is changed")
         self.begin()
         for when, lets in groupby(self.program.lets(), key=lambda x: x.when):
-            if when is None:
+            with self.at(when) if when is not None else nullcontext("") as due:
                 for let in lets:
-                    self._let(let)
-            else:
-                self.guarded(when, lets)
+                    self._let(let, due if self.held & {*let.names} else "")
         self.end()
         w.depth -= 1
 
@@ -259,14 +258,14 @@ class RuleWriter:
             with w.block("else:"):
                 self._let(Let((s.var,), s.init))
 
-    def guarded(self, when: Guard, lets: Iterable[Let]) -> None:
-        """Statements of some steps."""
+    @contextmanager
+    def at(self, when: Guard) -> Iterator[str]:
+        """The block of what is done in some steps; gives the variable that says whether it is one."""
         tick = next((s.var for s in self.kept if s.kind == "tick"), "")
         due = self._name("due")
         self.w(f"{due} = {ticks_now(when, tick, self.printer)}")
         with self.w.block(f"if {due} is not False:"):
-            for let in lets:
-                self._let(let, due if self.held & {*let.names} else "")
+            yield due
 
     def end(self) -> None:
         """What is to be remembered, and the tensor."""

@@ -6,7 +6,7 @@ of whole matrices. A *region* is what lies between two such functions: steps in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -24,12 +24,16 @@ SIZES = ("size", "numel", "nrows", "ncols")
 
 @dataclass(frozen=True)
 class Region:
-    """Steps, the tensors that they change or make, those that they read, and tensors of one element."""
+    """Steps, the tensors that they change or make, those that they read, and tensors of one element.
+
+    ``when``: the only ticks in which there is what they read.
+    """
 
     lets: list[Let]
     changed: list[str]
     read: list[str]
     single: list[str]
+    when: Guard | None = None
 
     @property
     def names(self) -> set[str]:
@@ -66,15 +70,29 @@ def parted(
     found = [x for x in found if not numeric(x.expr)]
     parts: Parts = []
     done = 0
-    for inside, group in groupby(found, key=elements):
-        some = list(group)
+    kinds = zip(map(elements, found), _bound(found, held, elements), found, strict=True)
+    for (inside, when), group in groupby(kinds, key=lambda x: x[:2]):
+        some = [x for *_, x in group]
         done += len(some)
         later = {n for x in found[done:] for n in _variables(x.expr)}
-        parts += [_region(some, held | later, like, numeric)] if inside else some
+        made = replace(_region(some, held | later, like, numeric), when=when) if inside else None
+        parts += [made] if made is not None else some
     changed = {n for p in parts if isinstance(p, Region) for n in p.changed}
     if not changed & held or any(_shows(p, changed & held) for p in parts):
         return None
     return numbers, parts
+
+
+def _bound(
+    lets: list[Let], held: set[str], elements: Callable[[Let], bool]
+) -> Iterator[Guard | None]:
+    """For each statement its guard, if it reads what is made under a guard alone."""
+    sometimes: set[str] = set()
+    for x in lets:
+        bound = x.when is not None and bool(_variables(x.expr) & sometimes)
+        if x.when is not None and (bound or not elements(x)):
+            sometimes |= {*x.names} - held
+        yield x.when if bound else None
 
 
 def _region(lets: list[Let], wanted: set[str], like: Type, numeric: Numeric) -> Region:

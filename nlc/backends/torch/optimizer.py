@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -159,18 +159,14 @@ class ElementRule(RuleWriter):
         for x in numbers:
             write_let(w, replace(x, note=""), self.printer, self.header, self.parts)
         left = list(parts)
-        for when, group in groupby(parts, key=lambda x: x.when if isinstance(x, Let) else None):
-            some = list(group)
-            if when is not None:
-                self.guarded(when, [x for x in some if isinstance(x, Let)])
-                left = left[len(some) :]
-                continue
-            for x in some:
-                left = left[1:]
-                if isinstance(x, Let):
-                    self._let(x)
-                else:
-                    self._region(x, {n for y in left for n in _names(y)})
+        for when, group in groupby(parts, key=lambda x: x.when):
+            with self.at(when) if when is not None else nullcontext("") as due:
+                for x in group:
+                    left = left[1:]
+                    if isinstance(x, Let):
+                        self._let(x, due if self.held & {*x.names} else "")
+                    else:
+                        self._region(x, {n for y in left for n in _names(y)})
         self.end()
 
     def _region(self, region: Region, later: set[str]) -> None:
@@ -229,7 +225,8 @@ class ElementRule(RuleWriter):
         body: list[tuple[str, Let | None, str]] = []
         for n, x in enumerate(region.lets):
             lines = rooms.step(x, {*region.changed}, region.lets[n + 1 :])
-            guard = ticks_now(x.when, self._tick, self.printer) if x.when is not None else ""
+            asked = x.when is not None and region.when is None  # or all of it stands behind the guard
+            guard = ticks_now(x.when, self._tick, self.printer) if asked else ""
             body += [(line, None if i else x, guard) for i, line in enumerate(lines)]
         self.printer.decided = False
         for x in region.lets:
