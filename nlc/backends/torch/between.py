@@ -157,7 +157,7 @@ class _Cutter:
         return e.op in ("var", "g") or self._alike(e)
 
     def _alike(self, e: Expr) -> bool:
-        if not (e.op == "neg" or pointwise(e.op) or elementwise(e.op)):
+        if not (e.op in ("neg", "zeros") or pointwise(e.op) or elementwise(e.op)):
             return False
         return all(self.numeric(a) or _single(a.type) or _whole(a.type, self.like) for a in e.args)
 

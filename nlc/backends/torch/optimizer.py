@@ -225,7 +225,9 @@ class ElementRule(RuleWriter):
         body: list[tuple[str, Let | None, str]] = []
         for n, x in enumerate(region.lets):
             lines = rooms.step(x, {*region.changed}, region.lets[n + 1 :])
-            asked = x.when is not None and region.when is None  # or all of it stands behind the guard
+            asked = (
+                x.when is not None and region.when is None
+            )  # or all of it stands behind the guard
             guard = ticks_now(x.when, self._tick, self.printer) if asked else ""
             body += [(line, None if i else x, guard) for i, line in enumerate(lines)]
         self.printer.decided = False

@@ -137,6 +137,9 @@ class InPlace:
 
     def _assign(self, name: str, e: Expr) -> None:
         target = self.printer.place(name)
+        if e.op == "zeros":
+            self._say(target, [".zero_()"])
+            return
         if e.op not in LINEAR and e.args and not self._numeric(e):
             self._call(e, target)
             return
