@@ -9,9 +9,9 @@ from nlc.pipeline import Spec, shipped
 
 
 @cache
-def load(name: str) -> Spec:
+def load(name: str, operator: bool = False) -> Spec:
     """A shipped spec; tests that change one, or count what it does, read their own."""
-    return nlc.load(name)
+    return nlc.load(name, operator=operator)
 
 
 TOKENS = [n for n in shipped() if load(n).system.context == "tokens"]

@@ -92,8 +92,18 @@ def test_reserved_names_cover_what_generated_files_define_and_import(backend: st
                     "annotations"
                 }
             elif isinstance(node, ast.FunctionDef) and node not in methods:
-                assert node.name.startswith("_") or node.name in reserved, node.name
+                free = node.name.startswith("_") or re.search(r"_raw(_|$)", node.name)
+                assert free or node.name in reserved, node.name
     assert set(HELPERS) <= reserved
+
+
+def test_functions_that_make_gates_are_called_like_no_variable() -> None:
+    text = nlc.load("gated_delta_net").source.text
+    for flow, gates in (("beta", "_raw"), ("x_raw_log_a", "_raw_2"), ("my_raw", "_raw_2")):
+        made = nlc.loads(re.sub(r"\bbeta\b", flow, text)).source_text("triton")
+        names = {n.name for n in ast.walk(ast.parse(made)) if isinstance(n, ast.FunctionDef)}
+        ours = [n for n in names if n.startswith("gated_delta_") and n.endswith("_solve")]
+        assert ours == [f"gated_delta_rated_unit{gates}_solve"]
 
 
 def test_names_that_python_and_torch_use_are_free_for_specs() -> None:

@@ -129,6 +129,9 @@ LARGE = {
     **{f"number {x[:12]}": output(f"x * {x}") for x in ("1e400", "1" * 30, "1" * 10_000, "1" * N, "0." + "1" * 9000)},
     "period": PLAIN.replace("every token", f"every 1{'0' * 30} tokens"),
     "period of a million digits": PLAIN.replace("every token", f"every 1{'0' * N} tokens"),
+    "heads by a tiny number": PLAIN.replace("d: 8", "d: 8\n  p: 1e-320")
+    .replace("levels:", "heads: d / p\nlevels:")
+    .replace("y: S(x)", "y: merge(merge(x))"),
     "heads": PLAIN.replace("levels:", "heads: 1000000000\nlevels:"),
     "matrix": PLAIN.replace("matrix(d, d)", "matrix(1000000000, 1000000000)"),
     **{f"d: {x}": PLAIN.replace("d: 8", f"d: {x}") for x in ("2**64", "2**2**2**2**2**2", "9**9**9")},

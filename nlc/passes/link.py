@@ -304,7 +304,7 @@ def _total(system: System, parts: list[tuple[Dims, bool]]) -> int | None:
                 return None
             try:
                 size *= d.evaluate(system.sizes)
-            except (KeyError, ZeroDivisionError):
+            except (KeyError, ArithmeticError):
                 return None
         total += size
     return int(total)

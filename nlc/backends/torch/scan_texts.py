@@ -145,7 +145,8 @@ class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
         for S, k, e<probe:, p><toward:, T> in zip(*(given[i::GIVEN] for i in range(GIVEN)), strict=True):
             D = S - T  #? toward
             scores = <decay:PROBE @ k.mT * G><!decay:(PROBE @ k.mT).tril(-1)>
-            inverse = torch.linalg.solve_triangular(b * scores, one, upper=False, unitriangular=True)
+            L = b * scores
+            inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
             told = PROBE @ DIST.mT<decay: * before>
             e = e + PROBE @ T.mT  #? toward
             rows = inverse @ (-b * (told + e))
@@ -201,7 +202,8 @@ def <decay:gated_>delta<probe:_at>_end<toward:_towards>(
     flows = [list(zip(*(cut(x, -2) for x in m[1:ENDING]), strict=True)) for m in memories]
     for i, gates in enumerate(zip(cut(b, -1), <decay:cut(log_a, -1), >strict=True)):
         parts = [(S, *x[i]<toward:, m[-1]>) for S, x, m in zip(states, flows, memories, strict=True)]
-        given = (x.view_as(x) for part in parts for x in part)  # torch.compile takes no tensor twice
+        # views, as torch.compile takes no tensor twice
+        given = (x.view_as(x) for part in parts for x in part)
         states = <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(*gates, *given)
     return states
 '''

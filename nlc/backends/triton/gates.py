@@ -22,9 +22,9 @@ _AT = "n, t, T, H, stop"
 
 
 def ending(number: int, taken: set[str]) -> str:
-    """What is behind the names of functions that make gates, of the first, the second and so on; no variable ends so."""
+    """What is in the names of functions that make gates, of the first, the second and so on; no variable has it."""
     several = (f"_raw_{i}" if i > 1 else "_raw" for i in count(1))
-    free = (x for x in several if not any(n.endswith(x) for n in taken))
+    free = (x for x in several if not any(f"{x}_" in f"{n}_" for n in taken))
     return next(islice(free, number, None))
 
 

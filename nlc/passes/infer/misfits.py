@@ -144,7 +144,7 @@ class ShapeMessages:
             try:
                 value = d.evaluate(self.system.sizes)
                 sizes.append(str(value.numerator) if value.denominator == 1 else decimal(value))
-            except (KeyError, AttributeError, ZeroDivisionError, TypeError):
+            except (KeyError, AttributeError, ArithmeticError, TypeError):
                 return "".join(text.replace("?", "width "))
         return (
             text
@@ -156,7 +156,7 @@ class ShapeMessages:
         """A size at the default hypers, where it has one."""
         try:
             return d.evaluate(self.system.sizes)
-        except (KeyError, AttributeError, ZeroDivisionError, TypeError):
+        except (KeyError, AttributeError, ArithmeticError, TypeError):
             return None
 
     def _mapped(self, e: Expr, given: Dims, wanted: Dims) -> str:

@@ -180,7 +180,7 @@ class TypesOf:
     def _size(self, dim: Dim) -> Range:
         try:
             return Range.point(float(dim.evaluate(self.system.sizes)))
-        except (KeyError, ZeroDivisionError, TypeError):
+        except (KeyError, ArithmeticError, TypeError):
             return Range(1.0, float("inf"))
 
     def _last_head(self) -> float:
@@ -189,7 +189,7 @@ class TypesOf:
             return float("inf")
         try:
             return float(self.system.heads.evaluate(self.system.sizes)) - 1
-        except (KeyError, TypeError, ZeroDivisionError):
+        except (KeyError, TypeError, ArithmeticError):
             return float("inf")
 
     def _weighted(self, old: Expr, node: Expr) -> Expr:
@@ -249,7 +249,7 @@ class TypesOf:
                     seen.add(d)
                     try:
                         value = d.evaluate(sizes)
-                    except (KeyError, ZeroDivisionError, TypeError):
+                    except (KeyError, ArithmeticError, TypeError):
                         continue
                     if value.denominator != 1 or value < 1:
                         self.report.add(
