@@ -81,7 +81,7 @@ def test_the_fastest_that_is_right_is_kept_beside_what_is_there(
     spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernels = sys.modules[spec.compile("triton").__module__]
-    spoiled(kernels, "end", "gated_delta_rated_scan", monkeypatch)
+    spoiled(kernels, "end", "gated_delta_rated_raw_scan", monkeypatch)
     path = tmp_path / "kernels" / "tuned.json"
     path.parent.mkdir()
     path.write_text('{"1.0": {"x": {"out 8 8": [16, 1, 1]}}}')
