@@ -124,6 +124,7 @@ def test_levels_of_a_chain_are_a_loop_unless_its_variable_is_a_flow(
     flow: str, rolled: bool
 ) -> None:
     spec = nlc.loads(CHAIN.replace("FLOW", flow))
+    torch.manual_seed(0)
     names = '("cms.C_1", "cms.C_2", "cms.C_3")'
     head = f"for name, length in zip({names}, self.lengths, strict=True):"
     assert (head in spec.source_text("torch")) == rolled
@@ -136,5 +137,47 @@ def test_levels_of_a_chain_are_a_loop_unless_its_variable_is_a_flow(
         rest, state = module(x[:, 7:], state=state)
         (torch.cat([y, rest], 1).square().sum() + state["cms.C_3.W1"].sum()).backward()
         found.append([y, rest, *state.values(), *(p.grad for p in module.parameters())])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+RULED = """
+nlc: 1
+system: ruled
+context: tokens
+hyper: {d: 4, periods: [2, 4, 8]}
+inputs: {x: [d]}
+weights: {class: {shape: [d], init: 1}}
+let:
+  h[0]: x * class
+  h[i]: {for: {i: [1, 2, 3]}, is: "C[i](h[i-1])"}
+levels:
+  C[i]:
+    for: {i: [1, 2, 3], period: periods}
+    frequency: every period tokens
+    memory: mlp(d, 2)
+    key: h[i-1]
+    value: linear(h[i-1]) * class
+    objective: sum(0.5 * sqnorm(C[i](key) - value))
+    rule: RULE
+    init: learned
+output: h[3]
+"""
+
+
+@pytest.mark.parametrize(
+    "rule", ["adamw(lr=0.01)", "momentum(lr=0.01, beta=0.9)", "lookahead(lr=0)"]
+)
+def test_levels_of_a_chain_have_the_memories_of_their_rules(rule: str) -> None:
+    """Each its own in the loop; a rule that leaves the weights alone; a weight that is called like a word of Python."""
+    spec = nlc.loads(RULED.replace("RULE", rule))
+    torch.manual_seed(0)
+    modules = [spec.compile(b)().double() for b in ("torch", "reference")]
+    modules[1].load_state_dict(modules[0].state_dict())
+    x, found = inputs(19), []
+    for module in modules:
+        y, state = module(x[:, :7])
+        rest, state = module(x[:, 7:], state=state)
+        found.append([y, rest, *state.values()])
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from nlc.backends.torch_helpers import HELPERS, for_program
 from nlc.backends.torch_printer import TorchPrinter
+from nlc.backends.words import RESERVED
 from nlc.backends.writer import WIDTH, Header, Writer, filled, wrap
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, substitute, walk
@@ -302,7 +303,7 @@ class PartNames:
     }
 
     def __init__(self, taken: Iterable[str]):
-        self.taken = set(taken)
+        self.taken = {*taken, *RESERVED, *keyword.kwlist}
 
     def __call__(self, target: str, e: Expr) -> str:
         words = "|".join(dict.fromkeys(self.WORDS.values()))

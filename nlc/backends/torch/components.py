@@ -166,9 +166,15 @@ class Components:
             key = self._key(loop.stacks.get(v, (v,))[0])
             own = key.removeprefix(owner.split(" ")[0]).lstrip(".")
             parts.setdefault(owner, []).append(own or ".")
-        said = lambda owner: self.said.get(owner, f'"{owner}"')  # noqa: E731
-        items = [f'{said(owner)}: "{" ".join(names)}"' for owner, names in parts.items()]
+        items = [f'{self._owned_by(owner)}: "{" ".join(names)}"' for owner, names in parts.items()]
         return f"{{{', '.join(items)}}}"
+
+    def _owned_by(self, owner: str) -> str:
+        """An owner of state as text; of what belongs to the level that a loop is at through its name."""
+        if self.looped and f"{owner}.".startswith(f"{self.looped}."):
+            inner = owner.removeprefix(self.looped)
+            return f'f"{{name}}{inner}"' if inner else "name"
+        return f'"{owner}"'
 
     def _types(self, loop: Loop) -> dict[str, Type]:
         out: dict[str, Type] = {}
@@ -227,12 +233,12 @@ class Components:
         loop = c.first[-1]
         method, values = self.methods[id(loop)]
         self.methods[id(loop)] = method, [given.get(v, v) for v in values]
-        self.called, self.said = c.names, {c.levels[0]: "name"}
+        self.called, self.looped = c.names, c.levels[0]
         plain.places = row.places = {**places, **c.names}
         plain.attribute = row.attribute = owned
         plain.hyper = row.hyper = lambda x: c.hypers.get(x) or hyper(x)
         self._statements(c.first)
-        self.called, self.said = {}, {}
+        self.called, self.looped = {}, ""
         plain.attribute = row.attribute = attribute
         plain.hyper = row.hyper = hyper
         plain.places = row.places = {**places, **c.leaves}

@@ -50,7 +50,7 @@ class TorchModule(Scans, Components, ModuleWriter):
         self.slots = {s.var: f'state["{s.key}"]' for s in program.slots}
         self.keys = {s.var: s.key for s in program.slots}
         self.plain, self.methods = self.printer, {}
-        self.called, self.said = {}, {}
+        self.called, self.looped = {}, ""
         self.row = self.ROWS(
             self.system, self._hyper, attribute_path, self.plain.helpers, self.first
         )

@@ -217,7 +217,10 @@ class Lowering(Periods):
             )
             note, where = f"{level.rule.name}({args})", level.rule.span
         news = [let(self.state_vars[s.name], update.new[s.name], note, where) for s in level.states]
-        return lets + _together(news, self.names)
+        kept = [
+            x for x in news if x.expr.op != "var" or x.expr.attr != x.names[0]
+        ]  # as a rate of 0
+        return lets + _together(kept, self.names)
 
 
 def _by_name(update: Update) -> Update:
