@@ -21,6 +21,7 @@ import nlc
 from nlc.base.codes import CODES
 from nlc.base.diagnostics import Report, SpecError
 from nlc.base.render import render_github, render_json, render_report
+from nlc.ir.expr import walk
 from nlc.ir.types import Dim
 
 SECONDS = 1.0  # for one case; the slowest take a fifth of it
@@ -204,7 +205,7 @@ def runs(spec: nlc.Spec) -> str:
 
 
 def too_large(spec: nlc.Spec) -> bool:
-    """Whether it has a tensor of more than 100,000 elements or a period of more than 64 ticks, small as it can be."""
+    """Whether, small as it can be, a tensor has over 100,000 elements, a period over 64 ticks, an iteration as many."""
     from nlc.runtime.verify import WIDTH
     from nlc.tools.sizes import longest, settled, small
 
@@ -215,7 +216,16 @@ def too_large(spec: nlc.Spec) -> bool:
     dims += [d for i in system.inputs.values() for d in i.dims]
     known = [float(d.evaluate(sizes)) for d in dims if d.symbols <= sizes.keys()]
     known.append(float(sizes.get("heads", 1)))
-    return max(known, default=1.0) ** 2 > 1e5 or longest(system, hypers) > 64
+    exprs = [f.expr for f in system.flows.values()]
+    exprs += [e for level in system.levels.values() for e in level.expressions]
+    iterated = [
+        n.attr for e in exprs for n in walk(e) if n.op in ("newton_schulz", "solve") and n.attr
+    ]
+    counts = [
+        getattr(x, "steps", x) for x in iterated
+    ]  # of a solution they are the attribute itself
+    longer = [n for n in counts if n.symbols <= sizes.keys() and n.evaluate(sizes) > 64]
+    return max(known, default=1.0) ** 2 > 1e5 or longest(system, hypers) > 64 or bool(longer)
 
 
 def case(seed: int, full: bool = True, run: bool = True) -> str:

@@ -39,9 +39,8 @@ def module_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int
             out.append(Check(what, passed=False, note="too large, or no numbers, to be compared"))
             continue
         if first is None:
-            derived, first = Derived(spec.updates), module
-            module.interpret(derived)
-            out += derived.checks()
+            first = module
+            out += module.derived.checks()
         out += [*module.equals(), *module.pieces()]
         out += rule_checks(spec, module.net, name, seed)
     return out
@@ -51,8 +50,10 @@ class _Module:
     """One generated class with random weights, inputs and first states, or with those of another.
 
     ``expected`` and ``slopes`` are the interpreter's: outputs and states, and the gradients of outputs times ``noise``.
+    ``derived`` watched it.
     """
 
+    derived: Derived
     noise: States
     expected: States
     slopes: States
@@ -71,16 +72,17 @@ class _Module:
         chunks = any(choice.plan != "sequential" for choice in spec.choices(backend))
         self.cut = self.tolerance if chunks else SAME  # pieces cut chunks elsewhere
         if like is None:
-            self.scale = self._draw()
+            self.scale = self._draw(spec)
             return
         self.net.load_state_dict(like.net.state_dict())
         self.scale, self.given, self.start = like.scale, like.given, like.start
         self.noise, self.expected, self.slopes = like.noise, like.expected, like.slopes
 
-    def _draw(self) -> float | None:
+    def _draw(self, spec: Spec) -> float | None:
         """Inputs at which nothing grows out of hand, as drawn or scaled down; positive where a root asks for it.
 
-        Rounding grows as the values do, so what is far away says nothing. Returns the scale; None where there is none.
+        Rounding grows as the values do, so what is far away says nothing. The interpreter has the last word: a class
+        leaves out what has no effect, a root among it. Returns the scale; None where there is none.
         """
         for scale, positive in product((1.0, 0.5, 0.25, 0.125), (False, True)):
             given = draw(self.system, self.hypers, BATCH, self.length, positive)
@@ -103,27 +105,31 @@ class _Module:
             leaves = [*drawn.values(), *self.start.values(), *self.net.parameters()]
             loss = sum(x.sum() for x in outputs.values())
             slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-            if all(bool((x.abs() < LARGE).all()) for x in (*values, *slopes)):
+            if not all(bool((x.abs() < LARGE).all()) for x in (*values, *slopes)):
+                continue
+            self.derived = Derived(spec.updates)
+            self._interpret()
+            if all(x.isfinite().all() for x in (*self.expected.values(), *self.slopes.values())):
                 return scale
         return None
 
     # ---------------------------------------------------------------------------------------- what is run
 
-    def interpret(self, derived: Derived) -> None:
+    def _interpret(self) -> None:
         """What the class must give, one token at a time: outputs, as ``output y`` [B, T, …], states, gradients.
 
         One sequence after the other where a declared clock ticks differently in each.
         """
         alone = bool(self.system.declared)
         parts = [range(n, n + 1) for n in range(BATCH)] if alone else [range(BATCH)]
-        made = [self._interpreted(derived, slice(p.start, p.stop)) for p in parts]
+        made = [self._interpreted(slice(p.start, p.stop)) for p in parts]
         self.expected = {n: torch.cat([run[n] for run in made]) for n in made[0]}
         outputs = {n: x for n, x in self.expected.items() if n.startswith("output ")}
         self.noise = {n: torch.randn_like(x) for n, x in outputs.items()}
         self.slopes = self._slopes(outputs)
 
-    def _interpreted(self, derived: Derived, part: slice) -> States:
-        run = derived.watch(Interpreter(self.system, self.hypers, Weights(self.net)))
+    def _interpreted(self, part: slice) -> States:
+        run = self.derived.watch(Interpreter(self.system, self.hypers, Weights(self.net)))
         given = {n: x[part] for n, x in self.given.items()}
         states = run.begin(part.stop - part.start)
         for n, x in self.start.items():
