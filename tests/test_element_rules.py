@@ -357,6 +357,24 @@ def test_regions_between_functions_go_the_way_of_the_reference(seed: int) -> Non
         same(trained(made, shapes, steps=4, fused=True), expected, tolerance=1e-4)
 
 
+def test_a_region_of_one_tensor_goes_the_way_of_the_reference() -> None:
+    """It is scaled by itself, and nothing else is read."""
+    text = (
+        "nlc: 1\nsystem: alone\ncontext: gradients\nhyper: {lr: 0.01, beta: 0.9}\napplies_to: {matrices: self}\n"
+        "levels:\n"
+        "  m: {frequency: every step, memory: like(W), init: 1, update: (2 - beta) * m}\n"
+        "  W: {frequency: every step, update: 'W - lr * newton_schulz(m, 2) @ g.T @ g'}\n"
+    )
+    spec = nlc.loads(text)
+    assert not spec.check().has_errors, str(nlc.SpecError(spec.report))
+    made = spec.compile("torch")
+    assert "for (m,) in blocks(" in spec.source_text("torch")
+    expected = trained(spec.compile("reference"), [(4, 3)], steps=4)
+    same(trained(made, [(4, 3)], steps=4), expected, tolerance=1e-9)
+    sys.modules[made.__module__].compiled = lambda run: run
+    same(trained(made, [(4, 3)], steps=4, fused=True), expected, tolerance=1e-9)
+
+
 @pytest.mark.parametrize("name", ("lookahead", "m3", "muon", "shampoo", "sgd", "soap"))
 @pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16))
 def test_small_tensors_make_their_steps_as_one(

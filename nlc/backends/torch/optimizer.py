@@ -212,8 +212,7 @@ class ElementRule(RuleWriter):
         args = [f"{self.name}.{name}", *tensors, "numbers" if numbers else "()", *whens]
         if 4 * self.w.depth + 4 + len(", ".join(args)) <= WIDTH:
             args = [", ".join(args)]
-        left = ", ".join(targets) if len(targets) > 1 else f"({targets[0]},)"
-        self.w.call(f"{left} = run(", args, ")")
+        self.w.call(f"{_unpacked(targets)} = run(", args, ")")
 
     def _blocks(self, name: str) -> None:
         """The steps of a region, in place."""
@@ -248,7 +247,7 @@ class ElementRule(RuleWriter):
     def _loop(self, names: list[str], args: str) -> Iterator[None]:
         """``for … in blocks(…):``, as formatters break it."""
         w, call = self.w, f"{self.printer.use('blocks')}("
-        start = f"for {', '.join(names)} in {call}"
+        start = f"for {_unpacked(names)} in {call}"
         if 4 * w.depth + len(f"{start}{args}):") <= WIDTH:
             w(f"{start}{args}):")
         elif 4 * w.depth + len(start) <= WIDTH:
@@ -347,6 +346,11 @@ def _names(part: Region | Let) -> set[str]:
 
 def _tuple(names: list[str]) -> str:
     return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+
+
+def _unpacked(names: list[str]) -> str:
+    """Names that take the parts of a tuple."""
+    return ", ".join(names) if len(names) > 1 else _tuple(names)
 
 
 def _of_matrices(e: Expr) -> bool:
