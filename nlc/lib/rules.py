@@ -1,7 +1,7 @@
 """The step formulas of language §3, by name: their arguments and what they say.
 
 M is the new state, B the base from which the step starts (``retain`` and ``toward`` make it), T the target that it
-decays towards, P the point of the gradient. ``passes/derive`` has the derivation of each.
+decays towards, P the point of the gradient. ``passes/formulas`` has the formula of each.
 """
 
 from __future__ import annotations
