@@ -197,8 +197,9 @@ def runs(spec: nlc.Spec) -> str:
     except BadHyper:
         return "no hypers"
     wrong = [c for c in result.checks if c.passed is False and not c.life]
-    vague = any(" stay " in c.what for c in wrong)  # then no trajectory has numbers either
-    words = [" stay ", "reaches the start", *(["trajectory"] if vague else [])]
+    words = [" stay ", " can be computed"]
+    vague = any(w in c.what for c in wrong for w in words)  # then no trajectory has numbers either
+    words += ["reaches the start", *(["trajectory"] if vague else [])]
     unclear = [c for c in wrong if any(word in c.what for word in words)]
     assert len(wrong) == len(unclear), str(result)
     return "unclear" if unclear else "runs"

@@ -22,7 +22,7 @@ from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.ticks import States
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.feeds import Given, Trained, feed, parts
-from nlc.runtime.verify.report import SAME, Check, compared, difference, limit
+from nlc.runtime.verify.report import SAME, Check, compared, difference, limit, refused
 from nlc.runtime.views import rejoined, shown
 from nlc.tools.sizes import Values, longest, settled
 
@@ -69,7 +69,10 @@ def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: 
             runs.append((kind, W, came, found))
         out += derived.checks(kind.name)
     for name in backends:
-        out += _compiled_checks(spec.compile(name), chosen, runs, name)
+        try:
+            out += _compiled_checks(spec.compile(name), chosen, runs, name)
+        except ArithmeticError as error:
+            out.append(refused(f"{name}: the numbers of every step can be computed", error))
     return out
 
 

@@ -175,6 +175,12 @@ def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
     return worst
 
 
+def refused(what: str, error: ArithmeticError) -> Check:
+    """A check for which there are no numbers: Python refuses to divide one by 0, where a tensor becomes infinite."""
+    where = next(iter(getattr(error, "__notes__", ())), "").partition("\n")[0]
+    return Check(what, passed=False, note=", ".join(filter(None, (str(error), where))))
+
+
 def limit(systems: Iterable[System]) -> tuple[float, str]:
     """How far two evaluations of a system may differ, and why it is so far where something is not in float64."""
     formats, kept, turned = set(), set(), False

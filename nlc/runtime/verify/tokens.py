@@ -14,7 +14,16 @@ from nlc.runtime.ticks import States
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.draws import Weights, draw, named, numbers, randomised, unbroken
 from nlc.runtime.verify.gradients import rule_checks
-from nlc.runtime.verify.report import EXACT, ROUNDED, SAME, Check, compared, difference, limit
+from nlc.runtime.verify.report import (
+    EXACT,
+    ROUNDED,
+    SAME,
+    Check,
+    compared,
+    difference,
+    limit,
+    refused,
+)
 from nlc.tools.sizes import Values, longest, settled
 
 if TYPE_CHECKING:
@@ -33,7 +42,11 @@ def module_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int
     first: _Module | None = None
     for name in backends:
         torch.manual_seed(seed)
-        module = _Module(spec, spec.compile(name), chosen, name, first)
+        try:
+            module = _Module(spec, spec.compile(name), chosen, name, first)
+        except ArithmeticError as error:
+            out.append(refused(f"{name}: the numbers of every tick can be computed", error))
+            continue
         if module.scale is None:
             what = f"{name}: values and gradients of {module.length} random tokens stay below {LARGE:g}"
             out.append(Check(what, passed=False, note="too large, or no numbers, to be compared"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.feeds import Given, Trained, of_samples
 from nlc.runtime.verify.gradients import begun, interpreted_tick, kinds, sides
-from nlc.runtime.verify.report import EXACT, Check, Trajectory, compared, difference, limit
+from nlc.runtime.verify.report import EXACT, Check, Trajectory, compared, difference, limit, refused
 from nlc.tools.sizes import Values, longest, settled
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def trajectories(
 ) -> tuple[list[Trajectory], list[Check]]:
     """One of each kind of tensor, at the spec's own hypers but for those given; steps 1, 2, 4, … past two periods."""
     found, errors = [], dict.fromkeys(backends, 0.0)
+    failed: dict[str, ArithmeticError] = {}
     tolerance = EXACT
     for kind in (k for k in kinds(spec, SHAPES) if not k.view):
         hypers = settled(kind.system, fixed)
@@ -52,11 +53,21 @@ def trajectories(
         found.append(Trajectory(kind.name, tuple(W.shape), (0, *marks), rows, digest))
         for name in errors:
             layer = kind.system.context == "layers"
-            got = _compiled(spec.compile(name), fixed, W, marks[-1], layer, kind.group)
+            try:
+                got = _compiled(spec.compile(name), fixed, W, marks[-1], layer, kind.group)
+            except ArithmeticError as error:
+                failed[name] = error
+                continue
             changes = [{"": x.diff(dim=0, prepend=W[None])} for x in (got, expected)]
             errors[name] = max(errors[name], difference(*changes))
     what = "{}: the trajectory = the interpreter's"
-    return found, [compared(what.format(n), e, max(tolerance, 1e-8)) for n, e in errors.items()]
+    checks = [
+        refused(what.format(n), failed[n])
+        if n in failed
+        else compared(what.format(n), e, max(tolerance, 1e-8))
+        for n, e in errors.items()
+    ]
+    return found, checks
 
 
 def start(shape: tuple[int, ...]) -> Tensor:
