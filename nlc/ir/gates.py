@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from nlc.ir.coupled import coupling
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import leaf, make
 from nlc.ir.scan import Record
@@ -30,12 +31,13 @@ class Gates:
     ``fixed_…``, one for all.
 
     ``slopes`` are statements that give ``slope_…`` by each from ``d_…`` by the gates; ``decay`` is the logarithm of the
-    decay alone, as reads take it.
+    decay alone, as reads take it. ``together`` are statements that give all gates at once.
     """
 
     values: tuple[tuple[str, Expr], ...]
     slopes: tuple[tuple[str, Expr], ...] = ()
     decay: Gates | None = None
+    together: tuple[tuple[str, Expr], ...] = ()
 
     def only(self, *names: str) -> Gates:
         """Some of the gates, without slopes."""
@@ -108,6 +110,8 @@ def rate(r: Record) -> tuple[Expr, Expr] | None:
 
 def parts(r: Record) -> dict[str, Expr]:
     """The gates of a record by their names in kernels."""
+    if r.kind in ("coupled", "signed"):
+        return coupling(r).gates
     found = {"log_a": r.log, "b": r.erase[0] if r.source is not None else None}
     if (pair := rate(r)) is not None:
         found["w"] = pair[0]

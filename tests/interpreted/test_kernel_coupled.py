@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -46,10 +47,19 @@ def expected(x: Tensors, source: int) -> Tensors:
     return {"end": X} | {n: torch.stack(each, -2) for n, each in out.items()}
 
 
+def weights(kernels: ModuleType, x: Tensors) -> tuple[Tensor, Tensor]:
+    """What of rows, each written to a state of its own, and of states before a chunk is in states."""
+    states, T = x["X"].shape[-3], x["k"].shape[-2]
+    w = torch.eye(states).expand(*x["A"].shape[:2], T, -1, -1)
+    if "b" in x:
+        w = torch.cat([w.expand(*x["b"].shape[:2], -1, -1, -1), -x["b"][..., None]], -1)
+    return kernels.weighed(x["A"], w)
+
+
 def found(folder: Path, x: Tensors, source: int) -> Tensors:
     scan = "coupled_delta_scan" if "b" in x else "coupled_scan"
-    kernels = module(folder, [scan, *(f"coupled_{n}" for n in READS)])
-    args = [x[n] for n in ("X", "A", "k", "u", "b", "p") if n in x]
+    kernels = module(folder, [scan, "weighed", *(f"coupled_{n}" for n in READS)])
+    args = [x["X"], *weights(kernels, x), *(x[n] for n in ("k", "u", "p") if n in x)]
     end, seen = getattr(kernels, scan)(*args, *([source] if "b" in x else []))
     out = {"end": end}
     for n in READS:
@@ -93,4 +103,5 @@ def test_momentum_that_decays_below_what_it_moves(tmp_path: Path) -> None:
 def test_what_is_the_same_for_all_is_given_once(tmp_path: Path) -> None:
     x = inputs(True, 40, 16, 8)
     x["X"], x["A"] = x["X"][:, :1], x["A"][:, :1]
+    x["b"] = x["b"][:, :1]
     check(x, tmp_path)

@@ -90,3 +90,90 @@ def test_the_logarithm_of_a_decay_near_one_is_exact() -> None:
     found = made.log_decay_raw_forward(x, zero, zero, 1.0)
     wanted = -torch.nn.functional.softplus(x.double(), threshold=700).clamp(max=30)
     assert ((found.double() - wanted) / wanted).abs().max() < 1e-6
+
+
+# Gates of coupled states: of flows, weights of heads and a hyper; of heads alone; of numbers alone; with a sign.
+MOMENTA = {
+    "flows": "momentum(lr=1, rate=rate, beta=sigmoid(split(linear(x)) + bias), decay=decay)",
+    "added": "momentum(lr=rate, beta=decay)",
+    "heads": "momentum(lr=0.1, beta=sigmoid(bias), decay=0.9)",
+    "numbers": "momentum(lr=0.1, beta=1 / tau)",
+}
+
+
+def coupled(kind: str) -> str:
+    """A spec of momentum whose gates are of a kind."""
+    text = NUMBER.replace("    retain: decay\n", "")
+    text = text.replace(
+        "0.5 * sqnorm(S(key) - value)",
+        "-dot(S(key), value)" if kind == "added" else "0.5 * sqnorm(S(key) - value)",
+    )
+    if kind == "signed":
+        return text.replace(
+            "rule: gd(lr=rate)", "retain: tanh(split(linear(x)))\n    rule: gd(lr=rate)"
+        )
+    if kind in ("heads", "numbers"):
+        text = (
+            text.replace("  rate: sigmoid(split(linear(x)))\n", "")
+            .replace(
+                "  decay: exp(-exp(a) * softplus(split(linear(x, heads * 1)) + bias) / tau)\n", ""
+            )
+            .replace('  a: {shape: [], per: head, init: "log(uniform(1, 4))"}\n', "")
+        )
+    if kind == "numbers":
+        text = text.replace(
+            'weights:\n  bias: {shape: [], per: head, init: "uniform(-1, 1)"}\n', ""
+        )
+    return text.replace("gd(lr=rate)", MOMENTA[kind])
+
+
+KINDS_OF_COUPLED = pytest.mark.parametrize(
+    "kind",
+    (
+        "flows",
+        "heads",
+        *(pytest.param(x, marks=pytest.mark.long) for x in ("added", "numbers", "signed")),
+    ),
+)
+
+
+@KINDS_OF_COUPLED
+def test_gates_of_coupled_states_are_made_once_in_a_kernel(kind: str) -> None:
+    exact, kernels, given = pair(nlc.loads(coupled(kind)))
+    called = inspect.getsource(type(kernels).piece)
+    assert called.count("weights_raw(") == 1 and "coupling" not in called
+    assert "torch.sigmoid" not in called.replace("torch.sigmoid(self.bias", "")
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+    one = {n: x[:, :1] for n, x in given.items()}
+    same(run(kernels, one, torch.float32), run(exact, one, torch.float64))
+
+
+@pytest.mark.parametrize("kind", ("flows", pytest.param("heads", marks=pytest.mark.long)))
+@pytest.mark.parametrize("packed", (False, True))
+def test_a_first_launch_checks_weights_of_coupled_states(
+    kind: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, net, given = pair(nlc.loads(coupled(kind)))
+    made = sys.modules[type(net).__module__]
+    asked: list[tuple] = []
+    monkeypatch.setattr(made, "checked", lambda *given, **axes: asked.append((given, axes)))
+    net(**{n: x[:, :12].float() for n, x in given.items()})
+    (forward, meaning, k, dv, _, _), axes = asked[0]
+    assert forward is made.weights_raw_forward
+    assert made.differs(forward, meaning, k, dv, 16, packed, **axes) == ""
+    monkeypatch.setattr(made, "launch", lambda kernel, *rest, **kw: None)
+    assert "weights" in made.differs(forward, meaning, k, dv, 16, packed, **axes)
+
+
+def test_weights_of_coupled_states_compile_without_a_break() -> None:
+    _, net, given = pair(nlc.loads(coupled("flows")))
+    given = {n: x[:, :12].float() for n, x in given.items()}
+    found = torch.compile(net, backend="aot_eager", fullgraph=True)(**given)[0]
+    assert (found - net(**given)[0]).abs().max() < 1e-5
+
+
+def test_memories_whose_gates_are_the_same_share_what_is_made_of_them() -> None:
+    text = nlc.load("titans").source_text("triton")
+    module = text[text.index("class Titans") :]
+    assert module.count("= weights_raw(") == 1 and module.count("= coupled_scan(") == 2
+    assert "torch.sigmoid" not in module

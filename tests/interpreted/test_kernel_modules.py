@@ -315,14 +315,16 @@ def checks_coupled(
 ) -> str:
     """What is found by the check that an operator asks for, with a kernel made to do nothing."""
     scan = operator if operator.endswith("scan") else "scan"
-    kernels = module(folder, [f"coupled_{scan}", f"coupled_{operator}"])
+    kernels = module(folder, [f"coupled_{scan}", f"coupled_{operator}", "weighed"])
     whole, idle = kernels.launch, getattr(kernels, f"coupled_{operator}_{broken}", None)
     kernels.launch = lambda kernel, *rest, **kw: kernel is idle or whole(kernel, *rest, **kw)
     asked: list[tuple] = []
     kernels.checked = lambda *given, **axes: asked.append((given, axes))
     draw = lambda *shape: torch.randn(1, 2, *shape)  # noqa: E731
-    x = [draw(2, 9, 20), draw(tokens, 2, 2), draw(tokens, 20), draw(tokens, 2, 9)]
-    x += [draw(tokens, 2), draw(tokens, 20), 1] if scan == "delta_scan" else []
+    erase = scan == "delta_scan"
+    weights = kernels.weighed(draw(tokens, 2, 2), draw(tokens, 2, 1 + erase))
+    x = [draw(2, 9, 20), *weights, draw(tokens, 20), draw(tokens, 1, 9)]
+    x += [draw(tokens, 20), 1] if erase else []
     _, seen = getattr(kernels, f"coupled_{scan}")(*x)
     if scan != operator:
         flow = draw(tokens, 9 if operator.startswith("turned") else 20)
@@ -401,8 +403,8 @@ def test_a_first_launch_checks_the_kernels_of_one_token(name: str, tmp_path: Pat
     forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
     axes: dict[str, str | int] = {"log_a": "T dk"} if name.startswith("channel") else {}
     if name.startswith("coupled"):
-        axes |= dict(X="states dv dk", u="T states dv", b="T states", states=2, C=16)
-        axes |= dict(kept="chunks states states C C", begun="chunks states states C")
+        axes |= dict(X="states dv dk", u="T given dv", states=2, given=1, written=2, C=16)
+        axes |= dict(kept="chunks states written C C", begun="chunks states states C")
     assert kernels.differs(forward, meaning, torch.zeros(1, 2, 1, 20), 9, 1, **axes) == ""
     assert launched[0] == f"{name}_step" and not launched[1].endswith(("_scan", "_out", "_chunks"))
 

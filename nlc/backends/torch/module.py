@@ -20,7 +20,7 @@ from nlc.backends.reference.module import ModuleWriter
 from nlc.backends.torch.components import Components
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.rows import RowPrinter
-from nlc.backends.torch.scanned import Scans, _Scanned, all_nodes
+from nlc.backends.torch.scanned import Scanned, Scans, all_nodes
 from nlc.backends.torch.writes import factored
 from nlc.backends.writer import Header, Writer
 from nlc.ir.program import Let, Loop, Parallel, Program, Return
@@ -55,7 +55,7 @@ class TorchModule(Scans, Components, ModuleWriter):
             self.system, self._hyper, attribute_path, self.plain.helpers, self.first
         )
         self.row.numbers, self.row.reader = self.plain.numbers, self._read
-        self.scans: dict[str, _Scanned] = {}
+        self.scans: dict[str, Scanned] = {}
         self.around: tuple[Let | Scan, ...] = ()
         self.inside = False  # of what takes the place of the loop over tokens
 

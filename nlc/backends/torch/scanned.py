@@ -17,7 +17,7 @@ from nlc.ir.types import TOKEN, Type
 
 
 @dataclass
-class _Scanned:
+class Scanned:
     """What reads of a scan are printed with."""
 
     form: Form | None  # None: its values at every token are there already
@@ -37,7 +37,7 @@ class Scans:
     w: Writer
     row: RowPrinter
     parts: PartNames
-    scans: dict[str, _Scanned]
+    scans: dict[str, Scanned]
     around: tuple[Let | Scan, ...]  # the body of the method that is printed
     _inner: Callable[[object], None]
     _readers: tuple[object, dict[str, list[Expr]]] = (None, {})  # of a body, by scan
@@ -111,7 +111,7 @@ class Scans:
         self._call([new, rows, starts] if s.read else [f"{new}, *_"], call, args, s)
         self._ended(s, 0, states[0], new)
         seen = [args[1], rows, starts, *self._gates(r, f, at, True), *self._last(r)]
-        self.scans[s.name] = _Scanned(f, r, tuple(seen), head=head)
+        self.scans[s.name] = Scanned(f, r, tuple(seen), head=head)
 
     def _ends(self, scans: list[Scan]) -> None:
         """Scans of which only the last states are wanted, those with the same gates as one call."""
@@ -218,7 +218,7 @@ class Scans:
         if not r.rank:
             w(f"{values} = {values}.squeeze(-1)")
         axis = -1 - r.rank
-        found = _Scanned(None, r, one=f"{state}.unsqueeze({axis})")
+        found = Scanned(None, r, one=f"{state}.unsqueeze({axis})")
         if self._read_before(s):
             found.starts[0] = self.parts(f"{s.name}_before", r.parts[0])
             earlier = f"{values}.narrow({axis}, 0, {values}.shape[{axis}] - 1)"
@@ -259,8 +259,8 @@ class Scans:
             text = f"torch.zeros_like({at(written)})" if e is None else self._written(s, j, at)
             rows.append((f"({text})" if row and " " in text else text) + row)
         several = sum(e is not None for e in r.write) > 1
-        w.call(f"{u} = torch.stack(", [_alike(rows) if several else _listed(rows), "-2"], ")")
-        found = _Scanned(f, r, head=self._headed(s))
+        w.call(f"{u} = torch.stack(", [alike(rows) if several else _listed(rows), "-2"], ")")
+        found = Scanned(f, r, head=self._headed(s))
         if r.key is None:
             found.one = self.parts(f"{s.name}_one", like)
             w(f"{found.one} = torch.ones_like({u}[..., 0, :1])")
@@ -269,7 +269,7 @@ class Scans:
         if f.erase:
             zero = f"torch.zeros_like({number})"
             erases = [zero if e is None else at(e) for e in r.erase]
-            args += [f"torch.stack({_alike(erases)}, -1)", at(r.probe or r.key), str(r.source)]
+            args += [f"torch.stack({alike(erases)}, -1)", at(r.probe or r.key), str(r.source)]
         seen = self.parts(f"{s.name}_scan", like)
         args += self._last(r)
         found.arguments = (f"*{seen}", *(f"{x}={x}" for x in self._last(r)))
@@ -360,6 +360,6 @@ def _listed(parts: list[str]) -> str:
     return f"[{', '.join(parts)}]"
 
 
-def _alike(parts: list[str]) -> str:
+def alike(parts: list[str]) -> str:
     """A list of one shape: what is the same for all sequences has no batch axis."""
     return f"torch.broadcast_tensors({', '.join(parts)})" if len(parts) > 1 else _listed(parts)

@@ -14,7 +14,7 @@ _READ = '''
 def NAME_out(
     q, k, rows, starts, kept, begun, out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
     r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n, o_x, o_h, o_t, <before:STATE: tl.constexpr, >
-    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """VALUE in a chunk: what it began with, and what was written since."""
@@ -25,7 +25,7 @@ def NAME_out(
     x, head = n // H, n % H
     Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
     seen = i[:, None] ORDER i[None, :]
-    at_kept = kept + m * w_n + ROW[:, None] * C + i[None, :]
+    at_kept = kept + m * w_n + WHERE[:, None] * C + i[None, :]
     Y = tl.zeros([C, BV], tl.float32)
     A = tl.zeros([C, C], tl.float32)  #? turned
     K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
@@ -36,11 +36,12 @@ def NAME_out(
         left = tl.load(left + i)  #? !before
         left = token_before(left, i, 1.0 if s == STATE else 0.0)  #? before
         Y += left[:, None] * tl.dot(Q, h, input_precision=PRECISION)
-        S = tl.load(at_kept + s * C * C, mask=seen, other=0.0)
-        at = rows + x * r_x + head * r_h + s * r_j  #? !turned
+    for j in tl.static_range(ROWS):
+        S = tl.load(at_kept + j * C * C, mask=seen, other=0.0)
+        at = rows + x * r_x + head * r_h + j * r_j  #? !turned
         R = taken(at, t, v, r_t, stop, DV).to(DOT)  #? !turned
         Y += tl.dot((A * S).to(DOT), R, input_precision=PRECISION)  #? !turned
-        K = taken(k + x * k_x + head<grouped: // group> * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
+        K = taken(k + x * k_x + head<grouped: // group> * k_h + j * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A += S * tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
     R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)  #? turned
     Y += tl.dot(A.to(DOT), R, input_precision=PRECISION)  #? turned
@@ -53,7 +54,7 @@ def NAME_back(
     q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, packing, T, N, H, <grouped:group, >
     q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n,
     g_x, g_h, g_t, <before:STATE: tl.constexpr, >
-    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's reads are worth to all that they are made of."""
@@ -63,8 +64,8 @@ def NAME_back(
     x, head = n // H, n % H
     Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
     seen, seen_t = i[:, None] ORDER i[None, :], i[None, :] ORDER i[:, None]
-    at_kept = kept + m * w_n + ROW[:, None] * C + i[None, :]
-    at_kept_t = kept + m * w_n + ROW[None, :] * C + i[:, None]
+    at_kept = kept + m * w_n + WHERE[:, None] * C + i[None, :]
+    at_kept_t = kept + m * w_n + WHERE[None, :] * C + i[:, None]
     K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
     A_t = tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? !turned
     A_t = tl.zeros([C, C], tl.float32)  #? turned
@@ -78,10 +79,11 @@ def NAME_back(
         left = token_before(left, i, 1.0 if s == STATE else 0.0)  #? before
         lefts += (left,)
         F += (tl.zeros([C, BK], tl.float32),)
+    for <turned:j><!turned:_> in tl.static_range(ROWS):
         D += (tl.zeros([C, C], tl.float32),)  #? !turned
         D_t += (tl.zeros([C, C], tl.float32),)  #? !turned
-        S_t = tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)  #? turned
-        K = taken(k + x * k_x + head<grouped: // group> * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
+        S_t = tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)  #? turned
+        K = taken(k + x * k_x + head<grouped: // group> * k_h + j * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A_t += S_t * tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? turned
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
@@ -99,37 +101,39 @@ def NAME_back(
             dh = (lefts[s][:, None] * dO.to(tl.float32)).to(DOT)
             dh = tl.dot(tl.trans(Q), dh, input_precision=PRECISION)
             put_block(d_starts + (m * STATES + s) * DK * DV, dh, d, v, DK, 1, DK, DV)
-            at = rows + x * r_x + head * r_h + s * r_j  #? !turned
+        for j in tl.static_range(ROWS):  #? !turned
+            at = rows + x * r_x + head * r_h + j * r_j  #? !turned
             R = taken(at, t, v, r_t, stop, DV).to(DOT)  #? !turned
-            E += (D[s] + tl.dot(dO, tl.trans(R), input_precision=PRECISION),)  #? !turned
-            E_t += (D_t[s] + tl.dot(R, tl.trans(dO), input_precision=PRECISION),)  #? !turned
-            S_t = A_t * tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)  #? !turned
+            E += (D[j] + tl.dot(dO, tl.trans(R), input_precision=PRECISION),)  #? !turned
+            E_t += (D_t[j] + tl.dot(R, tl.trans(dO), input_precision=PRECISION),)  #? !turned
+            S_t = A_t * tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)  #? !turned
             dR = tl.dot(S_t.to(DOT), dO, input_precision=PRECISION)  #? !turned
-            at = d_rows + (n * T * STATES + s) * DV  #? !turned
-            put(at, dR, t, v, STATES * DV, stop, DV)  #? !turned
+            at = d_rows + (n * T * ROWS + j) * DV  #? !turned
+            put(at, dR, t, v, ROWS * DV, stop, DV)  #? !turned
         F = reads
         D, D_t = E, E_t  #? !turned
     dQ = tl.zeros([C, BK], tl.float32)
     dA, dA_t = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)  #? !turned
     A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
     row = (i + C - 1) % C  # the last token is before none  #? before
-    at_slope = d_kept + m * STATES * C * C + <before:row><!before:i>[:, None] * C + i[None, :]
+    at_slope = d_kept + m * ROWS * C * C + <before:row><!before:i>[:, None] * C + i[None, :]
     for s in tl.static_range(STATES):
         dQ += lefts[s][:, None] * F[s]
         d_left = tl.sum(Q.to(tl.float32) * F[s], 1)
         d_left = tl.where(i > 0, d_left, 0.0)  #? before
         tl.store(d_begun + (m * STATES + s) * C + <before:row><!before:i>, d_left)
-        S = tl.load(at_kept + s * C * C, mask=seen, other=0.0)
-        S_t = tl.load(at_kept_t + s * C * C, mask=seen_t, other=0.0)
-        dA += D[s] * S  #? !turned
-        dA_t += D_t[s] * S_t  #? !turned
-        tl.store(at_slope + s * C * C, tl.where(seen, D[s] * A, 0.0))  #? !turned
-        K = taken(k + x * k_x + head<grouped: // group> * k_h + s * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
+    for j in tl.static_range(ROWS):
+        S = tl.load(at_kept + j * C * C, mask=seen, other=0.0)
+        S_t = tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)
+        dA += D[j] * S  #? !turned
+        dA_t += D_t[j] * S_t  #? !turned
+        tl.store(at_slope + j * C * C, tl.where(seen, D[j] * A, 0.0))  #? !turned
+        K = taken(k + x * k_x + head<grouped: // group> * k_h + j * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
         A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
-        tl.store(at_slope + s * C * C, tl.where(seen, dA * A, 0.0))  #? turned
+        tl.store(at_slope + j * C * C, tl.where(seen, dA * A, 0.0))  #? turned
         dQ += tl.dot((dA * S).to(DOT), K, input_precision=PRECISION)  #? turned
         dK = tl.dot((dA_t * S_t).to(DOT), Q, input_precision=PRECISION)  #? turned
-        put(dk + (n * T * STATES + s) * DK, dK, t, d, STATES * DK, stop, DK)  #? turned
+        put(dk + (n * T * ROWS + j) * DK, dK, t, d, ROWS * DK, stop, DK)  #? turned
     dQ += tl.dot(dA.to(DOT), K, input_precision=PRECISION)  #? !turned
     dK = tl.dot(dA_t.to(DOT), Q, input_precision=PRECISION)  #? !turned
     put(dk + n * T * DK, dK, t, d, DK, stop, DK)  #? !turned
@@ -185,15 +189,15 @@ def NAME_forward(
     out = NAME_shapes(q, k, rows)
     (_, H, T, *_, dv), dk, (chunks, states, C) = rows.shape, q.shape[-1], begun.shape
     checked(
-        NAME_forward, NAME_meaning, k, dv, C, packing is not None, <turned:k="T states dk", ><!turned:rows="T states dv", >
-        starts="all states dv dk", kept="all states C C", begun="all states C", states=states, C=C, <grouped:groups=4, >
+        NAME_forward, NAME_meaning, k, dv, C, packing is not None, <turned:k="T written dk", ><!turned:rows="T written dv", >
+        starts="all states dv dk", kept="all written C C", begun="all states C", states=states, written=kept.shape[1], C=C, <grouped:groups=4, >
     )
     args = [
         q, k, rows, starts, kept, begun, out, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*q.stride()[:3],
         <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
         *starts.stride(), kept.stride(0), begun.stride(0), *out.stride()[:3],
     ]
-    sizes = coupled_sizes("out", states, dk, dv, C)
+    sizes = coupled_sizes("out", states, kept.shape[1], dk, dv, C)
     grid = (chunks * blocks_of(dv, sizes["BV"]),)
     launch(NAME_out, grid, args, k.dtype, <before:STATE=state, >**sizes)
     return out
@@ -219,7 +223,7 @@ def NAME_backward(
         <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
         *starts.stride(), kept.stride(0), begun.stride(0), *grad.stride()[:3],
     ]
-    sizes = coupled_sizes("out_back", states, dk, dv, C)
+    sizes = coupled_sizes("out_back", states, kept.shape[1], dk, dv, C)
     launch(NAME_back, (chunks,), args, wider(k.dtype), <before:STATE=state, >**sizes)
     return out
 
@@ -261,7 +265,7 @@ def _read(turned: bool, before: bool, grouped: bool) -> tuple[str, str]:
     name = f"coupled_{'turned_' * turned}read{'_before' * before}{'_grouped' * grouped}"
     words = {
         "VALUE": f"X_{'(t-1)' if before else 't'}[state]{'ᵀ' * turned} q_t",
-        "ROW": "(i - 1)" if before else "i",
+        "WHERE": "(i - 1)" if before else "i",
         "ORDER": ">" if before else ">=",
         "NAME": name,
     }

@@ -1,7 +1,7 @@
 """Scans of coupled states as Triton kernels and their operators.
 
-The rows r^j = u^j − b^j z that are written make z = Σ_j seen_j r^j + what the chunk began with, seen_j[t, i] =
-p_t·k_i kept[source, j, t−1, i], so that with one inverse of I + Σ_j seen_j Diag(b^j) a chunk is done.
+Rows r^j are what is written, and last z, where that is erased. z = Σ_j seen_j r^j + what the chunk began with, seen_j[t, i]
+= p_t·k_i kept[source, j, t−1, i], so that with one inverse of I − seen_z a chunk is done.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from nlc.backends.triton.forms import worded
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, u, b, p, kept, inverse, given, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
-    SOURCE: tl.constexpr, STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
+    k, u, p, kept, inverse, given, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
+    SOURCE: tl.constexpr, STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """(I + L)^-1 of a chunk, L = Σ_j seen_j Diag(b_j), and z if the chunk began with zeros."""
+    """(I + L)^-1 of a chunk, L = -seen_z, and z if the chunk began with zeros."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
@@ -27,20 +27,18 @@ def NAME_solve(
     P = taken(p + x * p_x + head<grouped: // group> * p_h, t, d, p_t, stop, DK).to(DOT)
     A = tl.dot(P, tl.trans(K), input_precision=PRECISION)
     below = i[:, None] > i[None, :]
-    kept += (m * STATES + SOURCE) * STATES * C * C + (i[:, None] - 1) * C + i[None, :]
-    L = tl.zeros([C, C], tl.float32)
+    kept += m * STATES * ROWS * C * C + (SOURCE * ROWS) * C * C + (i[:, None] - 1) * C + i[None, :]
     S = ()
-    for j in tl.static_range(STATES):
-        seen = A * tl.load(kept + j * C * C, mask=below, other=0.0)
-        L += seen * tl.load(b + (n * T + t) * STATES + j, mask=t < stop, other=0.0)[None, :]
-        S += (seen.to(DOT),)
+    for j in tl.static_range(ROWS - 1):
+        S += ((A * tl.load(kept + j * C * C, mask=below, other=0.0)).to(DOT),)
+    L = -A * tl.load(kept + (ROWS - 1) * C * C, mask=below, other=0.0)
     X = inverse_of(L, C, PRECISION)
     at = inverse + m * C * C + i[:, None] * C + i[None, :]
     tl.store(at, X.to(inverse.dtype.element_ty))
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
         Z = tl.zeros([C, BV], tl.float32)
-        for j in tl.static_range(STATES):
+        for j in tl.static_range(ROWS - 1):
             R = taken(u + x * u_x + head * u_h + j * u_j, t, v, u_t, stop, DV).to(DOT)
             Z += tl.dot(S[j], R, input_precision=PRECISION)
         Z = tl.dot(X.to(DOT), Z.to(DOT), input_precision=PRECISION)
@@ -50,9 +48,9 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >packing, T, N, H, table, count, <grouped:group, >
+    X, k, u, <erase:p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, packing, T, N, H, table, count, <grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, u_j, <erase:p_x, p_h, p_t, SOURCE: tl.constexpr, >
-    STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
+    STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """For a block of dv, chunk by chunk: states before it, <erase:what is written, >those at the end.
@@ -75,7 +73,7 @@ def NAME_scan(
     for chunk in range(first, last):
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
-        left, since = begun + m * STATES * STATES * C, kept + m * STATES * STATES * C * C
+        left, since = begun + m * STATES * STATES * C, kept + m * STATES * ROWS * C * C
         for s in tl.static_range(STATES):
             for q in tl.static_range(PARTS):
                 at = starts + (m * STATES + s) * DK * DV
@@ -90,24 +88,23 @@ def NAME_scan(
         inv = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Z = tl.dot(inv, Z.to(DOT), input_precision=PRECISION)  #? erase
         Z += taken(given + n * T * DV, t, v, DV, stop, DV)  #? erase
-        put(z + n * T * DV, Z, t, v, DV, stop, DV)  #? erase
         R = ()
-        for j in tl.static_range(STATES):
-            row = taken(u + j * u_j, t, v, u_t, stop, DV).to(tl.float32)
-            row -= tl.load(b + (n * T + t) * STATES + j, mask=t < stop, other=0.0)[:, None] * Z  #? erase
-            put(rows + (n * T * STATES + j) * DV, row, t, v, STATES * DV, stop, DV)  #? erase
-            R += (row,)
+        for j in tl.static_range(ROWS<erase: - 1>):
+            R += (taken(u + j * u_j, t, v, u_t, stop, DV).to(tl.float32),)
+        R += (Z,)  #? erase
+        for j in tl.static_range(ROWS):  #? erase
+            put(rows + (n * T * ROWS + j) * DV, R[j], t, v, ROWS * DV, stop, DV)  #? erase
         K, new = (), ()
         for q in tl.static_range(PARTS):
             K += (taken(k, t, d[q], k_t, stop, DK).to(DOT),)
         for s in tl.static_range(STATES):
             W = tl.zeros([C, BV], tl.float32)
-            for j in tl.static_range(STATES):
-                W += tl.load(since + ((s * STATES + j) * C + C - 1) * C + i)[:, None] * R[j]
+            for j in tl.static_range(ROWS):
+                W += tl.load(since + ((s * ROWS + j) * C + C - 1) * C + i)[:, None] * R[j]
             for q in tl.static_range(PARTS):
                 H_s = tl.zeros([BD, BV], tl.float32)
-                for j in tl.static_range(STATES):
-                    H_s += tl.load(left + (s * STATES + j) * C + C - 1) * h[j * PARTS + q]
+                for e in tl.static_range(STATES):
+                    H_s += tl.load(left + (s * STATES + e) * C + C - 1) * h[e * PARTS + q]
                 H_s += tl.dot(tl.trans(K[q]), W.to(DOT), input_precision=PRECISION)
                 new += (H_s,)
         h = new
@@ -119,8 +116,8 @@ def NAME_scan(
 _STEP = '''
 @triton.jit
 def NAME_step(
-    X, k, u, <erase:b, p, >kept, begun, end, <erase:rows, >starts, <erase:z, >H, <grouped:group, >k_x, k_h, u_x, u_h, u_j, <erase:p_x, p_h, >
-    <erase:SOURCE: tl.constexpr, >STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
+    X, k, u, <erase:p, >kept, begun, end, <erase:rows, >starts, H, <grouped:group, >k_x, k_h, u_x, u_h, u_j, <erase:p_x, p_h, >
+    <erase:SOURCE: tl.constexpr, >STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr,
 ):
     """One token, for a block of dv."""
@@ -137,54 +134,55 @@ def NAME_step(
         tl.store(starts + at + s * DK * DV, one.to(starts.dtype.element_ty), mask=held)
         Z += tl.sum(one * probe[None, :], 1) if s == SOURCE else 0.0  #? erase
         h += (one,)
-    tl.store(z + n * DV + v, Z.to(z.dtype.element_ty), mask=v < DV)  #? erase
     u += n // H * u_x + n % H * u_h
-    for j in tl.static_range(STATES):
-        row = tl.load(u + j * u_j + v, mask=v < DV, other=0.0).to(tl.float32)
-        row -= tl.load(b + n * STATES + j) * Z  #? erase
-        tl.store(rows + (n * STATES + j) * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
-        R += (row,)
+    for j in tl.static_range(ROWS<erase: - 1>):
+        R += (tl.load(u + j * u_j + v, mask=v < DV, other=0.0).to(tl.float32),)
+    R += (Z,)  #? erase
+    for j in tl.static_range(ROWS):  #? erase
+        at_row = rows + (n * ROWS + j) * DV + v  #? erase
+        tl.store(at_row, R[j].to(rows.dtype.element_ty), mask=v < DV)  #? erase
     for s in tl.static_range(STATES):
         new = tl.zeros([BV, BK], tl.float32)
-        for j in tl.static_range(STATES):
-            pair = (n * STATES + s) * STATES + j
-            new += tl.load(begun + pair * C + C - 1) * h[j]
-            new += (tl.load(kept + (pair * C + C - 1) * C) * R[j])[:, None] * key[None, :]
+        for e in tl.static_range(STATES):
+            new += tl.load(begun + ((n * STATES + s) * STATES + e) * C + C - 1) * h[e]
+        for j in tl.static_range(ROWS):
+            weight = tl.load(kept + (((n * STATES + s) * ROWS + j) * C + C - 1) * C)
+            new += (weight * R[j])[:, None] * key[None, :]
         tl.store(end + at + s * DK * DV, new, mask=held)
 '''
 
 _SCAN_OPERATOR = '''
 def NAME(
-    X: Tensor, A: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, source: int, >
+    X: Tensor, kept: Tensor, begun: Tensor, k: Tensor, u: Tensor, <erase:p: Tensor, source: int, >
     within: Packing | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """X_t = A_t X_(t-1) + <!erase:u_t><erase:(u_t - b_t z_t)> k_tᵀ<erase:, z_t = X_(t-1)[source] p_t>.
+    """X_t = A_t X_(t-1) + w_t r_t k_tᵀ, r_t the rows u_t<erase: and, last, z_t = X_(t-1)[source] p_t>.
 
-    X [..., states, dv, dk], A [..., T, states, states], k<erase: and p> [..., T, dk],
-    u [..., T, states, dv]<erase:, b [..., T, states]>. Returns X after the last token, and what reads need.
+    X [..., states, dv, dk], k<erase: and p> [..., T, dk], u [..., T, rows, dv]. kept
+    [..., chunks, states, rows<erase: + 1>, C, C] is what of a row of token i is in a state at token t,
+    begun [..., chunks, states, states, C] what of a state before the chunk. Returns X after the
+    last token, and what reads need.
     Where sequences are packed within one, X is [N, H, states, dv, dk], and there is one of those.
-    Products are computed in the dtype of k and summed in float32, which X and A are in. TypeError
-    for another dtype or device.<grouped: Heads of keys are fewer, each for as many in a row.>
+    Products are computed in the dtype of k and summed in float32, which X is in. TypeError for
+    another dtype or device.<grouped: Heads of keys are fewer, each for as many in a row.>
     """
     dtype = supported(k)
-    kept, begun = products(A, within)
     lead = leading(
-        front(X, 3, within), A.shape[:-3], <!grouped:k.shape[:-2], >u.shape[:-3], <erase:b.shape[:-2], <!grouped:p.shape[:-2], >>
+        front(X, 3, within), kept.shape[:-5], <!grouped:k.shape[:-2], >u.shape[:-3], <erase:<!grouped:p.shape[:-2], >>
     )
-    X = state_of(X, *u.shape[-2:], k.shape[-1])
+    X = state_of(X, begun.shape[-2], u.shape[-1], k.shape[-1])
     X = states_for(lead, 3, X, within)
     key = rows_of(dtype, fitted(lead, 2, k)[0])  #? !erase !grouped
     key, p = (rows_of(dtype, x) for x in fitted(lead, 2, k, p))  #? erase !grouped
     key = shared(dtype, lead, k)  #? grouped
     p = shared(dtype, lead, p)  #? grouped erase
     write = rows_of(dtype, fitted(lead, 3, u)[0])
-    b = fitted(lead, 2, b.float())[0].contiguous()  #? erase
     left = fitted(lead, 4, begun)[0].contiguous()
     since = fitted(lead, 5, kept)[0].contiguous()
     C = kept.shape[-1]
     X, table = resumed(X, within, C)
-    X, <erase:rows, >starts<erase:, *_> = NAME_forward(
-        X, key, write, <erase:b, p, >since, left, <erase:source, >within and within.of(C), table,
+    X, <erase:rows, >starts<erase:, _> = NAME_forward(
+        X, key, write, <erase:p, >since, left, <erase:source, >within and within.of(C), table,
     )
     if within is not None:
         within.keep(starts, C)
@@ -193,23 +191,23 @@ def NAME(
 
 
 def NAME_meaning(
-    X: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
+    X: Tensor, k: Tensor, u: Tensor, <erase:p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
 ) -> tuple[Tensor, ...]:
     """Chunk by chunk."""
     k<erase:, p> = (x.repeat_interleave(u.shape[1] // x.shape[1], 1) for x in (k, <erase:p>))  #? grouped
     C, <erase:rows, >starts = kept.shape[-1], <erase:[], >[]
     before = one_earlier(kept[..., source, :, :, :], begun[..., source, :, :], source)  #? erase
-    flows = k.split(C, -2), u.split(C, -3)<erase:, b.split(C, -2), p.split(C, -2)>
-    for m, (K, R<erase:, B, P>) in enumerate(zip(*flows, strict=True)):
+    flows = k.split(C, -2), u.split(C, -3)<erase:, p.split(C, -2)>
+    for m, (K, R<erase:, P>) in enumerate(zip(*flows, strict=True)):
         starts.append(X)
         T = K.shape[-2]
         seen, left = before[0][..., m, :, :T, :T], before[1][..., m, :, :T]  #? erase
         A = (P @ K.mT).unsqueeze(-3) * seen  #? erase
         z = torch.einsum("...lvd,...td,...lt->...tv", X, P, left)  #? erase
-        z = z + torch.einsum("...jti,...ijv->...tv", A, R)  #? erase
-        L = torch.einsum("...jti,...ij->...ti", A, B)  #? erase
+        z = z + torch.einsum("...jti,...ijv->...tv", A[..., :-1, :, :], R)  #? erase
+        L = -A[..., -1, :, :]  #? erase
         z = torch.linalg.solve_triangular(L, z, upper=False, unitriangular=True)  #? erase
-        R = R - B[..., None] * z[..., None, :]  #? erase
+        R = torch.cat([R, z[..., None, :]], -2)  #? erase
         rows.append(R)  #? erase
         last = kept[..., m, :, :, -1, :T]
         X = torch.einsum("...sl,...lvd->...svd", begun[..., m, :, :, -1], X)
@@ -219,115 +217,115 @@ def NAME_meaning(
 
 @Operator
 def NAME_forward(
-    X: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
+    X: Tensor, k: Tensor, u: Tensor, <erase:p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
     packing: Tensor | None, table: Tensor | None,
-) -> tuple[<erase:Tensor, Tensor, Tensor, >Tensor, Tensor]:
-    """States after the last token, <erase:rows, >states before each chunk<erase:, inverses, z>: as [X, H, ...]."""
+) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor]:
+    """States after the last token, <erase:rows, >states before each chunk<erase:, inverses>: as [X, H, ...]."""
     end, starts = out = NAME_shapes(X, k, u, kept, packing, table)  #? !erase
-    end, rows, starts, inverse, z = out = NAME_shapes(X, k, u, b, p, kept, packing, table)  #? erase
-    (N, H, T, states, dv), dk, C = u.shape, k.shape[-1], kept.shape[-1]
+    end, rows, starts, inverse = out = NAME_shapes(X, k, u, p, kept, packing, table)  #? erase
+    (N, H, T, _, dv), dk, (states, written, C) = u.shape, k.shape[-1], kept.shape[3:6]
     checked(
-        NAME_forward, NAME_meaning, k, dv, min(T, C), packing is not None, X="states dv dk", u="T states dv", <erase:b="T states", >
-        kept="chunks states states C C", begun="chunks states states C", states=states, C=C, <grouped:groups=4, >
+        NAME_forward, NAME_meaning, k, dv, min(T, C), packing is not None, X="states dv dk", u="T given dv",
+        kept="chunks states written C C", begun="chunks states states C", states=states, written=written, given=u.shape[3], C=C, <grouped:groups=4, >
     )
     if T == 1 and packing is None:
-        sizes = coupled_sizes("step", states, dk, dv, C)
+        sizes = coupled_sizes("step", states, written, dk, dv, C)
         args = [
-            X, k, u, <erase:b, p, >kept, begun, end, <erase:rows, >starts, <erase:z, >H, <grouped:H // k.shape[1], >*k.stride()[:2],
+            X, k, u, <erase:p, >kept, begun, end, <erase:rows, >starts, H, <grouped:H // k.shape[1], >*k.stride()[:2],
             *u.stride()[:2], u.stride(3), <erase:*p.stride()[:2], >
         ]
         grid = (N * H * blocks_of(dv, sizes["BV"]),)
         launch(NAME_step, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
         return out
-    given = torch.empty_like(z)  #? erase
+    given = k.new_empty(N, H, T, dv)  #? erase
     args = [  #? erase
-        k, u, b, p, kept, inverse, given, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
+        k, u, p, kept, inverse, given, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
     ]  #? erase
-    sizes = coupled_sizes("solve", states, dk, dv, C)  #? erase
+    sizes = coupled_sizes("solve", states, written, dk, dv, C)  #? erase
     grid = (N * H * kept.shape[2],)  #? erase
     launch(NAME_solve, grid, args, k.dtype, SOURCE=source, **sizes)  #? erase
     args = [
-        X, k, u, <erase:b, p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, <erase:z, >*tokens_of(packing, T, C), H,
+        X, k, u, <erase:p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, *tokens_of(packing, T, C), H,
         *counted(table), <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
     ]
-    sizes = coupled_sizes("scan", states, dk, dv, C)
+    sizes = coupled_sizes("scan", states, written, dk, dv, C)
     grid = (X.shape[:-3].numel() * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
     return out
 
 
 @NAME_forward.register_fake
-def NAME_shapes(X, k, u, <erase:b, p, >kept, *rest):
+def NAME_shapes(X, k, u, <erase:p, >kept, *rest):
     """What the operator returns, but for its values."""
     packing, chunks, C = rest[-2], kept.shape[2], kept.shape[-1]  #? erase
     end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[-3:])
     return end, starts  #? !erase
-    inverse, z = inverses(u, packing, chunks, C), k.new_empty(*u.shape[:3], u.shape[-1])  #? erase
-    return end, k.new_empty(u.shape), starts, inverse, z  #? erase
+    rows = k.new_empty(*u.shape[:3], kept.shape[4], u.shape[-1])  #? erase
+    return end, rows, starts, inverses(u, packing, chunks, C)  #? erase
 
 
 @Operator
 def NAME_backward(
-    k: Tensor, <erase:b: Tensor, p: Tensor, >kept: Tensor, begun: Tensor, rows: Tensor, starts: Tensor,
-    <erase:inverse: Tensor, z: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <erase:source: int, >
+    k: Tensor, <erase:p: Tensor, >kept: Tensor, begun: Tensor, rows: Tensor, starts: Tensor,
+    <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <erase:source: int, >
     packing: Tensor | None,
-) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[<erase:Tensor, >Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
-    out = NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >d_end)
-    d_X, d_k, d_u, <erase:d_b, d_p, >d_kept, d_begun = out
-    (N, H, T, states, dv), dk, C = rows.shape, k.shape[-1], kept.shape[-1]
+    out = NAME_slopes(k, <erase:p, >kept, begun, rows, starts, <erase:inverse, >d_end)
+    d_X, d_k, d_u, <erase:d_p, >d_kept, d_begun = out
+    (N, H, T, _, dv), dk, (states, written, C) = rows.shape, k.shape[-1], kept.shape[3:6]
     dtype = wider(k.dtype)
     ends = starts.new_empty(starts.shape, dtype=dtype)
-    d_z = z.new_empty(z.shape, dtype=dtype)  #? erase
+    d_z = rows.new_empty(N, H, T, dv, dtype=dtype)  #? erase
     inverse = filled(inverse, C)  #? erase
     k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
     args = [
-        <erase:k, b, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, *tokens_of(packing, T, C), H, 
+        <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, *tokens_of(packing, T, C), H, 
         <erase:<grouped:H // k.shape[1], >*k.stride()[:3], *p.stride()[:3], >
     ]
-    sizes = coupled_sizes("scan_back", states, dk, dv, C)
+    sizes = coupled_sizes("scan_back", states, written, dk, dv, C)
     grid = (d_X.shape[0] * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
     args = [
         k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >
         *k.stride()[:3], *rows.stride()[:4],
     ]
-    sizes = coupled_sizes("grads", states, dk, dv, C)
+    sizes = coupled_sizes("grads", states, written, dk, dv, C)
     grid = (N * H * kept.shape[2],)
     launch(NAME_scan_grads, grid, args, dtype, **sizes)
     args = [  #? erase
-        k, b, p, kept, begun, rows, starts, z, d_z, k_end, u_end, d_k, d_u, d_b, d_p, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >  #? erase
+        k, p, kept, begun, rows, starts, d_z, k_end, u_end, d_k, d_u, d_p, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >  #? erase
         *k.stride()[:3], *p.stride()[:3],  #? erase
     ]  #? erase
-    sizes = coupled_sizes("erase_grads", states, dk, dv, C)  #? erase
+    sizes = coupled_sizes("erase_grads", states, written, dk, dv, C)  #? erase
     launch(NAME_erase_grads, grid, args, dtype, SOURCE=source, **sizes)  #? erase
     return out
 
 
 @NAME_backward.register_fake
-def NAME_slopes(k, <erase:b, p, >kept, begun, rows, starts, <erase:inverse, z, >d_end, *_):
+def NAME_slopes(k, <erase:p, >kept, begun, rows, starts, <erase:inverse, >d_end, *_):
     """The shapes of the slopes; those of products that no token has are zero."""
     d_X, d_k = torch.empty_like(d_end), k.new_empty(*rows.shape[:3], k.shape[-1])
-    d_u = rows.new_empty(rows.shape, dtype=wider(k.dtype))
+    d_u = rows<erase:[..., :-1, :]>.new_empty(rows<erase:[..., :-1, :]>.shape, dtype=wider(k.dtype))
     d_kept, d_begun = torch.zeros_like(kept), torch.zeros_like(begun)
-    return d_X, d_k, d_u, <erase:torch.empty_like(b), torch.empty_like(d_k), >d_kept, d_begun
+    return d_X, d_k, d_u, <erase:torch.empty_like(d_k), >d_kept, d_begun
 
 
 def NAME_setup(ctx, inputs, output):
-    <!erase:_, k, u, kept, begun><erase:_, k, _, b, p, kept, begun, ctx.source>, packing, _ = inputs
-    _, <!erase:starts><erase:rows, starts, inverse, z> = output
+    <!erase:_, k, u, kept, begun><erase:_, k, _, p, kept, begun, ctx.source>, packing, _ = inputs
+    _, <!erase:starts><erase:rows, starts, inverse> = output
     ctx.save_for_backward(
-        k, <erase:b, p, >kept, begun, <erase:rows, ><!erase:u, >starts, <erase:inverse, z, >packing
+        k, <erase:p, >kept, begun, <erase:rows, ><!erase:u, >starts, <erase:inverse, >packing
     )
 
 
-def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, *_>):
+def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, _>):
     grads = (x.contiguous() for x in (d_end, <erase:d_rows, >d_starts))
     *kept, packing = ctx.saved_tensors
     out = NAME_backward(*kept, *grads, <erase:ctx.source, >packing)
     d_X, d_k, d_u, *rest = out
     d_k = together(d_k, kept[0])  #? grouped
-    rest[1] = together(rest[1], kept[0])  #? grouped erase
+    rest[0] = together(rest[0], kept[0])  #? grouped erase
     return d_X, d_k, d_u.to(d_k.dtype), *rest, <erase:None, >None, None
 
 

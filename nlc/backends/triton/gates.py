@@ -96,9 +96,19 @@ def meant(gates: Gates, like: str) -> list[str]:
     return lines
 
 
+def together(lets: Iterable[tuple[str, Expr]]) -> list[str]:
+    """Statements as lines of a kernel."""
+    return _lines([*lets], 0, False)[0]
+
+
+def meant_together(gates: Gates) -> list[str]:
+    """All gates at once as lines of PyTorch."""
+    return _lines(gates.together, 0, False, TorchPrinter(None, str, str))[0]  # type: ignore[arg-type]
+
+
 def slopes_of(gates: Gates) -> list[str]:
     """Lines that make the slope by each variable of gates from those by the gates."""
-    return _lines(gates.slopes, 0, False)[0]
+    return together(gates.slopes)
 
 
 def lines_of(e: Expr, name: str, beside: int) -> tuple[list[str], str]:

@@ -10,6 +10,7 @@ from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
 from nlc.backends.torch.scanned import all_nodes
 from nlc.backends.torch.scans import Form
+from nlc.backends.triton.coupled_calls import CoupledCalls
 from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.gate_operators import operator
@@ -18,6 +19,7 @@ from nlc.backends.triton.keys import groups, lengths, narrow
 from nlc.backends.triton.packing import packable
 from nlc.backends.triton.texts import TEXTS, of_form
 from nlc.backends.writer import WIDTH, Header, Writer
+from nlc.ir.coupled import coupling
 from nlc.ir.expr import Expr, walk
 from nlc.ir.gates import Gates, named, parts, rate
 from nlc.ir.program import Let, Loop, Parallel, Program
@@ -47,7 +49,7 @@ def emit_module(program: Program, header: Header) -> str:
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
-class TritonModule(TorchModule):
+class TritonModule(CoupledCalls, TorchModule):
     """Scans of matrices call kernels. Where nothing else multiplies, flows stay in the dtype that they come in.
 
     ``lengths``: the scans whose kernels bring keys and queries to length one, by their states, and with which eps.
@@ -64,6 +66,7 @@ class TritonModule(TorchModule):
         self.made: dict[str, str] = {}
         self.raw: dict[str, list[Gates]] = {}  # what scans and reads of a name make
         self.row.taken = program.names
+        self.coupled, self.weighed = {}, (None, {})
         if packable(program):
             self.STREAMS, self.beside_flows = "packed_streams", ("within: Packing | None = None",)
 
@@ -110,7 +113,7 @@ class TritonModule(TorchModule):
             gates, meant = r.gates.only("log_a") if read else r.gates, named(parts(r))[1]
             given += [self.row(meant[n]) for n in gates.fixed]
         given += [self.row(eps)] if eps is not None else []
-        return given + ["within"] * (self.STREAMS == "packed_streams")
+        return given + self._within
 
     def _gates(self, r: Record, f: Form, at: Callable[..., str], read: bool = False) -> list[str]:
         if not isinstance(f, KernelForm):
@@ -159,10 +162,16 @@ class TritonModule(TorchModule):
         return rate(s.record) is not None
 
     def _to_rows(self, s: Parallel) -> None:
+        heads, raw = self._heads(s), self._raw(s)
         if not all(narrow(x) for x in s.body):
-            super()._to_rows(s)
+            super()._to_rows(replace(s, slices={o: i for o, i in s.slices.items() if i not in raw}))
+            for outer, inner in s.slices.items():
+                if inner in raw and heads[inner]:
+                    self.w(f"{inner} = {outer}.transpose(1, 2)")
+                elif inner in raw and outer != inner:
+                    self.w(f"{inner} = {outer}")
             return
-        heads, gates, raw = self._heads(s), _gates(s), self._raw(s)
+        gates = _gates(s)
         ranks = {str(n.attr): n.type.rank for x in s.body for n in all_nodes(x) if n.op == "var"}
         for outer, inner in s.slices.items():
             text = f"{outer}.transpose(1, 2)" if heads[inner] else outer
@@ -176,18 +185,34 @@ class TritonModule(TorchModule):
         """The flows that gates are made of in kernels, and nothing else: they come as they are."""
         others: list[Expr] = []
         mine: set[str] = set()
-        for x in s.body:
+        for x in _within(s):
             if isinstance(x, Scan) and x.record.gates is not None:
                 gates = [*parts(x.record).values()]
                 mine |= {str(n.attr) for e in gates for n in walk(e) if n.op == "var"}
-                r, pair = x.record, rate(x.record)
-                others += [e for e in (r.key, r.probe, *r.start) if e is not None]
-                others += [pair[1]] if pair else [e for e in r.write if e is not None]
+                r = x.record
+                others += [e for e in (r.key, r.probe, *r.start, *_vectors(r)) if e is not None]
             elif isinstance(x, Let) and x.expr.op == "made":
                 mine |= {str(n.attr) for n in all_nodes(x) if n.op == "var"}
             else:
                 others += [*all_nodes(x)]
         return mine - {str(n.attr) for e in others for n in walk(e) if n.op == "var"}
+
+
+def _within(s: Parallel | Loop) -> Iterable[Let | Scan]:
+    """The statements in a loop, and those of loops in it."""
+    for x in (*s.first, *s.body):
+        if isinstance(x, Loop):
+            yield from _within(x)
+        else:
+            yield x
+
+
+def _vectors(r: Record) -> Iterable[Expr | None]:
+    """What a scan writes beside its gates."""
+    if r.kind in ("coupled", "signed"):
+        return coupling(r).vectors
+    pair = rate(r)
+    return [pair[1]] if pair else r.write
 
 
 def _scans(x: object) -> Iterable[Scan]:

@@ -14,6 +14,7 @@ from nlc.backends.triton import (
     coupled,
     coupled_reads,
     coupled_scans,
+    coupled_weights,
     decays,
     gate_operators,
     gradients,
@@ -74,6 +75,7 @@ def _texts() -> dict[str, str]:
     made |= FUNCTION_TEXTS | packing.TEXTS | access.TEXTS | decays.TEXTS | gate_operators.TEXTS
     made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS
     made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
+    made |= coupled_weights.TEXTS
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}
     return {**(rest | {"CHUNK": _CHUNK}), **first, **made, **SHARED}
 

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from functools import reduce
 
-from nlc.ir.expr import Expr, substitute, walk
+from nlc.ir.coupled import factored, with_numbers
+from nlc.ir.expr import Expr, rewrite, substitute, walk
 from nlc.ir.gates import ARITHMETIC, NUMBER, Gates, inside, leaves, named, number, own, parts, rate
 from nlc.ir.ops import add, leaf, mul
 from nlc.ir.program import Let, Loop, Parallel, Program
@@ -23,8 +24,9 @@ COST = 12  # functions that it takes to make them
 def with_gates(program: Program, reserved: frozenset[str]) -> Program:
     """The program with records that hold what their gates are made of: the gates' expressions, and their slopes.
 
-    So for scans of matrices that stand in no loop. A decay by channel, which is used often, is made before, as a
-    ``made`` node. Where a write that nothing else reads is a number times a vector, it stands in its scan.
+    So for scans of matrices that stand in no loop, and for coupled states in tiles, too. A decay by channel, which is
+    used often, is made before, as a ``made`` node. Where a write that nothing else reads is a number times a vector, it
+    stands in its scan.
     """
     at = next((i for i, x in enumerate(program.body) if isinstance(x, Parallel)), None)
     if at is None:
@@ -51,11 +53,16 @@ class _Inlined:
         found = (n for x in self.parallel.body for n in nodes(x))
         self.uses = Counter(str(n.attr) for n in found if n.op == "var")
         self.decays: dict[Expr, Expr] = {}  # by channel, that are made before
+        self.tile: _Tile | None = None  # the loop over tiles whose body it is in
         self.body = tuple(y for x in self.parallel.body for y in self._statement(x))
 
     def _statement(self, x: Let | Scan | Loop) -> list[Let | Scan | Loop]:
         if isinstance(x, Let) and len(x.names) == 1 and x.when is None and x.names[0] in self.once:
             self.inner[x.names[0]] = x.expr
+        if isinstance(x, Loop) and x.periods:
+            return [self._tiles(x)]
+        if isinstance(x, Scan) and x.record.kind in ("coupled", "signed"):
+            return [replace(x, record=self._coupled(x.record))]
         if not isinstance(x, Scan) or x.record.rank != 2:
             return [x]
         if x.record.kind == "channel":
@@ -64,6 +71,55 @@ class _Inlined:
             return [x]
         record = self._record(self._written_out(x.record))
         return [x if record is None else replace(x, record=record)]
+
+    def _tiles(self, loop: Loop) -> Loop:
+        """A loop over tiles: what is made of flows from outside of it takes them in."""
+        self.tile = tile = _Tile(loop)
+        body = []
+        for x in loop.body:
+            tile.known(x)
+            if isinstance(x, Scan) and x.record.kind in ("coupled", "signed"):
+                x = replace(x, record=self._coupled(x.record))
+            body.append(x)
+        self.tile = None
+        kept = {*loop.carries, *loop.collects.values()}
+        kept |= {n for names in loop.stacks.values() for n in names}
+        body = needed(body, kept)
+        used = {n for x in body for n in reads(x)} | kept
+        slices = {o: i for o, i in tile.slices.items() if i in used}
+        return replace(loop, body=tuple(body), slices=slices)
+
+    def _coupled(self, r: Record) -> Record:
+        """The record of coupled states over what its gates are made of, and the vectors that are written."""
+        r = replace(r, write=tuple(e and self._product(e) for e in r.write))
+        gates = parts(r)
+        found = {n: self._expanded(e) for n, e in gates.items()}
+        if self._refused([*found.values()]):
+            found = gates
+        known = {n: self._flow(n) for e in found.values() for n in leaves(e)}
+        r = with_numbers(r, {n: substitute(e, known) for n, e in found.items()})
+        values, _ = named(parts(r))
+        return replace(r, gates=with_slopes(values, together=True))
+
+    def _product(self, e: Expr) -> Expr:
+        """A write as a number times a vector, as far as that is what it is defined as."""
+        if e.op == "neg" or (e.op == "mul" and any(a.type.rank < e.type.rank for a in e.args)):
+            return e.with_args(
+                tuple(self._product(a) if a.type.rank == e.type.rank else a for a in e.args)
+            )
+        lets, moving = self._scope
+        value = lets.get(str(e.attr)) if e.op == "var" else None
+        if value is None or any(str(n.attr) in moving for n in walk(value) if n.op == "var"):
+            return e
+        found = self._product(value)
+        return e if factored(found)[1] == found else found
+
+    @property
+    def _scope(self) -> tuple[dict[str, Expr], set[str]]:
+        """What names stand for where gates are made, and those whose values change there."""
+        return (
+            (self.inner, self.moving) if self.tile is None else (self.tile.lets, self.tile.moving)
+        )
 
     def _written_out(self, r: Record) -> Record:
         """The record with its write as a number times a vector, if that is what it is and nothing else reads it."""
@@ -104,7 +160,7 @@ class _Inlined:
         gates = {n: self._expanded(e) for n, e in parts(r).items()}
         if not gates or any(r.start):  # what decays towards a matrix erases at it, too
             return None
-        if self._refused([*gates.values()]):
+        if self._refused([*gates.values()]) or all(map(number, gates.values())):
             return None
         known = {n: self._flow(n) for e in gates.values() for n in leaves(e)}
         gates = {n: substitute(e, known) for n, e in gates.items()}
@@ -121,10 +177,10 @@ class _Inlined:
     def _expanded(self, e: Expr, outside: str = "") -> Expr:
         """An expression over flows that have names, weights and numbers; ``outside``: the let before the loop that it
         is of. A flow without a name is marked with that let."""
-        if number(e):
-            return e
         if e.op == "spread":
             return self._expanded(e.args[0], outside)
+        if number(e):
+            return e
         if e.op == "var" and outside:
             inner = self.outer.get(str(e.attr))
             if inner is not None and inside(inner):
@@ -141,19 +197,43 @@ class _Inlined:
     def _variable(self, e: Expr) -> Expr:
         """What a variable within the loop stands for, if kernels can make it of what has names."""
         name = str(e.attr)
-        if (inner := self.inner.get(name)) is not None:
+        lets, moving = self._scope
+        if (inner := lets.get(name)) is not None:
             found = self._expanded(inner)
-            plain = all(x.op in ("var", "flow") or not x.type.clock.batched for x in leaves(found))
+            made_of = [x for x in leaves(found) if x.type.clock.batched]
+            plain = all(x.op in ("var", "flow") and x.attr not in moving for x in made_of)
             return found if plain else e
+        if self.tile is not None:
+            return self._from_outside(e, self.tile)
         outer = next((o for o, i in self.slices.items() if i == name), None)
         inner = self.outer.get(outer or "")
         return self._expanded(inner, outer or "") if inner is not None and inside(inner) else e
+
+    def _from_outside(self, e: Expr, tile: _Tile) -> Expr:
+        """What a variable within a loop over tiles stands for, of what there is outside of it."""
+        outer = next((o for o, i in tile.slices.items() if i == e.attr), None)
+        if outer is None:
+            return e
+        self.tile = None
+        found = self._variable(Expr("var", (), outer, e.type))
+        self.tile = tile
+        taken = lambda n: Expr("flow", (), (None, n), n.type)  # noqa: E731
+        return rewrite(
+            found, lambda n: taken(n) if n.op == "var" and n.type.clock.batched else None
+        )
 
     def _flow(self, e: Expr) -> Expr:
         """A variable within the loop for a flow."""
         if e.op != "flow":
             return e
         of, value = e.attr  # type: ignore[misc]
+        name = str(value.attr) if of is None else self._sliced(of, value)
+        if self.tile is not None:
+            name = self.tile.slices.setdefault(name, name)
+        return Expr("var", (), name, value.type)
+
+    def _sliced(self, of: str, value: Expr) -> str:
+        """The variable within the loop for a flow that stands in a let before it."""
         if value.op == "var":
             outer = str(value.attr)
         else:
@@ -165,7 +245,7 @@ class _Inlined:
             after = self.whole.body[self.at + 1 :]
             later = any(outer in reads(x) for x in after)
             self.slices[outer] = self.names(f"{outer}_rows") if later else outer
-        return Expr("var", (), self.slices[outer], value.type)
+        return self.slices[outer]
 
     def program(self) -> Program:
         """The program, without what nothing reads any more."""
@@ -189,17 +269,42 @@ class _Inlined:
         return replace(self.whole, body=(*needed(before, live), whole, *after))
 
 
-def with_slopes(gates: Gates) -> Gates:
+class _Tile:
+    """The scope of a loop over tiles."""
+
+    def __init__(self, loop: Loop):
+        self.slices = dict(loop.slices)
+        times = Counter(n for x in loop.body for n in assigned(x))
+        states = {n for x in loop.body if isinstance(x, Scan) for n in x.record.states}
+        self.moving = {*loop.carries, *states, *(n for n, count in times.items() if count > 1)}
+        self.lets: dict[str, Expr] = {}
+
+    def known(self, x: Let | Scan) -> None:
+        alone = isinstance(x, Let) and len(x.names) == 1 and x.when is None
+        if alone and x.names[0] not in self.moving:
+            self.lets[x.names[0]] = x.expr
+
+
+def with_slopes(gates: Gates, together: bool = False) -> Gates:
     """Gates with what gives the slopes by their variables, by nlc's own derivation."""
+    if together:
+        lets = [Let((n,), e) for n, e in gates.values]
+        gates = replace(gates, together=_shared(lets, {*gates.given}))
+    if not gates.tensors:
+        return gates
     grads = [leaf("var", f"d_{g}", NUMBER) for g, _ in gates.values]
     loss = reduce(add, (mul(d, e) for d, (_, e) in zip(grads, gates.values, strict=True)))
     wanted = [leaf("var", n, NUMBER) for n in gates.tensors]
     found, zero = gradient(loss, wanted), leaf("num", 0.0, NUMBER)
     lets = [Let((f"slope_{x.attr}",), found.get(x, zero)) for x in wanted]
+    return replace(gates, slopes=_shared(lets, {*gates.given, *(str(g.attr) for g in grads)}))
+
+
+def _shared(lets: list[Let], taken: set[str]) -> tuple[tuple[str, Expr], ...]:
+    """Statements in which nothing is made twice; parts have the names x1, x2 and so on."""
     kept = {x.names[0] for x in lets}
-    made = share(lets, Names(frozenset({*gates.given, *(str(g.attr) for g in grads)})))
+    made = share(lets, Names(frozenset(taken | kept)))
     others = [x.names[0] for x in made if x.names[0] not in kept]
-    new = {n: f"x{i}" for i, n in enumerate(others, 1)}  # parts by the names x1, x2 and so on
+    new = {n: f"x{i}" for i, n in enumerate(others, 1)}
     known = {leaf("var", n, NUMBER): leaf("var", x, NUMBER) for n, x in new.items()}
-    slopes = [(new.get(x.names[0], x.names[0]), substitute(x.expr, known)) for x in made]
-    return replace(gates, slopes=tuple(slopes))
+    return tuple((new.get(x.names[0], x.names[0]), substitute(x.expr, known)) for x in made)
