@@ -329,8 +329,16 @@ def test_mistakes_with_an_optimizer_are_named(name: str, backend: str) -> None:
     made, weight = spec.compile(backend), nn.Parameter(torch.randn(3, 4))
     lines = spec.source.text.split("\n")
     for hyper, value in spec.system.hypers.items():
-        if isinstance(value.value, bool) or (isinstance(value.value, int) and value.static):
+        if isinstance(value.value, (bool, list)):
             continue
+        if isinstance(value.value, int) and value.static:
+            for wrong in (0, 1.5):
+                with pytest.raises(ValueError, match=rf"^{hyper} = {wrong} must be a whole number"):
+                    made([{"params": [weight], hyper: wrong}])
+            continue
+        for wrong in ("much", None):
+            with pytest.raises(TypeError, match=rf"^{hyper} = {wrong!r} must be a number"):
+                made([{"params": [weight], hyper: wrong}])
         with pytest.raises(TypeError, match=rf"^{hyper} = 'much' must be a number") as caught:
             made([weight], **{hyper: "much"})
         line = int(re.search(r":(\d+)\)$", str(caught.value))[1])

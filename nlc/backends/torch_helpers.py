@@ -252,10 +252,10 @@ def whole_sizes(owner: object, **sizes: int | tuple[int, ...] | None) -> None:
             raise ValueError(f"{said} ({declared(owner, name)})")
 ''',
     "plain_numbers": '''
-def plain_numbers(owner: object, **numbers: float | Tensor | None) -> None:
+def plain_numbers(owner: object, **numbers: float | Tensor) -> None:
     """TypeError for what is no number; a tensor of one element is one."""
     for name, x in numbers.items():
-        if x is not None and not hasattr(x, "__float__"):
+        if not hasattr(x, "__float__"):
             raise TypeError(f"{name} = {x!r} must be a number ({declared(owner, name)})")
 ''',
     "takes_flow": '''

@@ -80,12 +80,14 @@ asked:        self.check_routes(group)
                     self.state[W][key] = x.to(W.device, copy=True)
 
 def check_group(self, group: dict) -> None:
-    """ValueError for what this optimizer cannot do."""
+    """ValueError for what this optimizer cannot do; TypeError for a hyper that is no number."""
     rule, period = group["rule"], group["period"]
     if rule is not None and rule not in self.rules:
         raise ValueError(f"there is no rule {rule!r} among {[*filter(None, self.rules)]}")
     if not isinstance(period, int) or period < 1:
         raise ValueError(f"period = {period} must be a whole number, at least 1")
+sizes:    whole_sizes(self, **{k: group[k] for k, x in self.HYPERS.items() if x is int})
+numbers:    plain_numbers(self, **{k: group[k] for k, x in self.HYPERS.items() if x is float})
     if group["capturable"] and (period > 1 or group["rounding_seed"] is not None):
         raise ValueError("periods and roundings are counted in Python, so not with capturable")
     clash = group["capturable"] or group["rounding_seed"] is not None

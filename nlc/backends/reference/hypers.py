@@ -66,12 +66,16 @@ Use = Callable[[str], str]  # a helper of the file, which is to be in it
 
 
 def settle(w: Writer, system: System, use: Use) -> None:
-    """Sizes and numbers checked, and derived hypers at their defaults, each after those that it reads."""
+    """Sizes and numbers checked, and derived hypers at their defaults, each after those that it reads.
+
+    An optimizer that derives none checks them as those of a group, which each group may have others of.
+    """
     sizes = {h.name: h for h in system.hypers.values() if _is_size(h)}
     sound = [name for name in sizes if _stays_positive(name, sizes)]
-    _sound(w, use, list(sizes), [h for h in _lists(system) if not h.derived])
-    if numbers := [f"{n}={n}" for n, h in system.hypers.items() if kind(h) == "float"]:
-        w.calls(f"{use('plain_numbers')}(self, ", numbers, ")")
+    grouped = system.trains and not any(h.derived for h in system.hypers.values())
+    _sound(w, use, [] if grouped else list(sizes), [h for h in _lists(system) if not h.derived])
+    if not grouped:
+        _plain(w, use, [h for h in system.hypers.values() if not h.derived])
     given = {n for n, h in system.hypers.items() if not h.derived}
     for numerator, denominator, symbols in _divisions(system):
         if symbols <= given:
@@ -90,6 +94,13 @@ def settle(w: Writer, system: System, use: Use) -> None:
         w(f"{h.name} = {constant(h.default, whole)} if {h.name} is None else {h.name}")
     late = [name for name in sizes if name not in sound]
     _sound(w, use, late, [h for h in _lists(system) if h.derived])
+    _plain(w, use, [h for h in system.hypers.values() if h.derived])
+
+
+def _plain(w: Writer, use: Use, some: list[Hyper]) -> None:
+    """TypeError for what is no number."""
+    if numbers := [f"{h.name}={h.name}" for h in some if kind(h) == "float"]:
+        w.calls(f"{use('plain_numbers')}(self, ", numbers, ")")
 
 
 def _is_whole(h: Hyper) -> bool:

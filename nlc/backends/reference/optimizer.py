@@ -295,6 +295,7 @@ class OptimizerWriter:
 
     def _text(self, text: str) -> None:
         """Members that all optimizers have."""
+        kinds = {hypers.sort(h) for h in self.system.hypers.values()}
         there = {
             "evaluated": self.program.eval_at is not None,
             "fused": "fused" in self.options(),
@@ -305,6 +306,8 @@ class OptimizerWriter:
             "layers": self.layers,
             "plain": not self.layers,
             "alone": self.layers and not self._whole,
+            "sizes": "int" in kinds,
+            "numbers": "float" in kinds,
         }
         for line in text.strip("\n").split("\n"):
             wanted = True
@@ -317,6 +320,9 @@ class OptimizerWriter:
             for x in ("gathered", "widened", "rounded", "following", "declared", "all_finite")
             if f"{x}(" in text
         }
+        if "def check_group(" in text:
+            self.printer.helpers |= {"whole_sizes"} if there["sizes"] else set()
+            self.printer.helpers |= {"plain_numbers"} if there["numbers"] else set()
         if self.layers and "so_far(" in text:
             self.printer.helpers.add("so_far")
         if "fused" in self.options() and "fused:" in text:
