@@ -28,7 +28,7 @@ from nlc.syntax.schema import Family, InlineMemory, Level, Reset, Route, Spec, W
 from nlc.syntax.values import RESERVED
 from nlc.tools import catalogue
 from nlc.tools.derivation import SIGNS
-from nlc.tools.draw import FORMATS
+from nlc.tools.draw import FORMATS, TRANSFERS
 
 ROOT = Path(__file__).parent.parent
 
@@ -343,6 +343,8 @@ TABLES = {
     "clocks": set(FORMS),
     "classes": set(CLASSES),
     "plans": set(PLANS),
+    "reads": {"same-tick", "previous-tick", "held"},
+    "transfers": set(TRANSFERS),
     "signs": set(SIGNS),
     "words": set(RESERVED),
     "codes": set(CODES),

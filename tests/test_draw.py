@@ -76,8 +76,10 @@ def many(seed: int, sizes: tuple[int, ...] = (8, 6, 1, 9, 5, 1), edges: int = 50
     g = graph(levels, [f"every {4**i} tokens" for i in range(len(sizes))])
     for _ in range(edges):
         u, v = draw_from.choice(names), draw_from.choice(names)
-        reads = draw_from.sample(READS, draw_from.choice([1, 1, 2]))
-        g.add_edge(u, v, reads=reads, transfer=draw_from.sample(TRANSFERS, draw_from.randint(0, 2)))
+        reads = draw_from.sample(list(READS), draw_from.choice([1, 1, 2]))
+        g.add_edge(
+            u, v, reads=reads, transfer=draw_from.sample(list(TRANSFERS), draw_from.randint(0, 2))
+        )
     for n in names[:-1]:
         g.add_edge(n, names[-1], reads=("held",), transfer=("backpropagation",))
     return g

@@ -189,6 +189,11 @@ CASCADES = {
     "a hyper of the wrong kind": ("  d: 64\n  e: 32\n", "  - 64\n", ["NLC103"]),
     "a block under another name": ("hyper:", "dims:", ["NLC101"]),
     "a hyper that is no size": ("d: 64", "d: 0.5", ["NLC305"]),
+    "a size that a fraction makes whole": (
+        "d: 64\n",
+        "d: r * e\n  r: 0.5\n  e: 128\n",
+        ["NLC305"],
+    ),
     "a let with a mistake": ("q: linear(x, d)", "q: linear(x d)", ["NLC012"]),
     "a let that reads nothing": ("q: linear(x, d)", "q: linear(xs, d)", ["NLC201"]),
     "a let with a refused name": ("u", "t", ["NLC106"]),

@@ -786,3 +786,20 @@ def test_the_interpreter_knows_every_operator() -> None:
     }  # made of what specs say, which the interpreter goes by
     assert ops.OPS.keys() - lowered <= {*OPERATIONS, *TOLD, *LEAVES}
     assert RULES.keys() == nlc.lib.rules.RULES.keys()
+
+
+def test_a_memory_starts_at_a_number_for_each_head() -> None:
+    text = (
+        "nlc: 1\nsystem: apart\ncontext: tokens\nhyper: {n: 4}\nheads: 2\ninputs: {x: [n * heads]}\n"
+        "levels:\n  S:\n    frequency: every token\n    memory: MEMORY\n    key: l2norm(split(x))\n"
+        "    init: (1 + head) / 4\n    objective: sqnorm(S(key) - key)\n    rule: gd(lr=0.2)\n"
+        "output: {y: merge(S(S.key))}\n"
+    )
+    for memory in ("mlp(n, 2)", "matrix(n, n)"):
+        found = nlc.loads(text.replace("MEMORY", memory)).verify(tokens=9)
+        assert not [c for c in found.checks if c.passed is False and not c.life], str(found)
+        made = nlc.loads(text.replace("MEMORY", memory)).compile()()
+        first = next(iter(made.initial_state(torch.zeros(3, 8)).values()))
+        assert (
+            first.shape[:2] == (3, 2) and (first[:, 0] == 0.25).all() and (first[:, 1] == 0.5).all()
+        )

@@ -36,8 +36,8 @@ class Verbs(click.Group):
 TABLES = (
     *("specs", "keys", "level-keys", "weight-keys", "reset-keys", "memory-keys", "family-keys"),
     "route-keys",
-    *("functions", "memories", "rules", "tensors", "clocks", "classes", "plans", "signs"),
-    *("words", "operators", "letters"),
+    *("functions", "memories", "rules", "tensors", "clocks", "classes", "plans"),
+    *("reads", "transfers", "signs", "words", "operators", "letters"),
     *("names", "codes"),
 )
 

@@ -40,14 +40,19 @@ from nlc.tools.table import INDENT, WIDTH, table
 if TYPE_CHECKING:
     import networkx as nx
 
-READS = ("same-tick", "previous-tick", "held")
-TRANSFERS = (
-    "conditioning",
-    "backpropagation",
-    "non-parametric",
-    "initialisation",
-    "generation",
-)
+# When B reads A, and what passes from A to B (knowledge transfer, eqs. 24-28).
+READS = {
+    "same-tick": "B reads A's state after the update of the same tick, so A comes first",
+    "previous-tick": "B reads A's state of before: from the last tick, or from A's last boundary",
+    "held": "A ticks less often than B, which reads the value that A holds in between",
+}
+TRANSFERS = {
+    "conditioning": "B computes with A's state or with what A answers (eqs. 24, 25)",
+    "backpropagation": "B learns by gradients that pass through A's steps",
+    "non-parametric": "B reads a cache: the tokens of A's context, not a summary of them (eq. 27)",
+    "initialisation": "B learns where A starts (eq. 28)",
+    "generation": "A makes what B compresses, its keys or its values",
+}
 _ARROW = "A → B: B reads A"
 _ARROWS = "A → B: each B reads each A"
 
@@ -156,7 +161,7 @@ def _system(graph: nx.DiGraph, text: Callable[[Any], str]) -> System:
     )
 
 
-def _ordered(words: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+def _ordered(words: Iterable[str] | None, known: Iterable[str]) -> tuple[str, ...]:
     rank = {word: i for i, word in enumerate(known)}
     return tuple(sorted(set(words or ()), key=lambda w: (rank.get(w, len(known)), w)))
 

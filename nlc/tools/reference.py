@@ -32,6 +32,8 @@ from nlc.syntax.tree import SpecTree
 from nlc.syntax.values import RESERVED
 from nlc.tools import samples
 from nlc.tools.derivation import SIGNS
+from nlc.tools.draw import READS as READ_AT
+from nlc.tools.draw import TRANSFERS
 from nlc.tools.layout import wrap
 from nlc.tools.table import WIDTH
 
@@ -226,6 +228,8 @@ TABLES: dict[str, Callable[[], Iterator[Entry]]] = {
     "clocks": _clocks,
     "classes": _plain("a class of levels", CLASSES),
     "plans": _plain("a plan", PLANS),
+    "reads": _plain("a kind of edge, by when it reads", READ_AT),
+    "transfers": _plain("a kind of edge, by what it passes on", TRANSFERS),
     "signs": _signs,
     "words": _plain("a reserved word", RESERVED),
     "operators": _operators,

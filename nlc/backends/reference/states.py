@@ -121,7 +121,10 @@ class States:
         if self.printer.is_number(s.init):
             shape = f"{shape}," if "," not in shape else shape
             return f"{first}.new_full(({shape}), {self.printer(s.init)}, dtype=dtype)"
-        return f"({self._started(s.init)}).to(dtype).expand({shape})"
+        value = f"({self._started(s.init)})"
+        if s.init.type.head and not s.init.type.dims and s.type.dims:  # a number for each head
+            value = f"{value}[{', '.join([':', *['None'] * len(s.type.dims)])}]"
+        return f"{value}.to(dtype).expand({shape})"
 
     def _started(self, e: Expr) -> str:
         """An expression of a first value."""

@@ -26,7 +26,7 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
     if any(Dim.of(symbol) in scope.blamed for symbol in dim.symbols):
         return None
     if value is None or (value.denominator == 1 and 1 <= value <= LARGEST):
-        return dim
+        return None if _factor(scope, e, dim, what) else dim
     said = decimal(value)
     if e.op == "name":  # every use of the hyper has the same cause
         if e.attr in scope.hypers and (cause := _cause(scope, e.attr)) is not None:
@@ -53,6 +53,25 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
         )
     scope.blamed.add(dim)
     return None
+
+
+def _factor(scope: Scope, e: Expr, dim: Dim, what: str) -> bool:
+    """Whether a number that is not whole makes a whole size, which then is only so at the defaults."""
+    for symbol in sorted(dim.symbols):
+        hyper = scope.hypers.get(symbol)
+        if hyper is None or not isinstance(hyper.value, float) or hyper.value.is_integer():
+            continue
+        scope.report.add(
+            "NLC305",
+            f"hyper `{symbol}` must be a whole number of at least 1: a size is made of it",
+            hyper.default.span or hyper.span,
+            f"this is {decimal(Fraction(hyper.value))}",
+            related=[Label(e.span, f"{what} is made of it here")] if e.span else [],
+            helps=["divide by a whole number, such as `d / 2`"],
+        )
+        scope.blamed.add(Dim.of(symbol))
+        return True
+    return False
 
 
 def _divided(e: Expr, value: Fraction) -> list[str]:

@@ -22,7 +22,7 @@ from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.ticks import States
 from nlc.runtime.verify.derived import MOST, Derived, through_a_file
 from nlc.runtime.verify.feeds import Given, Trained, feed, parts
-from nlc.runtime.verify.report import SAME, Check, compared, difference, limit, refused
+from nlc.runtime.verify.report import NO_NUMBERS, SAME, Check, compared, difference, limit, refused
 from nlc.runtime.views import rejoined, shown
 from nlc.tools.sizes import Values, longest, settled
 
@@ -62,16 +62,19 @@ def optimizer_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: 
         for shape in kind.shapes:
             W = torch.randn(shape, generator=noise, dtype=torch.float64)
             came = feed(kind.system, shape, steps, noise)
-            found = _parts(kind, hypers, derived, W, came)
+            what = f"{steps} steps of random gradients {list(shape)} stay finite"
+            try:
+                found = _parts(kind, hypers, derived, W, came)
+            except NO_NUMBERS as error:
+                return [refused(what, error)]
             if not all(bool(x.isfinite().all()) for x in found.values()):
-                what = f"{steps} steps of random gradients {list(shape)} stay finite"
                 return [Check(what, passed=False, note="no numbers to be compared")]
             runs.append((kind, W, came, found))
         out += derived.checks(kind.name)
     for name in backends:
         try:
             out += _compiled_checks(spec.compile(name), chosen, runs, name)
-        except ArithmeticError as error:
+        except NO_NUMBERS as error:
             out.append(refused(f"{name}: the numbers of every step can be computed", error))
     return out
 

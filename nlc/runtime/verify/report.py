@@ -19,6 +19,10 @@ ROUNDED = 1e3  # times the rounding of a format that a function asks for: its it
 TURNED = 1e-6  # what is 0 in a basis is rounding there, 1e-16, and a step may divide it by 1e-8
 KEPT = 4.0  # times the rounding of a memory's own format: one that lies between two numbers may go to either
 
+# Python refuses to divide a number by 0, where a tensor becomes infinite; eigenvalues of what is not finite do not
+# converge.
+NO_NUMBERS = (ArithmeticError, torch.linalg.LinAlgError)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -175,8 +179,8 @@ def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
     return worst
 
 
-def refused(what: str, error: ArithmeticError) -> Check:
-    """A check for which there are no numbers: Python refuses to divide one by 0, where a tensor becomes infinite."""
+def refused(what: str, error: Exception) -> Check:
+    """A check for which there are no numbers."""
     where = next(iter(getattr(error, "__notes__", ())), "").partition("\n")[0]
     return Check(what, passed=False, note=", ".join(filter(None, (str(error), where))))
 

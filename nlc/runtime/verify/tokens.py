@@ -16,6 +16,7 @@ from nlc.runtime.verify.draws import Weights, draw, named, numbers, randomised, 
 from nlc.runtime.verify.gradients import rule_checks
 from nlc.runtime.verify.report import (
     EXACT,
+    NO_NUMBERS,
     ROUNDED,
     SAME,
     Check,
@@ -44,7 +45,7 @@ def module_checks(spec: Spec, backends: Iterable[str], chosen: Values, seed: int
         torch.manual_seed(seed)
         try:
             module = _Module(spec, spec.compile(name), chosen, name, first)
-        except ArithmeticError as error:
+        except NO_NUMBERS as error:
             out.append(refused(f"{name}: the numbers of every tick can be computed", error))
             continue
         if module.scale is None:

@@ -17,7 +17,16 @@ from torch import Tensor
 from nlc.runtime.interpreter import Interpreter
 from nlc.runtime.verify.feeds import Given, Trained, of_samples
 from nlc.runtime.verify.gradients import begun, interpreted_tick, kinds, sides
-from nlc.runtime.verify.report import EXACT, Check, Trajectory, compared, difference, limit, refused
+from nlc.runtime.verify.report import (
+    EXACT,
+    NO_NUMBERS,
+    Check,
+    Trajectory,
+    compared,
+    difference,
+    limit,
+    refused,
+)
 from nlc.tools.sizes import Values, longest, settled
 
 if TYPE_CHECKING:
@@ -34,14 +43,18 @@ def trajectories(
 ) -> tuple[list[Trajectory], list[Check]]:
     """One of each kind of tensor, at the spec's own hypers but for those given; steps 1, 2, 4, … past two periods."""
     found, errors = [], dict.fromkeys(backends, 0.0)
-    failed: dict[str, ArithmeticError] = {}
+    failed: dict[str, Exception] = {}
     tolerance = EXACT
     for kind in (k for k in kinds(spec, SHAPES) if not k.view):
         hypers = settled(kind.system, fixed)
         least = min(max(8, 2 * longest(kind.system, hypers)), MOST)
         marks = [2**i for i in range(MOST.bit_length()) if 2**i < 2 * least]
         W = start(kind.shapes[0])
-        expected = _interpreted(kind.system, hypers, W, marks[-1])
+        try:
+            expected = _interpreted(kind.system, hypers, W, marks[-1])
+        except NO_NUMBERS as error:
+            failed |= dict.fromkeys(errors, error)
+            continue
         wanted, _ = limit([kind.system])
         tolerance = max(tolerance, wanted)
         decimals = DECIMALS if wanted == EXACT else ROUGH
@@ -55,7 +68,7 @@ def trajectories(
             layer = kind.system.context == "layers"
             try:
                 got = _compiled(spec.compile(name), fixed, W, marks[-1], layer, kind.group)
-            except ArithmeticError as error:
+            except NO_NUMBERS as error:
                 failed[name] = error
                 continue
             changes = [{"": x.diff(dim=0, prepend=W[None])} for x in (got, expected)]
