@@ -177,3 +177,11 @@ def test_memories_whose_gates_are_the_same_share_what_is_made_of_them() -> None:
     module = text[text.index("class Titans") :]
     assert module.count("= weights_raw(") == 1 and module.count("= coupled_scan(") == 2
     assert "torch.sigmoid" not in module
+
+
+def test_what_decays_towards_a_matrix_is_given_errors_and_a_rate() -> None:
+    """No write is made of the two before, in tiles of hope."""
+    text = nlc.load("hope").source_text("triton")
+    module = text[text.index("class Hope") :]
+    assert module.count("= gated_delta_rated(") == 6 and "_since" not in module
+    assert module.count(" = -eta_over_chunk") == 1  # for the four scans of a tile

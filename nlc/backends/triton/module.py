@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from nlc.backends.precedence import SUM
 from nlc.backends.reference.file import class_name, close_file, open_file
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
@@ -67,6 +68,7 @@ class TritonModule(CoupledCalls, TorchModule):
         self.raw: dict[str, list[Gates]] = {}  # what scans and reads of a name make
         self.row.taken = program.names
         self.coupled, self.weighed = {}, (None, {})
+        self.negatives: tuple[object, dict[str, str]] = (None, {})  # names in a body
         if packable(program):
             self.STREAMS, self.beside_flows = "packed_streams", ("within: Packing | None = None",)
 
@@ -119,15 +121,28 @@ class TritonModule(CoupledCalls, TorchModule):
         if not isinstance(f, KernelForm):
             return super()._gates(r, f, at, read)
         if f.gates is None:
-            return super()._gates(r, f, at, read) + (
-                [at(rate(r)[0])] if f.rate and not read else []
-            )
+            more = [self._rate(r, at)] if f.rate and not read else []
+            return super()._gates(r, f, at, read) + more
         gates, meant = f.gates.only("log_a") if read else f.gates, named(parts(r))[1]
         return [self.row(meant[n]) if n.startswith("head") else at(meant[n]) for n in gates.tensors]
 
+    def _rate(self, r: Record, at: Callable[..., str]) -> str:
+        """What a write is multiplied by; what is erased, with another sign, has a name for all scans of a body."""
+        number = rate(r)[0]  # type: ignore[index]
+        text = at(number, SUM)
+        if not text.removeprefix("-").isidentifier() or text.isidentifier():
+            return text
+        if self.negatives[0] is not self.around:
+            self.negatives = self.around, {}
+        if text not in self.negatives[1]:
+            name = self.parts(f"minus_{text[1:]}", number.args[0])
+            self.negatives[1][text] = name
+            self.w(f"{name} = {text}")
+        return self.negatives[1][text]
+
     def _write(self, s: Scan, f: Form, at: Callable[..., str]) -> str:
         rated = isinstance(f, KernelForm) and f.rate
-        return at(rate(s.record)[1]) if rated else super()._write(s, f, at)
+        return at(rate(s.record)[1], SUM) if rated else super()._write(s, f, at)
 
     def _written(self, s: Scan, j: int, at: Callable[..., str]) -> str:
         """u of a state; what its T answers at the probe on a line of its own, where it decays towards one."""

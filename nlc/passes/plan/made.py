@@ -8,8 +8,20 @@ from functools import reduce
 
 from nlc.ir.coupled import factored, with_numbers
 from nlc.ir.expr import Expr, rewrite, substitute, walk
-from nlc.ir.gates import ARITHMETIC, NUMBER, Gates, inside, leaves, named, number, own, parts, rate
-from nlc.ir.ops import add, leaf, mul
+from nlc.ir.gates import (
+    ARITHMETIC,
+    NUMBER,
+    Gates,
+    error,
+    inside,
+    leaves,
+    named,
+    number,
+    own,
+    parts,
+    rate,
+)
+from nlc.ir.ops import add, leaf, mul, neg
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
 from nlc.passes.derive import gradient
@@ -158,14 +170,17 @@ class _Inlined:
     def _record(self, r: Record) -> Record | None:
         """The record with its gates written out; None where kernels had better take them as they are."""
         gates = {n: self._expanded(e) for n, e in parts(r).items()}
-        if not gates or any(r.start):  # what decays towards a matrix erases at it, too
+        toward = any(r.start)
+        if not gates or (toward and r.erases and "w" not in gates):  # T is erased before
             return None
         if self._refused([*gates.values()]) or all(map(number, gates.values())):
             return None
         known = {n: self._flow(n) for e in gates.values() for n in leaves(e)}
         gates = {n: substitute(e, known) for n, e in gates.items()}
         write = r.write
-        if "w" in gates:
+        if "w" in gates and toward:
+            write = (neg(mul(gates["b"], error(r))),)  # type: ignore[arg-type]
+        elif "w" in gates:
             _, value = rate(r) or (None, None)
             write = (Expr("mul", (gates["w"], value), None, r.write[0].type),)  # type: ignore[union-attr,arg-type]
         erase = (gates["b"],) if "b" in gates else r.erase
