@@ -98,8 +98,10 @@ def test_the_operator_owns_the_maps_inside_its_loop() -> None:
     state = operator.initial_state(x) | {
         key: w for key, w in module.initial_state(x).items() if key[-2:] in ("W1", "W2")
     }
-    _, end = operator(k_C_1=x, h_0=x, v_C_1=value, state=state)
-    torch.testing.assert_close(end, module(x)[1], rtol=1e-10, atol=1e-12)
+    expected = module(x)
+    found = operator(k_C_1=x, v_C_1=value, state=state)  # the answer of the chain, as one output
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 CHAIN = """

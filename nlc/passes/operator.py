@@ -67,25 +67,31 @@ class _Operator:
         return self._owned(cut)
 
     def _reads(self) -> dict[Expr, None]:
-        """What the outputs read, directly or through flows; what steps of levels alone read is inside."""
+        """What the outputs read, directly or through flows; what is read to ask or to step a memory is inside."""
+        flows = self.system.flows
         out: dict[Expr, None] = {}
-        for e in (*self.system.output.values(), *self._needed()):
-            for node in walk(e):
-                for a in (node, *node.args):
-                    if self._is_read(a) and (a is e or not self._is_read(node)):
-                        out[a] = None
+        seen: set[object] = set()
+        stack = [*reversed(self.system.output.values())]
+        while stack:
+            e = stack.pop()
+            key = e.attr if e.op == "flow" else id(e)
+            if key in seen:
+                continue
+            seen.add(key)
+            if self._answers(e):
+                out[e] = None
+            else:
+                stack += [flows[e.attr].expr] if e.op == "flow" else reversed(e.args)
         return out
 
-    def _needed(self) -> list[Expr]:
-        """The flows that the outputs are made of, in the order of the system."""
-        flows, seen = self.system.flows, set()
-        stack = list(self.system.output.values())
-        while stack:
-            for n in walk(stack.pop()):
-                if n.op == "flow" and n.attr not in seen:
-                    seen.add(n.attr)
-                    stack.append(flows[n.attr].expr)
-        return [flow.expr for name, flow in flows.items() if name in seen]
+    def _answers(self, e: Expr) -> bool:
+        """Whether it is a read, or one with what it was asked added, as an MLP answers."""
+        if e.op != "add":
+            return self._is_read(e)
+        asked = [a for a in e.args if a.op in ("flow", "input")]
+        reads = [a for a in e.args if self._is_read(a)]
+        beside = len(asked) == len(reads) == 1 and asked[0] in set(walk(reads[0]))
+        return beside or self._is_read(e)
 
     def _owned(self, system: System) -> System:
         """Only the slow weights that stand inside the loop, as the linear map of a recurrent flow does."""
@@ -209,7 +215,10 @@ class _Operator:
         makes = any(n.op in ("weight", "conv", "split", "merge", "delay") for n in walk(e))
         if e.op not in ("flow", "input") and (counts or not makes):
             return e.with_args(tuple(self._input(a, where) for a in e.args)) if e.args else e
-        if e not in self.inputs:
+        meant = e
+        while meant.op == "flow" and self.system.flows[meant.attr].expr.op in ("flow", "input"):
+            meant = self.system.flows[meant.attr].expr  # it is another name of that
+        if meant not in self.inputs:
             wanted = str(e.attr) if e.op in ("flow", "input") else where
             level, _, inner = wanted.rpartition(".")
             plain = (
@@ -227,8 +236,8 @@ class _Operator:
             if groups is not None:  # its heads come from a vector of the groups
                 dims = (dims[0] * groups if dims else groups,)
             head = e.type.head and groups is None
-            self.inputs[e] = Input(name, dims, head, span, e.type.range)
-        found = self.inputs[e]
+            self.inputs[meant] = Input(name, dims, head, span, e.type.range)
+        found = self.inputs[meant]
         if found.head == e.type.head:
             return leaf("input", found.name, replace(e.type), e.span)
         whole = leaf("input", found.name, replace(e.type, dims=found.dims, head=False), e.span)
