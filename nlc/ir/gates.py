@@ -12,7 +12,7 @@ from functools import cached_property
 
 from nlc.ir.coupled import coupling
 from nlc.ir.expr import Expr, walk
-from nlc.ir.ops import add, leaf, make, neg
+from nlc.ir.ops import leaf, make
 from nlc.ir.scan import Record
 from nlc.ir.types import TOKEN, Type
 
@@ -93,35 +93,11 @@ def leaves(e: Expr) -> list[Expr]:
     return [n for n in own(e) if n.op != "num" and (number(n) or not inside(n))]
 
 
-def error(r: Record) -> Expr | None:
-    """e where a write is −b e, b the erase of one state; None where it is another."""
-    write, b = r.write[0], r.erase[0]
-    if write is None or b is None:
-        return None
-    minus = write.op == "neg"
-    product = write.args[0] if minus else write
-    if product.op != "mul" or b not in product.args:
-        return None
-    left, right = product.args
-    e = right if left == b else left
-    return e if minus else neg(e)
-
-
 def rate(r: Record) -> tuple[Expr, Expr] | None:
-    """The number and the vector that a write is made of, where the states are matrices that are erased.
-
-    Of one that decays towards a T, and so runs on the distance to it, what T answers at the probe is part of the
-    vector: it can be where the number is what erases.
-    """
+    """The number and the vector that a write is made of, where the states are matrices that are erased."""
     write = r.write[0]
-    if r.source is None or write is None:
-        return None
-    if r.start and r.start[0] is not None:
-        e, at = error(r), r.probe or r.key
-        if e is None or at is None or r.rank < 2:
-            return None
-        return neg(r.erase[0]), add(e, make("matmul", r.start[0], at))  # type: ignore[arg-type]
-    if write.op != "mul":
+    toward = r.start and r.start[0] is not None
+    if r.source is None or write is None or write.op != "mul" or (toward and not r.answered):
         return None
     a, b = write.args
     pairs = [(x, y) for x, y in ((a, b), (b, a)) if x.type.rank == 0 and y.type.rank == 1]

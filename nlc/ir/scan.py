@@ -26,7 +26,7 @@ class Record:
     ``decay``: A, row by row. ``log``: log A where p = 1 and A is known to be positive, by key channel if ``channel``.
     ``write``: u. ``erase``: c, and ``source`` s whose read at ``probe`` is z. ``start``: T of each state that decays
     towards one, A acting on X − T. ``transposed``: it runs on Xᵀ. ``gates``: what its
-    numbers are made of, where they are written out.
+    numbers are made of, where they are written out. ``answered``: the write is less what of the answer of T is erased.
     """
 
     states: tuple[str, ...]
@@ -42,6 +42,7 @@ class Record:
     channel: bool = False
     transposed: bool = False
     gates: Gates | None = None
+    answered: bool = False
 
     @property
     def erases(self) -> bool:

@@ -179,6 +179,23 @@ def test_memories_whose_gates_are_the_same_share_what_is_made_of_them() -> None:
     assert "torch.sigmoid" not in module
 
 
+# What T answers cancels but for one term: with gd, with the rule whose step erases twice as much, at a key of its own.
+TOWARDS = {
+    "gd": NUMBER.replace("    key:", "    init: learned\n    toward: init\n    key:"),
+    "dgd": NUMBER.replace("    key:", "    init: learned\n    toward: init\n    key:")
+    .replace("    retain: decay\n", "")
+    .replace("gd(lr=rate)", "dgd(lr=rate / 2, decay=decay)"),
+}
+
+
+@pytest.mark.parametrize("kind", ("gd", pytest.param("dgd", marks=pytest.mark.long)))
+def test_what_decays_towards_a_matrix_has_its_gates_made_in_kernels(kind: str) -> None:
+    exact, kernels, given = pair(nlc.loads(TOWARDS[kind]))
+    called = inspect.getsource(type(kernels).piece)
+    assert "rated_raw(" in called and "softplus" not in called and "sigmoid" not in called
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+
+
 def test_what_decays_towards_a_matrix_is_given_errors_and_a_rate() -> None:
     """No write is made of the two before, in tiles of hope."""
     text = nlc.load("hope").source_text("triton")

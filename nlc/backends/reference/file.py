@@ -415,9 +415,8 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
     out, current = [], let
     while not fits(current):
         room = WIDTH - indent - len(let.names[0]) - 14
-        inner = _part(current.expr, printer, room) or _part(
-            current.expr, printer, WIDTH, calls=True
-        )
+        calls = (_part(current.expr, printer, most, calls=True) for most in (WIDTH, 4 * WIDTH))
+        inner = _part(current.expr, printer, room) or next(filter(None, calls), None)
         if inner is None:
             break
         name = fresh(let.names[0], inner)

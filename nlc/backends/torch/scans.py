@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from nlc.backends.torch import coupled_texts as coupled
 from nlc.backends.torch import scan_texts as plain
 from nlc.backends.writer import select
-from nlc.ir.gates import error
+from nlc.ir.expr import Expr
+from nlc.ir.ops import neg
 from nlc.ir.scan import Record
 
 
@@ -70,6 +71,20 @@ def form(r: Record, read: bool) -> Form:
     end = plain and not read and error(r) is not None
     begun = bool(r.start) and r.start[0] is not None
     return Form(kind, erase, plain and r.probe is not None, end, end and begun)
+
+
+def error(r: Record) -> Expr | None:
+    """e where a write is −b e, b the erase of one state; None where it is another."""
+    write, b = r.write[0], r.erase[0]
+    if write is None or b is None:
+        return None
+    minus = write.op == "neg"
+    product = write.args[0] if minus else write
+    if product.op != "mul" or b not in product.args:
+        return None
+    left, right = product.args
+    e = right if left == b else left
+    return e if minus else neg(e)
 
 
 _BOTH = (False, True)

@@ -147,6 +147,8 @@ class TritonModule(CoupledCalls, TorchModule):
     def _written(self, s: Scan, j: int, at: Callable[..., str]) -> str:
         """u of a state; what its T answers at the probe on a line of its own, where it decays towards one."""
         r = s.record
+        if r.answered:
+            return at(r.write[j])
         if r.source is None or r.erase[j] is None or not self._towards(s, r.source):
             return super()._written(s, j, at)
         like, answer = r.write[j] or r.parts[0], at(r.probe or r.key)

@@ -12,7 +12,6 @@ from nlc.ir.gates import (
     ARITHMETIC,
     NUMBER,
     Gates,
-    error,
     inside,
     leaves,
     named,
@@ -21,11 +20,12 @@ from nlc.ir.gates import (
     parts,
     rate,
 )
-from nlc.ir.ops import add, leaf, mul, neg
+from nlc.ir.ops import add, leaf, mul
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
 from nlc.passes.derive import gradient
 from nlc.passes.naming import Names, describe
+from nlc.passes.plan.answered import answered
 from nlc.passes.plan.statements import assigned, needed, nodes, reads
 from nlc.passes.share import share
 
@@ -81,6 +81,7 @@ class _Inlined:
             return self._decays_first(x)
         if x.record.kind not in ("none", "scalar"):
             return [x]
+        x = replace(x, record=answered(x.record, self._definition))
         record = self._record(self._written_out(x.record))
         return [x if record is None else replace(x, record=record)]
 
@@ -92,6 +93,8 @@ class _Inlined:
             tile.known(x)
             if isinstance(x, Scan) and x.record.kind in ("coupled", "signed"):
                 x = replace(x, record=self._coupled(x.record))
+            elif isinstance(x, Scan) and x.record.kind in ("none", "scalar"):
+                x = replace(x, record=answered(x.record, self._definition))
             body.append(x)
         self.tile = None
         kept = {*loop.carries, *loop.collects.values()}
@@ -119,12 +122,18 @@ class _Inlined:
             return e.with_args(
                 tuple(self._product(a) if a.type.rank == e.type.rank else a for a in e.args)
             )
-        lets, moving = self._scope
-        value = lets.get(str(e.attr)) if e.op == "var" else None
-        if value is None or any(str(n.attr) in moving for n in walk(value) if n.op == "var"):
+        value = self._definition(e)
+        if value is None:
             return e
         found = self._product(value)
         return e if factored(found)[1] == found else found
+
+    def _definition(self, e: Expr) -> Expr | None:
+        """What a variable stands for, if that has the same value still."""
+        lets, moving = self._scope
+        value = lets.get(str(e.attr)) if e.op == "var" else None
+        moved = value is None or any(str(n.attr) in moving for n in walk(value) if n.op == "var")
+        return None if moved else value
 
     @property
     def _scope(self) -> tuple[dict[str, Expr], set[str]]:
@@ -178,9 +187,7 @@ class _Inlined:
         known = {n: self._flow(n) for e in gates.values() for n in leaves(e)}
         gates = {n: substitute(e, known) for n, e in gates.items()}
         write = r.write
-        if "w" in gates and toward:
-            write = (neg(mul(gates["b"], error(r))),)  # type: ignore[arg-type]
-        elif "w" in gates:
+        if "w" in gates:
             _, value = rate(r) or (None, None)
             write = (Expr("mul", (gates["w"], value), None, r.write[0].type),)  # type: ignore[union-attr,arg-type]
         erase = (gates["b"],) if "b" in gates else r.erase
