@@ -97,13 +97,15 @@ PLAIN = Tensor, torch.nn.Parameter  # other kinds of tensors may be spread over 
 
 def joined(tensors: list[Tensor], stacked: bool) -> Tensor:
     """Tensors as one: a stack of matrices, or all their elements in a row."""
-    return torch.stack(tensors) if stacked else torch.cat([x.flatten() for x in tensors])
+    if stacked:
+        return torch.stack(tensors)
+    return torch.cat([x if x.ndim == 1 else x.flatten() for x in tensors])
 
 
 def parted(whole: Tensor, tensors: list[Tensor]) -> None:
     """Gives each tensor its own of what ``joined`` made one of."""
-    parts = whole.flatten().split([x.numel() for x in tensors])
-    torch._foreach_copy_(tensors, [x.view_as(y) for x, y in zip(parts, tensors, strict=True)])
+    parts = zip(whole.flatten().split([x.numel() for x in tensors]), tensors, strict=True)
+    torch._foreach_copy_(tensors, [x if y.ndim == 1 else x.view_as(y) for x, y in parts])
 
 
 def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -224,11 +224,13 @@ layers:    self.forget()
 
 joins:def joins(self, W: Tensor, group: dict, rule: type) -> tuple | None:
 joins:    """What tensors have in common that make a step as one; None for one that makes its own."""
-joins:    state = self.state.get(W)
-joins:    started = state is not None and (state or not getattr(rule, "KEEPS", True))
-joins:    if not started or not hasattr(rule, "STACKS") or self.error_if_nonfinite:
+joins:    if not hasattr(rule, "STACKS") or self.error_if_nonfinite:
 joins:        return None
 joins:    if W.numel() >= (SMALL_ON_GPU if rule.STACKS and W.is_cuda else SMALL):
+joins:        return None
+joins:    state = self.state.get(W)
+joins:    started = state is not None and (state or not getattr(rule, "KEEPS", True))
+joins:    if not started:
 joins:        return None
 joins:    alone = group["capturable"] or group["differentiable"] or group["period"] > 1
 joins:    if alone or group["rounding_seed"] is not None or type(W) not in PLAIN:
