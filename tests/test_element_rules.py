@@ -394,9 +394,37 @@ def test_small_tensors_make_their_steps_as_one(
     found = trained(made, shapes, dtype=dtype)
     assert max(calls) == (3 if nlc.load(name).system.routes else 6)
     count = len(calls)
-    monkeypatch.setattr(module, "SMALL", 0)
+    for limit in ("SMALL", "LARGE"):
+        monkeypatch.setattr(module, limit, 0)
     same(found, trained(made, shapes, dtype=dtype), 1e-12 if dtype == torch.float64 else 1e-6)
     assert len(calls) == count
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+@pytest.mark.parametrize("name", ("m3", "muon", "shampoo"))
+def test_matrices_are_joined_one_for_each_thread(
+    name: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those between small and large ones, on a CPU, and to the same numbers as each by itself."""
+    made = nlc.load(name).compile("torch")
+    module, before = sys.modules[made.__module__], torch.get_num_threads()
+    calls: list[int] = []
+    joined = made.stepped_as_one
+    monkeypatch.setattr(
+        made,
+        "stepped_as_one",
+        lambda self, rule, ps, group: (calls.append(len(ps)), joined(self, rule, ps, group))[1],
+    )
+    monkeypatch.setattr(module, "SMALL", 10)
+    shapes = [(3, 4), (4, 3), (3, 4), (3, 4), (3, 4), (3, 4)]
+    torch.set_num_threads(threads)
+    try:
+        found = trained(made, shapes, dtype=torch.float64)
+        assert {*calls} == ({2} if threads == 2 else set())
+        monkeypatch.setattr(module, "LARGE", 0)
+        same(found, trained(made, shapes, dtype=torch.float64), 1e-12)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_generated_files_are_formatted(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def rounded(x: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
 ''',
     "joined": '''
 SMALL = 65536  # elements: below, tensors are joined, as calls cost more than the copies
-SMALL_ON_GPU = 1 << 22  # of matrices that are multiplied: a larger one fills the device by itself
+LARGE = 1 << 22  # of a matrix that is multiplied: it fills a GPU, or the cores of a CPU, by itself
 PLAIN = Tensor, torch.nn.Parameter  # other kinds of tensors may be spread over devices
 
 
@@ -109,8 +109,14 @@ def parted(whole: Tensor, tensors: list[Tensor]) -> None:
 
 
 def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors that are joined, no more at a time than copies are worth."""
-    count = max(1, 8 * SMALL_ON_GPU // tensors[0].numel())
+    """Tensors that are joined, no more at a time than copies are worth.
+
+    On a CPU a matrix for each thread: threads that share one wait for each other in each product.
+    """
+    size = tensors[0].numel()
+    count = max(1, 8 * LARGE // size)
+    if size >= SMALL and tensors[0].device.type == "cpu":
+        count = min(count, torch.get_num_threads())
     yield from (tensors[i : i + count] for i in range(0, len(tensors), count))
 ''',
     "blocks": '''

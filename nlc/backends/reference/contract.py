@@ -226,7 +226,7 @@ joins:def joins(self, W: Tensor, group: dict, rule: type) -> tuple | None:
 joins:    """What tensors have in common that make a step as one; None for one that makes its own."""
 joins:    if not hasattr(rule, "STACKS") or self.error_if_nonfinite:
 joins:        return None
-joins:    if W.numel() >= (SMALL_ON_GPU if rule.STACKS and W.is_cuda else SMALL):
+joins:    if W.numel() >= (LARGE if rule.STACKS else SMALL):
 joins:        return None
 joins:    state = self.state.get(W)
 joins:    started = state is not None and (state or not getattr(rule, "KEEPS", True))

@@ -21,12 +21,16 @@ def symmetric(
     size = A.shape[-2]
     if A.requires_grad or A.device.type != "cpu" or size <= 2 * ROWS:
         return A @ B if C is None else torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
-    out = A.new_empty(len(A), size, size) if C is None else C.clone()
-    for whole, left, right in zip(out, A, B, strict=True):
-        for i in range(0, size, ROWS):
-            j = i + ROWS
-            whole[i:j, i:].addmm_(left[i:j], right[:, i:], beta=beta, alpha=alpha)
-            whole[j:, i:j] = whole[i:j, j:].mT
+    out = A.new_empty(len(A), size, size)
+    for i in range(0, size, ROWS):
+        j = i + ROWS
+        left, right = A[:, i:j], B[:, :, i:]
+        if C is None:
+            part = left @ right
+        else:
+            part = torch.baddbmm(C[:, i:j, i:], left, right, beta=beta, alpha=alpha)
+        out[:, i:j, i:] = part
+        out[:, j:, i:j] = part[:, :, ROWS:].mT
     return out
 ''',
     "newton_schulz": '''
