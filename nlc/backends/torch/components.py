@@ -233,12 +233,13 @@ class Components:
         loop = c.first[-1]
         method, values = self.methods[id(loop)]
         self.methods[id(loop)] = method, [given.get(v, v) for v in values]
-        self.called, self.looped = c.names, c.levels[0]
+        before = self.called
+        self.called, self.looped = {**before, **c.names}, c.levels[0]
         plain.places = row.places = {**places, **c.names}
         plain.attribute = row.attribute = owned
         plain.hyper = row.hyper = lambda x: c.hypers.get(x) or hyper(x)
         self._statements(c.first)
-        self.called, self.looped = {}, ""
+        self.called, self.looped = {**before, **c.leaves}, ""
         plain.attribute = row.attribute = attribute
         plain.hyper = row.hyper = hyper
         plain.places = row.places = {**places, **c.leaves}
