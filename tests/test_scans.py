@@ -18,6 +18,7 @@ import torch
 from agreement import SAME, SMALL, error
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.utils.checkpoint import checkpoint
 
 from nlc.backends.torch.helpers import TEXTS, with_needed
 from nlc.backends.torch.scans import FORMS, Form, form
@@ -63,6 +64,7 @@ class Case:
     source: int = 0
     chunk: int | None = None
     memories: int = 1
+    anchored: bool = False  # the first memory comes with what its state answers, the others with what they do not
     states: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +102,8 @@ class Case:
             gates = [i.b, *([i.log_a] if "log_a" in given else [])]
             wrong = -i.u / i.b[..., None]  # what is written is an error times b
             memory = [i.k, wrong, *([i.p] if probe else []), *([i.T] if f.toward else [])]
-            ends = call(*gates, *((S, *memory) for S in (i.S, i.S + 1)[: self.memories]))
+            known = [i.S, (i.p if probe else i.k) @ i.S.mT] if self.anchored else []
+            ends = call(*gates, *((S, *memory, *known) for S in (i.S, i.S + 1)[: self.memories]))
             return {"end": ends[0], **({"of the other": ends[1]} if ends[1:] else {})}
         end, rows, starts = call(*args)
         out, log = {"end": end}, [i.log_a] if "log_a" in given else []
@@ -237,6 +240,23 @@ def test_the_size_of_chunks_changes_nothing(f: Form, chunk: int) -> None:
 @pytest.mark.parametrize("f", [f for f in FORMS if f.end], ids=name)
 def test_memories_with_the_same_gates_are_as_each_alone(f: Form) -> None:
     assert apart(case(f, 70, memories=2), alone=True) == {}
+
+
+@pytest.mark.parametrize("f", [f for f in FORMS if f.end], ids=name)
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_an_anchor_answers_counts_where_it_is_the_state(f: Form, flat: bool) -> None:
+    assert apart(case(f, 70, flat=flat, memories=2, anchored=True)) == {}
+
+
+@pytest.mark.parametrize("f", FORMS, ids=name)
+def test_a_piece_with_a_scan_can_be_computed_anew(f: Form) -> None:
+    """A checkpoint hands out what a backward pass keeps once."""
+    c = case(f, 5)
+    anew = checkpoint(lambda: c.found(**c.inputs)["end"], use_reentrant=False)
+    ends = anew, c.found(**c.inputs)["end"]
+    given = list(c.inputs.values())
+    slopes = [torch.autograd.grad(x.sum(), given, materialize_grads=True) for x in ends]
+    assert all(map(torch.equal, *slopes))
 
 
 def test_a_scan_of_ends_alone_writes_an_error_times_what_it_erases_with() -> None:

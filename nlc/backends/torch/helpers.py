@@ -39,7 +39,7 @@ class SiluBack(torch.autograd.Function):
     def backward(ctx, d):
         g, x = ctx.saved_tensors
         dg, s = SiluBack.apply(d, x), torch.sigmoid(x)
-        dx = torch.addcmul(dg, s, d - 2 * dg) * g  # silu″ = σ + silu′ (1 - 2σ)
+        dx = torch.addcmul(dg, s, d.sub(dg, alpha=2)).mul_(g)  # silu″ = σ + silu′ (1 - 2σ)
         return dg.sum_to_size(g.shape), dx.sum_to_size(x.shape)
 ''',
     "Tile": """

@@ -1,8 +1,8 @@
 """The algebra of one state that decays by one number or not at all, as text: what a setting does not need is not there.
 
 ``<flag:text>`` and ``line  #? flag`` are taken or left by ``scans.select``. PROBE is the key of the erase: p or k;
-DIST the state, or its distance to what it decays to; GIVEN and SAVED how many tensors come in and are kept for each
-state, ENDING where what is cut into chunks ends, SINCE what a chunk's tokens say of the state that it starts with.
+MINE what comes in for each state, GIVEN and SAVED how many tensors that and what is kept are; ENDING and LAST where
+what is cut into chunks ends, and what is always given; TOLD where the shape of the first answer is.
 
 The scans of ends alone take the error e that is written, not u = -b e: with y_t = S_{t-1} p_t + e_t all that is written
 is -b_t y_t, so that one sum over channels is the slope by b, and, times b, that by the gates behind each write.
@@ -124,38 +124,52 @@ class <decay:Gated>Delta<probe:At>(torch.autograd.Function):
         return dS.sum_to_size(ctx.shapes[0]), *rest
 '''
 
+AS_BATCH = '''
+def as_batch(lead: Sequence[int], *matrices: Tensor) -> list[Tensor]:
+    """Matrices for all of ``lead``, whose axes are one, as bmm takes them."""
+    return [x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:]) for x in matrices]
+'''
+
 DELTA_END = '''
 class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
     """S_t = <toward:T + ><decay:a_t ><toward:(>S_{t-1}<toward: - T)> - b_t (S_{t-1} PROBE_t + e_t) k_tᵀ.
 
     Each S behind a chunk, for b<decay: and log_a> [..., C] of all; the gradient is written out.
-    Of each, in a row: S [..., dv, dk], k [..., C, dk], e [..., C, dv]<probe:, p like k><toward:, T like S>.
+    Of each, in a row: S [..., dv, dk], k [..., C, dk], e [..., C, dv]<probe:, p like k><toward:, T like S>,
+    and S_0 PROBE_t like e, where it is known, or None.
     """
 
     @staticmethod
     def forward(ctx, b<decay:, log_a>, *given):
-        ctx.shapes = [x.shape for x in (b<decay:, log_a>, *given)]
+        ctx.shapes = [x if x is None else x.shape for x in (b<decay:, log_a>, *given)]
         b, log_a = torch.broadcast_tensors(b, log_a)  #? decay
         b, c = b[..., None], log_a.cumsum(-1)  #? decay
         b = b[..., None]  #? !decay
         before, G = (c - log_a).exp()[..., None], decays(c - log_a, c, -1)  #? decay
         to_end, kept = (c[..., -1:] - c).exp()[..., None], c[..., -1, None, None].exp()  #? decay
         one = torch.eye(b.shape[-2], dtype=b.dtype, device=b.device)
+        gates = <decay:b, before, G, to_end, kept><!decay:(b,)>
+        by_lead = {x: as_batch(x, *gates) for x in {S.shape[:-2] for S in given[::GIVEN]}}
         ends, saved = [], []
-        for S, k, e<probe:, p><toward:, T> in zip(*(given[i::GIVEN] for i in range(GIVEN)), strict=True):
-            D = S - T  #? toward
+        for MINE, told in zip(*(given[i::GIVEN] for i in range(GIVEN)), strict=True):
+            lead = S.shape[:-2]
             scores = <decay:PROBE @ k.mT * G><!decay:(PROBE @ k.mT).tril(-1)>
             L = b * scores
             inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
-            told = PROBE @ DIST.mT<decay: * before>
-            e = e + PROBE @ T.mT  #? toward
-            rows = inverse @ (-b * (told + e))
-            told = told + scores @ rows  # what the chunk itself has written, too
-            written = rows.mT @ <decay:(to_end * k)><!decay:k>
-            ends.append(written.add_(<decay:torch.addcmul(T, kept, D)><!decay:S>))  #? toward
-            ends.append(<decay:written.add_(kept * S)><!decay:written.add_(S)>)  #? !toward
-            saved += [DIST, k, <probe:p, ><toward:T, ><decay:told, >told + e, inverse, rows]
-        ctx.save_for_backward(b, <decay:before, G, to_end, kept, >*saved)
+            MINE, scores, inverse = as_batch(lead, MINE, scores, inverse)
+            <decay:rate, since, _, left, stays><!decay:(rate,)> = by_lead[lead]
+            told = torch.bmm(PROBE, S.mT) if told is None else told.reshape(e.shape)
+            known = torch.bmm(PROBE, T.mT)  # which no token forgets  #? toward
+            told, e = (told - known).mul_(since), known.add_(e)  #? toward
+            told = since * told  #? decay !toward
+            error = told<decay:.add_(e)><!decay: + e>
+            rows = torch.bmm(inverse, -rate * error)
+            error.baddbmm_(scores, rows)  # what the chunk itself has written, too
+            end = <toward:torch.lerp(T, S, stays)><!toward:(stays * S)>.baddbmm_(rows.mul_(left).mT, k)  #? decay
+            end = torch.baddbmm(S, rows.mT, k)  #? !decay
+            ends.append(end.view(*lead, *end.shape[-2:]))
+            saved += [S, k, <probe:p, ><toward:T, ><decay:e, end, >error, inverse]
+        ctx.save_for_backward(*gates, *saved)
         return tuple(ends)
 
     @staticmethod
@@ -163,48 +177,61 @@ class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("gradients of gradients need the backend `reference`")
         b, <decay:before, G, to_end, kept, >*saved = ctx.saved_tensors
+        gates = <decay:b, before, G, to_end, kept><!decay:(b,)>
+        by_lead = {x: as_batch(x, *gates) for x in {S.shape[:-2] for S in ends}}
         db = b.new_zeros(b.shape[:-1])  #? !decay
-        db, d_before, d_end = b.new_zeros(3, *b.shape[:-1])  #? decay
-        sides = zip(*(saved[i::SAVED] for i in range(SAVED)), strict=True)
-        grads = []
-        for dS, (DIST, k, <probe:p, ><toward:T, ><decay:told, >error, inverse, rows) in zip(ends, sides, strict=True):
-            d_rows = <decay:(to_end * k)><!decay:k> @ dS.mT
-            de = inverse.mT @ d_rows
-            db -= (de * error).sum(-1).sum_to_size(db.shape)
-            de *= -b
-            d_before += (de * told).sum(-1).sum_to_size(db.shape)  #? decay
-            last = kept[..., 0, 0] * (dS * DIST).sum((-2, -1)) + (rows * d_rows).sum((-2, -1))  #? decay
+        db, d_e, d_end = b.new_zeros(3, *b.shape[:-1])  #? decay
+        grads, sides = [], zip(*(saved[i::SAVED] for i in range(SAVED)), strict=True)
+        for dS, told, side in zip(ends, ctx.shapes[TOLD::GIVEN], sides, strict=True):
+            S, k, <probe:p, ><toward:T, ><decay:e, end, >error, inverse = side
+            lead, dS = dS.shape[:-2], dS.reshape(S.shape)
+            <decay:rate, since, mask, left, stays><!decay:(rate,)> = by_lead[lead]
+            rows = -rate * error  # what each token has written
+            d_rows = torch.bmm(k, dS.mT)<decay:.mul_(left)>
+            de = torch.bmm(inverse.mT, d_rows)
+            db -= (de * error).sum(-1).view(*lead, -1).sum_to_size(db.shape)
+            de *= -rate
+            d_e -= (de * e).sum(-1).view(*lead, -1).sum_to_size(db.shape)  #? decay
+            last = (dS * <toward:(end - T)><!toward:end>).sum((-2, -1)).view(lead)  #? decay
             d_end[..., -1] += last.sum_to_size(db.shape[:-1])  #? decay
-            since = before * de  #? decay
-            d_scores = (de @ rows.mT).<decay:mul_(G)><!decay:tril_(-1)>
-            d_probe = (d_scores @ k).add_(SINCE @ DIST)<toward:.add_(de @ T)>  #? probe
-            dk = (d_scores.mT @ p).add_(<decay:(to_end * rows)><!decay:rows> @ dS)  #? probe
-            dk = ((d_scores + d_scores.mT) @ k).add_(<decay:(to_end * rows)><!decay:rows> @ dS)  #? !probe
-            dk = dk.add_(SINCE @ DIST)<toward:.add_(de @ T)>  #? !probe
-            dD = <decay:kept * >dS + SINCE.mT @ PROBE
-            grads += [dD, dk, de<probe:, d_probe><toward:, dS - dD + de.mT @ PROBE>]
-        dc = d_before + d_end - b[..., 0] * db  #? decay
-        da = dc.flip(-1).cumsum(-1).flip(-1) - d_before  #? decay
-        grads = db, <decay:da, >*grads
-        return tuple(x.sum_to_size(shape) for x, shape in zip(grads, ctx.shapes, strict=True))
+            d_told = <decay:since * de><!decay:de>
+            d_scores = torch.bmm(de, rows.mT).<decay:mul_(mask)><!decay:tril_(-1)>
+            d_start = <decay:stays * dS><!decay:dS.clone()>
+            d_known = de - d_told  #? toward
+            d_T = (dS - d_start).baddbmm_(d_known.mT, PROBE)  #? toward
+            d_probe = torch.bmm(d_scores, k)<toward:.baddbmm_(d_known, T)>  #? probe
+            dk = torch.bmm(d_scores.mT, p)  #? probe
+            dk = torch.bmm(d_scores + d_scores.mT, k)<toward:.baddbmm_(d_known, T)>  #? !probe
+            dk.baddbmm_(rows<decay:.mul_(left)>, dS)
+            if told is None:
+                <probe:d_probe><!probe:dk>.baddbmm_(d_told, S)
+                d_start.baddbmm_(d_told.mT, PROBE)
+            found = d_start, dk, de, <probe:d_probe, ><toward:d_T, >d_told
+            grads += [x.view(*lead, *x.shape[-2:]) for x in found]
+        da = (d_end + d_e).flip(-1).cumsum(-1).flip(-1) - b[..., 0] * db - d_e  #? decay
+        pairs = zip((db, <decay:da, >*grads), ctx.shapes, strict=True)
+        return tuple(shape and x.sum_to_size(shape) for x, shape in pairs)
 '''
 
 END = '''
 def <decay:gated_>delta<probe:_at>_end<toward:_towards>(
     b: Tensor, <decay:log_a: Tensor, >*memories: tuple[Tensor, ...]
 ) -> Sequence[Tensor]:
-    """Each S of (S, k, e<probe:, p><toward:, T>) behind all tokens, chunk by chunk."""
+    """Each S of (S, k, e<probe:, p><toward:, T>[, A, A PROBE]) behind all tokens, by chunks; A may be S."""
 
     def cut(x: Tensor, axis: int) -> Sequence[Tensor]:
         return x.split(CHUNK, axis) if b.shape[-1] > CHUNK else [x]  # its gradient is a copy
 
     states = [S for S, *_ in memories]
     flows = [list(zip(*(cut(x, -2) for x in m[1:ENDING]), strict=True)) for m in memories]
+    told = [cut(m[-1], -2)[0] if m[LAST:] and m[-2] is m[0] else None for m in memories]
     for i, gates in enumerate(zip(cut(b, -1), <decay:cut(log_a, -1), >strict=True)):
-        parts = [(S, *x[i]<toward:, m[-1]>) for S, x, m in zip(states, flows, memories, strict=True)]
+        parts = zip(states, flows, memories, told, strict=True)
+        parts = (x for S, f, m, answer in parts for x in (S, *f[i]<toward:, m[ENDING]>, answer))
         # views, as torch.compile takes no tensor twice
-        given = (x.view_as(x) for part in parts for x in part)
+        given = (x if x is None else x.view_as(x) for x in parts)
         states = <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(*gates, *given)
+        told = [None] * len(memories)
     return states
 '''
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from nlc.backends.precedence import ATOM
 from nlc.backends.reference.file import PartNames, place
@@ -11,6 +12,7 @@ from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scans import Form, error, form
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.expr import Expr, walk
+from nlc.ir.ops import leaf
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Read, Record, Scan
 from nlc.ir.types import TOKEN, Type
@@ -123,8 +125,9 @@ class Scans:
             parts = [f"{state}{turned}", at(r.key), at(error(r))]
             parts += [at(r.probe)] if f.probe else []
             parts += [self.row(r.start[0])] if f.toward else []
+            parts += self._answered(r, at)
             targets.append(state)
-            memories.append(f"({', '.join(parts)})")
+            memories.append(self._tuple(parts))
         self.w.at(place(self.header, scans[0].span))
         for note in dict.fromkeys(s.note for s in scans):
             self.w.comment(note)
@@ -135,6 +138,32 @@ class Scans:
         for s, state in zip(scans, targets, strict=True):
             if s.record.transposed:
                 self.w(f"{state} = {state}.mT")
+
+    def _tuple(self, parts: list[str]) -> str:
+        """A tuple among the arguments of a call, as formatters break it."""
+        pad = "    " * (self.w.depth + 1)
+        text = f"({', '.join(parts)})"
+        if len(pad) + len(text) < WIDTH:
+            return text
+        return "\n".join(["(", *(f"{pad}    {x}," for x in parts), f"{pad})"])
+
+    def _answered(self, r: Record, at: Callable[..., str]) -> list[str]:
+        """An anchor of a scan's state and what it answers at the probe, where that has a name before the scan.
+
+        Behind a boundary the anchor is the state, which the file finds out."""
+        lets = takewhile(lambda x: isinstance(x, Let) or x.record is not r, self.around)
+        anchors: set[str] = set()
+        for x in lets if not r.transposed else ():
+            if not isinstance(x, Let):
+                continue
+            if x.when is not None and x.expr.op == "var" and x.expr.attr in r.states:
+                anchors |= {*x.names}
+            elif x.when is None and x.expr.op == "matmul":
+                matrix, rows = x.expr.args
+                if matrix.op == "var" and matrix.attr in anchors and rows == (r.probe or r.key):
+                    answer = leaf("var", x.names[0], x.expr.type)
+                    return [self.row.place(str(matrix.attr)), at(answer)]
+        return []
 
     def _at(self, s: Scan) -> Callable[..., str]:
         """How what goes into a scan is written: with an axis for heads where it has one."""

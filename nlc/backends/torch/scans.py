@@ -70,7 +70,8 @@ def form(r: Record, read: bool) -> Form:
     plain = erase and kind in ("none", "scalar")
     end = plain and not read and error(r) is not None
     begun = bool(r.start) and r.start[0] is not None
-    return Form(kind, erase, plain and r.probe is not None, end, end and begun)
+    toward = end and begun and kind == "scalar"  # what does not decay tends to nothing
+    return Form(kind, erase, plain and r.probe is not None, end, toward)
 
 
 def error(r: Record) -> Expr | None:
@@ -93,9 +94,8 @@ FORMS = (
     *(Form(kind, True, True) for kind in ("none", "scalar")),
     *(
         Form(kind, True, probe, True, toward)
-        for kind in ("none", "scalar")
+        for kind, toward in (("none", False), ("scalar", False), ("scalar", True))
         for probe in _BOTH
-        for toward in _BOTH
     ),
 )
 
@@ -115,6 +115,7 @@ def _texts() -> dict[str, str]:
         "CHUNK": plain.CHUNK_TEXT,
         "chunks": plain.CHUNKS,
         "decays": plain.DECAYS,
+        "as_batch": plain.AS_BATCH,
         "rejoined": plain.REJOINED,
         "CHANNEL_CHUNK": coupled.CHANNEL_CHUNK_TEXT,
         "channel_decays": coupled.CHANNEL_DECAYS,
@@ -134,10 +135,11 @@ def _texts() -> dict[str, str]:
         text = lambda source: select(source, **flags).replace("PROBE", "p" if f.probe else "k")  # noqa: B023, E731
         if f.end:
             name = f"{'Gated' * decay}Delta{'At' * f.probe}End{'Towards' * f.toward}"
-            distance = "D" if f.toward else "S"
-            given = 3 + f.probe + f.toward
-            words = {"GIVEN": given, "SAVED": given + 2 + decay, "ENDING": 3 + f.probe}
-            words |= {"DIST": distance, "SINCE": "since" if decay else "de"}
+            ending = 3 + f.probe
+            given = ending + f.toward + 1
+            words = {"GIVEN": given, "SAVED": given + 2 * decay}
+            words |= {"ENDING": ending, "LAST": given - 1, "TOLD": given + decay}
+            words |= {"MINE": "S, k, e" + ", p" * f.probe + ", T" * f.toward}
             for at, source in ((name, plain.DELTA_END), (f.scan, plain.END)):
                 out[at] = text(source)
                 for word, stands in words.items():
