@@ -90,9 +90,10 @@ def where() -> str:
 ABOUT = f"""\
 bfloat16, decays in float32. Medians of {{rounds}} rounds in which all sides take turns, ± half of what lies between \
 the quartiles; CUDA events around calls that are queued, caches emptied before each. A step is one token of each of B \
-sequences that have a state; in a CUDA graph nothing is launched from Python. The floor is what inputs, outputs and \
-their gradients take at the speed of a copy measured beside (states too in a step); the products of chunks of {CHUNK} \
-at {PEAK / 1e12:.0f} TFLOP/s, a stated peak, are only noted.
+sequences that have a state; in a CUDA graph nothing is launched from Python. Forward alone wants no slopes, so that a \
+scan and its read are one kernel where its programs fill the GPU. The floor is what inputs, outputs and their \
+gradients take at the speed of a copy measured beside (states too in a step); the products of chunks of {CHUNK} at \
+{PEAK / 1e12:.0f} TFLOP/s, a stated peak, are only noted.
 
 fla chooses the configurations of its kernels by itself, from {TUNING["rep"]} ms of each.
 

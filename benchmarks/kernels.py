@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby, pairwise
@@ -36,6 +37,7 @@ from kernel_rules import CHUNK, DECAYS, MODES, RULES, SHIFT, Flows, Row, rows_of
 from kernel_table import ABOUT, CUDA, NONE, SIDES, TUNING, cell, missed, table, where
 from torch import Tensor
 
+from nlc.runtime.trials import patched
 from nlc.tools.sizes import settled
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -189,6 +191,15 @@ def made(kind: str, row: Row, batch: int, dtype: torch.dtype = torch.bfloat16) -
     )
 
 
+def _fused(kind: str, row: Row, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """A scan and its read are one kernel also at sizes too small for that."""
+    net = _net(row.rule, row.heads, row.n, kind, dtype) if kind == "triton" else None
+    module = sys.modules[type(net).__module__]
+    if not hasattr(module, "in_one"):
+        return nullcontext()
+    return patched(module, in_one=lambda *_: True)
+
+
 def _in_one(flows: Flows) -> Flows:
     """The sequences of a batch one behind the other."""
     return {n: x.flatten(0, 1)[None] for n, x in flows.items()}
@@ -211,7 +222,7 @@ def _answers(kind: str, row: Row, dtype: torch.dtype = torch.bfloat16) -> Flows:
     flows = {n: x if n in DECAYS else x.to(dtype) for n, x in drawn(row, 2, length).items()}
     flows = {n: x.requires_grad_(backward) for n, x in flows.items()}
     side = made(kind, row, 2, dtype)
-    with torch.set_grad_enabled(backward):
+    with torch.set_grad_enabled(backward), _fused(kind, row, dtype):
         y = side.kernel(side.prepare(flows))
     torch.manual_seed(1)
     y = y[:, 0] if step and kind == "fla" else y

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,10 +85,11 @@ def ahead(
     dtype: str = "bfloat16",
     tokens: int = 256,
     packed: bool = False,
+    wanted: Callable[[str], bool] | None = None,
 ) -> list[Kernel]:
     """Every kernel of a token system, forward, backward and of one token, and of an optimizer, for each of ``archs``.
 
-    ``packed``: as they are where ``cu_seqlens`` packs two sequences in the tokens.
+    ``packed``: as they are where ``cu_seqlens`` packs two sequences in the tokens. ``wanted``: which, by their names.
     Raises SpecError for a spec with mistakes, BadHyper for a hyper that it cannot have, NotAhead where Triton is
     missing or interprets.
     """
@@ -110,7 +111,7 @@ def ahead(
         else:
             with patched(module, generation=lambda: int(arch.removeprefix("sm_")) // 10):  # noqa: B023
                 launches = _recorded(spec, *given, tokens, packed)
-        out += [_compiled(module, x, arch) for x in launches]
+        out += [_compiled(module, x, arch) for x in launches if wanted is None or wanted(x.name)]
     return out
 
 
@@ -147,7 +148,7 @@ def _recorded(
     tokens: int,
     packed: bool = False,
 ) -> list[_Launch]:
-    """The launches of a call with gradients and of one token, each kind once."""
+    """The launches of a call with gradients, of one without and of one token, each kind once."""
     found: dict[_Launch, None] = {}
 
     def launch(kernel: Any, grid: tuple, args: list, of: torch.dtype, **sizes: int) -> None:
@@ -171,6 +172,7 @@ def _recorded(
             every = [*outputs, *(x for each in states for x in each.values())]
             sum(x.float().sum() for x in every if x.requires_grad).backward()
             with torch.no_grad():
+                net(**given, cu_seqlens=cuts)
                 start = net.initial_state(next(iter(given.values())))
                 net.step(**{n: x[:, 0] for n, x in given.items()}, state=start)
     except (TypeError, ValueError) as error:  # what the kernels do not take

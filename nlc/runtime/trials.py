@@ -183,7 +183,7 @@ class _Trial:
     ) -> None:
         """Instead of the file's own, whose verdicts end the run: which operators there are to check."""
         dk = k.shape[-1]
-        C = 1 if T == 1 and not packed else self.module.chunk_of(dk, dv, T)
+        C = 1 if T == 1 and not packed else self.module.chunk_of(dk, dv, T, k.dtype)
         self.checks[str(operator), dk, dv, C, packed] = operator, meaning, k.new_empty(1, dk), axes
 
     def launch(self, kernel: Any, *args: Any, KIND: Target | None = None, **sizes: Any) -> None:
@@ -213,7 +213,12 @@ class _Kept:
 def saying(module: ModuleType) -> Callable[..., dict[str, Any]]:
     """``sizes_of`` of a generated file, which also says of what the sizes are."""
     whole = module.sizes_of
-    return lambda kind, dk, dv, T: whole(kind, dk, dv, T) | {"KIND": (kind, dk, dv)}
+
+    def sizes_of(kind: str, dk: int, dv: int, T: int, dtype: torch.dtype) -> dict[str, Any]:
+        sizes = whole(kind, dk, dv, T, dtype)
+        return sizes | {"KIND": (module.kind_of(kind, dtype), dk, dv)}
+
+    return sizes_of
 
 
 def fitting(module: ModuleType, target: Target, config: Config) -> Config:

@@ -123,7 +123,7 @@ def _targets(
             found[KIND] = first, parted or "BV" in kernel.arg_names
 
     with patched(module, INTERPRETED=True, launch=launch, sizes_of=saying(module)):
-        for mode in ("forward+backward", "step"):
+        for mode in ("forward+backward", "forward", "step"):
             try:
                 case = Case(spec, made, replace(ask, device="cpu"), mode, min(tokens, 256))
             except ValueError as error:

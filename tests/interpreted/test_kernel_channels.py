@@ -89,6 +89,30 @@ def test_rows_too_long_for_whole_chunks(erase: bool, tmp_path: Path) -> None:
     check(inputs(erase, 40, 130, 16), tmp_path)
 
 
+@pytest.mark.parametrize("when", ("", "_before"))
+@pytest.mark.parametrize("erase", (False, True))
+@pytest.mark.parametrize(("T", "dk"), ((70, 20), pytest.param(40, 130, marks=pytest.mark.long)))
+def test_a_scan_and_its_read_in_one(
+    erase: bool, when: str, T: int, dk: int, tmp_path: Path
+) -> None:
+    x = inputs(erase, T, dk, 9)
+    name = f"channel_{'delta_' * erase}scan_read{when}"
+    kernels, launched = module(tmp_path, [name]), []
+    kernels.in_one = lambda *_: True
+    launch = kernels.launch
+    kernels.launch = lambda kernel, *rest, **kw: (
+        launched.append(kernel.fn.__name__) or launch(kernel, *rest, **kw)
+    )
+    args = [x[n].float() for n in ("S", "k", "u", "b", "log_a", "p", "q") if n in x]
+    end, out = getattr(kernels, name)(*args)
+    right = expected(x)
+    assert launched[-1] == f"{name}_chunks"
+    assert error(end, right["end"]) < MOST and error(out, right[f"read{when}"]) < MOST
+    forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
+    given = torch.zeros(1, 2, 20, 16), 16, 16
+    assert kernels.differs(forward, meaning, *given, log_a="T dk") == ""
+
+
 def test_half_precision(tmp_path: Path) -> None:
     x = {n: y.bfloat16().double() for n, y in inputs(True, 40, 16, 16).items()}
     check(x, tmp_path, torch.bfloat16, 0.03)

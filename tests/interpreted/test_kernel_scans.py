@@ -133,7 +133,9 @@ def test_chunks_are_as_long_as_is_said(tmp_path: Path) -> None:
     """`nlc explain` does not import Triton, and a generated file does not import nlc."""
     kernels = module(tmp_path, ["chunk_of", "coupled_chunk", "supported", "OPERATORS"])
     for dk, dv, tokens in product((16, 128, 130, 256), (16, 200), (1, 16, 17, 33, 500)):
-        assert kernels.chunk_of(dk, dv, tokens) == chunk("scalar", dk, dv, tokens)
+        for dtype in (torch.bfloat16, torch.float32):
+            said = chunk("scalar", dk, dv, tokens, half=dtype != torch.float32)
+            assert kernels.chunk_of(dk, dv, tokens, dtype) == said
         assert kernels.coupled_chunk(tokens) == chunk("coupled", dk, dv, tokens)
     with pytest.raises(ValueError, match=f"keys of {MOST_KEYS} channels at most"):
         kernels.supported(torch.zeros(1, MOST_KEYS + 1))

@@ -26,7 +26,7 @@ from nlc.runtime.tune import Row, table, tune, wall
 
 GPU = "some GPU"
 SCAN = ("scan", 16, 16)
-SIZES: dict[str, Any] = dict(hypers=dict(d=32, heads=2), dtype="float32", tokens=16, batch=1)
+SIZES: dict[str, Any] = dict(hypers=dict(d=32, heads=2), dtype="bfloat16", tokens=16, batch=1)
 DELTA = next(f for f in forms() if f.scan == "delta")
 USUAL, FAST, WRONG = (16, 4, 2), (16, 2, 2), (16, 1, 2)
 
@@ -96,7 +96,9 @@ def test_the_fastest_that_is_right_is_kept_beside_what_is_there(
     }
     assert "16/4/2" in table([row]) and "left out, scan at dk = 16" in table([row])
     assert any(text.startswith("scan: 4 of 4") for text in said)
-    assert kernels.sizes_of("scan", 16, 16, 64)["num_warps"] == 4  # the module is as it was
+    assert (
+        kernels.sizes_of("scan", 16, 16, 64, torch.bfloat16)["num_warps"] == 4
+    )  # the module is as it was
 
 
 def test_what_is_about_as_fast_changes_nothing() -> None:
@@ -138,7 +140,7 @@ def test_every_kind_of_a_spec_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     spec = nlc.load("gated_delta_net", operator=True)
     tune(spec, **SIZES | dict(hypers=hypers), clock=wall, spawn=False)
     work = {job.work[0][0]: [c for _, c in job.work] for job in tried}
-    kinds = {"solve", "scan", "out", "scan_back", "out_back", "grads", "step"}
+    kinds = {"solve", "scan", "scan_read", "out", "scan_back", "out_back", "grads", "step"}
     assert {*work} == {(kind, 16, 64) for kind in kinds}
     assert [job.mode for job in tried if job.work[0][0][0] == "step"] == ["step"]
     assert work["solve", 16, 64] == [(16, 4, 1), (16, 2, 1), (16, 8, 1), (16, 4, 1)]
@@ -206,7 +208,7 @@ def test_what_was_tuned_is_used_at_the_next_launch(
 ) -> None:
     """The file is read then, once, not before; each configuration has a verdict of its own."""
     folder = tmp_path / "kernels"
-    entry = lambda n: json.dumps({triton.__version__: {GPU: {"scan 16 16": [16, n, 2]}}})  # noqa: E731
+    entry = lambda n: json.dumps({triton.__version__: {GPU: {"scan_float32 16 16": [16, n, 2]}}})  # noqa: E731
     write(tmp_path, entry(2))
     assert warps(kernels, monkeypatch) == {2}
     verdicts = {*folder.iterdir()}
@@ -268,13 +270,17 @@ def test_what_was_tuned_and_is_wrong_is_dropped(
     config: list[int], kernels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoiled(kernels, "end", "delta_scan", monkeypatch)
-    entry = {"scan 16 16": config, "scan 16 64": config, "scan 32 32": config}
+    entry = {
+        "scan_float32 16 16": config,
+        "scan_float32 16 64": config,
+        "scan_float32 32 32": config,
+    }
     write(tmp_path, json.dumps({triton.__version__: {GPU: entry}}))
     x = inputs(DELTA, 16, 16, 64)
     given = [x[n].float() for n in ("S", "k", "u", "b")]
     with pytest.warns(UserWarning, match="tuned for dk = 16 and dv = 64 is not used: the kernels"):
         end, *_ = kernels.delta(*given)
-    assert {*kernels.tuned()} == {("scan", 16, 16), ("scan", 32, 32)}
+    assert {*kernels.tuned()} == {("scan_float32", 16, 16), ("scan_float32", 32, 32)}
     kernels.INTERPRETED = True
     torch.testing.assert_close(end, kernels.delta(*given)[0])
 

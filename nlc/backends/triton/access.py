@@ -31,6 +31,13 @@ def put_block(x, value, d, v, at_v, at_d, DK: tl.constexpr, DV: tl.constexpr):
     where, there = block(x, d, v, at_v, at_d, DK, DV)
     tl.store(where, value.to(x.dtype.element_ty), mask=there)
 ''',
+    "apart": '''
+@triton.jit
+def apart(PARTS: tl.constexpr):
+    """Between parts of a state, if they are many: none is loaded before it is its turn."""
+    if PARTS > 2:
+        tl.debug_barrier()
+''',
     "taken_columns": '''
 @triton.jit
 def taken_columns(x, channel, token, at, T, size: tl.constexpr):

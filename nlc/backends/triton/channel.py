@@ -19,6 +19,9 @@ CONFIG |= {
     "spread": (32, 2, 1),  # of dk
     "fade": (128, 8, 1),  # of dk
     "channel_grads": (64, 4, 2),  # of either
+    "channel_delta_back": (16, 4, 2),
+    "channel_delta_back_float32": (32, 4, 2),
+    "channel_scan_read": (32, 4, 2),
 }
 
 
@@ -105,7 +108,7 @@ def NAME(
     q: Tensor, k: Tensor, log_a: Tensor, out: Tensor, dv: int, packing: Tensor | None,
 ) -> None:
     """Sets scores of chunks [X, H, chunks, C, C], but for blocks of 16 above the diagonal."""
-    (_, H, T, _), sizes = log_a.shape, sizes_of("paired", q.shape[-1], dv, q.shape[2])
+    (_, H, T, _), sizes = log_a.shape, sizes_of("paired", q.shape[-1], dv, q.shape[2], q.dtype)
     args = [
         q, k, log_a, out, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
@@ -213,7 +216,7 @@ def NAME_spread(
 
 def text(source: str, name: str, **flags: bool) -> str:
     """The text of kernels or of their operator under its name."""
-    flags = dict(erase=False, before=False, turned=False, grouped=False) | flags
+    flags = dict(erase=False, before=False, turned=False, grouped=False, read=False) | flags
     flags = dict(query=flags["grouped"] and not flags["erase"]) | flags  # probes have all heads
     at = "t-1" if flags["before"] else "t"
     read = f"S_{{{at}}}ᵀ v_t" if flags["turned"] else f"S_{{{at}}} q_t"
@@ -222,6 +225,8 @@ def text(source: str, name: str, **flags: bool) -> str:
         "ORDER": ">" if flags["before"] else ">=",
         "QUERY": "v" if flags["turned"] else "q",
         "PLAIN": name.replace("turned_", ""),
+        "SCAN": name.partition("_read")[0],
+        "READ": f"channel_read{'_before' * flags['before']}{'_grouped' * flags['grouped']}",
         "ROWS": "rows" if flags["erase"] else "u",
         "NAME": name,
     }

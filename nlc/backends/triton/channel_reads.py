@@ -61,11 +61,11 @@ def NAME_step(
 
 _MEANING = '''
 def NAME_meaning(
-    QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor,
+    QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, *, C: int,
 ) -> tuple[Tensor, ...]:
     """Token by token."""
     QUERY, k = (x.repeat_interleave(rows.shape[1] // x.shape[1], 1) for x in (QUERY, k))  #? grouped
-    C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []
+    out = []
     for t in range(k.shape[-2]):
         if t % C == 0:
             S = starts[..., t // C, :, :]
@@ -85,7 +85,7 @@ def NAME_forward(
     (X, H, T, dk), dv = log_a.shape, rows.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
     if T == 1 and packing is None:
-        sizes = sizes_of("step", dk, dv, T)
+        sizes = sizes_of("step", dk, dv, T, q.dtype)
         args = [
             q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, <grouped:H // k.shape[1], >*q.stride()[:2],
             <!before:*k.stride()[:2], *rows.stride()[:2], *log_a.stride()[:2], >*starts.stride()[2:], *out.stride()[:2],
@@ -93,7 +93,7 @@ def NAME_forward(
         launch(NAME_step, (X * H * blocks_of(dv, sizes["BV"]),), args, q.dtype, **sizes)
         return out, scores
     channel_paired<before:_before><grouped:_grouped>(q, k, log_a, scores, dv, packing)
-    sizes = sizes_of("out", dk, dv, T)
+    sizes = sizes_of("out", dk, dv, T, k.dtype)
     args = [
         q, rows, starts, log_a, scores, out, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
         *starts.stride()[2:], *out.stride()[:3],
@@ -107,7 +107,7 @@ def NAME_forward(
 def NAME_shapes(q, k, rows, starts, log_a, *_):
     """What the operator returns, but for its values."""
     (X, H, T, dk), dv = log_a.shape, rows.shape[-1]
-    C = chunk_of(dk, dv, T)
+    C = chunk_of(dk, dv, T, k.dtype)
     return tokens_first(log_a, dv, q.dtype), q.new_empty(X, H, starts.shape[2], C, C)
 '''
 
@@ -157,14 +157,14 @@ def NAME_backward(
     dq, dk_, d_rows, d_starts, da = out
     (X, H, T, dk), dv, dtype = log_a.shape, rows.shape[-1], wider(k.dtype)
     pairs, chunks = torch.empty_like(scores, dtype=dtype), X * H * starts.shape[2]
-    sizes = sizes_of("out_back", dk, dv, T)
+    sizes = sizes_of("out_back", dk, dv, T, dtype)
     args = [
         q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
         *q.stride()[:3], *v.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3], *starts.stride()[2:],
         *d_rows.stride()[:3],
     ]
     launch(NAME_grads, (chunks,), args, dtype, **sizes)
-    sizes = sizes_of("spread", dk, dv, T)
+    sizes = sizes_of("spread", dk, dv, T, dtype)
     args = [
         q, k, log_a, pairs, dq, dk_, da, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
@@ -286,7 +286,7 @@ def NAME_forward(
     out = NAME_shapes(v, k)
     (X, H, T, dk), dv = k.shape, rows.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk")
-    sizes = sizes_of("out", dk, dv, T)
+    sizes = sizes_of("out", dk, dv, T, k.dtype)
     args = [
         v, k, rows, starts, log_a, out, *tokens_of(packing, T, sizes["C"]), H, *v.stride()[:3], *k.stride()[:3], *rows.stride()[:3],
         *log_a.stride()[:3], *starts.stride()[2:], *out.stride()[:3],

@@ -32,7 +32,7 @@ def NAME_faded(
     k: Tensor, <erase:p: Tensor, >log_a: Tensor, packing: Tensor | None, dtype: torch.dtype, dv: int,
 ) -> tuple[<erase:Tensor, >Tensor, Tensor]:
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of chunks."""
-    (X, H, T, dk), sizes = log_a.shape, sizes_of("fade", k.shape[-1], dv, k.shape[2])
+    (X, H, T, dk), sizes = log_a.shape, sizes_of("fade", k.shape[-1], dv, k.shape[2], dtype)
     at_end = k.new_empty(log_a.shape, dtype=dtype)
     begun = p.new_empty(p.shape, dtype=dtype)  #? erase
     whole = log_a.new_empty(X, H, chunks_of(packing, T, sizes["C"]), dk)
@@ -61,35 +61,53 @@ def NAME_solve(
     tl.store(inverse + at, X.to(inverse.dtype.element_ty))
 '''
 
-_SCAN = '''
+SCAN = '''
 @triton.jit
 def NAME_chunks(
-    S, k, u, <erase:b, p, inverse, >whole, end, <erase:rows, >starts, packing, T, N, H, table, count, u_x, u_h, u_t,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    S, k, u, <erase:b, p, inverse, >whole, <read:q, scores, >end, <!read:<erase:rows, >starts, ><read:out, >packing, T, N, H, <!read:table, count, >
+    u_x, u_h, u_t, <read:o_x, o_h, o_t, >
+    DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last."""
+    """Chunk after chunk for a block of dv: <read:SAID and ><!read:S before each, <erase:what it writes, >>S after the last."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    h = taken_block(S + n * DK * DV, d, v, DK, 1, DK, DV)
+    i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
+    d, h = (), ()
+    for j in tl.static_range(PARTS):
+        d += (j * BD + tl.arange(0, BD),)
+        h += (taken_block(S + n * DK * DV, d[j], v, DK, 1, DK, DV),)
     end += n * DK * DV
-    n, first, last = stretch(n, packing, table, count, T, N, H, C)
+    n, first, last = <read:sequence(n, packing, ><!read:stretch(n, packing, table, count, >T, N, H, C)
     u += n // H * u_x + n % H * u_h
+    out += n // H * o_x + n % H * o_h  #? read
     for chunk in range(first, last):
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
-        put_block(starts + m * DK * DV, h, d, v, DK, 1, DK, DV)
         R = taken(u, t, v, u_t, stop, DV)<erase:.to(tl.float32)><!erase:.to(DOT)>
-        P = taken(p + n * T * DK, t, d, DK, stop, DK).to(DOT)  #? erase
-        erase = tl.load(b + n * T + t, mask=t < stop, other=0.0)  #? erase
-        R -= erase[:, None] * tl.dot(P, h.to(DOT), input_precision=PRECISION)  #? erase
+        Z = tl.zeros([C, BV], tl.float32)  #? erase
+        Y = tl.zeros([C, BV], tl.float32)  #? read
+        for j in tl.static_range(PARTS):
+            put_block(starts + m * DK * DV, h[j], d[j], v, DK, 1, DK, DV)  #? !read
+            Q = taken(q + n * T * DK, t, d[j], DK, stop, DK).to(DOT)  #? read
+            Y += tl.dot(Q, h[j].to(DOT), input_precision=PRECISION)  #? read
+            P = taken(p + n * T * DK, t, d[j], DK, stop, DK).to(DOT)  #? erase
+            Z += tl.dot(P, h[j].to(DOT), input_precision=PRECISION)  #? erase
+        R -= tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None] * Z  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         R = tl.dot(X, R.to(DOT), input_precision=PRECISION)  #? erase
-        put(rows + n * T * DV, R, t, v, DV, stop, DV)  #? erase
-        h *= tl.load(whole + m * DK + d, mask=d < DK, other=0.0)[:, None]
-        K = taken(k + n * T * DK, t, d, DK, stop, DK).to(DOT)
-        h += tl.dot(tl.trans(K), R<erase:.to(DOT)>, input_precision=PRECISION)
-    put_block(end, h, d, v, DK, 1, DK, DV)
+        put(rows + n * T * DV, R, t, v, DV, stop, DV)  #? erase !read
+        at = scores + m * C * C + i[:, None] * C + i[None, :]  #? read
+        A = tl.load(at, mask=i[:, None] ORDER i[None, :], other=0.0).to(DOT)  #? read
+        Y += tl.dot(A, R<erase:.to(DOT)>, input_precision=PRECISION)  #? read
+        put(out, Y, t, v, o_t, stop, DV)  #? read
+        new = ()
+        for j in tl.static_range(PARTS):
+            kept = h[j] * tl.load(whole + m * DK + d[j], mask=d[j] < DK, other=0.0)[:, None]
+            K = taken(k + n * T * DK, t, d[j], DK, stop, DK).to(DOT)
+            new += (kept + tl.dot(tl.trans(K), R<erase:.to(DOT)>, input_precision=PRECISION),)
+        h = new
+    for j in tl.static_range(PARTS):
+        put_block(end, h[j], d[j], v, DK, 1, DK, DV)
 '''
 
 _STEP = '''
@@ -118,33 +136,42 @@ _SCAN_BACK = '''
 @triton.jit
 def NAME_back(
     k, <erase:b, p, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Backwards over chunks for a block of dv: what S behind each and its rows are worth."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    dh = taken_block(d_end + n * DK * DV, d, v, DK, 1, DK, DV)
+    i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
+    d, dh = (), ()
+    for j in tl.static_range(PARTS):
+        d += (j * BD + tl.arange(0, BD),)
+        dh += (taken_block(d_end + n * DK * DV, d[j], v, DK, 1, DK, DV),)
     dS += n * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
     for back in range(last - first):
         chunk = last - 1 - back
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
-        put_block(ends + m * DK * DV, dh, d, v, DK, 1, DK, DV)
-        K = taken(k + n * T * DK, t, d, DK, stop, DK).to(DOT)
-        Y = tl.dot(K, dh.to(DOT), input_precision=PRECISION)
+        Y = tl.zeros([C, BV], tl.float32)
+        for j in tl.static_range(PARTS):
+            put_block(ends + m * DK * DV, dh[j], d[j], v, DK, 1, DK, DV)
+            K = taken(k + n * T * DK, t, d[j], DK, stop, DK).to(DOT)
+            Y += tl.dot(K, dh[j].to(DOT), input_precision=PRECISION)
         Y += taken(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase
         X_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(X_t, Y.to(DOT), input_precision=PRECISION)  #? erase
         put(du + n * T * DV, Y, t, v, DV, stop, DV)  #? erase
         put(du + (n // H * T * H + n % H) * DV, Y, t, v, H * DV, stop, DV)  #? !erase
-        dh *= tl.load(whole + m * DK + d, mask=d < DK, other=0.0)[:, None]
-        P = taken(p + n * T * DK, t, d, DK, stop, DK).to(DOT)  #? erase
         Y = (Y * tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]).to(DOT)  #? erase
-        dh -= tl.dot(tl.trans(P), Y, input_precision=PRECISION)  #? erase
-        dh += taken_block(d_starts + m * DK * DV, d, v, DK, 1, DK, DV)
-    put_block(dS, dh, d, v, DK, 1, DK, DV)
+        new = ()
+        for j in tl.static_range(PARTS):
+            w = dh[j] * tl.load(whole + m * DK + d[j], mask=d[j] < DK, other=0.0)[:, None]
+            P = taken(p + n * T * DK, t, d[j], DK, stop, DK).to(DOT)  #? erase
+            w -= tl.dot(tl.trans(P), Y, input_precision=PRECISION)  #? erase
+            new += (w + taken_block(d_starts + m * DK * DV, d[j], v, DK, 1, DK, DV),)
+        dh = new
+    for j in tl.static_range(PARTS):
+        put_block(dS, dh[j], d[j], v, DK, 1, DK, DV)
 '''
 
 _SCAN_GRADS = '''
@@ -210,7 +237,7 @@ def NAME(
     k = shared(dtype, lead, k)  #? grouped
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped !erase
     u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase
-    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2])
+    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)
     S, table = resumed(S, within, C)
     end, <erase:rows, >starts<erase:, _> = NAME_forward(
         S, k, u, <erase:b, >log_a, <erase:p, >packing, table
@@ -221,11 +248,11 @@ def NAME(
 
 
 def NAME_meaning(
-    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor,>
+    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >*, C: int,
 ) -> tuple[Tensor, ...]:
     """Token by token."""
     k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped
-    C, <erase:rows, >starts = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]), <erase:[], >[]
+    <erase:rows, >starts = <erase:[], >[]
     for t in range(k.shape[-2]):
         starts += [S] if t % C == 0 else []
         row = u[..., t, :]
@@ -245,7 +272,7 @@ def NAME_forward(
     (X, H, T, dk), dv = log_a.shape, u.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
     if T == 1 and packing is None:
-        sizes = sizes_of("step", dk, dv, T)
+        sizes = sizes_of("step", dk, dv, T, k.dtype)
         args = [
             S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, <grouped:H // k.shape[1], >*k.stride()[:2], *u.stride()[:2],
             *log_a.stride()[:2], <erase:*p.stride()[:2], >
@@ -255,10 +282,10 @@ def NAME_forward(
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
     scores = torch.empty_like(inverse, dtype=torch.float32)  #? erase
     channel_paired_before<grouped:_keyed>(p, k, log_a, scores, dv, packing)  #? erase
-    sizes = sizes_of("solve", dk, dv, T)  #? erase
+    sizes = sizes_of("solve", dk, dv, T, k.dtype)  #? erase
     args = [scores, b, inverse, *tokens_of(packing, T, sizes["C"])]  #? erase
     launch(NAME_solve, (X * H * starts.shape[2],), args, k.dtype, **sizes)  #? erase
-    sizes = sizes_of("scan", dk, dv, T)
+    sizes = scan_sizes("scan", dk, dv, T, k.dtype)
     args = [
         S, at_end, u, <erase:b, begun, inverse, >whole, end, <erase:rows, >starts, *tokens_of(packing, T, sizes["C"]), H,
         *counted(table), *u.stride()[:3],
@@ -272,7 +299,7 @@ def NAME_forward(
 def NAME_shapes(S, k, u, *rest):
     """What the operator returns, but for its values."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
-    C = chunk_of(dk, dv, T)
+    C = chunk_of(dk, dv, T, k.dtype)
     chunks = chunks_of(rest[-2], T, C)
     end, starts = torch.empty_like(S), k.new_empty(X, H, chunks, dv, dk)
     return end, starts  #? !erase
@@ -287,9 +314,9 @@ def NAME_backward(
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dk), dv, dtype = log_a.shape, u.shape[-1], wider(k.dtype)
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, dtype, dv)
-    inverse = filled(inverse, chunk_of(dk, dv, T))  #? erase
-    dS, sizes = torch.empty_like(d_end), sizes_of("scan_back", dk, dv, T)
-    sizes["BV"] = width(dv, 16)  # of S, probes and keys, what registers hold  #? erase
+    inverse = filled(inverse, chunk_of(dk, dv, T, k.dtype))  #? erase
+    dS = torch.empty_like(d_end)
+    sizes = scan_sizes("<erase:channel_delta_back><!erase:scan_back>", dk, dv, T, dtype)
     du = <erase:u.new_empty(u.shape, dtype=dtype)><!erase:tokens_first(u, dtype=dtype)>
     ends = starts.new_empty(starts.shape, dtype=dtype)
     args = [
@@ -298,8 +325,8 @@ def NAME_backward(
     grid = (dS.shape[0] * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_back, grid, args, dtype, **sizes)
     dk_, <erase:dp, >da = (tokens_first(log_a, dtype=x.dtype) for x in (k, <erase:p, >log_a))
-    chunks, sizes = X * H * starts.shape[2], sizes_of("channel_grads", dk, dv, T)
-    pairs, more = torch.empty_like(inverse, dtype=dtype), sizes_of("spread", dk, dv, T)  #? erase
+    chunks, sizes = X * H * starts.shape[2], sizes_of("channel_grads", dk, dv, T, dtype)
+    pairs, more = torch.empty_like(inverse, dtype=dtype), sizes_of("spread", dk, dv, T, dtype)  #? erase
     db = b.new_empty(*b.shape, blocks_of(dk, more["BD"]))  # by parts of the channels  #? erase
     args = [
         k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
@@ -339,7 +366,7 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 '''
 
 
-_KERNELS = _SCAN, _STEP, _SCAN_BACK, _SCAN_GRADS
+_KERNELS = SCAN, _STEP, _SCAN_BACK, _SCAN_GRADS
 
 
 def _texts() -> dict[str, str]:

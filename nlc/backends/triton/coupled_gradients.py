@@ -21,8 +21,8 @@ def NAME_scan_back(
     dh, d = (), ()
     for q in tl.static_range(PARTS):
         d += (q * BD + tl.arange(0, BD),)
-    for s in tl.static_range(STATES):
-        for q in tl.static_range(PARTS):
+    for q in tl.static_range(PARTS):
+        for s in tl.static_range(STATES):
             dh += (taken_block(d_end + (n * STATES + s) * DK * DV, d[q], v, DK, 1, DK, DV),)
     dX += n * STATES * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
@@ -31,39 +31,41 @@ def NAME_scan_back(
     for back in range(last - first):
         m = n * (tl.cdiv(T, C) + N) + last - 1 - back
         left = begun + m * STATES * STATES * C
-        for s in tl.static_range(STATES):
-            for q in tl.static_range(PARTS):
+        for q in tl.static_range(PARTS):
+            for s in tl.static_range(STATES):
                 at = ends + (m * STATES + s) * DK * DV
-                put_block(at, dh[s * PARTS + q], d[q], v, DK, 1, DK, DV)
+                put_block(at, dh[q * STATES + s], d[q], v, DK, 1, DK, DV)
         start, stop = span(last - 1 - back, packing, T, C)  #? erase
         t = start + i  #? erase
         erased = kept + m * STATES * ROWS * C * C + ((ROWS - 1) * C + C - 1) * C + i  #? erase
         slope = d_rows + (n * T * ROWS + ROWS - 1) * DV  #? erase
         Y = taken(slope, t, v, ROWS * DV, stop, DV).to(tl.float32)  #? erase
         for q in tl.static_range(PARTS):  #? erase
+            apart(PARTS)  #? erase
             K = taken(k, t, d[q], k_t, stop, DK).to(DOT)  #? erase
             for s in tl.static_range(STATES):  #? erase
-                g = tl.dot(K, dh[s * PARTS + q].to(DOT), input_precision=PRECISION)  #? erase
+                g = tl.dot(K, dh[q * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
                 Y += tl.load(erased + s * ROWS * C * C)[:, None] * g  #? erase
         inv_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(inv_t, Y.to(DOT), input_precision=PRECISION)  #? erase
         put(dz + n * T * DV, Y, t, v, DV, stop, DV)  #? erase
         new = ()
-        for s in tl.static_range(STATES):
-            alone = 1.0 if s == SOURCE else 0.0  #? erase
-            seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
-            for q in tl.static_range(PARTS):
+        for q in tl.static_range(PARTS):
+            apart(PARTS)  #? erase
+            P = taken(p, t, d[q], p_t, stop, DK).to(DOT)  #? erase
+            for s in tl.static_range(STATES):
+                alone = 1.0 if s == SOURCE else 0.0  #? erase
+                seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
                 at = d_starts + (m * STATES + s) * DK * DV
                 g = taken_block(at, d[q], v, DK, 1, DK, DV).to(tl.float32)
                 for e in tl.static_range(STATES):
-                    g += tl.load(left + (e * STATES + s) * C + C - 1) * dh[e * PARTS + q]
-                P = taken(p, t, d[q], p_t, stop, DK).to(DOT)  #? erase
+                    g += tl.load(left + (e * STATES + s) * C + C - 1) * dh[q * STATES + e]
                 g += tl.dot(tl.trans(P), (seen * Y).to(DOT), input_precision=PRECISION)  #? erase
                 new += (g,)
         dh = new
-    for s in tl.static_range(STATES):
-        for q in tl.static_range(PARTS):
-            put_block(dX + s * DK * DV, dh[s * PARTS + q], d[q], v, DK, 1, DK, DV)
+    for q in tl.static_range(PARTS):
+        for s in tl.static_range(STATES):
+            put_block(dX + s * DK * DV, dh[q * STATES + s], d[q], v, DK, 1, DK, DV)
 '''
 
 SCAN_GRADS = '''

@@ -62,8 +62,8 @@ def NAME_scan(
     h, d = (), ()
     for q in tl.static_range(PARTS):
         d += (q * BD + tl.arange(0, BD),)
-    for s in tl.static_range(STATES):
-        for q in tl.static_range(PARTS):
+    for q in tl.static_range(PARTS):
+        for s in tl.static_range(STATES):
             h += (taken_block(X + (n * STATES + s) * DK * DV, d[q], v, DK, 1, DK, DV),)
     end += n * STATES * DK * DV
     n, first, last = stretch(n, packing, table, count, T, N, H, C)
@@ -74,17 +74,18 @@ def NAME_scan(
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         left, since = begun + m * STATES * STATES * C, kept + m * STATES * ROWS * C * C
-        for s in tl.static_range(STATES):
-            for q in tl.static_range(PARTS):
+        for q in tl.static_range(PARTS):
+            for s in tl.static_range(STATES):
                 at = starts + (m * STATES + s) * DK * DV
-                put_block(at, h[s * PARTS + q], d[q], v, DK, 1, DK, DV)
+                put_block(at, h[q * STATES + s], d[q], v, DK, 1, DK, DV)
         Z = tl.zeros([C, BV], tl.float32)  #? erase
         for q in tl.static_range(PARTS):  #? erase
+            apart(PARTS)  #? erase
             P = taken(p, t, d[q], p_t, stop, DK).to(DOT)  #? erase
             for s in tl.static_range(STATES):  #? erase
                 alone = 1.0 if s == SOURCE else 0.0  #? erase
                 seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
-                Z += seen * tl.dot(P, h[s * PARTS + q].to(DOT), input_precision=PRECISION)  #? erase
+                Z += seen * tl.dot(P, h[q * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
         inv = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Z = tl.dot(inv, Z.to(DOT), input_precision=PRECISION)  #? erase
         Z += taken(given + n * T * DV, t, v, DV, stop, DV)  #? erase
@@ -94,23 +95,25 @@ def NAME_scan(
         R += (Z,)  #? erase
         for j in tl.static_range(ROWS):  #? erase
             put(rows + (n * T * ROWS + j) * DV, R[j], t, v, ROWS * DV, stop, DV)  #? erase
-        K, new = (), ()
-        for q in tl.static_range(PARTS):
-            K += (taken(k, t, d[q], k_t, stop, DK).to(DOT),)
+        W, new = (), ()
         for s in tl.static_range(STATES):
-            W = tl.zeros([C, BV], tl.float32)
+            w = tl.zeros([C, BV], tl.float32)
             for j in tl.static_range(ROWS):
-                W += tl.load(since + ((s * ROWS + j) * C + C - 1) * C + i)[:, None] * R[j]
-            for q in tl.static_range(PARTS):
+                w += tl.load(since + ((s * ROWS + j) * C + C - 1) * C + i)[:, None] * R[j]
+            W += (w,)
+        for q in tl.static_range(PARTS):
+            apart(PARTS)
+            K = taken(k, t, d[q], k_t, stop, DK).to(DOT)
+            for s in tl.static_range(STATES):
                 H_s = tl.zeros([BD, BV], tl.float32)
                 for e in tl.static_range(STATES):
-                    H_s += tl.load(left + (s * STATES + e) * C + C - 1) * h[e * PARTS + q]
-                H_s += tl.dot(tl.trans(K[q]), W.to(DOT), input_precision=PRECISION)
+                    H_s += tl.load(left + (s * STATES + e) * C + C - 1) * h[q * STATES + e]
+                H_s += tl.dot(tl.trans(K), W[s].to(DOT), input_precision=PRECISION)
                 new += (H_s,)
         h = new
-    for s in tl.static_range(STATES):
-        for q in tl.static_range(PARTS):
-            put_block(end + s * DK * DV, h[s * PARTS + q], d[q], v, DK, 1, DK, DV)
+    for q in tl.static_range(PARTS):
+        for s in tl.static_range(STATES):
+            put_block(end + s * DK * DV, h[q * STATES + s], d[q], v, DK, 1, DK, DV)
 '''
 
 _STEP = '''

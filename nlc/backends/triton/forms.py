@@ -13,10 +13,13 @@ from nlc.ir.gates import Gates
 MOST_KEYS = 256  # channels
 
 
-def chunk(kind: str, dk: int, dv: int, tokens: int, asked: int | None = None) -> int:
-    """Tokens of a chunk of a record of a kind, as generated files choose them (`chunk_of`, `coupled_chunk`)."""
+def chunk(
+    kind: str, dk: int, dv: int, tokens: int, asked: int | None = None, half: bool = True
+) -> int:
+    """Tokens of a chunk of a record of a kind, in half precision or not, as generated files choose them (`chunk_of`,
+    `coupled_chunk`)."""
     most = asked or 64
-    if max(dk, dv) > 128 or kind in ("coupled", "signed"):
+    if max(dk, dv) > 128 or kind in ("coupled", "signed") or not half:
         most = min(most, 32)
     return 16 if tokens <= 16 else most
 
@@ -61,16 +64,23 @@ class KernelForm(Form):
     def read(self, when: str, turned: bool = False) -> str:
         return super().read(when, turned) + self.keys + self.raw_decay
 
+    def fused(self, when: str) -> str:
+        """What a scan and its read in one are called."""
+        return f"{self.scan}_read{'_before' * (when == 'before')}"
 
-def text(source: str, name: str, f: KernelForm) -> str:
-    """The text of a scan's kernels under its name."""
+
+def text(source: str, name: str, f: KernelForm, before: bool | None = None) -> str:
+    """The text of a scan's kernels under its name; with ``before`` of what also reads, before a write or after it."""
     decay, probe = f.kind == "scalar", "p" if f.probe else "k"
     flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe)
     flags |= dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None)
     flags |= dict(state=decay or f.erase, keyed=decay or f.erase or f.unit)
+    flags |= dict(read=before is not None, before=bool(before))
     gates = ["b"] * f.erase + ["log_a"] * decay + ["w"] * f.rate
-    source = _gated(select(source, **flags), name, gates, f.gates)
-    return source.replace("NAME", name).replace("PROBE", probe)
+    source = _gated(select(source, **flags), f.scan, gates, f.gates)
+    source = source.replace("NAME", name).replace("PROBE", probe)
+    source = source.replace("SAID", "S_{t-1} q_t and " if before else "S_t q_t and ")
+    return source.replace("ORDER", ">" if before else ">=")
 
 
 def chosen(source: str, name: str, f: KernelForm, before: bool) -> str:
@@ -84,7 +94,9 @@ def chosen(source: str, name: str, f: KernelForm, before: bool) -> str:
 def _gated(source: str, name: str, gates: list[str], raw: Gates | None) -> str:
     """The text with how its kernels get gates: as they are, or of what they are made of."""
     solve = [x for x in gates if x != "w"]
+    decay = [x for x in gates if x == "log_a"]
     words = {"GIVEN_SOLVE": raw.only(*solve).tensors if raw else solve}
+    words["GIVEN_DECAY"] = raw.only(*decay).tensors if raw else decay
     words["GIVEN"] = raw.tensors if raw else gates
     words["SLOPES"] = [f"d_{n}" for n in raw.tensors] if raw else [f"d{n[-1]}" for n in gates]
     for word, names in words.items():

@@ -80,14 +80,16 @@ _SCAN_BACK = '''
 def NAME_scan_back(
     k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H, <grouped:group, >
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
+    DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """From the last chunk back, for a block of dv: what S behind each is worth, and its rows."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    ended, held = block(d_end + n * DK * DV, v, d, 1, DK, DV, DK)
-    worth = tl.load(ended, mask=held, other=0.0)
+    i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
+    d, worth = (), ()
+    for j in tl.static_range(PARTS):
+        d += (j * BD + tl.arange(0, BD),)
+        worth += (taken_block(d_end + n * DK * DV, v, d[j], 1, DK, DV, DK),)
     dS += n * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h
@@ -99,32 +101,35 @@ def NAME_scan_back(
         a, c = logs(CHUNK_LOG_A)  #? decay
         total = tl.sum(a, 0)  #? decay
         erase = CHUNK_B<decay: * tl.exp2(c - a)>  #? erase
-        at, held = block(ends + m * DK * DV, v, d, 1, DK, DV, DK)
-        tl.store(at, worth.to(ends.dtype.element_ty), mask=held)
-        at, there = flow(k, t, d, k_t, stop, DK)
-        K = tl.load(at, mask=there, other=0.0).to(DOT)
-        scale = to_unit(K, EPS)  #? unit
+        Y = tl.zeros([BV, C], tl.float32)
+        K = ()
+        length = tl.zeros([C], tl.float32) + EPS  #? unit
+        for j in tl.static_range(PARTS):
+            put_block(ends + m * DK * DV, worth[j], v, d[j], 1, DK, DV, DK)
+            K += (taken(k, t, d[j], k_t, stop, DK).to(DOT),)
+            length += squares(K[j])  #? unit
+            Y += tl.dot(worth[j].to(DOT), tl.trans(K[j]), input_precision=PRECISION)
+        scale = to_unit(length)  #? unit
         erase *= scale  #? unit erase
         since = tl.exp2(total - c)<unit: * scale>  #? decay
-        Y = tl.dot(worth.to(DOT), tl.trans(K), input_precision=PRECISION)
         Y *= since[None, :]  #? decay
         Y *= scale[None, :]  #? unit !decay
-        worth *= tl.exp2(total)  #? decay
-        at, held = block(d_starts + m * DK * DV, v, d, 1, DK, DV, DK)
-        worth += tl.load(at, mask=held, other=0.0)
-        at, there = flow(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase
-        Y += tl.trans(tl.load(at, mask=there, other=0.0))  #? erase
+        Y += tl.trans(taken(d_rows + n * T * DV, t, v, DV, stop, DV))  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Y = tl.dot(Y.to(DOT), X, input_precision=PRECISION)  #? erase
-        at, there = flow(du + n * T * DV, t, v, DV, stop, DV)  #? erase
-        at, there = flow(du + (n // H * T * H + n % H) * DV, t, v, H * DV, stop, DV)  #? !erase
-        tl.store(at, tl.trans(Y).to(du.dtype.element_ty), mask=there)
-        at, probed = flow(p, t, d, p_t, stop, DK)  #? probe
-        P = tl.load(at, mask=probed, other=0.0).to(DOT)  #? probe
+        put(du + n * T * DV, tl.trans(Y), t, v, DV, stop, DV)  #? erase
+        put(du + (n // H * T * H + n % H) * DV, tl.trans(Y), t, v, H * DV, stop, DV)  #? !erase
         Y = (Y * erase[None, :]).to(DOT)  #? erase
-        worth -= tl.dot(Y, <probe:P><!probe:K>, input_precision=PRECISION)  #? erase
-    begun, held = block(dS, v, d, 1, DK, DV, DK)
-    tl.store(begun, worth, mask=held)
+        new = ()
+        for j in tl.static_range(PARTS):
+            w = worth[j]<decay: * tl.exp2(total)>
+            w += taken_block(d_starts + m * DK * DV, v, d[j], 1, DK, DV, DK)
+            P = <!probe:K[j] if PARTS == 1 else taken(k, t, d[j], k_t, stop, DK).to(DOT)><probe:taken(p, t, d[j], p_t, stop, DK).to(DOT)>  #? erase
+            w -= tl.dot(Y, P, input_precision=PRECISION)  #? erase
+            new += (w,)
+        worth = new
+    for j in tl.static_range(PARTS):
+        put_block(dS, worth[j], v, d[j], 1, DK, DV, DK)
 '''
 
 _SCAN_GRADS = '''

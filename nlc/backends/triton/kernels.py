@@ -44,17 +44,22 @@ def logs(log_a):
 
 _UNIT = '''
 @triton.jit
-def to_unit(x, EPS: tl.constexpr):
-    """What brings rows to length one; behind the last token, where they are 0, it is 0."""
+def squares(x):
+    """The sums of squares of rows."""
     x = x.to(tl.float32)
-    length = tl.sum(x * x, 1) + EPS
+    return tl.sum(x * x, 1)
+
+
+@triton.jit
+def to_unit(length):
+    """What brings rows of a square length to length one; behind the last token, where that is 0, it is 0."""
     return tl.where(length > 0, tl.rsqrt(length), 0.0)
 
 
 @triton.jit
 def unit(x, EPS: tl.constexpr, DOT: tl.constexpr):
     """Rows of length one, and what they were multiplied with."""
-    scale = to_unit(x, EPS)
+    scale = to_unit(squares(x) + EPS)
     return (x.to(tl.float32) * scale[:, None]).to(DOT), scale
 '''
 
@@ -110,52 +115,71 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    S, k, u, GIVEN<probe:p, ><erase:inverse, >end, <erase:rows, >starts, packing, T, N, H, table, count, <grouped:group, >
-    k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
+    S, k, u, GIVEN<probe:p, ><read:q, scores, ><erase:inverse, >end, <read:out, ><!read:<erase:rows, >starts, >packing, T, N, H, <!read:table, count, ><grouped:group, >
+    k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, ><read:q_x, q_h, q_t, o_x, o_h, o_t, >
+    DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Chunk after chunk for a block of dv: S before each, <erase:what it writes, >S after the last.<!grouped:""">
-  #? grouped
-    Of `group` heads in a row, keys are the same.  #? grouped
-    """  #? grouped
+    """Chunk after chunk for a block of dv: <read:SAID><!read:S before each, <erase:what it writes, >>S after the last.
+
+    S is held in `PARTS` of its channels.<grouped: Of `group` heads in a row, keys are the same.>
+    """
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    begun, held = block(S + n * DK * DV, d, v, DK, 1, DK, DV)
-    h = tl.load(begun, mask=held, other=0.0)
+    i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
+    d, h = (), ()
+    for j in tl.static_range(PARTS):
+        d += (j * BD + tl.arange(0, BD),)
+        h += (taken_block(S + n * DK * DV, d[j], v, DK, 1, DK, DV),)
     end += n * DK * DV
-    n, first, last = stretch(n, packing, table, count, T, N, H, C)
+    n, first, last = <read:sequence(n, packing, ><!read:stretch(n, packing, table, count, >T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h
     u += n // H * u_x + n % H * u_h
     p += n // H * p_x + n % H<grouped: // group> * p_h  #? probe
+    q += n // H * q_x + n % H<grouped: // group> * q_h  #? read
+    out += n // H * o_x + n % H * o_h  #? read
     for chunk in range(first, last):
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
-        at, _ = block(starts + m * DK * DV, d, v, DK, 1, DK, DV)
-        tl.store(at, h.to(starts.dtype.element_ty), mask=held)
-        at, there = flow(k, t, d, k_t, stop, DK)
-        K = tl.load(at, mask=there, other=0.0).to(DOT)
-        scale = to_unit(K, EPS)  #? unit
-        at, there = flow(u, t, v, u_t, stop, DV)
-        R = tl.load(at, mask=there, other=0.0)<!rate:.to(tl.float32)>
+        R = taken(u, t, v, u_t, stop, DV)<!rate:.to(tl.float32)>
         R = R * CHUNK_W[:, None]  #? rate
+        K = ()
+        length = tl.zeros([C], tl.float32) + EPS  #? unit
+        Z = tl.zeros([C, BV], tl.float32)  #? erase
+        Y = tl.zeros([C, BV], tl.float32)  #? read
+        length_q = tl.zeros([C], tl.float32) + EPS  #? read unit
+        for j in tl.static_range(PARTS):
+            put_block(starts + m * DK * DV, h[j], d[j], v, DK, 1, DK, DV)  #? !read
+            K += (taken(k, t, d[j], k_t, stop, DK).to(DOT),)
+            length += squares(K[j])  #? unit
+            Q = taken(q, t, d[j], q_t, stop, DK).to(DOT)  #? read
+            length_q += squares(Q)  #? read unit
+            Y += tl.dot(Q, h[j].to(DOT), input_precision=PRECISION)  #? read
+            P = taken(p, t, d[j], p_t, stop, DK).to(DOT)  #? probe
+            Z += tl.dot(<probe:P><!probe:K[j]>, h[j].to(DOT), input_precision=PRECISION)  #? erase
+        scale = to_unit(length)  #? unit
         a, c = logs(CHUNK_LOG_A)  #? decay
         total = tl.sum(a, 0)  #? decay
-        at, there = flow(p, t, d, p_t, stop, DK)  #? probe
-        P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
         erase = CHUNK_B<decay: * tl.exp2(c - a)>  #? erase
         erase *= scale  #? unit erase
-        R -= erase[:, None] * tl.dot(<probe:P><!probe:K>, h.to(DOT), input_precision=PRECISION)  #? erase
+        R -= erase[:, None] * Z  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         R = tl.dot(X, R.to(DOT), input_precision=PRECISION)  #? erase
-        at, there = flow(rows + n * T * DV, t, v, DV, stop, DV)  #? erase
-        tl.store(at, R.to(rows.dtype.element_ty), mask=there)  #? erase
+        put(rows + n * T * DV, R, t, v, DV, stop, DV)  #? erase !read
+        Y *= tl.exp2(<before:c - a><!before:c>)[:, None]  #? read decay
+        Y *= to_unit(length_q)[:, None]  #? read unit
+        A = tl.load(scores + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? read
+        Y += tl.dot(A, R.to(DOT), input_precision=PRECISION)  #? read
+        put(out, Y, t, v, o_t, stop, DV)  #? read
         R *= scale[:, None]  #? unit
         R *= tl.exp2(total - c)[:, None]  #? decay
-        h *= tl.exp2(total)  #? decay
-        h += tl.dot(tl.trans(K), R.to(DOT), input_precision=PRECISION)
-    ended, _ = block(end, d, v, DK, 1, DK, DV)
-    tl.store(ended, h, mask=held)
+        new = ()
+        for j in tl.static_range(PARTS):
+            kept = h[j]<decay: * tl.exp2(total)>
+            K_j = K[j] if PARTS == 1 else taken(k, t, d[j], k_t, stop, DK).to(DOT)
+            new += (kept + tl.dot(tl.trans(K_j), R.to(DOT), input_precision=PRECISION),)
+        h = new
+    for j in tl.static_range(PARTS):
+        put_block(end, h[j], d[j], v, DK, 1, DK, DV)
 '''
 
 _STEP = '''
@@ -218,6 +242,28 @@ def NAME_out(
     tl.store(at, value.to(out.dtype.element_ty), mask=there)
 '''
 
+_SCORES = '''
+@triton.jit
+def NAME_scores(
+    q, k, GIVEN_DECAYscores, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t,
+    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """What a chunk reads of what it writes: <decay:a_t ... a_{i+1} >q_t . k_i for i <before:<><!before:<=> t."""
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    n, start, stop = piece(m, packing, T, N, C)
+    t = start + i
+    Q = taken(q + n // H * q_x + n % H<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
+    K = taken(k + n // H * k_x + n % H<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)
+    Q, _ = unit(Q, EPS, DOT)  #? unit
+    K, _ = unit(K, EPS, DOT)  #? unit
+    A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)
+    seen = i[:, None] ORDER i[None, :]
+    a, c = logs(CHUNK_LOG_A)  #? decay
+    A *= tl.exp2(tl.where(seen, <!before:c><before:(c - a)>[:, None] - c[None, :], -float("inf")))  #? decay
+    A = tl.where(seen, A, 0.0)  #? !decay
+    tl.store(scores + m * C * C + i[:, None] * C + i[None, :], A.to(scores.dtype.element_ty))
+'''
+
 SHARED = {"flow": _FLOW, "block": _BLOCK, "logs": _LOGS, "unit": _UNIT, "inverse_of": _INVERSE}
 
 
@@ -229,3 +275,8 @@ def texts(name: str, f: KernelForm) -> str:
 def read_text(name: str, f: KernelForm, before: bool) -> str:
     """The kernel of a read."""
     return laid(chosen(_READ, name, f, before))
+
+
+def fused_text(name: str, f: KernelForm, before: bool) -> str:
+    """The kernels of a scan and its read in one."""
+    return laid(text("\n".join([_SCORES, _SCAN]), name, f, before))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from nlc.backends.precedence import SUM
-from nlc.backends.reference.file import class_name, close_file, open_file
+from nlc.backends.reference.file import class_name, close_file, open_file, place
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
-from nlc.backends.torch.scanned import all_nodes
+from nlc.backends.torch.scanned import _Scanned, all_nodes, assigned, reads
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton.coupled_calls import CoupledCalls
 from nlc.backends.triton.decays import KernelPrinter
@@ -50,6 +50,9 @@ def emit_module(program: Program, header: Header) -> str:
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
+FUSED = ("none", "scalar", "channel")  # kinds of records that have a kernel for a scan and its read
+
+
 class TritonModule(CoupledCalls, TorchModule):
     """Scans of matrices call kernels. Where nothing else multiplies, flows stay in the dtype that they come in.
 
@@ -65,6 +68,7 @@ class TritonModule(CoupledCalls, TorchModule):
     def __init__(self, program: Program, header: Header, w: Writer):
         super().__init__(program, header, w)
         self.made: dict[str, str] = {}
+        self.read_already: set[str] = set()  # what is read by the kernel of a scan
         self.raw: dict[str, list[Gates]] = {}  # what scans and reads of a name make
         self.row.taken = program.names
         self.coupled, self.weighed = {}, (None, {})
@@ -75,8 +79,7 @@ class TritonModule(CoupledCalls, TorchModule):
     def form(self, r: Record, read: bool) -> Form:
         f = super().form(r, True)
         if f.kind not in ("none", "scalar"):
-            shared = r.states[0] in self.sharing
-            return KernelForm(f.kind, f.erase, grouped=True) if shared else f
+            return KernelForm(f.kind, f.erase, grouped=r.states[0] in self.sharing)
         unit, grouped = r.states[0] in self.lengths, r.states[0] in self.sharing
         found = KernelForm(
             f.kind, f.erase, f.probe, rate=rate(r) is not None, unit=unit, grouped=grouped
@@ -174,6 +177,49 @@ class TritonModule(CoupledCalls, TorchModule):
                 pad = len(written[at]) - len(written[at].lstrip())
                 written.insert(at, f"{' ' * pad}# {note}")
             self.w.lines[start:] = written
+
+    def _scan(self, s: Scan) -> None:
+        """A scan, and what reads it as one where that is all that reads it."""
+        let, read = self._one_read(s) or (None, None)
+        if read is None:
+            super()._scan(s)
+            return
+        r, p = s.record, self.row
+        self.w.at(place(self.header, s.span))
+        at, f, state = self._at(s), self.form(r, True), p.place(r.states[0])
+        args = [state, at(r.key), self._write(s, f, at), *self._gates(r, f, at)]
+        args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
+        args += [at(read.args[0]), *self._last(r, False)]
+        alone = let.expr == read
+        out = let.names[0] if alone else self.parts(f"{s.name}_read", r.parts[0])
+        self.read_already |= {out} if alone else set()
+        self._call([state, out], p.use(f.fused(read.attr.when)), args, s)
+        self.scans[s.name] = _Scanned(None, r, values={0: out}, starts={0: out})
+
+    def _one_read(self, s: Scan) -> tuple[Let, Expr] | None:
+        """The statement and the node that alone read a scan, whose query is there before it."""
+        r, f = s.record, self.form(s.record, s.read)
+        if r.rank != 2 or not s.read or not isinstance(f, KernelForm) or f.kind not in FUSED:
+            return None
+        if self._shifted(s, 0) or any(r.start) or len(found := [*self._reads(s)]) != 1:
+            return None
+        (read,), head = found, self._headed(s)
+        if not read.args or read.attr.transposed or read.type.head != head:
+            return None
+        body = self.around or next(x.body for x in self.program.body if isinstance(x, Parallel))
+        statements = [*body]
+        same = (i for i, x in enumerate(statements) if isinstance(x, Scan) and x.name == s.name)
+        at = next(same, None)
+        behind = statements[at + 1 :] if at is not None else []
+        let = next((x for x in behind if any(n is read for n in all_nodes(x))), None)
+        if not isinstance(let, Let):
+            return None
+        since = set().union(*(assigned(x) for x in behind[: behind.index(let)]), {s.name}, r.states)
+        return None if since & reads(Let((), read.args[0])) else (let, read)
+
+    def _let(self, let: Let) -> None:
+        if not self.read_already & {*let.names}:
+            super()._let(let)
 
     def takes(self, s: Scan) -> bool:
         return rate(s.record) is not None

@@ -73,21 +73,26 @@ class Text:
         units: str,
         parted: bool = False,
         depth: int = 1,
+        of: str = "",
     ) -> None:
-        """Sizes, grid and launch of a kernel."""
+        """Sizes, grid and launch of a kernel, ``of`` another operator than this."""
         pad = "    " * depth
-        self(f'{pad}sizes = sizes_of("{kind}", dk, dv, T)')
+        function = "scan_sizes" if kind in SCANS else "sizes_of"
+        self(f'{pad}sizes = {function}("{kind}", dk, dv, T, {dtype})')
         blocks = ' * blocks_of(dv, sizes["BV"])' if parted else ""
         self(f"{pad}grid = ({units}{blocks},)")
         self.call("args = [", args, "]", depth)
         length = ", EPS=eps" if self.flags["unit"] else ""
         length += "".join(f", {n}={n}" for n in (self.raw.fixed if self.raw else []))
-        self.whole(f"{pad}launch(", f"NAME_{kernel}, grid, args, {dtype}, **sizes{length}", ")")
+        self.whole(
+            f"{pad}launch(", f"{of or 'NAME'}_{kernel}, grid, args, {dtype}, **sizes{length}", ")"
+        )
 
     def text(self) -> str:
         return "\n".join(self.parts) + "\n"
 
 
+SCANS = "scan", "scan_back", "scan_read"  # kinds of kernels that go from chunk to chunk
 CHUNKS = "X * H * starts.shape[2]"
 
 
@@ -172,33 +177,11 @@ def _scan_called(
     said += " Products are in the dtype of k, sums and S in float32."
     said += " TypeError or ValueError for what the kernels do not take."
     text("\n".join(f"    {line}" for line in wrap(said, WIDTH - 4)))
-    text('''\
-    """
-    dtype = supported(k)''')
-    fronts = [f"{x}.shape[:-2]" for x in (["u"] if f.grouped else ["k", "u", *probes])]
-    fronts = ["front(S, 2, within)", *fronts, *(f"{x}.shape[:-1]" for x in raw)]
-    text.call("lead = leading(", fronts, ")")
-    text("    S = state_of(S, u.shape[-1], k.shape[-1])")
-    text("    S = states_for(lead, 2, S, within)")
-    flows = ["k", "u", *probes]
-    if f.grouped:
-        flows.remove("k")
-        rest = ["k", *probes]
-        text("    u = rows_of(dtype, fitted(lead, 2, u)[0])")
-        text(
-            f"    {', '.join(rest)} = (shared(dtype, lead, x) for x in ({', '.join(rest)}))  #? probe"
-        )
-        text("    k = shared(dtype, lead, k)  #? !probe")
-    else:
-        text.call(
-            f"{', '.join(flows)} = (rows_of(dtype, x) for x in fitted(", ["lead", "2", *flows], "))"
-        )
-    text.raw_flows("lead")
-    if numbers and not f.gates:
-        left = _given(numbers) if len(numbers) == 1 else ", ".join(numbers)
-        args = ["lead", "1", *numbers]
-        text.call(f"{left} = (x.float().contiguous() for x in fitted(", args, "))")
-    text("    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2])")
+    text('    """')
+    fitted_flows(text, f, numbers, probes)
+    text(
+        "    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)"
+    )
     text("    S, table = resumed(S, within, C)")
     found = "end, rows, starts, _" if f.erase else "end, starts"
     text.call(f"{found} = NAME_forward(", given, ")")
@@ -210,17 +193,44 @@ def _scan_called(
 """)
 
 
+def fitted_flows(text: Text, f: KernelForm, numbers: list[str], probes: list[str]) -> None:
+    """What comes in as kernels take it; ``probes`` are all that comes as keys do."""
+    raw = f.gates.kind("raw") if f.gates else numbers
+    text("    dtype = supported(k)")
+    fronts = [f"{x}.shape[:-2]" for x in (["u"] if f.grouped else ["k", "u", *probes])]
+    fronts = ["front(S, 2, within)", *fronts, *(f"{x}.shape[:-1]" for x in raw)]
+    text.call("lead = leading(", fronts, ")")
+    text("    S = state_of(S, u.shape[-1], k.shape[-1])")
+    text("    S = states_for(lead, 2, S, within)")
+    flows = ["k", "u", *probes]
+    if f.grouped:
+        text("    u = rows_of(dtype, fitted(lead, 2, u)[0])")
+        if probes:
+            keys = ", ".join(["k", *probes])
+            text(f"    {keys} = (shared(dtype, lead, x) for x in ({keys}))")
+        else:
+            text("    k = shared(dtype, lead, k)")
+    else:
+        args = ["lead", "2", *flows]
+        text.call(f"{', '.join(flows)} = (rows_of(dtype, x) for x in fitted(", args, "))")
+    text.raw_flows("lead")
+    if numbers and not f.gates:
+        left = _given(numbers) if len(numbers) == 1 else ", ".join(numbers)
+        args = ["lead", "1", *numbers]
+        text.call(f"{left} = (x.float().contiguous() for x in fitted(", args, "))")
+
+
 def _scan_meaning(text: Text, given: list[str]) -> None:
     """The recurrence, which the check of a first launch compares with."""
     returns = "tuple[Tensor, ...]"
-    text.call("\ndef NAME_meaning(", typed(given[:-2]), f") -> {returns}:", 0)
+    text.call("\ndef NAME_meaning(", [*typed(given[:-2]), "*", "C: int"], f") -> {returns}:", 0)
     at = "p" if text.flags["probe"] else "k"
     text('''\
     """Token by token."""
     k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped
     p = p.repeat_interleave(u.shape[1] // p.shape[1], 1)  #? grouped probe
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + eps)  #? unit
-    C, <erase:rows, >starts = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]), <erase:[], >[]''')
+    <erase:rows, >starts = <erase:[], >[]''')
     text.meant("u")
     text(f"""\
     for t in range(k.shape[-2]):
@@ -288,7 +298,7 @@ def _scan_forward(
 def NAME_shapes(S, k, u, *rest):
     """What the operator returns, but for its values."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
-    C = chunk_of(dk, dv, T)
+    C = chunk_of(dk, dv, T, k.dtype)
     starts = k.new_empty(X, H, chunks_of(rest[-2], T, C), dv, dk)
     return torch.empty_like(S), starts  #? !erase
     inverse = inverses(u, rest[-2], starts.shape[2], C)  #? erase
@@ -322,7 +332,7 @@ def _scan_backward(
     (X, H, T, dv), dk, dtype = u.shape, k.shape[-1], wider(k.dtype)''')
     tokens = told_tokens(f)
     text.call(call, [*kept, *grads], ")")
-    text("    inverse = filled(inverse, chunk_of(dk, dv, T))  #? erase")
+    text("    inverse = filled(inverse, chunk_of(dk, dv, T, k.dtype))  #? erase")
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
     text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
     worth = "worth" if f.rate else "d_u"

@@ -132,7 +132,7 @@ class Packing:
     "packed": '''
 def packed(within: Packing | None, k: Tensor, u: Tensor) -> Tensor | None:
     """Where chunks of keys k and values u are, if sequences are packed."""
-    return within and within.of(chunk_of(k.shape[-1], u.shape[-1], k.shape[-2]))
+    return within and within.of(chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype))
 ''',
     "cut": '''
 def cut(within: Packing | None) -> bool:

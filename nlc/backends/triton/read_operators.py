@@ -38,12 +38,14 @@ def read(name: str, f: KernelForm, before: bool) -> str:
     packing = packed(within, k, rows)""")
     text.call("out = NAME_forward(", given, ")")
     text("    return unfitted(lead, out)[0]")
-    text.call("\n\ndef NAME_meaning(", typed(given[:-1]), ") -> tuple[Tensor, ...]:", 0)
+    text.call(
+        "\n\ndef NAME_meaning(", [*typed(given[:-1]), "*", "C: int"], ") -> tuple[Tensor, ...]:", 0
+    )
     text('''\
     """Token by token."""
     q, k = (x.repeat_interleave(rows.shape[1] // x.shape[1], 1) for x in (q, k))  #? grouped
     q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps) for x in (q, k))  #? unit
-    C, out = chunk_of(k.shape[-1], rows.shape[-1], k.shape[-2]), []''')
+    out = []''')
     text.meant("rows")
     text("""\
     for t in range(k.shape[-2]):

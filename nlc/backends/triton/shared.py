@@ -8,13 +8,17 @@ SHARED: dict[str, str] = {
 CONFIG = {
     "solve": (16, 4, 1),
     "scan": (32, 4, 2),
+    "scan_float32": (32, 4, 1),
+    "scan_read": (32, 4, 2),
     "out": (128, 4, 1),
     "scan_back": (32, 4, 2),
+    "scan_back_float32": (32, 8, 1),
     "out_back": (64, 8, 2),
     "grads": (64, 8, 2),
     "step": (32, 4, 1),
 }
 BY_GENERATION = {  # up to 128 channels, on a generation of GPUs
+    8: {"channel_scan_read": (16, 4, 2)},
     9: {"scan": (64, 4, 2), "scan_back": (64, 4, 2)},
     10: {"scan_back": (32, 8, 2)},
 }
@@ -61,9 +65,9 @@ class Operator:
         return self.function.__name__.removesuffix("_forward")
 ''',
     "chunk_of": '''
-def chunk_of(dk: int, dv: int, tokens: int = CHUNK) -> int:
-    """Tokens of a chunk: fewer where rows are too long to stay in registers, or there are few."""
-    most = CHUNK if max(dk, dv) <= 128 else min(CHUNK, 32)
+def chunk_of(dk: int, dv: int, tokens: int, dtype: torch.dtype) -> int:
+    """Tokens of a chunk: fewer where they would take too many registers, or there are few."""
+    most = min(CHUNK, 32) if max(dk, dv) > 128 or dtype == torch.float32 else CHUNK
     return 16 if tokens <= 16 else most
 ''',
     "blocks_of": '''
@@ -86,6 +90,25 @@ def kernel_cache() -> Path:
     """Where verdicts and tuned configurations are kept."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("NLC_CACHE_DIR") or f"{base}/nlc") / "kernels"
+''',
+    "processors": '''
+@functools.cache
+def processors(device: torch.device) -> int:
+    """How many programs a GPU runs at once, if each takes a multiprocessor."""
+    there = device.type == "cuda"
+    return torch.cuda.get_device_properties(device).multi_processor_count if there else 0
+''',
+    "in_one": '''
+def in_one(dtype: torch.dtype, programs: int, device: torch.device) -> bool:
+    """Whether a scan and its read are faster as one kernel, by its programs: as soon as they fill the
+    GPU, for else chunks are read side by side by more; what is saved is memory, which products of
+    float32 do not wait for."""
+    return dtype != torch.float32 and programs >= processors(device)
+''',
+    "slopes_wanted": '''
+def slopes_wanted(*given: Tensor) -> bool:
+    """Whether autograd records what is computed."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in given)
 ''',
     "tuned": '''
 @functools.cache
@@ -115,20 +138,33 @@ def configured(kind: str, dk: int, dv: int) -> tuple[int, int, int]:
     """Channels of dv that a program holds, warps and stages: as tuned, else as in the tables."""
     held, warps, stages = usual = CONFIG[kind]
     if max(dk, dv) > 64 and kind in LONG:
-        usual = LONG[kind]
-    elif max(dk, dv) > 128:
+        held, warps, stages = usual = LONG[kind]
+    if max(dk, dv) > 128:
         usual = held // 2, warps, stages
-    else:
+    elif kind not in LONG:
         usual = BY_GENERATION.get(generation(), {}).get(kind, usual)
     return usual if INTERPRETED else tuned().get((kind, dk, dv), usual)
 ''',
     "sizes_of": '''
-def sizes_of(kind: str, dk: int, dv: int, tokens: int) -> dict[str, int]:
+def sizes_of(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
     """How a kernel of a kind runs at a size."""
-    held, warps, stages = configured(kind, dk, dv)
-    C, BK, BV = chunk_of(dk, dv, tokens), width(dk, 256), width(dv, held)
+    held, warps, stages = configured(kind_of(kind, dtype), dk, dv)
+    C, BK, BV = chunk_of(dk, dv, tokens, dtype), width(dk, 256), width(dv, held)
     sizes = dict(DK=dk, DV=dv, BK=BK, BV=BV, BD=width(dk, held), C=C)
     return sizes | dict(num_warps=warps, num_stages=stages)
+''',
+    "kind_of": '''
+def kind_of(kind: str, dtype: torch.dtype) -> str:
+    """The kind of a kernel whose products are of a dtype: those of float32 can have one of their own."""
+    own = f"{kind}_float32"
+    return own if dtype == torch.float32 and own in CONFIG else kind
+''',
+    "scan_sizes": '''
+def scan_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
+    """As `sizes_of`, of a kernel that holds a state in parts of the channels of its keys, so that no
+    product takes too many registers."""
+    sizes = sizes_of(kind, dk, dv, tokens, dtype)
+    return sizes | dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(sizes["BK"], 64))
 ''',
     "arithmetic": '''
 def arithmetic(dtype: torch.dtype) -> dict:
@@ -292,7 +328,7 @@ def checked(
     if INTERPRETED:
         return
     alone = tokens == 1 and not packed
-    dk, C = k.shape[-1], 1 if alone else chunk_of(k.shape[-1], dv, tokens)
+    dk, C = k.shape[-1], 1 if alone else chunk_of(k.shape[-1], dv, tokens, k.dtype)
     precision = torch.get_float32_matmul_precision()
     case = meaning, k.dtype, k.device, dk, dv, C, precision, packed, *axes.values()
     if VERDICTS.get(case) == "":
@@ -362,7 +398,9 @@ def differs(
     names = dict(S="dv dk", k="T dk", p="T dk", q="T dk", u="T dv", rows="T dv", b="T", log_a="T")
     names |= dict(w="T", starts="chunks dv dk", v="T dv") | axes
     inputs, of = [], []
-    for name in inspect.signature(meaning).parameters:
+    parameters = [*inspect.signature(meaning).parameters]
+    last = {"C": chunk} if parameters[-1] == "C" else {}
+    for name in parameters[: len(parameters) - len(last)]:
         if not isinstance(names.get(name), str):  # 0: which of the states
             inputs.append(axes.get(name, 1e-6 if name == "eps" else 0))
             continue
@@ -393,7 +431,7 @@ def differs(
         each = []
         for n in range(len(ends) - 1):
             parts = [part_of(x, axes, n, ends, C) for x, axes in zip(wide, of, strict=True)]
-            each.append(meaning(*parts, *inputs[len(given) :]))
+            each.append(meaning(*parts, *inputs[len(given) :], **last))
         found = (found,) if isinstance(found, Tensor) else found[: len(each[0])]
         axis = [0 if len(x) > 1 else 2 for x in found]  # of sequences, or of tokens and chunks
         expected = [torch.cat(x, n) for x, n in zip(zip(*each, strict=True), axis, strict=True)]
@@ -401,12 +439,14 @@ def differs(
         found = [x[:, :, : y.shape[2]] for x, y in zip(found, expected, strict=True)]
         worth = [torch.randn(x.shape, generator=noise, device=device) for x in expected]
         narrow = [w.to(x.dtype) for w, x in zip(worth, found, strict=True)]
-        slopes = torch.autograd.grad(found, given, narrow)
         worth = [w.double() for w in worth]
-        exact = torch.autograd.grad(expected, wide, worth, materialize_grads=True)
+        slopes = exact = []
+        if operator.slope is not None:
+            slopes = torch.autograd.grad(found, given, narrow)
+            exact = torch.autograd.grad(expected, wide, worth, materialize_grads=True)
     # a slope of a chunk that does not exist can be anything: it goes nowhere
     there = sum(blocks_of(b - a, C) for a, b in zip(ends[:-1], ends[1:], strict=True))
-    chunked = [axes.startswith("chunks") for axes in of]
+    chunked = [axes.startswith("chunks") for axes in of[: len(slopes)]]
     slopes, exact = (
         [x[:, :, :there] if c else x for x, c in zip(xs, chunked, strict=True)]
         for xs in (slopes, exact)

@@ -9,6 +9,7 @@ from nlc.backends.torch.helpers import TEXTS as ALGEBRA
 from nlc.backends.triton import (
     access,
     channel,
+    channel_fused,
     channel_reads,
     channel_scans,
     coupled,
@@ -16,6 +17,7 @@ from nlc.backends.triton import (
     coupled_scans,
     coupled_weights,
     decays,
+    fused_operators,
     gate_operators,
     gradients,
     kernels,
@@ -50,12 +52,17 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def of_form(f: KernelForm) -> dict[str, str]:
-    """The scan of a form and its reads, by name."""
+    """The scan of a form and its reads, by name, and each read with the scan in one."""
     name, gates = f.scan, f.gates
     parts = kernels.texts(name, f), gradients.texts(name, f), operators.scan(f)
     made = {name: _joined([*([gates_of.texts(gates, name)] if gates else []), *parts])}
     for before in (False, True):
-        name, gates = f.read("before" if before else "after"), f.decay_gates
+        when = "before" if before else "after"
+        name, gates = f.fused(when), f.decay_gates
+        made[name] = _joined(
+            [kernels.fused_text(name, f, before), fused_operators.fused(f, before)]
+        )
+        name = f.read(when)
         parts = (
             kernels.read_text(name, f, before),
             gradients.read_text(name, f, before),
@@ -73,7 +80,7 @@ def _texts() -> dict[str, str]:
     for f in forms():
         made |= of_form(f)
     made |= FUNCTION_TEXTS | packing.TEXTS | access.TEXTS | decays.TEXTS | gate_operators.TEXTS
-    made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS
+    made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS | channel_fused.TEXTS
     made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
     made |= coupled_weights.TEXTS
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}

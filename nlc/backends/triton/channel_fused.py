@@ -1,0 +1,117 @@
+"""A scan of decays by channel and its read as one, as `fused_operators.py` has it for other decays."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from nlc.backends.triton.channel import entry
+from nlc.backends.triton.channel_scans import SCAN
+
+_FADE = '''
+@triton.jit
+def NAME_fade(
+    q, log_a, begun, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, a_x, a_h, a_t,
+    DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr,
+):
+    """Queries as from the start of their chunk."""
+    m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
+    i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
+    n, start, stop = piece(m, packing, T, N, C)
+    t, x, head = start + i, n // H, n % H
+    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
+    Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32)
+    put(begun + n * T * DK, Q * tl.exp2(<!before:c><before:c - a>), t, d, DK, stop, DK)
+'''
+
+_OPERATOR = '''
+def NAME(
+    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >q: Tensor,
+    within: Packing | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `SCAN` has at the end, and what `READ` reads at q: by one
+    kernel that keeps nothing else, unless slopes are wanted."""
+    if slopes_wanted(S, k, u, <erase:b, >log_a, <erase:p, >q):
+        S, <!erase:_><erase:rows>, starts = SCAN(S, k, u, <erase:b, >log_a, <erase:p, >within)
+        return S, READ(q, k, <erase:rows><!erase:u>, starts, log_a, within)
+    dtype = supported(k)
+    lead = leading(
+        front(S, 2, within), <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2], ><!grouped:q.shape[:-2],>
+    )
+    S = states_for(lead, 2, state_of(S, u.shape[-1], k.shape[-1]), within)
+    log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
+    b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
+    k, u, <erase:p, >q = (rows_of(dtype, x) for x in fitted(lead, 2, k, u, <erase:p, >q))  #? !grouped
+    k, q = (shared(dtype, lead, x) for x in (k, q))  #? grouped
+    u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped !erase
+    u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase
+    packing = packed(within, k, u)
+    end, out = NAME_forward(S, k, u, <erase:b, >log_a, <erase:p, >q, packing, True)
+    return unfitted(lead, end, out)
+
+
+def NAME_meaning(
+    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >q: Tensor, *, C: int,
+) -> tuple[Tensor, ...]:
+    """Token by token."""
+    end, <erase:rows, >starts = SCAN_meaning(S, k, u, <erase:b, >log_a, <erase:p, >C=C)
+    return end, *READ_meaning(q, k, <erase:rows><!erase:u>, starts, log_a, C=C)
+
+
+@Operator
+def NAME_forward(
+    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >q: Tensor,
+    packing: Tensor | None, divided: bool | None,
+) -> tuple[Tensor, Tensor]:
+    """S after the last token, and what is read; ``divided``: by two kernels where that is faster."""
+    (X, H, T, dk), dv = log_a.shape, u.shape[-1]
+    sizes = scan_sizes("channel_scan_read", dk, dv, T, k.dtype)
+    programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])
+    alone = T == 1 and packing is None
+    if divided and (alone or not in_one(k.dtype, programs, k.device)):
+        _, rows, starts, _ = made = SCAN_forward(S, k, u, b, log_a, p, packing, None)  #? erase
+        made = SCAN_forward(S, k, u, log_a, packing, None)  #? !erase
+        return made[0], READ_forward(q, k, <erase:rows><!erase:u>, <erase:starts><!erase:made[1]>, log_a, packing)[0]
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
+    end, out = NAME_shapes(S, k, u)
+    C = sizes["C"]
+    at_end, <erase:begun, >whole = SCAN_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
+    inverse = k.new_empty(*whole.shape[:3], C, C)  #? erase
+    below = torch.empty_like(inverse, dtype=torch.float32)  #? erase
+    channel_paired_before<grouped:_keyed>(p, k, log_a, below, dv, packing)  #? erase
+    solving = sizes_of("solve", dk, dv, T, k.dtype)  #? erase
+    args = [below, b, inverse, *tokens_of(packing, T, C)]  #? erase
+    launch(SCAN_solve, (whole.shape[:3].numel(),), args, k.dtype, **solving)  #? erase
+    scores = q.new_empty(*whole.shape[:3], C, C)
+    channel_paired<before:_before><grouped:_grouped>(q, k, log_a, scores, dv, packing)
+    faded, fading = q.new_empty(log_a.shape), sizes_of("fade", dk, dv, T, q.dtype)
+    args = [
+        q, log_a, faded, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*q.stride()[:3], *log_a.stride()[:3],
+    ]
+    grid = (whole.shape[:3].numel() * blocks_of(dk, fading["BD"]),)
+    launch(NAME_fade, grid, args, q.dtype, **fading)
+    args = [
+        S, at_end, u, <erase:b, begun, inverse, >whole, faded, scores, end, out, *tokens_of(packing, T, C), H,
+        *u.stride()[:3], *out.stride()[:3],
+    ]
+    launch(NAME_chunks, (programs,), args, k.dtype, **sizes)
+    return end, out
+
+
+@NAME_forward.register_fake
+def NAME_shapes(S, k, u, *_):
+    """What the operator returns, but for its values."""
+    return torch.empty_like(S), tokens_first(u, dtype=k.dtype)
+'''
+
+
+def _texts() -> dict[str, str]:
+    out: dict[str, str] = {}
+    for erase, before, grouped in product((False, True), repeat=3):
+        scan = f"channel_{'delta_' * erase}scan{'_grouped' * grouped}"
+        name = f"{scan}_read{'_before' * before}"
+        flags = dict(erase=erase, before=before, grouped=grouped, query=grouped)
+        out[name] = entry(name, _FADE, SCAN, _OPERATOR, read=True, **flags)
+    return out
+
+
+TEXTS: dict[str, str] = _texts()

@@ -1,0 +1,98 @@
+"""A scan and its read as one: what launches the kernel that keeps nothing, where no slopes are wanted.
+
+Two kernels write and read again the rows and the state before each chunk: of a gated delta rule of 128 channels in half
+precision 184 KB a chunk, where one takes 88. But they read chunks side by side, and one has them behind each other, so
+that it is the better one as soon as sequences, heads and blocks of values alone fill a GPU (`in_one`).
+"""
+
+from __future__ import annotations
+
+from nlc.backends.triton.forms import KernelForm
+from nlc.backends.triton.operators import (
+    Text,
+    fitted_flows,
+    returns,
+    strides_of,
+    told_tokens,
+    typed,
+)
+from nlc.backends.writer import WIDTH, wrap
+
+
+def fused(f: KernelForm, before: bool) -> str:
+    """The operator of a scan and its read."""
+    when = "before" if before else "after"
+    name, scan, read = f.fused(when), f.scan, f.read(when)
+    decay, gates, decays = f.kind == "scalar", f.gates, f.decay_gates
+    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe, before=before)
+    flags |= dict(unit=f.unit, grouped=f.grouped, raw=gates is not None)
+    text = Text(name, flags, gates)
+    numbers = gates.tensors if gates else ["b"] * f.erase + ["log_a"] * decay + ["w"] * f.rate
+    eps, probes = ["eps"] * f.unit, ["p"] * f.probe
+    fixed = [*(gates.fixed if gates else []), *eps]
+    own = ["S", "k", "u", *numbers, *probes]
+    scanned = [*own, *fixed]
+    given = [*own, "q", *fixed]
+    decayed = decays.tensors if decays else ["log_a"] * decay
+    more = [*decayed, *(decays.fixed if decays else []), *eps]
+
+    text.call("def NAME(", typed([*given, "within"]), f") -> {returns(2)}:", 0)
+    said = f"What `{scan}` has at the end, and what `{read}` reads at q: by one kernel that keeps"
+    said += " nothing else, unless slopes are wanted."
+    lines = wrap(f'"""{said}"""', WIDTH - 4)
+    text("\n".join(f"    {x}" for x in lines))
+    text.call("if slopes_wanted(", [n for n in given if n not in fixed], "):")
+    text.call(f"S, rows, starts = {scan}(", [*scanned, "within"], ")", 2)
+    text.call(f"return S, {read}(", ["q", "k", "rows", "starts", *more, "within"], ")", 2)
+    fitted_flows(text, f, numbers, [*probes, "q"])
+    text("    packing = packed(within, k, u)")
+    text.call("end, out = NAME_forward(", [*given, "packing", "True"], ")")
+    text("    return unfitted(lead, end, out)")
+
+    text.call(
+        "\n\ndef NAME_meaning(", [*typed(given), "*", "C: int"], ") -> tuple[Tensor, ...]:", 0
+    )
+    text('    """Token by token."""')
+    rows = "end, rows, starts" if f.erase else "end, starts"
+    text.call(f"{rows} = {scan}_meaning(", [*scanned, "C=C"], ")")
+    rows = "rows" if f.erase else "u"
+    text.call(f"return end, *{read}_meaning(", ["q", "k", rows, "starts", *more, "C=C"], ")")
+
+    text("\n\n@Operator")
+    args = [*typed([*given, "packing"]), "divided: bool | None"]
+    text.call("def NAME_forward(", args, f") -> {returns(2)}:", 0)
+    text('''\
+    """S after the last token, and what is read; ``divided``: by two kernels where that is faster."""
+    (X, H, T, dv), dk = u.shape, k.shape[-1]
+    sizes = scan_sizes("scan_read", dk, dv, T, k.dtype)
+    programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])
+    alone = T == 1 and packing is None
+    if divided and (alone or not in_one(k.dtype, programs, k.device)):''')
+    left = "end, rows, starts, _" if f.erase else "end, starts"
+    text.call(f"{left} = {scan}_forward(", [*scanned, "packing", "None"], ")", 2)
+    read_args = ["q", "k", rows, "starts", *more, "packing"]
+    text.call(f"return end, {read}_forward(", read_args, ")", 2)
+    text.check()
+    text("    end, out = NAME_shapes(S, k, u)")
+    text('    C = sizes["C"]')
+    text("    scores = k.new_empty(X, H, chunks_of(packing, T, C), C, C)")
+    tokens, chunks = told_tokens(f), "scores.shape[:3].numel()"
+    args = ["q", "k", *decayed, "scores", *tokens, *strides_of("q", "k")]
+    text.launch("scores", "solve", args, "k.dtype", chunks)
+    if f.erase:
+        text("    inverse = torch.empty_like(scores)")
+        solving = gates.only("b", "log_a").tensors if gates else [x for x in numbers if x != "w"]
+        args = ["k", *solving, *probes, "inverse", *tokens, *strides_of("k", *probes)]
+        text.launch("solve", "solve", args, "k.dtype", chunks, of=scan)
+    args = [*own, "q", "scores", *["inverse"] * f.erase, "end", "out", *tokens]
+    args += strides_of("k", "u", *probes, "q", "out")
+    text.launch("scan", "scan_read", args, "k.dtype", "S.shape[:-2].numel()", True)
+    text('''\
+    return end, out
+
+
+@NAME_forward.register_fake
+def NAME_shapes(S, k, u, *_):
+    """What the operator returns, but for its values."""
+    return torch.empty_like(S), tokens_first(u, dtype=k.dtype)''')
+    return text.text()
