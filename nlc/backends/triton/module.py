@@ -9,7 +9,7 @@ from nlc.backends.precedence import SUM
 from nlc.backends.reference.file import class_name, close_file, open_file, place
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
-from nlc.backends.torch.scanned import _Scanned, all_nodes, assigned, reads
+from nlc.backends.torch.scanned import Scanned, all_nodes, assigned, reads
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton.coupled_calls import CoupledCalls
 from nlc.backends.triton.decays import KernelPrinter
@@ -194,7 +194,7 @@ class TritonModule(CoupledCalls, TorchModule):
         out = let.names[0] if alone else self.parts(f"{s.name}_read", r.parts[0])
         self.read_already |= {out} if alone else set()
         self._call([state, out], p.use(f.fused(read.attr.when)), args, s)
-        self.scans[s.name] = _Scanned(None, r, values={0: out}, starts={0: out})
+        self.scans[s.name] = Scanned(None, r, values={0: out}, starts={0: out})
 
     def _one_read(self, s: Scan) -> tuple[Let, Expr] | None:
         """The statement and the node that alone read a scan, whose query is there before it."""

@@ -138,10 +138,10 @@ def configured(kind: str, dk: int, dv: int) -> tuple[int, int, int]:
     """Channels of dv that a program holds, warps and stages: as tuned, else as in the tables."""
     held, warps, stages = usual = CONFIG[kind]
     if max(dk, dv) > 64 and kind in LONG:
-        held, warps, stages = usual = LONG[kind]
-    if max(dk, dv) > 128:
+        usual = LONG[kind]
+    elif max(dk, dv) > 128:
         usual = held // 2, warps, stages
-    elif kind not in LONG:
+    else:
         usual = BY_GENERATION.get(generation(), {}).get(kind, usual)
     return usual if INTERPRETED else tuned().get((kind, dk, dv), usual)
 ''',
