@@ -62,8 +62,8 @@ def NAME_forward(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >q: Tensor,
     packing: Tensor | None, divided: bool | None,
 ) -> tuple[Tensor, Tensor]:
-    """S after the last token, and what is read; ``divided``: by two kernels where that is faster."""
-    (X, H, T, dk), dv = log_a.shape, u.shape[-1]
+    """S after the last token, and reads; ``divided``: by two kernels where that is faster."""
+    (_, H, T, dk), dv = log_a.shape, u.shape[-1]
     sizes = scan_sizes("channel_scan_read", dk, dv, T, k.dtype)
     programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])
     alone = T == 1 and packing is None

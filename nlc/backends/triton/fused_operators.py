@@ -62,7 +62,7 @@ def fused(f: KernelForm, before: bool) -> str:
     args = [*typed([*given, "packing"]), "divided: bool | None"]
     text.call("def NAME_forward(", args, f") -> {returns(2)}:", 0)
     text('''\
-    """S after the last token, and what is read; ``divided``: by two kernels where that is faster."""
+    """S after the last token, and reads; ``divided``: by two kernels where that is faster."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     sizes = scan_sizes("scan_read", dk, dv, T, k.dtype)
     programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])

@@ -52,7 +52,7 @@ def squares(x):
 
 @triton.jit
 def to_unit(length):
-    """What brings rows of a square length to length one; behind the last token, where that is 0, it is 0."""
+    """What brings rows of a square length to length one; where that is 0, it is 0."""
     return tl.where(length > 0, tl.rsqrt(length), 0.0)
 
 
@@ -248,7 +248,7 @@ def NAME_scores(
     q, k, GIVEN_DECAYscores, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t,
     DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """What a chunk reads of what it writes: <decay:a_t ... a_{i+1} >q_t . k_i for i <before:<><!before:<=> t."""
+    """What a chunk reads of what it writes: <decay:a_t ... a_{i+1} >q_t . k_i for i up to <before:t-1><!before:t>."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i

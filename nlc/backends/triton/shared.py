@@ -100,9 +100,11 @@ def processors(device: torch.device) -> int:
 ''',
     "in_one": '''
 def in_one(dtype: torch.dtype, programs: int, device: torch.device) -> bool:
-    """Whether a scan and its read are faster as one kernel, by its programs: as soon as they fill the
-    GPU, for else chunks are read side by side by more; what is saved is memory, which products of
-    float32 do not wait for."""
+    """Whether a scan and its read are faster as one kernel, by its programs.
+
+    They are as soon as these fill the GPU, for else chunks are read side by side by more. What is
+    saved is memory, which products of float32 do not wait for.
+    """
     return dtype != torch.float32 and programs >= processors(device)
 ''',
     "slopes_wanted": '''
@@ -155,14 +157,14 @@ def sizes_of(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> di
 ''',
     "kind_of": '''
 def kind_of(kind: str, dtype: torch.dtype) -> str:
-    """The kind of a kernel whose products are of a dtype: those of float32 can have one of their own."""
+    """The kind of a kernel with products of a dtype: of float32 it can be one of their own."""
     own = f"{kind}_float32"
     return own if dtype == torch.float32 and own in CONFIG else kind
 ''',
     "scan_sizes": '''
 def scan_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
-    """As `sizes_of`, of a kernel that holds a state in parts of the channels of its keys, so that no
-    product takes too many registers."""
+    """As `sizes_of`, of a kernel that holds a state in parts of the channels of its keys: with all
+    of them, products take too many registers."""
     sizes = sizes_of(kind, dk, dv, tokens, dtype)
     return sizes | dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(sizes["BK"], 64))
 ''',
