@@ -68,6 +68,7 @@ def route(
         A ``torch.optim.Optimizer`` with a group for each route, which has that system's hypers.
 
     Raises:
+        TypeError: ``model`` is no module.
         ValueError: no route takes a parameter; a pattern, a class or a route finds none; a system lacks a hyper.
         SpecError: a spec has mistakes.
     """

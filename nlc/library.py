@@ -130,17 +130,17 @@ def find(name: str | os.PathLike[str]) -> Path:
     known = search()
     if text in known:
         return known[text]
-    return _not_found(text, f"there is no spec `{cut(text)}`", nearest(text, known), sorted(known))
+    here = next((f"{text}{s}" for s in (_SUFFIX, ".yml") if os.path.isfile(f"{text}{s}")), None)
+    return _not_found(text, f"there is no spec `{cut(text)}`", here or nearest(text, known))
 
 
-def _not_found(text: str, message: str, close: str | None, known: list[str] | None = None) -> Path:
-    report, source = Report(), Source("<name>", text)
+def _not_found(text: str, message: str, close: str | None) -> Path:
+    report, source = Report(), Source("", text)
     report.add(
         "NLC207",
         message,
         Span(source, 0, len(text)),
         f"did you mean `{close}`?" if close else "not found",
-        notes=[f"specs: {', '.join(known)}"] if known else [],
         helps=[
             "give a path to a YAML file, or a name that `nlc list` shows",
             *(["`nlc.loads` takes the text of a spec"] if ":" in text or "\n" in text else []),

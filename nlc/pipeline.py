@@ -289,7 +289,10 @@ class Spec:
         return self.report
 
     def derive(self, level: str | None = None, format: str = "text") -> Derivation:
-        """The derivation, from objective to update, as a ``str``: ``text``, ``latex`` or ``markdown``."""
+        """The derivation, from objective to update, as a ``str``: ``text``, ``latex`` or ``markdown``.
+
+        ``level`` is a level or a family of them; all levels without it.
+        """
         from nlc.tools.derivation import derivation
         from nlc.tools.notebook import Derivation
 
@@ -313,8 +316,8 @@ class Spec:
         with _deep():
             program = self.program(name, plan)
             made = backend_module(name)
-            if not made.prints(program):
-                self._without(name, "no rule of it treats all elements alike")
+            if (why := made.refusal(program)) is not None:
+                self._without(name, why)
             if made.GATES:
                 program = with_gates(program, made.RESERVED)
             return made.emit(program, header)

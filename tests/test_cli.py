@@ -237,6 +237,28 @@ def test_derive_of_one_level() -> None:
     assert printed("derive adamw v").strip() == every[1].strip()
 
 
+def test_derive_of_a_family() -> None:
+    """Its name stands for all of its members."""
+    members = printed("derive hope M").split("\n\n")
+    assert [part.split(",")[0] for part in members] == [
+        "M_k",
+        "M_v",
+        "M_eta",
+        "M_alpha",
+        "M_memory",
+    ]
+    assert [*json.loads(printed("derive cms_sequential C --format json"))] == ["C_1", "C_2", "C_3"]
+    assert run("derive hope C_").exit_code == 2
+
+
+def test_a_name_whose_file_lies_here(tmp_path: Path) -> None:
+    """The suffix is missing, and the name alone has no place in a text."""
+    (tmp_path / "my_lion.yaml").write_text(shipped()["lion"].read_text("utf-8"))
+    result = run("check my_lion")
+    assert result.exit_code == 1 and "did you mean `my_lion.yaml`?" in result.stderr
+    assert "-->" not in result.stderr and len(run("check qqqqqqqq").stderr) < 300
+
+
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_latex_is_balanced(name: str) -> None:
     text = re.sub(r"(?m)^%.*$|\\\\|\\[{}]", "", printed(f"derive {name} --format latex"))

@@ -191,7 +191,7 @@ CASCADES = {
     "a hyper that is no size": ("d: 64", "d: 0.5", ["NLC305"]),
     "a size that a fraction makes whole": (
         "d: 64\n",
-        "d: r * e\n  r: 0.5\n  e: 128\n",
+        "d: r * e\n  r: 0.5\n",
         ["NLC305"],
     ),
     "a let with a mistake": ("q: linear(x, d)", "q: linear(x d)", ["NLC012"]),

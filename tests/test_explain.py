@@ -124,6 +124,17 @@ def test_boundaries_are_those_of_the_hypers_given() -> None:
     assert (f.clock, f.cost.steps) == ("every 8 tokens (periods[1])", 256)
 
 
+def test_the_boundaries_of_a_level_are_its_own() -> None:
+    """Those of another one in its tiles are not to be moved in this one."""
+    made = nlc.load("cms_nested").explain(hypers={"periods": [6, 9, 27]})
+    told = [fact(made, name) for name in "CBA"]
+    ticks = ["6 (periods[0])", "9 (periods[1])", "27 (periods[2])"]
+    assert [[*f.periods] for f in told] == [ticks[:2], ticks[1:], ticks[2:]]  # C and B are reset
+    assert [*told[2].faster] == [
+        "boundaries further apart than 27 tokens (another system): fewer steps"
+    ]
+
+
 def test_slow_weights_and_caches_take_no_steps() -> None:
     made = nlc.load("hope_slow").explain()
     assert (fact(made, "C_1").kind, fact(made, "C_1").plan) == ("constant", "held")
@@ -228,6 +239,8 @@ def test_a_code_is_explained_too() -> None:
     assert CODES["NLC601"].text in " ".join(text.split())
     code, text, _ = run("explain NLC210 --format json")
     assert code == 0 and json.loads(text)["severity"] == "warning"
+    code, both, _ = run("explain NLC601 mean")
+    assert code == 0 and both == f"{run('explain NLC601')[1]}\n{run('explain mean')[1]}"
     code, _, said = run("explain NLC999")
     assert code == 2 and "there is no code NLC999" in said
 

@@ -416,3 +416,10 @@ def test_views(text: str, shape: tuple, expected: list) -> None:
     assert [tuple(y.shape) for y in found] == expected
     assert sorted(torch.cat([y.flatten() for y in found]).tolist()) == x.flatten().tolist()
     assert torch.equal(rejoined(iter(found), x, view), x)
+
+
+def test_a_route_takes_the_module() -> None:
+    with pytest.raises(
+        TypeError, match=r"takes a torch\.nn\.Module, whose parameters it finds, not a"
+    ):
+        nlc.route(nn.Linear(2, 2).parameters(), rest="adamw")

@@ -177,6 +177,12 @@ CODES.update(
             "not an index",
             "An embedding reads an input of whole numbers, one a token; nothing else reads that input.",
         ),
+        "NLC308": Code(
+            "factor where a width may be meant",
+            "`expand` says how many times as wide as its input a memory is inside; where it has the size of the"
+            " input in it, the width grows with the square of that.",
+            "warning",
+        ),
         # 4 time
         "NLC401": Code(
             "reading oneself",
@@ -224,15 +230,16 @@ CODES.update(
         "NLC702": Code(
             "backend without a form of this",
             "`reference` and `torch` print every system. `triton` prints the scans of token systems as"
-            " kernels, and the rules of optimizers that treat all elements alike; an optimizer without such"
-            " a rule, for a length or a product of matrices, has none.",
+            " kernels, and the rules of optimizers that treat all elements alike. An optimizer has no kernel"
+            " if each of its rules takes a norm or a product of matrices, or gathers gradients over a period.",
         ),
         # 8 soundness: what the ranges of keys and gates allow a derived step to do
         "NLC801": Code(
             "step that can erase too much",
             "Along its key x the step multiplies the memory by a - b‖x‖², what it keeps less what it"
-            " erases; below -1 the memory grows. It holds if b‖x‖² <= 1 + a. A rule that is a system may"
-            " answer a long step at the next tick, so under one only a step without a bound is warned of.",
+            " erases; below -1 the memory grows. The memory stays bounded if b‖x‖² <= 1 + a. A rule that is"
+            " a system may answer a long step at the next tick, so under one only a step without a bound is"
+            " warned of.",
             "warning",
         ),
         "NLC802": Code(

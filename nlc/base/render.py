@@ -52,9 +52,10 @@ def render_diagnostic(diagnostic: Diagnostic, color: bool = False) -> str:
     out = [
         paint(severity, f"{severity}[{diagnostic.code}]")
         + paint("strong", f": {escape(diagnostic.message)}"),
-        f"{' ' * width}{paint('gutter', '-->')} {escape(str(span))}",
-        gutter,
     ]
+    if span.source.name:  # a name that was given stands in no file
+        out.append(f"{' ' * width}{paint('gutter', '-->')} {escape(str(span))}")
+    out.append(gutter)
     here = [m for m in labels if m.source is span.source]
     out += _excerpt(here, width, paint)
     for mark in labels:

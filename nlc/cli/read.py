@@ -70,26 +70,29 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
 @verb
 def derive(spec: str, level: str | None, format: str, output: Path | None) -> None:
     """Derive each level's update from its objective, step by step."""
+    from nlc.tools.derivation import chosen_by
+
     loaded = load(spec)
     updates = loaded.updates
-    if level is not None and level not in updates:
+    chosen = chosen_by(level, loaded.system, updates)
+    if level is not None and not chosen:
         close = nearest(level, updates)
         hint = f"did you mean {close!r}?" if close else f"there are: {', '.join(updates) or 'none'}"
         raise click.BadParameter(f"no level {level!r} has an update; {hint}", param_hint="LEVEL")
     warn(loaded)
     if format == "json":
-        found = {name: loaded.derive(name) for name in ([level] if level else updates)}
+        found = {name: loaded.derive(name) for name in chosen}
         put(json.dumps(found, ensure_ascii=False, indent=2), output)
     else:
         put(loaded.derive(level, format if format in ("latex", "markdown") else "text"), output)
 
 
 @click.command()
-@click.argument("spec", metavar="SPEC|CODE|WORD")
+@click.argument("specs", metavar="SPEC|CODE|WORD...", nargs=-1, required=True)
 @options.explained
 @verb
 def explain(
-    spec: str,
+    specs: tuple[str, ...],
     backend: str,
     plans: tuple[str, ...],
     settings: tuple[str, ...],
@@ -98,8 +101,23 @@ def explain(
 ) -> None:
     """Say how each level runs, why, what it costs, and what would make it faster; or what a code means.
 
-    WORD is a word of the language: a function, a memory, a rule, a key, a clock, a class, an operator.
+    WORD is a word of the language: a function, a memory, a rule, a key, a clock, a class, an operator. Of several, each
+    is explained, with an empty line between them.
     """
+    for i, spec in enumerate(specs):
+        if i and format != "json":
+            click.echo()
+        _explained(spec, backend, plans, settings, tokens, format)
+
+
+def _explained(
+    spec: str,
+    backend: str,
+    plans: tuple[str, ...],
+    settings: tuple[str, ...],
+    tokens: int,
+    format: str,
+) -> None:
     from nlc.tools import mistakes
 
     if mistakes.is_code(spec):

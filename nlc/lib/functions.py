@@ -40,6 +40,11 @@ def _function(name: str, params: str, example: str, doc: str, **kwargs: object) 
     return Function(name, table, example, doc, **kwargs)  # type: ignore[arg-type]
 
 
+_OVER = (
+    "of all elements; with `last=c`, over the last c ticks of a level;"
+    " in a slow level, of a scalar over the ticks of its period"
+)
+
 _TABLE = [
     # elementwise
     _function("exp", "x", "exp(u)", "e to the x"),
@@ -62,8 +67,8 @@ _TABLE = [
     _function("min", "x, y=none", "min(k, v)", "the smaller of two, elementwise; of one, its smallest element",
               op="minimum"),
     # reductions
-    _function("sum", "x", "sum(v)", "sum of all elements; with `last=c`, over the last c ticks of a level"),
-    _function("mean", "x", "mean(v)", "mean of all elements; with `last=c`, over the last c ticks of a level"),
+    _function("sum", "x", "sum(v)", f"sum {_OVER}"),
+    _function("mean", "x", "mean(v)", f"mean {_OVER}"),
     _function("dot", "x, y", "dot(k, v)", "inner product over all elements"),
     _function("sqnorm", "x", "sqnorm(k)", "squared Euclidean norm"),
     _function("norm", "x, p=2", "norm(v, p=1)", "p-norm over all elements"),

@@ -19,6 +19,7 @@ class MemoryKind:
     ``example`` is the text of a level M over the names of ``tools/reference``. ``dtype`` among the parameters names the
     number format of the states. ``switches`` are parameters that are on or off, ``functions`` those that name an
     elementwise function. ``out`` is the parameter that says the size of what is read: a scalar where it is 1.
+    ``factor`` is a parameter that is a factor of another, not a size, with that other.
     """
 
     name: str
@@ -31,6 +32,7 @@ class MemoryKind:
     out: str = ""
     switches: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
+    factor: tuple[str, str] | None = None
 
 
 def _level(memory: str, law: str, frequency: str = "every token") -> str:
@@ -49,7 +51,7 @@ _TABLE = [
                {"W1": "[out, expand * in]", "W2": "[expand * in, in]",
                 "b1": "{bias: [out]}", "b2": "{bias: [expand * in]}"},
                "{residual: z + }W1 @ act(W2 @ z{bias:  + b2}){bias:  + b1}",
-               out="out", switches=("bias", "residual"), functions=("act",)),
+               out="out", switches=("bias", "residual"), functions=("act",), factor=("expand", "in")),
     MemoryKind("vector", {"n": REQUIRED}, "n numbers",
                _level("vector(n)", "objective: 0.5 * sqnorm(M - v); rule: gd(lr=b)"), {"": "[n]"}),
     MemoryKind("scalar", {}, "one number",

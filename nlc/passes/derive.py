@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from nlc.base.diagnostics import Report
@@ -14,6 +15,8 @@ from nlc.passes.formulas import Formulas
 from nlc.passes.gradient import gradient
 from nlc.passes.infer.shapes import never_learns
 from nlc.passes.simplify import simplify
+
+LONGEST = 72  # characters of an objective that a help writes out
 
 
 def derive(system: System, report: Report) -> dict[str, Update]:
@@ -180,6 +183,8 @@ class _Level(Formulas):
         other = self.system.levels[n.attr]
         if [s.dims for s in other.states] != [s.dims for s in self.level.states]:
             help = "give both levels the same memory, so that one can start from the other"
+            if (text := _written_out(other, self.system)) is not None:
+                help += f"; where only its number is meant, write that out: `{text}`"
             raise NotDifferentiable(
                 n, f"`{other.name}` has states unlike those of this level", help
             )
@@ -225,3 +230,14 @@ class _Level(Formulas):
         return {
             s.name: self._at_base(self._own(self.level.project, s), new) for s in self.level.states
         }
+
+
+def _written_out(level: Level, system: System) -> str | None:
+    """The text of a level's objective as it is written outside of the level: its own names with the level's."""
+    text = level.objective.span.quote() if level.objective.span is not None else ""
+    own = [n.rpartition(".")[2] for n, f in system.flows.items() if f.level == level.name]
+    if not text or len(text) > LONGEST:
+        return None
+    if own:
+        text = re.sub(rf"(?<![\w.])({'|'.join(own)})(?!\w)", rf"{level.name}.\1", text)
+    return text

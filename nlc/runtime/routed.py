@@ -301,6 +301,10 @@ def _storage(x: Tensor) -> int:
 
 def routed(model: nn.Module, *routes: Any, rest: Any, tell: Callable[[str], None] | None) -> Routed:
     """``nlc.route``."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"nlc.route takes a torch.nn.Module, whose parameters it finds, not a {type(model).__name__}"
+        )
     whole = dict(model.named_parameters())
     named = {n: p for n, p in whole.items() if p.requires_grad}
     left = [n for n in whole if n not in named]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 
-from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
+from nlc.base.diagnostics import Fix, Label, Report, certain, nearest, place
 from nlc.base.span import Span
 from nlc.syntax.foreign import BELONGS, KEYS
 from nlc.syntax.schema import EXCLUSIVE, Block, keys_of, sentence_of
@@ -41,7 +42,8 @@ def block(
         if report.full:
             break
         if key.text not in keys and not key.broken:
-            meant = _unknown(key, value, found, keys, where, kind, report)
+            causes = [] if strange else [("meant", place(at))]  # what is missing may be meant
+            meant = _unknown(key, value, found, keys, where, kind, causes, report)
             strange = strange or meant is None
             if meant is not None and meant not in found:
                 same = meant not in KEYS.get(key.text, ()) or _takes(meant, value)
@@ -66,9 +68,13 @@ def _unknown(
     keys: dict[str, bool],
     where: str,
     kind: str,
+    causes: list[Hashable],
     report: Report,
 ) -> str | None:
-    """Reports a key that the block does not have; the one that it probably stands for."""
+    """Reports a key that the block does not have; the one that it probably stands for.
+
+    ``causes`` are those of a key that stands for none.
+    """
     other = next((k for k in KEYS.get(key.text, ()) if k in keys), None)
     near = other or nearest(cut(key.text), keys)
     missing = near is not None and near not in found
@@ -90,6 +96,7 @@ def _unknown(
         notes=[f"{where} has no `{near}`, which is required"] if missing and keys[near] else [],
         helps=[belongs.replace("{level}", _name(where))] if belongs else [known],
         fix=fix,
+        causes=[] if near else causes,
     )
     return near
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from nlc.base.diagnostics import Fix, Report, certain, nearest
 from nlc.base.span import Source, Span
@@ -36,18 +37,30 @@ FORMS = {
     "every n steps": "once in n steps, behind the last of them",
     "never": "slow weights, between the steps of the optimizer",
 }
+_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
+_ORDINALS = {"other": 2, "second": 2, "third": 3, "fourth": 4, "eighth": 8, "tenth": 10}
 _WRITE = (
     "a clock is `every token`, `every n tokens`, `n per token`, `every step`, `every n steps`,"
     " `infinite` or `never`"
 )
 
 
-def parse_clock(
-    scalar: Scalar, report: Report, declared: Collection[str] | None = None
-) -> ClockTree | None:
+@dataclass(frozen=True)
+class Known:
+    """What a clock of a spec may be made of: its declared clocks, its hypers, and what its context counts in."""
+
+    clocks: Collection[str]
+    hypers: Collection[str]
+    unit: str  # `token` or `step`
+
+
+NOTHING = Known((), (), "token")
+
+
+def parse_clock(scalar: Scalar, report: Report, known: Known | None = None) -> ClockTree | None:
     """The clock of a scalar, or None after a mistake.
 
-    ``declared`` are the names of the spec's own clocks; without it any name passes as a unit.
+    ``known`` are the names of the spec; without them any name passes as a unit.
     """
     word = scalar.text.strip()
     if scalar.broken or not _readable(scalar, report):
@@ -57,8 +70,8 @@ def parse_clock(
     for kind, form in (("every", _EVERY), ("per", _PER)):
         match = form.fullmatch(scalar.text)
         if match and match["count"] != "once" and not _two_words(match["count"], match["unit"]):
-            return _clock(scalar, kind, match, report, declared)
-    _unreadable(scalar, report, declared)
+            return _clock(scalar, kind, match, report, known)
+    _unreadable(scalar, report, known)
     return None
 
 
@@ -77,9 +90,7 @@ def _shape(text: str) -> tuple[str, str | None, bool] | None:
     return tree.kind, tree.unit if tree.unit in _UNITS else None, tree.count is not None
 
 
-def parse_period(
-    scalar: Scalar, report: Report, declared: Collection[str] | None = None
-) -> ClockTree | None:
+def parse_period(scalar: Scalar, report: Report, known: Known | None = None) -> ClockTree | None:
     """``4096 tokens``, ``k steps``, ``episode``: what stands behind a key called ``every``."""
     if scalar.broken or not _readable(scalar, report):
         return None
@@ -93,7 +104,7 @@ def parse_period(
             "expected `n tokens`, `n steps` or a declared clock",
         )
         return None
-    return _clock(scalar, "every", match, report, declared)
+    return _clock(scalar, "every", match, report, known)
 
 
 def words(scalar: Scalar) -> list[tuple[Scalar, bool]]:
@@ -128,20 +139,28 @@ def _clock(
     kind: str,
     match: re.Match[str],
     report: Report,
-    declared: Collection[str] | None,
+    known: Known | None,
 ) -> ClockTree | None:
     written = match["unit"]
     unit = _UNITS.get(written, written)
-    if declared is not None and written not in _UNITS and written not in declared:
+    if (times := _ordinal(match["count"], known)) is not None:
+        one = match["unit"].removesuffix("s") if unit != written else written
+        _no_clock(scalar, f"every {times} {one}s" if unit in _UNITS else None, report)
+        return None
+    if known is not None and written not in _UNITS and written not in known.clocks:
+        names = [*_UNITS, *known.clocks]
         span = scalar.span_of(match.start("unit"), match.end("unit"))
-        near = nearest(written, [*_UNITS, *declared]) or _counted(written)
+        near, fix = nearest(written, names) or _counted(written), certain(span, written, names)
+        if written in known.hypers and kind == "every" and _counts(match["count"]):
+            near = f"{scalar.text[match.start('count') : match.end('unit')].strip()} {known.unit}s"
+            fix = Fix(span, f"{written} {known.unit}s")
         report.add(
             "NLC014",
             f"there is no clock `{written}`",
             span,
             f"did you mean `{near}`?" if near else "expected `token`, `step` or a declared clock",
             helps=["declare it in `clocks`"] if not near else [],
-            fix=certain(span, written, [*_UNITS, *declared]),
+            fix=fix,
         )
         return None
     if not match["count"]:
@@ -150,25 +169,38 @@ def _clock(
     return None if count is None else ClockTree(kind, count, unit, scalar.span)
 
 
-def _unreadable(scalar: Scalar, report: Report, declared: Collection[str] | None) -> None:
+def _counts(count: str) -> bool:
+    """Whether what stands before a hyper leaves it a number, as in ``every chunk`` and ``every 2 * chunk``."""
+    return not count or count[-1] in "+-*/("
+
+
+def _ordinal(count: str, known: Known | None) -> int | None:
+    """``64th`` and ``third`` as numbers."""
+    if known is not None and count in known.hypers:
+        return None
+    match = _ORDINAL.fullmatch(count)
+    return int(match[1]) if match else _ORDINALS.get(count)
+
+
+def _unreadable(scalar: Scalar, report: Report, known: Known | None) -> None:
     words = _words(scalar.text)
-    meant = _meant(words, declared or ())
+    meant = _meant(words, known)
     if meant and meant.count("(") != meant.count(")"):
         meant = None  # a bracket went with the misspelt word
+    helps = []
     if words[-1].isdigit() and len(words) <= 2 and words[0] in ("every", words[-1]):
         helps = [f"say of what: `every {words[-1]} tokens`, or `every {words[-1]} steps`"]
-    else:
-        helps = [] if meant else [_WRITE]
-    fix = None
-    if meant and not scalar.style:
-        fix = Fix(scalar.span, meant)
+    _no_clock(scalar, meant, report, helps)
+
+
+def _no_clock(scalar: Scalar, meant: str | None, report: Report, helps: Sequence[str] = ()) -> None:
     report.add(
         "NLC014",
         f"`{' '.join(scalar.text.split())}` is no clock",
         scalar.span,
         f"did you mean `{meant}`?" if meant else "",
-        helps=helps,
-        fix=fix,
+        helps=helps or ([] if meant else [_WRITE]),
+        fix=Fix(scalar.span, meant) if meant and not scalar.style else None,
     )
 
 
@@ -195,9 +227,12 @@ def _words(text: str) -> list[str]:
     return [w.lower() if w.lower() in known else w for w in words or text.split()]
 
 
-def _meant(words: list[str], declared: Collection[str]) -> str | None:
+def _meant(words: list[str], known: Known | None) -> str | None:
     """The clock that was probably meant, if one is near."""
     first, last = words[0], words[-1]
+    declared = known.clocks if known is not None else ()
+    if known is not None and last in known.hypers and _counts("".join(words[:-1])):
+        return " ".join(["every", *words, f"{known.unit}s"])
     if len(words) == 3 and first == "every" and _two_words(*words[1:]):
         return f"every {'token' if words[1] == 'time' else 'step'}"
     if len(words) == 3 and first == "once" and words[1] in ("per", "a", "every", "each"):

@@ -7,6 +7,7 @@ is advice instead.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Keys of a mapping. ``every`` has a value of another form, which ``blocks`` rewrites.
 KEYS = {
@@ -36,6 +37,11 @@ KEYS = {
     "every": ("frequency",),
     "clock": ("frequency", "every"),
     "period": ("frequency", "every"),
+    "interval": ("frequency", "every"),
+    "update_every": ("frequency", "every"),
+    "update_frequency": ("frequency", "every"),
+    "update_freq": ("frequency", "every"),
+    "update_period": ("frequency", "every"),
     "state": ("memory",),
     "states": ("memory",),
     "store": ("memory",),
@@ -177,6 +183,8 @@ LIKE = {
     ),
     **dict.fromkeys(("forget", "retain", "alpha", "gamma"), ("decay", "`decay` is what is kept")),
 }
+# Arguments that hold several of ours, in this order.
+PARTS = {"betas": ("beta1", "beta2", "beta3")}
 
 # What a state may start from.
 STARTS = {"ones": "1", "one": "1"}
@@ -196,6 +204,14 @@ READS = frozenset("forward read call apply query retrieve get".split())
 def plain(name: str) -> str:
     """``LayerNorm`` -> ``layer_norm``, as the tables spell it."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def parts(name: str, values: Sequence[str]) -> str | None:
+    """``beta1=0.9, beta2=0.95`` for the name and the values of an argument that holds several of ours."""
+    ours = PARTS.get(name, ())
+    if not 1 < len(values) <= len(ours):
+        return None
+    return ", ".join(f"{part}={value}" for part, value in zip(ours, values))
 
 
 def function(name: str) -> str | None:

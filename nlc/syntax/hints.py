@@ -14,6 +14,7 @@ from lark import Token
 
 from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Span
+from nlc.syntax.foreign import parts
 from nlc.syntax.symbols import NAMES_OF_LETTERS
 from nlc.syntax.yamltree import Scalar
 
@@ -274,6 +275,10 @@ def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report:
         _missing_operator(say, previous, token, tokens[at + 1 : at + 2], apart)
     elif ends and token.type in _COMPARISONS:
         say("NLC011", "comparisons do not chain", token, "compare two values at a time")
+    elif ends and token.type == "COMMA" and (written := _parts(say, tokens, at)) is not None:
+        name, whole, new = written
+        message = f"`{name}` is no pair: each of its values is an argument"
+        say("NLC204", message, whole, f"written `{new}`", fix=Fix(whole, new))
     elif ends and token.type == "COMMA":
         what = "a bracket holds one value" if inside else "an expression is one value"
         after = tokens[at + 1] if at + 1 < len(tokens) else None
@@ -293,6 +298,19 @@ def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report:
         say("NLC011", f"a value is missing before `{token}`", token, label, help=help)
     else:
         say("NLC011", f"`{token}` cannot stand here", token, "")
+
+
+def _parts(say: _Sayer, tokens: list[Token], comma: int) -> tuple[str, Span, str] | None:
+    """``betas=(0.9, 0.95)``: the name, its place and that of its values, and what is written for both."""
+    start = max((i for i in range(comma) if tokens[i].type == "EQUALS"), default=0)
+    end = next((i for i in range(comma, len(tokens)) if tokens[i].type == "RPAR"), None)
+    if start < 1 or end is None or tokens[start + 1].type != "LPAR":
+        return None
+    inside = say.scalar.text[tokens[start + 1].end_pos : tokens[end].start_pos]
+    name = str(tokens[start - 1])
+    new = parts(name, [value.strip() for value in inside.split(",")])
+    whole = say.scalar.span_of(tokens[start - 1].start_pos, tokens[end].end_pos)
+    return None if new is None else (name, whole, new)
 
 
 def _decimal_comma(previous: Token | None, comma: Token, after: Token | None) -> bool:
@@ -342,10 +360,17 @@ class _Sayer:
         return not self.scalar.style and before[-1:] in ("[", ",")
 
     def __call__(
-        self, code: str, message: str, at: Token | Span, label: str, *related: Label, help: str = ""
+        self,
+        code: str,
+        message: str,
+        at: Token | Span,
+        label: str,
+        *related: Label,
+        help: str = "",
+        fix: Fix | None = None,
     ) -> None:
-        span = self.span(at) if isinstance(at, Token) else at
-        self.report.add(code, message, span, label, related=related, helps=[help] if help else [])
+        span, helps = self.span(at) if isinstance(at, Token) else at, [help] if help else []
+        self.report.add(code, message, span, label, related=related, helps=helps, fix=fix)
 
 
 def _cut_short(say: _Sayer, previous: Token | None, opened: list[_Open], ends: bool) -> None:

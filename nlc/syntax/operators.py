@@ -20,7 +20,10 @@ _MEANING = {
     "sub": ("difference", "x - y"),
     "mul": ("product, element by element", "x * y"),
     "div": ("quotient, element by element", "x / y"),
-    "matmul": ("product of matrices, or of a matrix and a vector", "A @ x"),
+    "matmul": (
+        "product of matrices, or of a matrix and a vector; `x @ A` of a vector x is `A.T @ x`",
+        "A @ x",
+    ),
     "neg": ("sign", "-x"),
     "pow": ("power; binds tighter than a sign before it", "-x**2"),
     "call": ("a function, or a read of a memory", "S(k)"),

@@ -6,13 +6,13 @@ What a key takes is in ``schema``, how a value is read in ``values``; here is wh
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from nlc.base.diagnostics import Fix, Label, Report, nearest
 from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr
 from nlc.syntax.blocks import block
-from nlc.syntax.clock import parse_clock, parse_period
+from nlc.syntax.clock import NOTHING, Known, parse_clock, parse_period
 from nlc.syntax.foreign import READS
 from nlc.syntax.misplaced import put_back
 from nlc.syntax.routes import route
@@ -75,7 +75,7 @@ def parse(source: Source, report: Report) -> SpecTree | None:
 class _Parser:
     source: Source
     report: Report
-    clocks: set[str] = field(default_factory=set)  # those that the spec declares
+    clocks: Known = NOTHING  # what a clock may be made of
     hidden: bool = False  # whether the names that run over a family are not known
 
     # ------------------------------------------------------------------------------------ the spec
@@ -86,17 +86,19 @@ class _Parser:
         start = root.entries[0][0].span if root.entries else root.span
         found = block(root, Spec, "the spec", "a spec", start, report)
         clocks = self._fields(found, "clocks", "a mapping of clocks")
-        self.clocks = {clock.name for clock in clocks}
+        hyper = self._fields(found, "hyper", "a mapping of hyper-parameters")
         self._version(found)
         system = self._system(found)
         context = self._choice(found, Spec, "context")
+        unit = "token" if context is None or context.text == "tokens" else "step"
+        self.clocks = Known({c.name for c in clocks}, {h.name for h in hyper}, unit)
         tree = SpecTree(
             source=self.source,
             system=system or Word("unnamed", start),
             context=context or Word("", start),
             doc=self._word(found, "doc"),
             ref=self._word(found, "ref"),
-            hyper=self._fields(found, "hyper", "a mapping of hyper-parameters"),
+            hyper=hyper,
             heads=self._expr(found, "heads"),
             inputs=self._dims(found, "inputs"),
             outputs=self._dims(found, "outputs"),
@@ -121,14 +123,14 @@ class _Parser:
         return replace(tree, lost=_lost(found, tree), partial=self._partial(root, found))
 
     def _partial(self, root: Mapping, found: dict[str, Entry]) -> bool:
-        """Whether a block that declares names could not be read."""
+        """Whether a block that declares names could not be read, or a name in it was meant to be another."""
         read = {id(entry.node) for entry in found.values()}
         blocks = [found[key].node for key in _DECLARE if key in found]
         unread = [node for _, node in root.entries if id(node) not in read]
         return (
             self.report.full
             or self.hidden
-            or any(not isinstance(node, Mapping) for node in blocks)
+            or any(not isinstance(node, Mapping) or node.again for node in blocks)
             or any(isinstance(node, Mapping) for node in unread)
         )
 
@@ -419,6 +421,15 @@ class _Parser:
             return ()
         if _is_map(found[key]):
             return self._fields(found, key, "an expression or a mapping", reserved=True)
+        node = found[key].node
+        if isinstance(node, Sequence) and not (node.flow and node.span.text[-1:] != "]"):
+            helps = [
+                f"give each its name: `y: {cut(item.text)}`"
+                for item in node.items[:1]
+                if isinstance(item, Scalar)
+            ]
+            wrong_kind(found[key], "an expression or a mapping", self.report, *helps)
+            return ()
         expr = self._expr(found, key)
         return () if expr is None else (Field("", found[key].key.span, expr),)
 

@@ -250,7 +250,9 @@ class Spec(Block):
     hyper: dict[str, ListOrExpression] | None = _key("hyper-parameters and their defaults")
     heads: Expression | None = _key("how many heads", examples=["4"])
     inputs: dict[str, Dims] | None = _key("the flows that come from outside, and their sizes")
-    outputs: dict[str, Dims] | None = _key("the sizes of the outputs; the first input's if unsaid")
+    outputs: dict[str, Dims] | None = _key(
+        "the sizes of all outputs; without this key each has the first input's"
+    )
     weights: dict[str, Weight] | None = _key("free slow weights")
     clocks: dict[str, Expression] | None = _key("clocks that tick where the data says")
     use: dict[str, Expression] | None = _key("token systems used as functions")

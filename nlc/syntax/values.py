@@ -117,18 +117,35 @@ def expression(entry: Entry, report: Report, lists: bool = False) -> Expr | None
         start = "{" if isinstance(node, Mapping) else "[" if node.flow else "- "
         what = "a mapping" if isinstance(node, Mapping) else "a list"
         whole = node.span.text if node.flow and "\n" not in node.span.text else None
+        meant = _unwrapped(node)
+        message = "this expression needs quotes"
+        help = f"quote this expression: `{entry.key.text}: {quoted(whole)}`" if whole else ""
+        if meant is not None:
+            message = f"an expression does not stand in {'a list' if start != '{' else '`{ }`'}"
+            help = f"write `{entry.key.text}: {cut(meant)}`"
         report.add(
             "NLC005",
-            "this expression needs quotes",
+            message,
             node.span,
             f"in YAML, `{start}` starts {what}",
-            helps=[
-                f"quote this expression: `{entry.key.text}: {quoted(whole)}`"
-                if whole
-                else "quote the whole expression"
-            ],
+            helps=[help or "quote the whole expression"],
         )
     return None
+
+
+def _unwrapped(node: Node) -> str | None:
+    """The one expression in a mapping or a list of YAML: ``{learned}``, ``{default: 16}``, ``- S(q)``."""
+    if isinstance(node, Mapping) and node.flow and len(node.entries) == 1:
+        key, value = node.entries[0]
+        inside, whole = key if is_empty(value) else value, "{%s}"
+    elif isinstance(node, Sequence) and len(node.items) == 1:
+        inside, whole = node.items[0], "[%s]" if node.flow else "- %s"
+    else:
+        return None
+    if not isinstance(inside, Scalar) or is_empty(inside) or "\n" in inside.text:
+        return None
+    alone = node.span.text.replace(" ", "") == (whole % inside.text).replace(" ", "")
+    return inside.text if alone or isinstance(node, Mapping) else None
 
 
 def _list(entry: Entry, node: Sequence, report: Report) -> Expr | None:

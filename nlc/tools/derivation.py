@@ -49,19 +49,27 @@ Row = tuple[str, str, str, str]
 
 
 def derivation(system: System, updates: dict[str, Update], level: str | None, format: str) -> str:
-    """One level or all of them. Raises ValueError for a level without an update, or an unknown format."""
+    """One level, the members of a family, or all. ValueError for one without an update, or an unknown format."""
     if format not in FORMATS:
         raise ValueError(f"there is no format {format!r}; formats: {', '.join(FORMATS)}")
-    if level is not None and level not in updates:
+    chosen = chosen_by(level, system, updates)
+    if level is not None and not chosen:
         raise ValueError(
             f"no level {level!r} has an update; there are: {', '.join(updates) or 'none'}"
         )
-    chosen = [level] if level else list(updates)
     if not chosen:
         name = _prose(system.name) if format == "latex" else system.name
         return f"{name} has no level with an update: its memories are solved anew for every query"
     parts = [_level(system, updates[name], format) for name in chosen]
     return "\n\n".join(parts)
+
+
+def chosen_by(level: str | None, system: System, updates: dict[str, Update]) -> list[str]:
+    """The levels with an update that a name stands for: itself, or the members of a family; None for all."""
+    if level is None or level in updates:
+        return list(updates) if level is None else [level]
+    written = {n: system.levels[n].span for n in updates if n.startswith(f"{level}_")}
+    return [n for n, at in written.items() if at.source.text.startswith(f"{level}[", at.start)]
 
 
 def update_lines(system: System, update: Update) -> list[str]:

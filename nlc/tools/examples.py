@@ -220,6 +220,10 @@ EXAMPLES.update(
             bad=(("x: [d]", "x: [d]\n  i: []"), (VALUE, "value: x + embedding(i + 1, 100, d)")),
             good=(("x: [d]", "x: [d]\n  i: []"), (VALUE, "value: x + embedding(i, 100, d)")),
         ),
+        "NLC308": Example(
+            bad=((MEMORY, "memory: mlp(d, 4 * d)"), (RULE, "rule: gd(lr=0.01)\n    init: learned")),
+            good=((MEMORY, "memory: mlp(d, 4)"), (RULE, "rule: gd(lr=0.01)\n    init: learned")),
+        ),
         # 4 time
         "NLC401": of(VALUE, "value: x - S(key)", "value: x - prev(S)(key)"),
         "NLC402": Example(

@@ -148,11 +148,11 @@ prints what stands here of it, from the same examples. This page is written by t
 `nlc list codes --format markdown > docs/errors.md`, which runs the compiler on every example; a test fails if it is
 out of date. Without an example stand {bare}, which no mistake in a spec brings.
 
-`nlc check SPEC` finds all mistakes of a spec in one run, each once. `--fix` repairs those that are certain (misspelt
-names, symbols and keys of other languages, missing quotes) and says what it changed. `--format json` and
-`--format github` are for programs. Warnings do not stop the compiler. A warning that you know of is silenced by a
-comment with its code, `# nlc: allow NLC210`, and a reason if you like: behind the line that it is about, on a line of
-its own above that, or above the first key for the whole file.
+`nlc check SPEC` finds all mistakes of a spec in one run, each once; text behind something that cannot be parsed is
+judged once that is mended. `--fix` repairs those that are certain (misspelt names, symbols and keys of other languages,
+missing quotes) and says what it changed. `--format json` and `--format github` are for programs. Warnings do not stop
+the compiler. A warning that you know of is silenced by a comment with its code, `# nlc: allow NLC210`, and a reason if
+you like: behind the line that it is about, on a line of its own above that, or above the first key for the whole file.
 
 The examples are edits of two small specs, a token system and an optimizer; `...` stands for their other lines.
 """

@@ -35,6 +35,7 @@ def emit(program: Program, header: Header) -> str:
     return emit_optimizer(program, header) if trains else emit_module(program, header)
 
 
-def prints(program: Program) -> bool:
-    """Whether it has a form of the system."""
-    return program.system.context in CONTEXTS
+def refusal(program: Program) -> str | None:
+    """Why it has no form of the system; None where it has one."""
+    context = program.system.context
+    return None if context in CONTEXTS else f"a system over {context}"

@@ -27,10 +27,10 @@ def by_elements(program: Program) -> bool:
         return False
     if any(_variables(x.expr) & own for x in lets if x.when is None):
         return False
-    return all(len(x.names) == 1 and all(map(_alike, walk(x.expr))) for x in lets)
+    return all(len(x.names) == 1 and all(map(alike, walk(x.expr))) for x in lets)
 
 
-def _alike(e: Expr) -> bool:
+def alike(e: Expr) -> bool:
     """Whether an operation takes elements of the trained tensor apart from each other."""
     if not e.type.dims:
         return not any(a.type.dims for a in e.args)

@@ -10,7 +10,7 @@ import re
 from nlc.backends import torch
 from nlc.backends.triton import elements
 from nlc.backends.triton.module import emit_module
-from nlc.backends.triton.optimizer import emit_optimizer, has_kernels
+from nlc.backends.triton.optimizer import emit_optimizer, has_kernels, unlike
 from nlc.backends.triton.texts import TEXTS
 from nlc.backends.writer import Header
 from nlc.ir.program import Program
@@ -41,6 +41,6 @@ def emit(program: Program, header: Header) -> str:
     return emit_module(program, header) if tokens else emit_optimizer(program, header)
 
 
-def prints(program: Program) -> bool:
-    """Whether it has a form of the system: an optimizer needs a rule that treats all elements alike."""
-    return program.system.context == "tokens" or has_kernels(program)
+def refusal(program: Program) -> str | None:
+    """Why it has no form of the system, None where it has: an optimizer needs a rule that treats all elements alike."""
+    return None if program.system.context == "tokens" or has_kernels(program) else unlike(program)

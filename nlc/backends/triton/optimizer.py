@@ -15,12 +15,14 @@ from nlc.backends.precedence import ATOM, UNARY
 from nlc.backends.reference.file import ticks_now, write_let
 from nlc.backends.reference.optimizer import emit_optimizer as reference
 from nlc.backends.torch.optimizer import ElementRule, TorchOptimizer
+from nlc.backends.torch.regions import alike
 from nlc.backends.torch.terms import with_numbers
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.triton.elements import FUNCTIONS, METHODS, TEXTS
 from nlc.backends.writer import Header, Writer
 from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Guard, Let, Program
+from nlc.ir.show import show
 
 _OWN = ("table", "owner", "seed", "n", "row", "at", "there")  # what a kernel has beside its rule
 _FLAGS = ("ON_DEVICE", "MAXIMIZE", "MANTISSA", "LEAST", "ALIGNED", "CHUNK")
@@ -37,6 +39,21 @@ def emit_optimizer(program: Program, header: Header) -> str:
 def has_kernels(program: Program) -> bool:
     """Whether one of its rules is a kernel."""
     return TritonOptimizer(program, Header("", 1, "", "", ""), Writer()).kernels
+
+
+def unlike(program: Program) -> str:
+    """What keeps a rule from being a kernel: the first operation that does not take each element by itself."""
+    if program.inputs:
+        return "its rules read the samples of a layer"
+    for x in program.lets():
+        for n in walk(x.expr):
+            if n.op in ("size", "zeros") and x.when is not None:
+                return "a slow level gathers the gradients of a period, which no kernel does"
+            of_elements = bool(n.type.dims) or any(a.type.dims for a in n.args)
+            if n.op == "size" or (of_elements and not (alike(n) and prints(n))):
+                text = (n.span.quote() if n.span is not None else "") or show(n)
+                return f"`{text}` does not take each element by itself"
+    return "no rule of it treats all elements alike"
 
 
 class ElementPrinter(TorchPrinter):

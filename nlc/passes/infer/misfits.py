@@ -129,9 +129,20 @@ class ShapeMessages:
             f"nothing that reads `{owner}` fixes it"
             if owner in self.system.flows
             else "its use fixes none",
+            notes=self._unlisted(module),
             helps=[f"state it: `{module.function}(x, n)`"],
             causes=["width"],
         )
+
+    def _unlisted(self, module: Module) -> list[str]:
+        """What to say of an output that `outputs` leaves out, if that leaves the width open."""
+        missing = [
+            name
+            for name, e in self.system.output.items()
+            if self.system.outputs and name not in self.system.outputs
+            if any(n.attr == module.path for n in walk(e))
+        ]
+        return [f"`outputs` says the sizes of all outputs, and names no `{n}`" for n in missing]
 
     def sized(self, dims) -> str:
         """``[e, d] = [32, 64]``: names and sizes."""
@@ -159,16 +170,25 @@ class ShapeMessages:
         except (KeyError, AttributeError, ArithmeticError, TypeError):
             return None
 
-    def _mapped(self, e: Expr, given: Dims, wanted: Dims) -> str:
+    def _mapped(self, e: Expr, given: Dims, wanted: Dims, output: str | None) -> str:
         """How a value gets the shape that is wanted of it: without its head axis, with as many channels."""
         text, vectors = quoted(e), len(given) == 1 == len(wanted)
         declare = f"declare it with {show_dims(given)}"
+        if output is not None:
+            declare = f"declare it: `{self._outputs(output, given)}`"
         if self.system.heads is None or not headed(e, self.system):
             return f"{declare}, or map it: `linear(…, {wanted[0]})`" if vectors else declare
         merged = f"merge({text})"
         if vectors and self._number(given[0] * self.system.heads) != self._number(wanted[0]):
             merged = f"linear({merged}, {wanted[0]})"
         return f"this is a value for each head; write `{merged}`" if vectors else declare
+
+    def _outputs(self, name: str, given: Dims) -> str:
+        """The line that declares an output with the shape that it has, and the others as they are."""
+        first = next((i.dims for i in self.system.inputs.values()), ())
+        shapes = {n: self.system.outputs.get(n, first) for n in self.system.output} | {name: given}
+        said = (f"{n}: {show_dims(dims) if dims else '[]'}" for n, dims in shapes.items())
+        return f"outputs: {{{', '.join(said)}}}"
 
     def _unsplit(self, node: Expr) -> str | None:
         """What to say of an operand that is as wide as all heads together, beside one that is a head wide."""

@@ -80,7 +80,7 @@ class ShapesOf(ShapeMessages):
                 declared = first.dims if self._of(e) is not None and bare else None
             shape = self._of(e)
             if declared is not None and shape is not None:
-                self._expect(e, shape, declared, f"output `{name}`")
+                self._expect(e, shape, declared, f"output `{name}`", output=name)
         self.solver.solve(self._blame)
         for gate in self.gates:
             self._gate(*gate)
@@ -284,6 +284,11 @@ class ShapesOf(ShapeMessages):
                 f"the objective of level `{level.name}` must be a scalar",
                 e.span,
                 f"this has shape {self.sized(dims)}",
+                notes=[
+                    f"in a slow level `{n.attr[0]}` runs over the ticks of a period, each a scalar"
+                    for n in walk(e)
+                    if n.op == "total"
+                ][:1],
                 helps=[f"reduce it: {help}"],
             )
             return
@@ -324,9 +329,15 @@ class ShapesOf(ShapeMessages):
         self._assume(before, e)
 
     def _expect(
-        self, e: Expr, shape, wanted: Dims, what: str, declared: Span | None = None
+        self,
+        e: Expr,
+        shape,
+        wanted: Dims,
+        what: str,
+        declared: Span | None = None,
+        output: str | None = None,
     ) -> None:
-        """``what`` is declared with a shape, at ``declared`` if that is a place of its own."""
+        """``what`` is declared with a shape, at ``declared`` if that is a place of its own; ``output`` is its name."""
         before = len(self.solver.assumed)
         try:
             self.solver.same(shape, wanted)
@@ -340,7 +351,7 @@ class ShapesOf(ShapeMessages):
                 helps = [f"read it with a query: `{e.span.quote()}(q)`"] if read and e.span else []
             notes = []
             if declared is None and not helps and not self._open(shape):
-                helps = [self._mapped(e, self.solver.view(shape), wanted)]
+                helps = [self._mapped(e, self.solver.view(shape), wanted, output)]
             if declared is None and not self.system.outputs:
                 notes = ["without `outputs`, the output has the shape of the first input"]
             self.report.add(

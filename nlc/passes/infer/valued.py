@@ -12,6 +12,7 @@ from nlc.ir.system import System
 from nlc.ir.types import SAMPLE
 from nlc.syntax.math import LARGEST_WHOLE
 
+_SPLIT = "`split` makes the axis where a vector is made, as in `split(linear(x))`"
 LARGEST_EXPONENT = log(sys.float_info.max)
 
 
@@ -25,11 +26,14 @@ def valued(system: System, report: Report) -> None:
             _no_number(e, system, report)
     every = [*(f.expr for f in system.flows.values()), *roots, *filter(None, starts)]
     twice: list[Expr] = []
+    headed = any(i.head for i in (*system.inputs.values(), *system.weights.values()))
+    merged: list[Expr] = []
     for node in (n for e in every for n in walk(e)):
+        headed = headed or (node.type is not None and node.type.head)
         if node.op == "split" and node.args[0].type.head:
             twice.append(node)
         if node.op == "merge" and not node.args[0].type.head:
-            _merge(node, system, report)
+            merged.append(node)
         if node.op == "delay" and not system.trains:
             _delayed(node, system, report)
         if node.op == "delay" and node.args[0].type.clock == SAMPLE:
@@ -61,6 +65,10 @@ def valued(system: System, report: Report) -> None:
         flow = system.flows[clock.marks]
         _one_a_step(flow.expr, f"clock `{clock.name}` ticks", flow.span, report)
     _split(twice, system, report)
+    for node in merged:
+        _merge(node, headed, system, report)
+    if system.heads is not None and not (headed or merged):
+        _headless(system, report)
     _drawn(system, report)
     if not any(i.head for i in system.inputs.values()):  # as an operator's, which has it throughout
         for name, e in system.output.items():
@@ -128,14 +136,27 @@ def _split(twice: list[Expr], system: System, report: Report) -> None:
         )
 
 
-def _merge(node: Expr, system: System, report: Report) -> None:
-    """What is merged has a head axis."""
+def _merge(node: Expr, headed: bool, system: System, report: Report) -> None:
+    """What is merged has a head axis; ``headed``: whether anything in the system has one."""
+    without = "`merge`" if headed else "`merge` and `heads:`"
     report.add(
         "NLC304",
         "this has no head axis to merge",
         node.args[0].span or node.span or system.span,
         "what `merge` is given",
-        helps=["leave out the `merge`"],
+        helps=[_SPLIT, f"where no heads are meant, leave out {without}"],
+    )
+
+
+def _headless(system: System, report: Report) -> None:
+    """Heads that are declared are those of something."""
+    declared = system.hypers.get("heads")
+    report.add(
+        "NLC210",
+        "`heads` is declared, but nothing has a head axis",
+        declared.span if declared is not None else system.span,
+        "the system is that of one head",
+        helps=[_SPLIT],
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Placed, Span
 from nlc.ir.expr import Expr, rewrite
+from nlc.ir.show import show
 from nlc.lib.functions import REQUIRED, usage
-from nlc.syntax.foreign import ARGUMENTS, LIKE
+from nlc.syntax.foreign import ARGUMENTS, LIKE, parts
 from nlc.syntax.math import parse_text
 
 Bound = dict[str, Expr | None]
@@ -60,7 +61,8 @@ def bind(
             out[key] = value
         else:
             sound = False
-            _unknown(report, key, span, called, params, missing, notes, elsewhere)
+            if not _several(report, key, value, span, called, params, notes):
+                _unknown(report, key, span, called, params, missing, notes, elsewhere)
     for key in missing if sound else ():
         report.add(
             "NLC204",
@@ -77,6 +79,28 @@ def bind(
         elif default is None and out[key].op == "name" and out[key].attr == "none":
             out[key] = None
     return {key: out[key] for key in params}
+
+
+def _several(
+    report: Report,
+    key: str,
+    value: Expr,
+    span: Span | None,
+    called: str,
+    params: dict[str, object],
+    notes: list[str],
+) -> bool:
+    """``betas=[0.9, 0.95]``: one argument for several of ours; whether it is that."""
+    values = [show(v) for v in value.args] if value.op == "list" else []
+    new = parts(key, values)
+    if new is None or not {n.partition("=")[0] for n in new.split(", ")} <= params.keys():
+        return False
+    message, whole = f"{called} has no argument `{key}`", None
+    if span is not None and value.span is not None:
+        whole = span.to(value.span)
+    fix = Fix(whole, new) if whole else None
+    report.add("NLC204", message, span, f"written `{new}`", notes=notes, fix=fix)
+    return True
 
 
 def _unknown(

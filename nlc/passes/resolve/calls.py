@@ -16,7 +16,7 @@ from nlc.passes.resolve.miscalled import not_called, unknown_function
 from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import size
-from nlc.passes.resolve.terms import Place, Terms
+from nlc.passes.resolve.terms import Place, Terms, quoted
 from nlc.passes.resolve.use import call_use
 from nlc.syntax.math import parse_text
 
@@ -47,15 +47,16 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
     if function is not None and "last" in (e.attr or ()) and target.attr in ("sum", "mean"):
         return _recent(terms, target.attr, e, at)
     if function is None:
-        return _unknown(terms, target, at)
+        return _unknown(terms, e, at)
     if function.init_only and at.key != "init":
         label = "nothing random happens in a tick"
         return terms.say("NLC202", f"`{target.attr}` is for initial values only", target, label)
     return _function(terms, function, e, label, at)
 
 
-def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
-    scope, name = terms.scope, target.attr
+def _unknown(terms: Terms, call: Expr, at: Place) -> Expr:
+    target, scope = call.args[0], terms.scope
+    name = target.attr
     if scope.is_lost(name):
         return error(target.span)
     own = at.names is not None and scope.own(at.names, name) is not None
@@ -65,9 +66,21 @@ def _unknown(terms: Terms, target: Expr, at: Place) -> Expr:
             f"`{name}` is not a function",
             target,
             "a value takes no arguments",
-            helps=["write `*` for a product"],
+            helps=[_product(terms, str(name), call)],
         )
     return unknown_function(terms, target)
+
+
+def _product(terms: Terms, name: str, call: Expr) -> str:
+    """What is meant by a value that is called: a weight that is a matrix maps, anything else scales."""
+    weight = terms.scope.weights.get(name)
+    matrix = weight is not None and weight.shape.op == "list" and len(weight.shape.args) == 2
+    if not matrix or len(call.args) != 2:
+        return "write `*` for a product"
+    given = quoted(call.args[1])
+    return (
+        f"write `{name} @ {given if call.args[1].op in ('name', 'call', 'attr') else f'({given})'}`"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- memories

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
-from nlc.base.diagnostics import Fix, Label, Report
+from nlc.base.diagnostics import Fix, Label, Report, place
 from nlc.base.span import Span
 from nlc.ir.expr import walk
 from nlc.ir.system import Flow, Level, Memory, System
@@ -127,6 +127,7 @@ def _missing(
         span or level.span,
         label,
         helps=[help],
+        causes=[("meant", place(level.span))],
     )
 
 

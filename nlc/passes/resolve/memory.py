@@ -131,6 +131,8 @@ def _from_kind(
             return None
         name = f"{level.name}.{suffix}" if suffix else level.name
         states.append(State(name, level.name, dims, call.span, dtype=dtype))
+    if kind.factor is not None:
+        _factor(kind.factor, bound, terms)
     read, params = None, ()
     if kind.read:
         params = ("z",)
@@ -144,6 +146,22 @@ def _from_kind(
         if kind.out and size(terms.scope, bound[kind.out], "a size") == ONE:
             read = Expr("squeeze", (read,))
     return Memory(kind.name, tuple(states), params, read, text=show(call))
+
+
+def _factor(names: tuple[str, str], bound: Bound, terms: Terms) -> None:
+    """Warns of a factor that has the size in it which it multiplies, as a width would."""
+    (name, other), given = names, bound[names[0]]
+    factor, of = (size(terms.scope, bound[n], "a size") for n in names)
+    if factor is None or of is None or given.span is None or not {*factor.symbols} & {*of.symbols}:
+        return
+    times = factor / of
+    terms.scope.report.add(
+        "NLC308",
+        f"`{name}` is a factor of `{other}`, and has that size in it",
+        given.span,
+        f"{factor * of} channels inside",
+        helps=[f"write `{times}` for {factor} channels"] if not times.symbols else [],
+    )
 
 
 def _trained(scope: Scope) -> Dims:

@@ -252,7 +252,7 @@ class Scope:
             else certain(span, name, visible)
             if sure and not self._is_list(close)
             else None,
-            causes=[unknown],
+            causes=[unknown, *(["axes"] if not close and name in _AXES else [])],
         )
 
     def _is_list(self, name: str | None) -> bool:

@@ -271,6 +271,10 @@ class _Level:
         if not adds_up(self.joint, s.name, self.reaches):
             return False
         lr, every = self._step_size(), str(self.level.anchor.count)
+        instead = lr is not None and lr.op == "div" and lr.args[1].type is not None
+        if instead:  # by less than the period: then another divisor is enough
+            divisor = lr.args[1].type.range
+            instead = divisor.low == divisor.high and step.range.high * divisor.high <= 1 + SLACK
         keys = self.level.keys
         self.report.add(
             "NLC804",
@@ -281,7 +285,7 @@ class _Level:
             if "anchor" in keys
             else [],
             helps=[
-                f"divide the step by the number of ticks: `{over(lr, every)}`"
+                f"divide the step by the number of ticks: `{over(lr, every, instead)}`"
                 if lr is not None and isfinite(step.range.high)
                 else "divide the step size by the number of ticks"
                 if isfinite(step.range.high)

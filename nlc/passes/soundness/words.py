@@ -32,11 +32,20 @@ def number(value: float) -> str:
 
 
 def scaled(lr: Expr, factor: float) -> str:
-    down = int(factor * 1000) / 1000  # rounded towards safety
-    return f"lr={down or factor:.3g} * {_operand(lr)}"
+    if lr.op == "num":
+        return f"lr={_down(factor * lr.attr):.3g}"
+    return f"lr={_down(factor):.3g} * {_operand(lr)}"
 
 
-def over(lr: Expr, count: str) -> str:
+def _down(value: float) -> float:
+    """Rounded towards safety; half a unit of the last digit is the machine's."""
+    return int(value * 1000 + 1e-6) / 1000 or value
+
+
+def over(lr: Expr, count: str, dividend: bool = False) -> str:
+    """``dividend``: whether ``count`` divides in place of what the step is divided by already."""
+    if dividend:
+        lr = lr.args[0]
     bare = count.isidentifier() or count.isdigit()
     return f"lr={_operand(lr)} / {count if bare else f'({count})'}"
 

@@ -115,7 +115,8 @@ class _Explainer:
                 level.name, clock, kind, how, why, place, quote, None, (), cost, quicker, steps
             )
         solve = costs.tiles.get(level.name) if choice.plan != "sequential" else None
-        periods = tuple(map(self._valued, choice.periods))
+        apart = _own_periods(level, choice)
+        periods = tuple(map(self._valued, apart))
         if choice.plan == "sequential":
             kind, why, place, quicker = self._sequential(level, choice)
             key = place.text if place is not None and place.text in level.keys else None
@@ -124,7 +125,7 @@ class _Explainer:
             kind, why = choice.kind, _linear(choice) + self._kernels(choice, solve, cost)
             key = _boundary(level) if choice.plan == "anchored" else None
             place, quote = _placed(level, key)
-            quicker = tuple(faster.chunked(choice, [self._number(p) for p in choice.periods]))
+            quicker = tuple(faster.chunked(choice, [self._number(p) for p in apart]))
         return Fact(
             level.name, clock, kind, choice.plan, why, place, quote, solve, periods, cost, quicker
         )
@@ -235,6 +236,13 @@ def _linear(choice: Choice) -> str:
     if r is not None and r.kind in decay:
         said += f"; {decay[r.kind]}"
     return said
+
+
+def _own_periods(level: Level, choice: Choice) -> tuple[Dim, ...]:
+    """Between which boundaries a level runs: those that its own keys set, else those of what it shares tiles with."""
+    clocks = (level.clock, level.anchor, level.reset and level.reset.every)
+    own = {c.count for c in clocks if c is not None}
+    return tuple(p for p in choice.periods if p in own) or choice.periods
 
 
 def _boundary(level: Level) -> str:
