@@ -22,7 +22,7 @@ BY_GENERATION = {  # up to 128 channels, on a generation of GPUs
     9: {"scan": (64, 4, 2), "scan_back": (64, 4, 2)},
     10: {"scan_back": (32, 8, 2)},
 }
-LONG = {}  # beyond 64 channels: what has another table there
+LONG = {"scan_back_float32": (16, 8, 1)}  # beyond 64 channels: what has another table there
 """,
     "OPERATORS": """
 OPERATORS = re.sub(r"\\W", "_", f"nlc_{__name__}")  # where torch finds those of this file
