@@ -21,7 +21,7 @@ from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.syntax import yamltree
-from nlc.syntax.clock import parse_clock, parse_period
+from nlc.syntax.clock import Known, parse_clock, parse_period
 from nlc.syntax.math import parse_expr, parse_text
 from nlc.syntax.parse import parse
 from nlc.syntax.schema import Family, Level, Reset, Spec, Weight, json_schema, keys_of
@@ -809,7 +809,7 @@ def test_clock(text: str, kind: str, count: str | None, unit: str | None) -> Non
 )
 def test_no_clock(text: str, says: str) -> None:
     report = Report()
-    assert parse_clock(scalar(text), report, declared=["episode"]) is None
+    assert parse_clock(scalar(text), report, Known({"episode"}, (), "token")) is None
     assert [d.code for d in report.diagnostics] == ["NLC014"]
     assert says in render_report(report)
 
@@ -825,10 +825,10 @@ def test_count_of_a_clock_is_an_expression_with_its_place() -> None:
 def test_periods_leave_every_out() -> None:
     report = Report()
     for text, unit in [("4096 tokens", "token"), ("every k steps", "step"), ("episode", "episode")]:
-        period = parse_period(scalar(text), report, declared=["episode"])
+        period = parse_period(scalar(text), report, Known({"episode"}, (), "token"))
         assert period is not None and period.unit == unit
     for text in ("2 per token", "infinite", "k"):
-        assert parse_period(scalar(text), report, declared=["episode"]) is None
+        assert parse_period(scalar(text), report, Known({"episode"}, (), "token")) is None
     assert [d.code for d in report.diagnostics] == ["NLC014"] * 3
 
 

@@ -20,7 +20,7 @@ CONFIG = {
 BY_GENERATION = {  # up to 128 channels, on a generation of GPUs
     8: {"channel_scan_read": (16, 4, 2)},
     9: {"scan": (64, 4, 2), "scan_back": (64, 4, 2)},
-    10: {"scan_back": (32, 8, 2)},
+    10: {"scan": (32, 8, 2), "scan_back": (32, 8, 2)},
 }
 LONG = {"scan_back_float32": (16, 8, 1)}  # beyond 64 channels: what has another table there
 """,
