@@ -803,3 +803,12 @@ def test_a_memory_starts_at_a_number_for_each_head() -> None:
         assert (
             first.shape[:2] == (3, 2) and (first[:, 0] == 0.25).all() and (first[:, 1] == 0.5).all()
         )
+
+
+def test_a_period_that_is_one_by_default_may_be_longer() -> None:
+    """What its level gathers, and what its rule reads after a step, is as in any other period."""
+    text = re.sub(r"(?m)^  chunk: \d+", "  chunk: 1", nlc.load("lact").source.text)
+    assert "chunk: 1\n" in text
+    for hypers in ({}, {"chunk": 3}):
+        found = nlc.loads(text).verify(tokens=9, hypers=hypers)
+        assert not [c for c in found.checks if c.passed is False and not c.life], str(found)

@@ -156,7 +156,8 @@ class Clock:
     ``kind`` is ``infinite`` (non-parametric), ``per`` (``count`` times a unit), ``every`` (once in ``count`` units) or
     ``never`` (constants). ``phase`` says whether that is at the ``end`` of a period or at its ``start``. A declared
     clock has a ``name`` and ticks in those units for which its flow, ``marks``, is positive. ``order`` sorts clocks
-    fastest first, with symbolic counts at their default and declared clocks behind every period of their unit.
+    fastest first, with symbolic counts at their default and declared clocks behind every period of their unit; a count
+    that is 1 by default may be more, so it is behind each unit.
     """
 
     kind: str
@@ -167,15 +168,15 @@ class Clock:
     name: str = ""
 
     @property
-    def order(self) -> tuple[int, float]:
+    def order(self) -> tuple[int, float, bool]:
         if self.kind == "infinite":
-            return (0, 0)
+            return (0, 0, False)
         if self.kind == "never":
-            return (9, 0)
+            return (9, 0, False)
         unit = {"token": 1, "sample": 2, "step": 3}[self.unit]
         if self.name:
-            return (unit, inf)
-        return (unit, self.default if self.kind == "every" else 1 / self.default)
+            return (unit, inf, True)
+        return (unit, self.default if self.kind == "every" else 1 / self.default, self.slow)
 
     @property
     def marks(self) -> str:

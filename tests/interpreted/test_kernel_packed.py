@@ -166,7 +166,6 @@ def test_nothing_waits_for_where_sequences_are_cut() -> None:
         within = made.Packing(torch.tensor([0, 7, 7, 40]), 40)
         table, within.every = within.of(16), 32
         within.table(16, table.device)
-        made.products(torch.rand(1, 2, 40, 2, 2), within)
     assert mode.count == 0
     assert table[:4].tolist() == [[0, 7], [7, 40], [23, 40], [39, 40]]
 
