@@ -193,7 +193,9 @@ def test_an_mlp_memory_uses_the_kernels_of_a_matrix_for_each_weight() -> None:
     text = nlc.load("hope").source_text("triton")
     assert [n for n in kernels(text) if n.endswith("_scan")] == ["gated_delta_rated_scan"]
     calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
-    assert [ast.unparse(n.func) for n in calls].count("gated_delta_rated") == 6  # of stacked memories
+    assert [ast.unparse(n.func) for n in calls].count(
+        "gated_delta_rated"
+    ) == 6  # of stacked memories
 
 
 @pytest.mark.parametrize(
