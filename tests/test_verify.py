@@ -812,3 +812,17 @@ def test_a_period_that_is_one_by_default_may_be_longer() -> None:
     for hypers in ({}, {"chunk": 3}):
         found = nlc.loads(text).verify(tokens=9, hypers=hypers)
         assert not [c for c in found.checks if c.passed is False and not c.life], str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "slip", "says"),
+    (
+        ("adamw", ("v / (1 - beta2**t)", "v / (1 - t**t)"), "division by zero, while computing"),
+        ("shampoo", ("inv_root(last(R), 4, eps)", "inv_root(last(R), 1e-320, eps)"), "linalg.eigh"),
+    ),
+)
+def test_what_has_no_numbers_fails_and_says_why(name: str, slip: tuple, says: str) -> None:
+    text = nlc.load(name).source.text
+    assert slip[0] in text
+    found = nlc.loads(text.replace(*slip)).verify()
+    assert any(says in c.note for c in found.checks if c.passed is False), str(found)
