@@ -119,8 +119,7 @@ def _slips(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
             continue
         head, value, tail = f"{match[1]}{match[2]}: ", match[3], match[4]
         yield f"{n + 1}: empty: {key}", put(head.rstrip())
-        if "," not in value:
-            yield f"{n + 1}: a list: {key}", put(f"{head}[{value}]{tail}")
+        yield f"{n + 1}: a list: {key}", put(f"{head}[{value}]{tail}")
         for why, new in VALUES.get(key, ()):
             new = new.replace("UNIT", unit)
             yield f"{n + 1}: {key}: {why}", put(head + new.replace("{}", value) + tail)

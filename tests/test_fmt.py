@@ -21,7 +21,7 @@ from nlc.base.span import Source, Span
 from nlc.pipeline import shipped
 from nlc.syntax import fmt, pieces
 from nlc.syntax.math import parse_text
-from nlc.syntax.yamltree import Scalar
+from nlc.syntax.yamlnodes import Scalar
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = {p.stem: p.read_text() for p in sorted((ROOT / "examples").glob("*.yaml"))}

@@ -13,7 +13,8 @@ from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.syntax.math import parse_expr, parse_text
-from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence, parse_yaml
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
+from nlc.syntax.yamltree import parse_yaml
 
 TOKENS = (
     "x y S W f key 1 2 0.5 1e3 .5 ½ ² ⁻¹ ᵀ .T ∞ inf true false for ( ) [ ] ⟨ ⟩ ‖ ‖² + - − * ⊙ / @ ** = == != ≠ <"

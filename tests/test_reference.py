@@ -23,7 +23,7 @@ from nlc.runtime.operations import EPS
 from nlc.syntax import clock, operators
 from nlc.syntax.math import grammar, parse_text
 from nlc.syntax.schema import BLOCKS, Block, example_of, keys_of, kind_of
-from nlc.syntax.yamltree import Scalar
+from nlc.syntax.yamlnodes import Scalar
 from nlc.tools import reference, samples
 
 ROOT = Path(__file__).parent.parent

@@ -531,3 +531,7 @@ def test_products_of_sums_are_not_multiplied_out() -> None:
     start = time.process_time()
     assert said(text) == []
     assert time.process_time() - start < 5
+
+
+def test_a_factor_that_is_never_positive_is_no_division_by_zero() -> None:
+    assert said(system("retain: per_key(-dt * a)", "rule: gd(lr=beta)")) == ["NLC802", "NLC801"]

@@ -26,7 +26,8 @@ from nlc.syntax.math import parse_expr, parse_text
 from nlc.syntax.parse import parse
 from nlc.syntax.schema import Family, Level, Reset, Spec, Weight, json_schema, keys_of
 from nlc.syntax.tree import ForTree, LevelTree, SpecTree
-from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence, parse_yaml, read_source
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
+from nlc.syntax.yamltree import parse_yaml, read_source
 
 HEAD = "nlc: 1\nsystem: s\ncontext: tokens\n"
 

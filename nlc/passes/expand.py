@@ -32,8 +32,10 @@ def expand(tree: SpecTree, report: Report) -> SpecTree:
 class _Expander:
     def __init__(self, tree: SpecTree, report: Report):
         self.tree, self.report = tree, report
-        self.lists = {f.name: len(f.expr.args) for f in tree.hyper if f.expr.op == "list"}
-        self.wrong = {f.name for f in tree.hyper if _has_error(f.expr)}  # a mistake is reported
+        lists = [f for f in tree.hyper if f.expr.op == "list"]
+        deep = {f.name for f in lists if any(e.op == "list" for e in f.expr.args)}  # no hyper
+        self.lists = {f.name: len(f.expr.args) for f in lists if f.name not in deep}
+        self.wrong = deep | {f.name for f in tree.hyper if _has_error(f.expr)}  # reported each
         self.runs: dict[tuple[str, str], tuple[Expr, ...]] = {}  # by family and index name
         self.families: dict[str, list[str]] = {}  # the labels of each
         self.lost = set(tree.lost)
@@ -249,6 +251,8 @@ class _Expander:
         return total
 
     def _no_run(self, n: Expr, index: str, many: bool) -> None:
+        if self.tree.partial and not many:
+            return  # what the family runs over is not known
         message = f"no family here runs over `{index}`"
         if many:
             message = f"`{index}` runs over unlike families here"

@@ -10,8 +10,8 @@ from nlc.base.span import Span
 from nlc.syntax.foreign import BELONGS, KEYS
 from nlc.syntax.schema import EXCLUSIVE, Block, keys_of, sentence_of
 from nlc.syntax.values import Entry
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
 from nlc.syntax.yamlplace import cut
-from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
 
 _BLOCKS = ("hyper", "inputs", "outputs", "weights", "clocks", "use", "let", "levels")
 

@@ -10,7 +10,7 @@ from nlc.base.diagnostics import Fix, Report, certain, nearest
 from nlc.base.span import Source, Span
 from nlc.syntax.math import parse_expr
 from nlc.syntax.tree import ClockTree
-from nlc.syntax.yamltree import Scalar
+from nlc.syntax.yamlnodes import Scalar
 
 _LONGEST = 200  # characters of a clock
 _UNITS = {"token": "token", "tokens": "token", "step": "step", "steps": "step"}

@@ -15,7 +15,8 @@ from nlc.syntax.lines import between
 from nlc.syntax.parse import parse
 from nlc.syntax.tree import Word
 from nlc.syntax.writer import written
-from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence, parse_yaml
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
+from nlc.syntax.yamltree import parse_yaml
 
 
 def formatted(source: Source, report: Report) -> str | None:

@@ -16,7 +16,7 @@ from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Span
 from nlc.syntax.foreign import parts
 from nlc.syntax.symbols import NAMES_OF_LETTERS
-from nlc.syntax.yamltree import Scalar
+from nlc.syntax.yamlnodes import Scalar
 
 _LOGIC = "conditions are written `where(condition, a, b)`"
 _PRODUCT = "products are `a * b`, `A @ B` and `dot(a, b)`"

@@ -23,7 +23,7 @@ from nlc.base.span import Placed, Source, Span
 from nlc.ir.expr import Expr
 from nlc.syntax import hints
 from nlc.syntax.symbols import ascii_name, fraction, superscript
-from nlc.syntax.yamltree import Scalar
+from nlc.syntax.yamlnodes import Scalar
 
 TEXT = "<expression>"  # the source of what stands in no spec
 MAX_LENGTH = 10_000

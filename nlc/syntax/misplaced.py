@@ -13,8 +13,8 @@ from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Span
 from nlc.syntax.schema import Level, Spec, keys_of
 from nlc.syntax.values import is_empty
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar
 from nlc.syntax.yamlplace import cut
-from nlc.syntax.yamltree import Mapping, Node, Scalar
 
 Entries = list[tuple[Scalar, Node]]
 
@@ -89,8 +89,9 @@ def _levels(levels: Mapping, owner: Scalar, report: Report) -> Mapping:
     run: Entries = []
     column = levels.entries[0][0].span.column if levels.entries else 0
     for key, node in levels.entries:
-        above = out[-1][1] if out else None
+        name, above = out[-1] if out else (None, None)
         takes = isinstance(above, Mapping) or (above is not None and is_empty(above))
+        takes = takes and (name.text not in _OF_A_LEVEL or _is_level(above))
         if key.text in _OF_A_LEVEL and not _is_level(node) and takes:
             run.append((key, node))
             continue

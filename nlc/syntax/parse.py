@@ -39,6 +39,7 @@ from nlc.syntax.tree import (
     WeightTree,
     Word,
 )
+from nlc.syntax.unheaded import headed
 from nlc.syntax.values import (
     Entry,
     Named,
@@ -53,8 +54,9 @@ from nlc.syntax.values import (
     word,
     wrong_kind,
 )
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
 from nlc.syntax.yamlplace import cut
-from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence, parse_yaml
+from nlc.syntax.yamltree import parse_yaml
 
 _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks that give names
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -82,7 +84,7 @@ class _Parser:
 
     def spec(self, root: Mapping) -> SpecTree | None:
         report = self.report
-        root = put_back(root, report)
+        root = put_back(headed(root, report), report)
         start = root.entries[0][0].span if root.entries else root.span
         found = block(root, Spec, "the spec", "a spec", start, report)
         clocks = self._fields(found, "clocks", "a mapping of clocks")
@@ -196,8 +198,14 @@ class _Parser:
         """The entries of ``levels`` that are levels: without the line above them, others stand among them too."""
         texts = [e for e in entries if isinstance(e.node, Scalar) and not is_empty(e.node)]
         bare = [e for e in texts if e.key.text in keys_of(Level)]
+        if bare:
+            bare = [e for e in entries if e.key.text in keys_of(Level)]
         given = _entries(found["outputs"].node) if "outputs" in found else ()
         outputs = {key.text for key, _ in given} if "output" not in found else set()
+        if not {"output", "outputs"} & found.keys():  # what stands behind all levels
+            last = max((i for i, e in enumerate(entries) if e not in texts), default=-1)
+            behind = {e.key.text for e in entries[last + 1 :]} if last >= 0 else set()
+            outputs = behind - keys_of(Level).keys()
         computed = [e for e in texts if e.key.text in outputs]
         if bare:
             self.report.add(
@@ -225,7 +233,7 @@ class _Parser:
             wrong_kind(entry, "the keys of a level", self.report, help)
             return None
         found = block(entry.node, Level, where, "a level", given.span, self.report)
-        hides = len(entry.node.again) > 1 or any(_FOR.match(k.text) for k, _ in entry.node.entries)
+        hides = _is_two(entry.node) or any(_FOR.match(k.text) for k, _ in entry.node.entries)
         self.hidden = self.hidden or hides
         return LevelTree(
             name=given.name,
@@ -450,6 +458,7 @@ class _Parser:
 
     def _lets(self, found: dict[str, Entry]) -> tuple[LetTree, ...]:
         entries = self._members(found, "let", "a mapping of named expressions")
+        self.hidden = self.hidden or ("let" in found and not entries)
         return named(entries, self.report, self._let, indexed=True)
 
     def _let(self, entry: Entry, given: Named) -> LetTree:
@@ -463,6 +472,12 @@ class _Parser:
         else:
             expr = expression(entry, self.report, lists=True)
         return LetTree(given.name, given.index, given.span, expr or error(_place(entry)), over)
+
+
+def _is_two(level: Mapping) -> bool:
+    """Whether a level without a name stands in it: it says its first key, or several, again."""
+    first = next((key.text for key, _ in level.entries if key.text != "doc"), "")
+    return len(level.again) > 1 or any(key.text == first for key, _ in level.again)
 
 
 def _lost(found: dict[str, Entry], tree: SpecTree) -> frozenset[str]:

@@ -14,7 +14,7 @@ from lark import Token, Tree
 from nlc.syntax.clock import words
 from nlc.syntax.math import grammar
 from nlc.syntax.symbols import ascii_name, fraction, superscript
-from nlc.syntax.yamltree import Scalar
+from nlc.syntax.yamlnodes import Scalar
 
 NONE, AROUND, AFTER = range(3)  # no space, one around an operator, one behind a comma or a word
 

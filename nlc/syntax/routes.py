@@ -10,8 +10,8 @@ from nlc.syntax.math import parse_expr
 from nlc.syntax.schema import Route
 from nlc.syntax.tree import RouteTree, ViewTree
 from nlc.syntax.values import Entry, Named, error, expression, without, word, words
+from nlc.syntax.yamlnodes import Mapping, Scalar
 from nlc.syntax.yamlplace import cut
-from nlc.syntax.yamltree import Mapping, Scalar
 
 
 def route(entry: Entry, given: Named, report: Report) -> RouteTree:

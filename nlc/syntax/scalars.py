@@ -9,8 +9,8 @@ from lark import UnexpectedInput
 
 from nlc.syntax import pieces
 from nlc.syntax.pieces import Piece
+from nlc.syntax.yamlnodes import Scalar
 from nlc.syntax.yamlplace import quoted
-from nlc.syntax.yamltree import Scalar
 
 _BLANKS = " \t"  # of YAML; a no-break space is text
 _INDENT = 2  # spaces of an indentation

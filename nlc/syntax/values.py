@@ -17,8 +17,8 @@ from nlc.ir.show import show
 from nlc.syntax.math import parse_expr
 from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import Word
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
 from nlc.syntax.yamlplace import cut, quoted
-from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
 
 MAX_NAME = 64
 

@@ -13,7 +13,7 @@ from nlc.syntax import scalars
 from nlc.syntax.lines import APART, COMMENT, Line, aligned, between, column, laid
 from nlc.syntax.pieces import AFTER, Piece
 from nlc.syntax.schema import Spec, Takes, keys_of, takes
-from nlc.syntax.yamltree import Mapping, Node, Scalar, Sequence
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
 
 WIDTH = 100  # a value below its key stays there if one line would be longer
 STEP = 2  # spaces of an indentation

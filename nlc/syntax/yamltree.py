@@ -8,88 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import yaml
 
-from nlc.base.diagnostics import Diagnostic, Fix, Label, Report, place
+from nlc.base.diagnostics import Diagnostic, Label, Report, place
 from nlc.base.span import Source, Span
-from nlc.syntax.offsets import offsets
 from nlc.syntax.text import CONTROL, read_source, readable
 from nlc.syntax.yamlerrors import explain
-from nlc.syntax.yamlplace import balance, content, cut, cut_by_comment, line_at, quoted
+from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
+from nlc.syntax.yamlplace import balance, content, cut, cut_by_comment, line_at
+from nlc.syntax.yamlsplit import in_brackets, one_call, rejoined
 from nlc.syntax.yamlstructure import no_key, without_colon
 
-__all__ = ["Mapping", "Node", "Scalar", "Sequence", "parse_yaml", "read_source"]
+__all__ = ["parse_yaml", "read_source"]
 
 MAX_DEPTH = 100
 MAX_NODES = 20_000
 _ROUNDS = 10  # mistakes of YAML that one run goes on after
 _NEAR = 32  # keys behind one that is said again which may belong to a name that is missing
-_SPLIT = 64  # pieces that an unquoted expression may have been split into
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _COMMENT = re.compile(r"[ \t]+#")
-_TUPLE = re.compile(r"\(([^()\n]*,[^()\n]*)\)")
-_NUMBER = re.compile(r"-?[\d.]+(?:e-?\d+)?")
 _PROPERTY = re.compile(r"[&!*]\S*")
-
-
-@dataclass(frozen=True, eq=False)
-class Scalar:
-    """A text; ``broken``: an error about it is already reported, so nothing more need be said."""
-
-    text: str
-    span: Span
-    style: str = ""
-    broken: bool = False
-    at: tuple[Items[int], Items[int]] | None = field(default=None, repr=False)
-
-    @cached_property
-    def _offsets(self) -> tuple[Items[int], Items[int]]:
-        if self.at is not None:
-            return self.at
-        return offsets(self.text, self.span.source.text, self.span.start, self.span.end, self.style)
-
-    def span_of(self, start: int, end: int) -> Span:
-        """Where the characters ``[start, end)`` of the text stand in the source."""
-        starts, ends = self._offsets
-        if not self.text:
-            return self.span
-        if start < end:
-            return Span(self.span.source, starts[start], ends[end - 1])
-        here = ends[start - 1] if start else starts[0]
-        return Span(self.span.source, here, here)
-
-    def part(self, start: int, end: int) -> Scalar:
-        """A piece of the text as a scalar of its own."""
-        starts, ends = self._offsets
-        pieces = (starts[start:end], ends[start:end])
-        return Scalar(
-            self.text[start:end], self.span_of(start, end), self.style, self.broken, pieces
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Mapping:
-    """``again`` has the entries whose key was said before, which are reported."""
-
-    entries: tuple[tuple[Scalar, Node], ...]
-    span: Span
-    flow: bool = False
-    again: tuple[tuple[Scalar, Node], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Sequence:
-    items: tuple[Node, ...]
-    span: Span
-    flow: bool = False
-
-
-Node = Scalar | Mapping | Sequence
 
 
 def parse_yaml(source: Source, report: Report) -> Mapping | None:
@@ -266,9 +207,12 @@ class _Builder:
             groups = [(item,) for item in items]
         else:
             groups = list(zip(items[::2], items[1::2], strict=True))
-        if flow:
-            groups = list(self._rejoined(groups))
-        if is_list:
+        whole = one_call(groups) if flow and is_list else None
+        if flow and not whole:
+            groups = list(rejoined(groups, self.report))
+        if whole:
+            self._add(in_brackets(whole, span, self.report))
+        elif is_list:
             self._add(Sequence(tuple(item for (item,) in groups), span, flow))
         else:
             again: list[tuple[Scalar, Node]] = []
@@ -342,61 +286,6 @@ class _Builder:
                 entries[key.text] = (key, value)
         yield from entries.values()
 
-    def _rejoined(self, groups: list[tuple[Node, ...]]) -> Iterator[tuple[Node, ...]]:
-        """Items of a flow collection, what YAML split at a comma made whole again."""
-        i = 0
-        while i < len(groups):
-            group = groups[i]
-            which, open_brackets = _last_text(group)
-            until = i
-            while open_brackets > 0 and until + 1 < len(groups) and until - i < _SPLIT:
-                until += 1
-                open_brackets += sum(balance(n.text) for n in groups[until] if _plain(n))
-            numbers = _numbers_behind(groups, i)
-            if numbers > i:
-                yield (
-                    group[0],
-                    self._listed(Span(self.source, group[1].span.start, _end(groups[numbers]))),
-                )
-                i = numbers
-            elif until > i and open_brackets == 0:
-                piece = group[which]
-                whole = Span(self.source, piece.span.start, _end(groups[until]))
-                joined = self._joined(whole, alone=which < len(group) - 1)
-                yield (*group[:which], joined, *group[which + 1 :])
-                i = until
-            else:
-                yield group
-            i += 1
-
-    def _listed(self, span: Span) -> Scalar:
-        """``periods: 4, 8`` in a flow mapping."""
-        fix = Fix(span, f"[{span.text}]")
-        message, help = "YAML splits this list at its comma", f"write `{cut(fix.replacement)}`"
-        self.report.add("NLC005", message, span, "brackets keep it whole", helps=[help], fix=fix)
-        return Scalar(span.text, span, "", broken=True)
-
-    def _joined(self, span: Span, alone: bool) -> Scalar:
-        if tuple_ := _TUPLE.fullmatch(span.text):
-            fix = Fix(span, f"[{tuple_[1]}]")
-            message, label = (
-                "round brackets hold one value",
-                f"a list is written `{fix.replacement}`",
-            )
-            self.report.add("NLC011", message, span, label, fix=fix)
-            return Scalar(span.text, span, "", broken=True)
-        fix = Fix(span, quoted(span.text))
-        self.report.add(
-            "NLC005",
-            "YAML splits this expression at its comma",
-            span,
-            "quote this expression",
-            helps=[f"write `{fix.replacement}`"],
-            fix=fix,
-        )
-        broken = alone or "\n" in span.text or ": " in span.text
-        return Scalar(span.text, span, "", broken)
-
     def _properties(self, event: yaml.NodeEvent, span: Span) -> bool:
         """Refuses a tag or an anchor; says whether there was one."""
         if event.anchor is None and getattr(event, "tag", None) is None:
@@ -430,33 +319,3 @@ class _Builder:
             "a second document starts here",
             helps=["put it in a file of its own"],
         )
-
-
-def _numbers_behind(groups: list[tuple[Node, ...]], at: int) -> int:
-    """The last of the numbers that stand as keys without a value behind a number."""
-    pair, last = groups[at], at
-    if len(pair) < 2 or not _plain(pair[1]) or not _NUMBER.fullmatch(pair[1].text):
-        return at
-    while last + 1 < len(groups):
-        key, value = groups[last + 1]
-        if not (_plain(key) and _NUMBER.fullmatch(key.text) and _plain(value) and not value.text):
-            break
-        last += 1
-    return last
-
-
-def _plain(node: Node) -> bool:
-    return isinstance(node, Scalar) and not node.style and not node.broken
-
-
-def _last_text(group: tuple[Node, ...]) -> tuple[int, int]:
-    """Which part of an item ends it (its value, or a key without one), and its open brackets."""
-    which = len(group) - 1
-    last = group[which]
-    if which and isinstance(last, Scalar) and not last.text and not last.style:
-        which, last = 0, group[0]
-    return which, balance(last.text) if _plain(last) else 0
-
-
-def _end(group: tuple[Node, ...]) -> int:
-    return max(node.span.end for node in group)

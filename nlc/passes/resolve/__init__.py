@@ -55,6 +55,8 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
     for level in scope.levels.values():
         if (memory := resolve_memory(level, terms)) is not None:
             memories[level.name] = memory
+    shapes = {name: _dims(item.shape, terms) for name, item in scope.weights.items()}
+    scope.shapeless = {name for name, dims in shapes.items() if dims is None}
     check_whole(scope)
     resolve_uses(terms)
     flows: dict[str, Flow] = {}
@@ -81,7 +83,7 @@ def resolve(tree: SpecTree, report: Report, library: Library | None = None) -> S
         heads=heads,
         inputs=_inputs(terms),
         outputs={f.name: _dims(f.expr, terms) for f in tree.outputs},
-        weights=_weights(terms),
+        weights=_weights(terms, shapes),
         modules=terms.modules,
         flows=_ordered(flows),
         levels=levels,
@@ -163,12 +165,13 @@ def _inputs(terms: Terms) -> dict[str, Input]:
     return {n: Input(n, dims, head, i.span) for n, (i, dims) in found.items() if dims is not None}
 
 
-def _weights(terms: Terms) -> dict[str, Weight]:
+def _weights(terms: Terms, shapes: dict[str, Dims | None]) -> dict[str, Weight]:
     scope, out = terms.scope, {}
     for name, item in scope.weights.items():
-        dims = _dims(item.shape, terms)
+        dims = shapes[name]
         place = Place(f"{name}.init", key="init")
-        init = initial(terms, item.init, place) if item.init is not None else None
+        usual = item.init is None or (item.init.op, item.init.attr) == ("name", "learned")
+        init = None if usual else initial(terms, item.init, place)
         head = item.per is not None and item.per.text == "head"
         if head and scope.tree.heads is None:
             message = "a weight per head needs a system with heads"

@@ -47,17 +47,19 @@ def call(terms: Terms, e: Expr, at: Place) -> Expr:
     if function is not None and "last" in (e.attr or ()) and target.attr in ("sum", "mean"):
         return _recent(terms, target.attr, e, at)
     if function is None:
-        return _unknown(terms, e, at)
+        return _unknown(terms, e, target, at)
     if function.init_only and at.key != "init":
         label = "nothing random happens in a tick"
         return terms.say("NLC202", f"`{target.attr}` is for initial values only", target, label)
     return _function(terms, function, e, label, at)
 
 
-def _unknown(terms: Terms, call: Expr, at: Place) -> Expr:
-    target, scope = call.args[0], terms.scope
-    name = target.attr
+def _unknown(terms: Terms, call: Expr, target: Expr, at: Place) -> Expr:
+    """A call of a name, or of its past, that is neither a function nor a memory."""
+    scope, name = terms.scope, target.attr
     if scope.is_lost(name):
+        return error(target.span)
+    if _is_broken(terms, name, at):
         return error(target.span)
     own = at.names is not None and scope.own(at.names, name) is not None
     if name in scope.spans or own or name in (n for n, _ in at.bound):
@@ -67,8 +69,18 @@ def _unknown(terms: Terms, call: Expr, at: Place) -> Expr:
             target,
             "a value takes no arguments",
             helps=[_product(terms, str(name), call)],
+            causes=[("no state", name)],
         )
     return unknown_function(terms, target)
+
+
+def _is_broken(terms: Terms, name: str, at: Place) -> bool:
+    """Whether a let of this name has a mistake that is reported."""
+    scope = terms.scope
+    written = scope.own(at.names, name) if at.names else None
+    if written is None and name in scope.lets:
+        written = scope.lets[name].expr
+    return written is not None and any(n.op == "error" for n in walk(written))
 
 
 def _product(terms: Terms, name: str, call: Expr) -> str:
@@ -179,12 +191,12 @@ def _grad(terms: Terms, e: Expr, at: Place) -> Expr:
     level = target.attr if target.attr in terms.scope.levels else None
     level = level or _level_of_let(terms, target, at)
     value = terms.resolve(target, at)
-    if value.op == "error":
-        return value
+    if value.op == "error" or _is_broken(terms, target.attr, at):
+        return error(target.span)
     if level is None:
         label = "differentiate by a level, or by a let of its state"
         message = f"`{target.attr}` is not made of a level's state"
-        return terms.say("NLC204", message, target, label)
+        return terms.say("NLC204", message, target, label, causes=[("no state", target.attr)])
     states = [s.name for s in terms.memories[level].states]
     values = value.args if value.op == "bundle" else (value,)
     leaves = [Expr("variable", (), s, None, target.span) for s in states[: len(values)]]

@@ -232,7 +232,9 @@ def _misplaced(
 def right_context(tree: SpecTree, report: Report) -> SpecTree:
     """The spec, read as a token system where it plainly is one and says otherwise."""
     of_tokens = [key for key in ("inputs", "output") if key in tree.keys]
-    trained = any(level.name == TRAINED for level in tree.levels) or TRAINED in tree.lost
+    trained = TRAINED in tree.lost or any(
+        level.name == TRAINED and "memory" not in level.keys for level in tree.levels
+    )
     if tree.context.text == "tokens" or len(of_tokens) < 2 or trained or tree.partial:
         return tree
     system = f"a {CONTEXTS[tree.context.text]} system"

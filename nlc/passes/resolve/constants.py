@@ -160,7 +160,7 @@ def _value(scope: Scope, e: Expr) -> Number | bool | list | None:
             "NLC206",
             f"`{show(e)}` has no value",
             e.span or scope.tree.system.span,
-            f"`{lists[0]}` is a list" if lists else _why(mistake),
+            f"`{lists[0]}` is a list" if lists else _why(mistake, e),
             causes=[("kind", n) for n in lists],
             notes=values_of(scope, {str(n.attr) for n in walk(e) if n.op == "hyper"}),
         )
@@ -174,13 +174,13 @@ def values_of(scope: Scope, names: set[str]) -> list[str]:
     return [f"at the defaults {', '.join(said)}"] if said else []
 
 
-def _why(mistake: Exception) -> str:
+def _why(mistake: Exception, e: Expr) -> str:
     if isinstance(mistake, ZeroDivisionError):
         return "it divides by zero at the defaults"
     if isinstance(mistake, LookupError):
         return "the list has no such member; the first is [0]"
     if isinstance(mistake, TypeError):
-        return "arithmetic is for numbers"
+        return "a list holds numbers" if e.op == "list" else "arithmetic is for numbers"
     if isinstance(mistake, OverflowError):
         return "too large a number at the defaults"
     return "undefined at the defaults"

@@ -227,7 +227,9 @@ def _of_state(e: Expr, state: State, terms: Terms) -> Expr:
 
 
 def initial(terms: Terms, e: Expr, at: Place) -> Expr:
-    """An expression for a first value, which nothing of a tick can be part of."""
+    """An expression for a first value, which nothing of a tick can be part of; ``zeros`` is 0."""
+    if e.op == "name" and e.attr == "zeros":
+        return Expr("num", (), 0, None, e.span)
     out = terms.resolve(e, at)
     if out.op == "error":
         return out

@@ -52,11 +52,14 @@ def name(terms: Terms, e: Expr, at: Place) -> Expr:
             return terms.wrong(e, label, causes=[("kind", name)])
         return Expr("hyper", (), name, None, e.span)
     if name in scope.weights:
+        if name in scope.shapeless:
+            return error(e.span)  # reported there
         return Expr("weight", (), name, None, e.span)
     if name in RESERVED and not scope.is_lost(name):
         return _reserved(terms, e, at)
     if name in FUNCTIONS:
-        return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
+        said = f"`{name}` is a function: call it, `{name}(…)`"
+        return terms.wrong(e, said, causes=[("function", name)])
     if scope.report.full:  # who is told no more need not be guessed for
         return error(e.span)
     if at.key == "init" and name in STARTS and e.span and name not in visible(terms, at):
@@ -75,7 +78,8 @@ def _reserved(terms: Terms, e: Expr, at: Place) -> Expr:
             return Expr("g", (), None, None, e.span)
         return terms.wrong(e, "`g` is the gradient at `W`: gradient systems only")
     if name in (*PAST, "stop"):
-        return terms.wrong(e, f"`{name}` is a function: call it, `{name}(…)`")
+        said = f"`{name}` is a function: call it, `{name}(…)`"
+        return terms.wrong(e, said, causes=[("function", name)])
     if name == "head" and scope.tree.heads is None:
         label = "no `heads:` is declared"
         scope.without_heads("`head` needs a system with heads", e.span, label)

@@ -204,7 +204,8 @@ def _list(hyper: Hyper, value: Expr, system: System, terms: Terms) -> tuple[Expr
         members = tuple(Expr("index", (value, n), None, None, value.span) for n in numbers)
     if members is not None and len(members) == len(hyper.value):
         return members
-    if any(n.op == "error" for n in walk(value if mine is None else mine.default)):
+    refused = mine is not None and mine.value is None
+    if refused or any(n.op == "error" for n in walk(value if mine is None else mine.default)):
         return None  # reported there
     if value.op == "name" and value.attr not in terms.scope.spans:
         terms.scope.not_defined(str(value.attr), value.span, list(terms.scope.hypers), sure=False)

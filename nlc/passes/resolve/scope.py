@@ -48,6 +48,7 @@ class Scope:
     twice: set[str] = field(default_factory=set)  # names that are defined again
     headless: bool = False  # whether that is said of a system without heads
     blamed: set[Dim] = field(default_factory=set)  # sizes that are reported to be none
+    shapeless: set[str] = field(default_factory=set)  # weights of whose shapes it is reported
 
     def __post_init__(self) -> None:
         tree = self.tree

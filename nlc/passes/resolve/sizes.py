@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from nlc.base.diagnostics import Label
+from nlc.base.diagnostics import Label, place
 from nlc.ir.constants import decimal
 from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
@@ -132,6 +132,7 @@ def _dim(scope: Scope, e: Expr, what: str) -> Dim | None:
             else f"{what} is not a constant",
             e.span or scope.tree.system.span,
             f"this is {show(e)}" if number else "sizes are whole numbers and hypers with + - * /",
+            causes=[place(e.args[0].span)] if e.op == "call" and e.args[0].span else [],
         )
     return None
 

@@ -166,9 +166,8 @@ class _Level:
             return False
         # scale · (factor · most − kept) = 1 where that is largest
         most = step.erased.times(square).range.high
-        factor = (
-            (1 / step.scale.range.high + step.kept.range.low) / most if isfinite(most) else None
-        )
+        scale, known = step.scale.range.high, isfinite(most)
+        factor = (1 / scale + step.kept.range.low) / most if known and scale and most else None
         long = step.key if length.range.high > 1 + SLACK else None
         self._overshoots(left.range.low, factor, long, e, s)
         return True
