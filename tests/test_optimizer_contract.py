@@ -76,7 +76,8 @@ class Way:
         if backend == "fused":
             module = sys.modules[self.made.__module__]
             patch.setattr(module, "compiled", lambda run: run)
-            patch.setattr(module, "BLOCK", 1)
+            patch.setattr(module, "CALL", 1)
+            patch.setattr(module, "BLOCK", 1, raising=False)
 
     def __call__(self, params: Any, **given: Any) -> Optimizer:
         given = {**self.hypers, **self.options, **given}

@@ -120,7 +120,7 @@ def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     yield from (tensors[i : i + count] for i in range(0, len(tensors), count))
 ''',
     "blocks": '''
-BLOCK = 65536  # elements: they and what is computed of them stay in a core's cache
+BLOCK = 131072  # elements: they and what is computed of them stay in a cache; calls cost more
 
 
 def blocks(
@@ -145,6 +145,9 @@ def on_device(numbers: tuple[float | Tensor, ...], like: Tensor) -> tuple[Tensor
     )
 ''',
     "one_pass": '''
+CALL = 65536  # elements: below, a compiled call costs more than it saves
+
+
 @functools.cache
 def in_place(advance: Callable) -> Callable:
     """What changes the first tensors to what ``advance`` makes of all."""

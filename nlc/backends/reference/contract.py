@@ -250,7 +250,7 @@ joins:    for key, x in memory.items():
 joins:        if isinstance(x, Tensor):
 joins:            apart[key] = [state[key] for state in states]
 joins:            memory[key] = widened(joined(apart[key], rule.STACKS), dtype)
-joins:fused:    if group["fused"] and hasattr(rule, "advance") and W.numel() >= BLOCK:
+joins:fused:    if group["fused"] and hasattr(rule, "advance") and W.numel() >= CALL:
 joins:fused:        given["run"] = one_pass
 joins:    new = rule.update(W, -g if group["maximize"] else g, memory, **given)
 joins:    for key, x in {None: new, **memory}.items():
@@ -290,7 +290,7 @@ plain:        all_finite(rule, g=g)
 layers:        all_finite(rule, g=g, **samples)
 fused:    if hasattr(rule, "advance"):
 fused:        apart = group["capturable"] or group["differentiable"]
-fused:        once = group["fused"] and W.numel() >= BLOCK
+fused:        once = group["fused"] and W.numel() >= CALL
 fused:        given["run"] = one_pass if once else out_of_place if apart else None
     memory = {key: widened(x, dtype) for key, x in state.items()}
 plain:    new = rule.update(W.to(dtype), g, memory, **given)

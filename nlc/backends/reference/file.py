@@ -69,7 +69,7 @@ def attribute_path(path: str) -> str:
 # What generated files of any backend define or import that a class could be called too.
 TAKEN = frozenset(
     """
-    BLOCK BY_GENERATION CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd
+    BLOCK BY_GENERATION CALL CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd
     DeltaAtEndTowards DeltaEnd DeltaEndTowards F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
     GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE LEAST LONG NARROW OPERATORS
     Operator Optimizer PLAIN Packing Path ROWS SMALL STACKS Seen Sequence SiluBack TOGETHER Tensor
