@@ -293,3 +293,11 @@ def test_every_class_and_plan_that_is_printed_is_explained() -> None:
         plans |= {f.plan for f in facts if spec.system.context == "tokens"}
     assert kinds == classes.CLASSES.keys()
     assert plans == classes.PLANS.keys() >= set(REQUESTS)
+
+
+def test_several_are_one_document_of_json() -> None:
+    code, text, _ = run("explain NLC210 anchor adamw --format json")
+    alone = [
+        json.loads(run(f"explain {x} --format json")[1]) for x in ("NLC210", "anchor", "adamw")
+    ]
+    assert (code, json.loads(text)) == (0, alone)

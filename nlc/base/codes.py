@@ -164,7 +164,9 @@ CODES.update(
         ),
         "NLC304": Code(
             "heads",
-            "The head axis is added by `split` and taken away by `merge`, in a system with `heads`.",
+            "In a system with `heads`, `split` gives a value a head axis and `merge` takes it away: the memories of the"
+            " heads are asked between the two. What has none cannot be merged, what has one cannot be split again, an"
+            " output has none unless an input has, and a clock ticks for all heads at once.",
         ),
         "NLC305": Code(
             "not a whole size", "A size must be a whole number of at least 1 at the default hypers."

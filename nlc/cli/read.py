@@ -102,12 +102,18 @@ def explain(
     """Say how each level runs, why, what it costs, and what would make it faster; or what a code means.
 
     WORD is a word of the language: a function, a memory, a rule, a key, a clock, a class, an operator. Of several, each
-    is explained, with an empty line between them.
+    is explained, with an empty line between them; in JSON they are a list.
     """
+    found, as_json = [], format == "json"
     for i, spec in enumerate(specs):
-        if i and format != "json":
-            click.echo()
-        _explained(spec, backend, plans, settings, tokens, format)
+        said = _explained(spec, backend, plans, settings, tokens, as_json)
+        if as_json:
+            found.append(said)
+        else:
+            click.echo(f"\n{said}" if i else said)
+    if as_json:
+        shown = found if found[1:] else found[0]
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
 
 
 def _explained(
@@ -116,8 +122,9 @@ def _explained(
     plans: tuple[str, ...],
     settings: tuple[str, ...],
     tokens: int,
-    format: str,
-) -> None:
+    as_json: bool,
+) -> object:
+    """The text, or what JSON holds."""
     from nlc.tools import mistakes
 
     if mistakes.is_code(spec):
@@ -125,36 +132,29 @@ def _explained(
             close = nearest(spec.upper(), CODES)
             hint = f"did you mean {close}?" if close else "`nlc list codes` shows them"
             raise click.BadParameter(f"there is no code {spec}; {hint}", param_hint="CODE")
-        if format == "json":
-            click.echo(json.dumps(mistakes.code(spec), ensure_ascii=False, indent=2))
-        else:
-            click.echo(mistakes.said(spec))
-        return
-    if _is_word(spec, format):
-        return
+        return mistakes.code(spec) if as_json else mistakes.said(spec)
+    if (words := _word(spec, as_json)) is not None:
+        return words
     loaded = load(spec)
     hypers = dict(map(options.setting, settings))
     made = loaded.explain(backend, dict(map(options.plan, plans)), hypers=hypers, tokens=tokens)
     warn(loaded)
-    as_json = format == "json"
-    click.echo(json.dumps(made.asdict(), ensure_ascii=False, indent=2) if as_json else str(made))
+    return made.asdict() if as_json else str(made)
 
 
-def _is_word(text: str, format: str) -> bool:
-    """Says what a text means in the language, unless it is, or is nearly, a spec."""
+def _word(text: str, as_json: bool) -> object | None:
+    """What a text means in the language, unless it is, or is nearly, a spec."""
     from nlc.pipeline import search
     from nlc.tools import reference
 
     specs = search()
     if text == "-" or text in specs or Path(text).suffix:
-        return False
+        return None
     if words := reference.find(text):
-        as_json = format == "json"
         told = [reference.asdict(w) if as_json else reference.said(w) for w in words]
-        click.echo(json.dumps(told, ensure_ascii=False, indent=2) if as_json else "\n\n".join(told))
-        return True
+        return told if as_json else "\n\n".join(told)
     if nearest(text, specs) or Path(text).exists():
-        return False
+        return None
     close = reference.meant(text)
     listed = "`nlc list` shows the specs, `nlc list --help` the tables of words"
     way = f"did you mean {close}?" if close else listed
