@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -281,6 +282,17 @@ def test_explain_says_what_runs_in_kernels() -> None:
     for d, chunk, said in ((256, 64, ""), (800, 32, ""), (1200, 32, "at most, not 300")):
         found = nlc.load("gated_delta_net").explain("triton", hypers={"d": d, "heads": 4})
         assert found.levels[0][0].tile == chunk and said in " ".join(str(found).split())
+
+
+def test_explain_says_whether_a_scan_and_its_read_are_one_kernel() -> None:
+    """As the generated file has it: one read that is all there is, two of one memory, coupled states."""
+    one, two = "without gradients one kernel scans and reads", "; a kernel scans and another reads"
+    for name, said in (("gated_delta_net", one), ("gla", one), ("mesa_net", two), ("titans", two)):
+        spec = nlc.load(name)
+        assert said in " ".join(str(spec.explain("triton")).split()), name
+        called = re.search(r'state\["\w+"\], \w+ = \w+_read\(', spec.source_text("triton"))
+        assert (called is not None) is (said == one), name
+    assert "reads" not in str(nlc.load("gla").explain("torch"))
 
 
 def test_every_class_and_plan_that_is_printed_is_explained() -> None:

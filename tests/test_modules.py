@@ -250,6 +250,20 @@ def test_a_stream_s_first_call_compiles_without_graph_breaks(name: str, gradient
         _same(got, expected)
 
 
+@pytest.mark.parametrize("name", ("gated_delta_net", "titans"))
+def test_recomputed_pieces_compile_without_graph_breaks(name: str) -> None:
+    module, inputs = _module(name), _inputs(name, 5)
+    module.checkpoint, found = 2, []
+    for run in (torch.compile(module, backend="aot_eager", fullgraph=True), module):
+        module.zero_grad()
+        y, state = run(**inputs)
+        sum(x.square().sum() for x in _outputs(y)).backward()
+        grads = {n: p.grad.clone() for n, p in module.named_parameters()}
+        found.append((_outputs(y), state, grads))
+    for got, expected in zip(*found, strict=True):
+        _same(got, expected)
+
+
 TAKEN = """\
 nlc: 1
 system: taken

@@ -137,15 +137,32 @@ def test_a_state_for_so_many_chunks_is_kept_and_the_rest_is_run_anew(
     assert table.tolist() == ([0, 1, 3, 4, 4, 4, 4] if at == PACKED else [0, 2, 3])
 
 
-def test_a_compiler_sees_pieces() -> None:
-    """Which are run anew as it does that itself."""
-    spec = spec_of("scalar")
+@pytest.mark.parametrize(
+    "kind", ("scalar", "coupled", pytest.param("channel", marks=pytest.mark.long))
+)
+def test_a_compiler_sees_one_graph_forward_and_backward(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of packed sequences, too, and with a checkpoint: of all tokens at once, which scans back run anew."""
+    spec, at = spec_of(kind), PACKED
     sizes = small(spec.system, {}, 8)
     net = spec.compile("triton", {"S": "chunked(16)"})(**sizes)
-    flows = {n: x.float() for n, x in draw(spec.system, settled(spec.system, sizes), 1, 40).items()}
-    wanted, net.checkpoint = net(**flows)[0], 16
-    found = torch.compile(net, backend="eager", fullgraph=True)(**flows)[0]
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    flows = draw(spec.system, settled(spec.system, sizes), 1, at[-1])
+    flows = {n: x.detach() for n, x in flows.items()}
+    wanted = run(net, flows, at, torch.float32)
+    made = sys.modules[type(net).__module__]
+    monkeypatch.setattr(made, "streams", None)
+    launch, launched = made.launch, []
+    monkeypatch.setattr(
+        made, "launch", lambda kernel, *x, **y: (launched.append(kernel), launch(kernel, *x, **y))
+    )
+    net.checkpoint = 16
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    for a, b in zip(run(compiled, flows, at, torch.float32), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    names = [kernel.fn.__name__ for kernel in launched]
+    assert {names.count(n) for n in names if n.endswith(("_scan", "_scan_chunks"))} == {2}
+    assert {names.count(n) for n in names if n.endswith("_scan_back")} == {1}
 
 
 class Waits(TorchDispatchMode):

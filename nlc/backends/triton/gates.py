@@ -72,13 +72,18 @@ def _back(gates: Gates, name: str) -> str:
     for n in heads:
         lines.append(f"tl.store(d_{n} + m, tl.sum(tl.where(there, slope_{n}, 0.0), 0))")
     more = [*(f"d_{g}" for g, _ in gates.values), *(f"d_{n}" for n in gates.tensors)]
-    return _function(_signature(gates, f"{name}_gates_back", more, f"m, {_AT}"), lines)
+    return _function(_signature(gates, f"{name}_gates_back", more, _chunk_at(gates)), lines)
+
+
+def _chunk_at(gates: Gates) -> str:
+    """Where a chunk is; its number where it has sums of its own."""
+    return f"m, {_AT}" if gates.kind("head") else _AT
 
 
 def back(gates: Gates, name: str) -> str:
     """The call of it in a kernel."""
     slopes = [*(f"d_{g}" for g, _ in gates.values), *(f"d_{n}" for n in gates.tensors)]
-    args = [*gates.tensors, *slopes, f"m, {_AT}", *gates.fixed]
+    args = [*gates.tensors, *slopes, _chunk_at(gates), *gates.fixed]
     return f"{name}_gates_back({', '.join(args)})"
 
 

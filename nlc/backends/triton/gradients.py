@@ -23,7 +23,7 @@ def NAME_back(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    a, c = logs(CHUNK_LOG_A)  #? decay
+    <before:a><!before:_>, c = logs(CHUNK_LOG_A)  #? decay
     read = <!before:c><before:c - a>  #? decay
     at_q, keyed = flow(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK)
     Q = tl.load(at_q, mask=keyed, other=0.0).to(DOT)
@@ -135,9 +135,9 @@ def NAME_scan_back(
 _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
-    k, <rate:u, >GIVEN<probe:p, >rows, starts, ends, du,
+    <keyed:k, ><rate:u, >GIVEN<probe:p, >rows, <state:starts, >ends, <erase:du, >
     <rate:d_u, >dk, SLOPES<probe:dp, >packing, T, N, H, <grouped:group, >
-    k_x, k_h, k_t, r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
+    <keyed:k_x, k_h, k_t, >r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -146,10 +146,10 @@ def NAME_scan_grads(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    E = tl.zeros([C, BK], tl.float32)
-    F = tl.zeros([C, BK], tl.float32)  #? erase
-    D = tl.zeros([C, C], tl.float32)  #? erase
-    D_t = tl.zeros([C, C], tl.float32)  #? erase
+    Rg = tl.zeros([C, BK], tl.float32)
+    Yh = tl.zeros([C, BK], tl.float32)  #? erase
+    YR = tl.zeros([C, C], tl.float32)  #? erase
+    YR_t = tl.zeros([C, C], tl.float32)  #? erase
     last = tl.zeros([BK], tl.float32)  #? decay
     d_w = tl.zeros([C], tl.float32)  #? rate
     W = CHUNK_W  #? rate
@@ -162,15 +162,15 @@ def NAME_scan_grads(
         R = tl.load(at, mask=there, other=0.0).to(DOT)
         at, held = block(ends + m * DK * DV, d, v, DK, 1, DK, DV)
         g = tl.load(at, mask=held, other=0.0).to(DOT)
-        E += tl.dot(R, tl.trans(g), input_precision=PRECISION)
+        Rg += tl.dot(R, tl.trans(g), input_precision=PRECISION)
         at, _ = block(starts + m * DK * DV, d, v, DK, 1, DK, DV)  #? state
         h = tl.load(at, mask=held, other=0.0).to(DOT)  #? state
         last += tl.sum(g.to(tl.float32) * h, 1)  #? decay
         at, there = flow(du + n * T * DV, t, v, DV, stop, DV)  #? erase
         Y = tl.load(at, mask=there, other=0.0)  #? erase
-        D += tl.dot(Y.to(DOT), tl.trans(R), input_precision=PRECISION)  #? erase
-        D_t += tl.dot(R, tl.trans(Y.to(DOT)), input_precision=PRECISION)  #? erase
-        F += tl.dot(Y.to(DOT), tl.trans(h), input_precision=PRECISION)  #? erase
+        YR += tl.dot(Y.to(DOT), tl.trans(R), input_precision=PRECISION)  #? erase
+        YR_t += tl.dot(R, tl.trans(Y.to(DOT)), input_precision=PRECISION)  #? erase
+        Yh += tl.dot(Y.to(DOT), tl.trans(h), input_precision=PRECISION)  #? erase
         given, written = flow(u + x * u_x + head * u_h, t, v, u_t, stop, DV)  #? rate
         U = tl.load(given, mask=written, other=0.0).to(tl.float32)  #? rate
         d_w += tl.sum(Y.to(tl.float32) * U, 1)  #? rate
@@ -179,7 +179,7 @@ def NAME_scan_grads(
     at, there = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)  #? keyed
     K = tl.load(at, mask=there, other=0.0).to(DOT)  #? keyed
     K, scale = unit(K, EPS, DOT)  #? unit
-    E *= tl.exp2(total - c)[:, None]  #? decay
+    Rg *= tl.exp2(total - c)[:, None]  #? decay
     below, below_t = i[:, None] > i[None, :], i[None, :] > i[:, None]  #? erase
     before = c - a  #? decay erase
     G = tl.exp2(tl.where(below, before[:, None] - c[None, :], -float("inf")))  #? decay erase
@@ -188,14 +188,14 @@ def NAME_scan_grads(
     G_t = tl.where(below_t, 1.0, 0.0)  #? !decay erase
     at, there = flow(p + x * p_x + head<grouped: // group> * p_h, t, d, p_t, stop, DK)  #? probe
     P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
-    dP = -tl.dot((D * G).to(DOT), K, input_precision=PRECISION)<!decay: - F>  #? erase
-    dP -= F * tl.exp2(before)[:, None]  #? decay erase
-    D_t = (D_t * G_t * erase[None, :]).to(DOT)  #? erase
-    dK = E<erase: - tl.dot(D_t, <probe:P><!probe:K>, input_precision=PRECISION)>
+    dP = -tl.dot((YR * G).to(DOT), K, input_precision=PRECISION)<!decay: - Yh>  #? erase
+    dP -= Yh * tl.exp2(before)[:, None]  #? decay erase
+    YR_t = (YR_t * G_t * erase[None, :]).to(DOT)  #? erase
+    dK = Rg<erase: - tl.dot(YR_t, <probe:P><!probe:K>, input_precision=PRECISION)>
     d_b = tl.sum(dP * <probe:P><!probe:K>.to(tl.float32), 1)  #? erase
     tl.store(db + n * T + t, d_b, mask=t < stop)  #? erase !raw
     dc = -tl.sum(K.to(tl.float32) * dK, 1)<erase: + erase * d_b>  #? decay
-    end = tl.sum(last, 0) * tl.exp2(total) + tl.sum(tl.sum(K.to(tl.float32) * E, 1), 0)  #? decay
+    end = tl.sum(last, 0) * tl.exp2(total) + tl.sum(tl.sum(K.to(tl.float32) * Rg, 1), 0)  #? decay
     d_log_a = tl.cumsum(dc, 0, reverse=True) + end<erase: - erase * d_b>  #? decay
     tl.store(da + n * T + t, d_log_a, mask=t < stop)  #? decay !raw
     dK += dP * erase[:, None]  #? erase !probe

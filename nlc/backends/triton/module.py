@@ -39,15 +39,26 @@ def emit_module(program: Program, header: Header) -> str:
     """The whole file."""
     file, body = Writer(), Writer()
     open_file(file, program.system, header, program.about)
+    emitter = _written(program, header, body)
+    program = emitter.program
+    asked = {"CHUNK": program.tile or program.channel_tile}
+    made = {n: operator(n, gates) for gates, n in emitter.row.operators.items()}
+    texts = defined(emitter.printer.helpers, program, asked, TEXTS | made | emitter.made)
+    return close_file(file, texts, body, _IMPORTS, class_name(program.system))
+
+
+def read_in_one(program: Program, header: Header) -> set[str]:
+    """The states that one kernel can scan and read, where no slopes are wanted."""
+    return _written(program, header, Writer()).fused
+
+
+def _written(program: Program, header: Header, body: Writer) -> TritonModule:
     program, brought = lengths(program)
     program, sharing = groups(program)
     emitter = TritonModule(program, header, body)
     emitter.lengths, emitter.sharing = brought, sharing
     emitter.write()
-    asked = {"CHUNK": program.tile or program.channel_tile}
-    made = {n: operator(n, gates) for gates, n in emitter.row.operators.items()}
-    texts = defined(emitter.printer.helpers, program, asked, TEXTS | made | emitter.made)
-    return close_file(file, texts, body, _IMPORTS, class_name(program.system))
+    return emitter
 
 
 FUSED = ("none", "scalar", "channel")  # kinds of records that have a kernel for a scan and its read
@@ -57,8 +68,8 @@ class TritonModule(CoupledCalls, TorchModule):
     """Scans of matrices call kernels. Where nothing else multiplies, flows stay in the dtype that they come in.
 
     ``lengths``: the scans whose kernels bring keys and queries to length one, by their states, and with which eps.
-    ``sharing``: those that take one key for several heads.  ``made``: the texts of
-    these, by name.
+    ``sharing``: those that take one key for several heads. ``made``: the texts of operators, by name. ``fused``: the
+    states of scans whose read is part of the same kernel.
     """
 
     ROWS = KernelPrinter
@@ -68,6 +79,7 @@ class TritonModule(CoupledCalls, TorchModule):
     def __init__(self, program: Program, header: Header, w: Writer):
         super().__init__(program, header, w)
         self.made: dict[str, str] = {}
+        self.fused: set[str] = set()
         self.read_already: set[str] = set()  # what is read by the kernel of a scan
         self.raw: dict[str, list[Gates]] = {}  # what scans and reads of a name make
         self.row.taken = program.names
@@ -185,6 +197,7 @@ class TritonModule(CoupledCalls, TorchModule):
             super()._scan(s)
             return
         r, p = s.record, self.row
+        self.fused |= {*r.states}
         self.w.at(place(self.header, s.span))
         at, f, state = self._at(s), self.form(r, True), p.place(r.states[0])
         args = [state, at(r.key), self._write(s, f, at), *self._gates(r, f, at)]

@@ -19,6 +19,7 @@ class Text:
     flags: dict[str, bool]
     raw: Gates | None = None
     parts: list[str] = field(default_factory=list)
+    sized: list[str] = field(default_factory=list)  # sizes and grid of the last launch
 
     def __call__(self, source: str) -> None:
         if chosen := select(source.replace("NAME", self.name), **self.flags):
@@ -78,9 +79,12 @@ class Text:
         """Sizes, grid and launch of a kernel, ``of`` another operator than this."""
         pad = "    " * depth
         function = "scan_sizes" if kind in SCANS else "sizes_of"
-        self(f'{pad}sizes = {function}("{kind}", dk, dv, T, {dtype})')
         blocks = ' * blocks_of(dv, sizes["BV"])' if parted else ""
-        self(f"{pad}grid = ({units}{blocks},)")
+        sized = [f'{pad}sizes = {function}("{kind}", dk, dv, T, {dtype})']
+        sized.append(f"{pad}grid = ({units}{blocks},)")
+        for line in sized if sized != self.sized else []:
+            self(line)
+        self.sized = sized
         self.call("args = [", args, "]", depth)
         length = ", EPS=eps" if self.flags["unit"] else ""
         length += "".join(f", {n}={n}" for n in (self.raw.fixed if self.raw else []))
@@ -340,9 +344,11 @@ def _scan_backward(
     args += ["ends", worth, "d_S", *tokens, *strides_of("k", *probes)]
     text.launch("scan_back", "scan_back", args, "dtype", "d_S.shape[0] * H", True)
     written = "rows" if erase else "u"
-    args = ["k", *["u"] * f.rate, *numbers, *probes, written, "starts", "ends", worth]
-    args += [*["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes)), *tokens]
-    args += strides_of("k", written, *["u"] * f.rate, *probes)
+    state = erase or f.kind == "scalar"
+    keyed = ["k"] * (state or f.unit)
+    args = [*keyed, *["u"] * f.rate, *numbers, *probes, written, *["starts"] * state, "ends"]
+    args += [*[worth] * erase, *["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes))]
+    args += [*tokens, *strides_of(*keyed, written, *["u"] * f.rate, *probes)]
     text.launch("scan_grads", "grads", args, "dtype", CHUNKS)
     text("""\
     return out
@@ -377,7 +383,7 @@ def _scan_backward(
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
-    S, *flows, {known}packing, _ = inputs
+    _, *flows, {known}packing, _ = inputs
     ctx.save_for_backward(*flows, *output[1:], packing)
 
 

@@ -178,11 +178,11 @@ def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows:
     """As `streams`, but that kernels read where packed sequences are cut: nothing waits; and that
     ``checkpoint`` runs all at once, from the states that scans keep.
 
-    Cuts that are there already are not looked at; those on the CPU are, as those of `streams`.
+    Cuts that are there already are not looked at, nor those of a graph that is compiled; those on
+    the CPU are, as those of `streams`.
     """
     tokens, every = flows[0].shape[1], torch.is_grad_enabled() and module.checkpoint or 0
     plain = module.truncate or module.error_if_nonfinite
-    plain = plain or (every and torch.compiler.is_compiling())
     if plain or (cu_seqlens is None and not every):
         return streams(module, cu_seqlens, states, *flows)
     if cu_seqlens is None:
@@ -190,7 +190,7 @@ def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows:
         return at_once(module, state, Packing(None, tokens, every), *flows)
     cuts, x = torch.as_tensor(cu_seqlens), flows[0]
     N = len(cuts) - 1 if cuts.ndim == 1 else 0
-    ends = [0, tokens] if cuts.is_cuda else cuts.tolist()
+    ends = [0, tokens] if cuts.is_cuda or torch.compiler.is_compiling() else cuts.tolist()
     sound = N > 0 and len(x) == 1 and [ends[0], ends[-1]] == [0, tokens]
     count = N if states is None else -1 if isinstance(states, dict) else len(states)
     if not sound or count != N or ends != sorted(ends):
@@ -207,14 +207,21 @@ def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows:
 
 
 def at_once(module: nn.Module, state: dict, within: Packing, *flows: Tensor) -> tuple:
-    """``module.piece``, which the backward pass computes anew where states are kept for that."""
+    """``module.piece``, which the backward pass computes anew where states are kept for that.
+
+    A compiled graph computes anew what it computed, from the beginning, and keeps no states.
+    """
 
     def piece(state: dict, *flows: Tensor) -> tuple:
         within.again()
         return module.piece(state, *flows, within=within)
 
+    def anew(state: dict, *flows: Tensor) -> tuple:
+        return module.piece(state, *flows, within=Packing(within.cuts, within.tokens))
+
     if not within.every:
         return piece(state, *flows)
-    return checkpoint(piece, state, *flows, use_reentrant=False, preserve_rng_state=False)
+    run = anew if torch.compiler.is_compiling() else piece
+    return checkpoint(run, state, *flows, use_reentrant=False, preserve_rng_state=False)
 ''',
 }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from nlc.backends.triton import RESERVED
 from nlc.backends.triton.forms import MOST_KEYS, chunk
+from nlc.backends.triton.module import read_in_one
+from nlc.backends.writer import Header
 from nlc.base.span import Span
 from nlc.ir.expr import walk
 from nlc.ir.program import Program
@@ -17,6 +21,7 @@ from nlc.passes.plan import Choice
 from nlc.passes.plan.alone import alone
 from nlc.passes.plan.asked import requested
 from nlc.passes.plan.causes import cause
+from nlc.passes.plan.made import with_gates
 from nlc.tools.costs import Cost, Costs
 from nlc.tools.costs.owners import SYSTEM, exprs
 from nlc.tools.derivation import update_lines
@@ -34,6 +39,10 @@ Said = tuple[
 SIDE = 1024  # of the matrix that a gradient system is explained for
 _MATRICES = frozenset(
     "matmul outer solve newton_schulz inv_root eigh_basis qr diag sum_rows sum_cols".split()
+)
+_ONE_KERNEL = (
+    "without gradients one kernel scans and reads, if in half precision sequences × heads × "
+    "blocks of values are as many as the GPU's multiprocessors; else one scans and another reads"
 )
 _SUMS = frozenset("sum mean amax amin dot sqnorm norm".split())
 
@@ -139,10 +148,19 @@ class _Explainer:
         channels = self._number(choice.record.key.type.dims[0])
         if channels > MOST_KEYS:
             return f"; in kernels, which take keys of {MOST_KEYS} channels at most, not {channels}"
-        if tile is None or choice.plan != "chunked":
-            return "; in kernels"
-        kept = f"{size(cost.state)} for each {tile} tokens, or each `checkpoint`"
-        return f"; in kernels, whose backward pass needs {kept}"
+        said = "; in kernels"
+        if tile is not None and choice.plan == "chunked":
+            kept = f"{size(cost.state)} for each {tile} tokens, or each `checkpoint`"
+            said += f", whose backward pass needs {kept}"
+        if self._fused & {*choice.record.states}:
+            return f"{said}; {_ONE_KERNEL}"
+        return f"{said}; a kernel scans and another reads"
+
+    @cached_property
+    def _fused(self) -> set[str]:
+        """The states that a kernel scans and reads, as the generated file has it."""
+        program = with_gates(self.spec.program(self.backend, self.plans), RESERVED)
+        return read_in_one(program, Header("", 1, self.backend, "", ""))
 
     def _updates(self, level: str) -> tuple[str, ...]:
         """An optimizer's steps are all that there is to say of it; a module's are many, and ``derive`` shows them."""
