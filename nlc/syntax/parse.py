@@ -8,17 +8,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from nlc.base.diagnostics import Fix, Label, Report, nearest
+from nlc.base.diagnostics import Fix, Report
 from nlc.base.span import Source, Span
 from nlc.ir.expr import Expr
 from nlc.syntax.blocks import block
 from nlc.syntax.clock import NOTHING, Known, parse_clock, parse_period
-from nlc.syntax.foreign import READS
+from nlc.syntax.memory import memory
 from nlc.syntax.misplaced import put_back
 from nlc.syntax.routes import route
 from nlc.syntax.schema import (
     Family,
-    InlineMemory,
     Level,
     Reset,
     Spec,
@@ -48,9 +47,11 @@ from nlc.syntax.values import (
     error,
     expression,
     is_empty,
+    is_map,
     members,
     name,
     named,
+    size,
     word,
     wrong_kind,
 )
@@ -62,8 +63,6 @@ _DECLARE = ("hyper", "inputs", "weights", "let", "use", "levels")  # the blocks 
 _WORD = re.compile(r"[^\W\d]\w*")
 _KEYS = re.compile(r"(\w+): ")
 _FOR = re.compile(r"for\s+\w+\s+in\b")
-_FORWARD = re.compile(r"_*(\w+?)_*\(.*\)")
-_READ = re.compile(r"\s*read\s*(?:\((?P<params>.*)\))?\s*", re.DOTALL)
 
 
 def parse(source: Source, report: Report) -> SpecTree | None:
@@ -262,91 +261,10 @@ class _Parser:
         )
 
     def _memory(self, found: dict[str, Entry]) -> MemoryTree | None:
-        if "memory" not in found:
-            return None
-        entry = found["memory"]
-        if isinstance(entry.node, Sequence) and entry.node.flow:
-            return self._sizes_alone(entry)
-        if not _is_map(entry):
-            call = expression(entry, self.report)
-            return None if call is None else MemoryTree(entry.node.span, call)
-        where = f"the memory of {entry.where}"
-        items = [Entry(key, node, where) for key, node in entry.node.entries]
-        reads = [item for item in items if _READ.fullmatch(item.key.text)]
-        if not reads and (other := next(filter(_reads, items), None)):
-            items.remove(other)
-            reads = [self._forward(other)]
-        keys = {item.key.text: item for item in items if item.key.text == "dtype"}
-        states = [item for item in items if item not in reads and item.key.text not in keys]
-        fields = named(states, self.report, self._size)
-        params, read = self._read(reads, entry, where)
-        dtype = self._choice(keys, InlineMemory, "dtype")
-        return MemoryTree(entry.node.span, None, fields, params, read, dtype)
-
-    def _forward(self, entry: Entry) -> Entry:
-        """``forward(z)`` for ``read(z)``."""
-        start = entry.key.text.index("(")
-        meant = f"read{entry.key.text[start:]}"
-        self.report.add(
-            "NLC101",
-            f"unknown key `{cut(entry.key.text)}` in {entry.where}",
-            entry.key.span,
-            f"did you mean `{meant}`?",
-            fix=Fix(entry.key.span, meant),
-        )
-        return Entry(replace(entry.key, text=meant), entry.node, entry.where)
-
-    def _sizes_alone(self, entry: Entry) -> None:
-        """``memory: [dv, dk]``: which memory has these sizes?"""
-        if any(d.span.start == entry.node.span.start for d in self.report.diagnostics):
-            return  # it has a tag, say
-        items = entry.node.items if isinstance(entry.node, Sequence) else ()
-        sizes = [item.text for item in items if isinstance(item, Scalar)]
-        kind = {1: "vector", 2: "matrix"}.get(len(sizes) if len(sizes) == len(items) else 0)
-        meant = f"{kind}({', '.join(sizes)})" if kind else None
-        self.report.add(
-            "NLC103",
-            f"{entry.called} takes a memory, not sizes alone",
-            entry.node.span,
-            f"did you mean `{meant}`?" if meant else "this is a list",
-            helps=[
-                "for example `matrix(dv, dk)`, or states written out: `{W: [n, n], read(z): W @ z}`"
-            ],
-            fix=Fix(entry.node.span, meant) if meant else None,
-        )
-
-    def _read(
-        self, reads: list[Entry], memory: Entry, where: str
-    ) -> tuple[tuple[str, ...], Expr | None]:
-        """``read(z): e``: the names it binds, and e."""
-        if not reads:
-            help = "add `read(z)`: what the memory answers to z"
-            self.report.add("NLC102", f"{where} has no `read(z)`", memory.key.span, helps=[help])
-            return (), None
-        for again in reads[1:]:
-            first = Label(reads[0].key.span, "first said here")
-            self.report.add(
-                "NLC002", f"{where} has two reads", again.key.span, "again here", related=[first]
-            )
-        key = reads[0].key
-        match = _READ.fullmatch(key.text)
-        if not match or not (match["params"] or "").strip():
-            help = "write `read(z): …`, where z is what the memory is asked with"
-            self.report.add(
-                "NLC103", "`read` does not name what it is asked", key.span, helps=[help]
-            )
-            return (), None
-        params, at = [], match.start("params")
-        for written in match["params"].split(","):
-            blank = len(written) - len(written.lstrip())
-            piece = key.part(at + blank, at + max(blank, len(written.rstrip())))
-            params.append(name(piece, self.report))
-            at += len(written) + 1
-        known = tuple(p.name for p in params if p is not None)
-        return known, expression(reads[0], self.report)
+        return memory(found["memory"], self.report) if "memory" in found else None
 
     def _update(self, found: dict[str, Entry]) -> Expr | tuple[Field, ...] | None:
-        if "update" in found and _is_map(found["update"]):
+        if "update" in found and is_map(found["update"]):
             return self._fields(found, "update", "an expression or a mapping of states")
         return self._expr(found, "update")
 
@@ -354,7 +272,7 @@ class _Parser:
         if "reset" not in found:
             return None
         entry = found["reset"]
-        if not _is_map(entry):
+        if not is_map(entry):
             every = self._clock(found, "reset", periodic=True)
             return None if every is None else ResetTree(entry.node.span, every)
         where = f"the reset of {entry.where}"
@@ -427,7 +345,7 @@ class _Parser:
     def _one_or_fields(self, found: dict[str, Entry], key: str) -> tuple[Field, ...]:
         if key not in found:
             return ()
-        if _is_map(found[key]):
+        if is_map(found[key]):
             return self._fields(found, key, "an expression or a mapping", reserved=True)
         node = found[key].node
         if isinstance(node, Sequence) and not (node.flow and node.span.text[-1:] != "]"):
@@ -446,7 +364,7 @@ class _Parser:
         return Field(given.name, given.span, expr or error(given.span))
 
     def _size(self, entry: Entry, given: Named) -> Field:
-        return Field(given.name, given.span, dims(entry, self.report) or error(given.span))
+        return size(entry, given, self.report)
 
     def _over(self, found: dict[str, Entry]) -> ForTree | None:
         """``for: {i: [1, 2, 3], period: periods}``."""
@@ -515,20 +433,6 @@ def _swallowed(node: Node) -> list[str]:
 
 def _entries(node: Node) -> tuple[tuple[Scalar, Node], ...]:
     return node.entries if isinstance(node, Mapping) else ()
-
-
-def _reads(entry: Entry) -> bool:
-    """Whether a key of a memory stands for ``read(z)``: ``forward(z)``, ``raed(z)``."""
-    match = _FORWARD.fullmatch(entry.key.text)
-    return match is not None and (match[1] in READS or nearest(match[1], ["read"]) is not None)
-
-
-def _is_map(entry: Entry) -> bool:
-    """Whether a mapping is meant, not an expression that YAML reads as one (``{x}``)."""
-    node = entry.node
-    if not isinstance(node, Mapping):
-        return False
-    return not node.flow or not node.entries or any(not is_empty(v) for _, v in node.entries)
 
 
 def _place(entry: Entry) -> Span:

@@ -16,7 +16,7 @@ from nlc.ir.expr import Expr
 from nlc.ir.show import show
 from nlc.syntax.math import parse_expr
 from nlc.syntax.symbols import ascii_name
-from nlc.syntax.tree import Word
+from nlc.syntax.tree import Field, Word
 from nlc.syntax.yamlnodes import Mapping, Node, Scalar, Sequence
 from nlc.syntax.yamlplace import cut, quoted
 
@@ -73,6 +73,14 @@ def error(span: Span) -> Expr:
 
 def is_empty(node: Node) -> bool:
     return isinstance(node, Scalar) and not node.text and not node.style and not node.broken
+
+
+def is_map(entry: Entry) -> bool:
+    """Whether a mapping is meant, not an expression that YAML reads as one (``{x}``)."""
+    node = entry.node
+    if not isinstance(node, Mapping):
+        return False
+    return not node.flow or not node.entries or any(not is_empty(v) for _, v in node.entries)
 
 
 def is_broken(node: Node) -> bool:
@@ -167,6 +175,11 @@ def dims(entry: Entry, report: Report) -> Expr | None:
 
 
 # ------------------------------------------------------------------------------------------- words
+
+
+def size(entry: Entry, given: Named, report: Report) -> Field:
+    """A name with its sizes."""
+    return Field(given.name, given.span, dims(entry, report) or error(given.span))
 
 
 def word(entry: Entry, report: Report) -> Word | None:
