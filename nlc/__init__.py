@@ -10,7 +10,7 @@ Importing nlc imports no torch; ``compile`` does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nlc.base.diagnostics import Diagnostic, SpecError
@@ -26,6 +26,7 @@ def compile(
     plan: Mapping[str, str] | None = None,
     *,
     operator: bool = False,
+    without: Iterable[str] = (),
 ) -> Any:
     """The class that a spec describes.
 
@@ -36,6 +37,8 @@ def compile(
             the tokens of one triangular solve ``chunked(32)``. It never changes what the spec means.
         operator: the recurrent core alone, its flows as inputs and its reads as outputs, without slow weights:
             ``compile("delta_net", operator=True)`` takes q, k, v [B, T, H, n] and beta [B, T, H].
+        without: parts that the file of a token system is to leave out: ``checks`` of hypers, inputs and states,
+            ``packed`` sequences, ``pieces``, which are ``checkpoint``, ``truncate`` and ``error_if_nonfinite``.
 
     Returns:
         A ``torch.nn.Module`` subclass (tokens) or a ``torch.optim.Optimizer`` subclass (gradients), whose constructor
@@ -43,12 +46,12 @@ def compile(
 
     Raises:
         SpecError: the spec has mistakes, or a plan does not hold; the message shows all of them with their places.
-        ValueError: there is no such backend, level or plan.
+        ValueError: there is no such backend, level or plan, or it does not leave that out.
     """
     made = spec if isinstance(spec, Spec) else load(spec)
     if operator and not made.as_operator:
         made = Spec(made.source, as_operator=True)
-    return made.compile(backend, plan)
+    return made.compile(backend, plan, without)
 
 
 def route(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -300,22 +300,29 @@ class Spec:
             text = derivation(self.system, self.updates, level, format)
             return Derivation(text, derivation(self.system, self.updates, level, "latex"))
 
-    def source_text(self, backend: str = "auto", plan: Plans | None = None) -> str:
-        """The generated file."""
+    def source_text(
+        self, backend: str = "auto", plan: Plans | None = None, without: Iterable[str] = ()
+    ) -> str:
+        """The generated file; ``without`` are parts that it leaves out, as ``nlc.compile`` has them."""
+        from nlc.backends.features import known
         from nlc.backends.writer import Header
         from nlc.passes.plan.made import with_gates
 
         name = self.backend(backend)
+        made = backend_module(name)
+        tokens = self.system.context == "tokens"
+        maker = f"the backend {name}" if tokens else "an optimizer"
+        left_out = known(maker, without, made.LEAVES_OUT if tokens else ())
         header = Header(
             __version__,
             1,
             name,
             Path(self.source.name).name,
             hashlib.sha256(self.source.text.encode()).hexdigest()[:16],
+            left_out,
         )
         with _deep():
             program = self.program(name, plan)
-            made = backend_module(name)
             if (why := made.refusal(program)) is not None:
                 self._without(name, why)
             if made.GATES:
@@ -328,13 +335,15 @@ class Spec:
 
         return Places(self.source_text(backend, plan))
 
-    def compile(self, backend: str = "auto", plan: Plans | None = None) -> Any:
-        """The class that the generated file defines."""
+    def compile(
+        self, backend: str = "auto", plan: Plans | None = None, without: Iterable[str] = ()
+    ) -> Any:
+        """The class that the generated file defines, ``without`` what that leaves out."""
         from nlc.runtime.loader import load_source
 
         system = self.system
         module = load_source(
-            self.source_text(backend, plan),
+            self.source_text(backend, plan, without),
             system.name + ("_operator" if self.as_operator else ""),
             self.source.text,
         )

@@ -306,8 +306,8 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def change(old: str, new: str, of: str = "reference") -> None:
         emitted = nlc.Spec.source_text
 
-        def source_text(self: nlc.Spec, backend: str = "auto", plan: object = None) -> str:
-            text = emitted(self, backend, plan)
+        def source_text(self: nlc.Spec, backend: str = "auto", *more: object) -> str:
+            text = emitted(self, backend, *more)
             if self.backend(backend) != of:
                 return text
             assert old in text

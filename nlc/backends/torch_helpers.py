@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from nlc.backends.features import FEATURES
 from nlc.backends.torch_steps import STEPS
 from nlc.backends.writer import select
 from nlc.ir.program import Program
@@ -381,21 +382,26 @@ def pieces(module, state: dict, *flows: Tensor, members: Sequence[int] = ()<coun
 def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor) -> tuple:
     """Sequences packed in flows [1, T, ...] as streams of their own, those alike as one batch."""
     if cu_seqlens is None:
-        return pieces(module, started(module, states, flows[0]), *flows)  #? !counted
-        state = started(module, states, flows[0])  #? counted
+        return pieces(module, started(module, states, flows[0]), *flows)  #? !counted checks pieces
+        return module.piece(started(module, states, flows[0]), *flows)  #? !counted checks !pieces
+        state = started(module, states, flows[0])  #? counted checks
+        state = module.initial_state(flows[0]) if states is None else states  #? !checks
         seen = 0 if states is None else int(state["pos"])  #? counted
-        return pieces(module, state, *flows, seen=seen)  #? counted
-    cuts, shape = torch.as_tensor(cu_seqlens), list(flows[0].shape[:2])
-    ends = cuts.tolist()
-    if cuts.ndim != 1 or ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:
-        name = module.FLOWS.split(" -> ")[0].split(", ")[0]
-        said = f"cu_seqlens must rise from 0 to T of {name} [1, T, ...], not {ends} of {shape}"
-        raise ValueError(f"{said} ({declared(module, name)})")
-    sizes = cuts.diff().tolist()
+        return <pieces:pieces(module, ><!pieces:module.piece(>state, *flows)  #? !counted !checks
+        return <pieces:pieces(module, ><!pieces:module.piece(>state, *flows, seen=seen)  #? counted
+    cuts, shape = torch.as_tensor(cu_seqlens), list(flows[0].shape[:2])  #? checks
+    ends = cuts.tolist()  #? checks
+    if cuts.ndim != 1 or ends[:1] != [0] or ends != sorted(ends) or shape != [1, ends[-1]]:  #? checks
+        name = module.FLOWS.split(" -> ")[0].split(", ")[0]  #? checks
+        said = f"cu_seqlens must rise from 0 to T of {name} [1, T, ...], not {ends} of {shape}"  #? checks
+        raise ValueError(f"{said} ({declared(module, name)})")  #? checks
+    sizes = cuts.diff().tolist()  #? checks
+    sizes = torch.as_tensor(cu_seqlens).diff().tolist()  #? !checks
     states = [None] * len(sizes) if states is None else states
-    if isinstance(states, dict) or len(states) != len(sizes):
-        raise ValueError(f"state must be a list of {len(sizes)}, one for each sequence")
-    states = [started(module, x or None, flows[0]) for x in states]
+    if isinstance(states, dict) or len(states) != len(sizes):  #? checks
+        raise ValueError(f"state must be a list of {len(sizes)}, one for each sequence")  #? checks
+    states = [started(module, x or None, flows[0]) for x in states]  #? checks
+    states = [x or module.initial_state(flows[0]) for x in states]  #? !checks
     outputs, groups = [None] * len(sizes), {}
     for i, parts in enumerate(zip(*(x.split(sizes, 1) for x in flows), strict=True)):
         if sizes[i]:  # what is alike has the same length, position and caches
@@ -404,9 +410,11 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
     for group in groups.values():
         members, old, *parts = zip(*group, strict=True)
         state = {k: torch.cat([s[k] for s in old]) if x.ndim else x for k, x in old[0].items()}
-        found, state = pieces(module, state, *map(torch.cat, parts), members=members)  #? !counted
+        found, state = pieces(module, state, *map(torch.cat, parts), members=members)  #? !counted pieces
+        found, state = module.piece(state, *map(torch.cat, parts))  #? !counted !pieces
         parts, seen = map(torch.cat, parts), int(state["pos"])  #? counted
-        found, state = pieces(module, state, *parts, members=members, seen=seen)  #? counted
+        found, state = pieces(module, state, *parts, members=members, seen=seen)  #? counted pieces
+        found, state = module.piece(state, *parts, seen=seen)  #? counted !pieces
         for n, i in enumerate(members):
             outputs[i] = [y[n : n + 1] for y in found]
             states[i] = {k: x[n : n + 1] if x.ndim else x for k, x in state.items()}
@@ -415,7 +423,11 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
 }
 
 
-def for_program(texts: list[str], program: Program) -> list[str]:
-    """Texts as a program needs them: they know how many tokens came before, if it counts them, and of indices."""
+def for_program(
+    texts: list[str], program: Program, without: frozenset[str] = frozenset()
+) -> list[str]:
+    """Texts as a program needs them: they know how many tokens came before, if it counts them, and of indices; and
+    that the file is ``without`` some features."""
     flags = {"counted": program.counted, "indexed": bool(program.indices)}
+    flags |= {name: name not in without for name in FEATURES}
     return [select(t, **flags) if any(f"#? {f}" in t for f in flags) else t for t in texts]

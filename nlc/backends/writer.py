@@ -19,6 +19,11 @@ class Header:
     backend: str
     spec: str  # the spec's file name
     digest: str  # sha256 of its text
+    without: frozenset[str] = frozenset()  # of `features.FEATURES`
+
+    def has(self, feature: str) -> bool:
+        """Whether the file has a feature that it could do without."""
+        return feature not in self.without
 
 
 def select(text: str, **flags: bool) -> str:

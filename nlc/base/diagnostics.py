@@ -66,6 +66,10 @@ class BadPlan(ValueError):
     """A level that there is not, or a word that is no plan."""
 
 
+class BadFeature(ValueError):
+    """What a generated file was asked to leave out, and cannot."""
+
+
 class InternalError(Exception):
     """A bug of ours, never a mistake of the user's."""
 

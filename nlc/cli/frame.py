@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from nlc.base.diagnostics import BadPlan, SpecError
+from nlc.base.diagnostics import BadFeature, BadPlan, SpecError
 from nlc.tools.sizes import BadHyper
 
 
@@ -46,7 +46,7 @@ def verb(f: Callable) -> Callable:
             sys.exit(1)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
-        except (BadHyper, BadPlan) as error:
+        except (BadHyper, BadPlan, BadFeature) as error:
             hint = error.option if isinstance(error, BadHyper) else "--plan"
             raise click.BadParameter(str(error), param_hint=hint) from None
         except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from nlc.backends import BACKENDS
+from nlc.backends.features import FEATURES
 from nlc.base.diagnostics import nearest
 from nlc.library import search
 
@@ -79,6 +80,12 @@ PLAN = click.option(
     metavar="LEVEL=PLAN",
     multiple=True,
     help="How a level runs: sequential, chunked or anchored; chunked(32) has 32 tokens a solve.",
+)
+WITHOUT = click.option(
+    "--without",
+    type=click.Choice(list(FEATURES)),
+    multiple=True,
+    help=f"Left out of the file: {'; '.join(f'{n}, {x}' for n, x in FEATURES.items())}.",
 )
 OPERATOR = click.option(
     "--operator", is_flag=True, help="The recurrent core alone, its flows as inputs."

@@ -30,6 +30,7 @@ from nlc.cli.frame import load, progress, verb, warn
     help="Who prints the program; auto: the fastest that can.",
 )
 @options.PLAN
+@options.WITHOUT
 @options.OPERATOR
 @options.MISTAKES
 @verb
@@ -38,12 +39,13 @@ def compile(
     output: Path | None,
     backend: str,
     plans: tuple[str, ...],
+    without: tuple[str, ...],
     operator: bool,
     format: str,
 ) -> None:
     """Write the generated PyTorch file."""
     loaded = load(spec, operator=operator)
-    text = loaded.source_text(backend, dict(map(options.plan, plans)))
+    text = loaded.source_text(backend, dict(map(options.plan, plans)), without)
     warn(loaded)
     if output is None or str(output) == "-":
         click.echo(text, nl=False)

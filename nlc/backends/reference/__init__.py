@@ -6,6 +6,7 @@ tick of its clock, the loop over tokens is a loop, and all of it is differentiab
 
 from __future__ import annotations
 
+from nlc.backends.features import FEATURES
 from nlc.backends.reference.module import emit_module
 from nlc.backends.reference.optimizer import emit_optimizer
 from nlc.backends.words import RESERVED
@@ -16,6 +17,7 @@ NAME = "reference"
 CONTEXTS = ("tokens", "gradients", "layers")  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
 GATES = False  # whether it makes gates where they are used
+LEAVES_OUT: tuple[str, ...] = tuple(FEATURES)  # what its files of token systems can do without
 
 
 def emit(program: Program, header: Header) -> str:
@@ -30,4 +32,4 @@ def refusal(program: Program) -> str | None:
     return None if context in CONTEXTS else f"a system over {context}"
 
 
-__all__ = ["CONTEXTS", "GATES", "NAME", "RESERVED", "TILES", "emit", "refusal"]
+__all__ = ["CONTEXTS", "GATES", "LEAVES_OUT", "NAME", "RESERVED", "TILES", "emit", "refusal"]

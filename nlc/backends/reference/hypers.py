@@ -80,21 +80,41 @@ def settle(w: Writer, system: System, use: Use) -> None:
     for numerator, denominator, symbols in _divisions(system):
         if symbols <= given:
             _divides(w, system, numerator, denominator)
-    done, waiting = set(given), [h for h in system.hypers.values() if h.derived]
-    divided = _divided_defaults(waiting, [x[:2] for x in _divisions(system) if x[2] <= given])
-    while waiting:
-        h = next(h for h in waiting if _reads(h.default) <= done)
-        waiting.remove(h)
-        done.add(h.name)
-        whole = _is_whole(h)
+    derived = _in_order(system)
+    divided = _divided_defaults(
+        [h for h in system.hypers.values() if h.derived],
+        [x[:2] for x in _divisions(system) if x[2] <= given],
+    )
+    for h in derived:
         for pair in [p for p, names in divided.items() if h.name in names]:
             names = divided.pop(pair)
             only = f"{names[0]} is None" if len(names) == 1 else f"None in ({', '.join(names)})"
             _divides(w, system, *pair, f"{only} and ")
-        w(f"{h.name} = {constant(h.default, whole)} if {h.name} is None else {h.name}")
+        _derived(w, h)
     late = [name for name in sizes if name not in sound]
     _sound(w, use, late, [h for h in _lists(system) if h.derived])
     _plain(w, use, [h for h in system.hypers.values() if h.derived])
+
+
+def derive(w: Writer, system: System) -> None:
+    """Derived hypers at their defaults; nothing is checked."""
+    for h in _in_order(system):
+        _derived(w, h)
+
+
+def _in_order(system: System) -> list[Hyper]:
+    """Derived hypers, each after those that it reads."""
+    done = {n for n, h in system.hypers.items() if not h.derived}
+    waiting, out = [h for h in system.hypers.values() if h.derived], []
+    while waiting:
+        out.append(next(h for h in waiting if _reads(h.default) <= done))
+        waiting.remove(out[-1])
+        done.add(out[-1].name)
+    return out
+
+
+def _derived(w: Writer, h: Hyper) -> None:
+    w(f"{h.name} = {constant(h.default, _is_whole(h))} if {h.name} is None else {h.name}")
 
 
 def _plain(w: Writer, use: Use, some: list[Hyper]) -> None:

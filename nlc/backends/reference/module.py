@@ -43,14 +43,19 @@ def emit_module(program: Program, header: Header) -> str:
     emitter = ModuleWriter(program, header, body)
     emitter.write()
     return close_file(
-        file, reference_helpers(emitter.printer, program), body, _IMPORTS, class_name(system)
+        file,
+        reference_helpers(emitter.printer, program, header.without),
+        body,
+        _IMPORTS,
+        class_name(system),
     )
 
 
 class ModuleWriter:
     """Writes the class of a token system; a backend with statements of its own overrides ``statement``.
 
-    ``forward`` calls ``STREAMS``; ``beside_flows`` is what ``piece`` takes beside flows.
+    ``forward`` calls ``STREAMS``; ``beside_flows`` is what ``piece`` takes beside flows. ``whole``: ``forward`` takes
+    all tokens of a stream at once, so there is no ``piece``.
     """
 
     STREAMS = "streams"
@@ -70,7 +75,7 @@ class ModuleWriter:
         self.carried = {
             s.var for s in program.slots if s.kind != "tick"
         }  # tensors from call to call
-        self.weights = Weights(program, self.printer, w)
+        self.weights = Weights(program, self.printer, w, header.has("checks"))
         self.states = States(program, self.printer, w, self._sizes, self.weights.starts)
         self.outputs: dict[str, str] = {}
         self.rules = {
@@ -78,9 +83,12 @@ class ModuleWriter:
             for name, rule in program.rules.items()
         }
         self.parts = PartNames(program.names)
+        self.whole = not header.has("packed") and not header.has("pieces")
 
     def constructed(self) -> list[str]:
         """What the constructor does with sizes that are set."""
+        if not self.header.has("checks"):
+            return []
         return [f"self.STATE = {self.printer.use('state_layout')}(self)"]
 
     def _hyper(self, name: str) -> str:
@@ -95,7 +103,7 @@ class ModuleWriter:
             w()
             w()
         with w.block(f"class {name}(nn.Module):"):
-            class_doc(w, self.program)
+            class_doc(w, self.program, self.header)
             w()
             self.weights.table()
             self.weights.init(self.constructed())
@@ -124,18 +132,27 @@ class ModuleWriter:
         w, names, outputs = self.w, list(self.flows.values()), list(self.system.output)
         taken = [f"{a}: Tensor" for a in self.arguments.values()]
         found = "Tensor" if len(outputs) == 1 else "dict[str, Tensor]"
-        given = ["state: dict | list[dict] | None = None", "cu_seqlens: Tensor | None = None"]
-        returns = f"tuple[{found}, dict | list[dict]]"
-        w.define("forward", ["self", *taken, "*", *given], returns)
+        kept = "dict | list[dict]" if self.header.has("packed") else "dict"
+        given = [f"state: {kept} | None = None"]
+        given += ["cu_seqlens: Tensor | None = None"] if self.header.has("packed") else []
+        w.define("forward", ["self", *taken, "*", *given], f"tuple[{found}, {kept}]")
         w.depth += 1
         w('"""All tokens of a piece of the stream; two pieces in turn equal one call on both."""')
         self._check_inputs("B", "T")
         self._embed()
-        for helper in ("declared", "started", "expect_finite", "pieces"):
+        needed = [("started", "checks"), ("expect_finite", "pieces"), ("pieces", "pieces")]
+        helpers = [helper for helper, feature in needed if self.header.has(feature)]
+        for helper in (*(["declared"] if helpers else []), *helpers):
             self.printer.use(helper)
         target = "(y,), state" if len(outputs) == 1 else "outputs, state"
-        call = f"{target} = {self.printer.use(self.STREAMS)}("
-        w.call(call, ["self", "cu_seqlens", "state", *self._given()], ")")
+        if self.header.has("packed"):
+            call = f"{target} = {self.printer.use(self.STREAMS)}("
+            w.call(call, ["self", "cu_seqlens", "state", *self._given()], ")")
+        else:
+            self._one_stream(target)
+        if self.whole:
+            self._body()
+            return
         if len(outputs) == 1:
             w("return y, state")
         else:
@@ -147,10 +164,33 @@ class ModuleWriter:
         w.define("piece", ["self", "state: dict", *taken], "tuple[list[Tensor], dict]")
         w.depth += 1
         w('"""The outputs of one piece, in the order of the spec, and the state behind it."""')
+        self._body()
+
+    def _body(self) -> None:
         self._open_state()
         for statement in self.program.body:
             self.statement(statement)
-        w.depth -= 1
+        self.w.depth -= 1
+
+    def _one_stream(self, target: str) -> None:
+        """What ``piece`` is called with, and the call, where sequences are never packed."""
+        w, flows = self.w, self._given()
+        if self.program.counted:
+            w('seen = 0 if state is None else int(state["pos"])')
+        if self.header.has("checks"):
+            w(f"state = {self._going_on(f'started(self, state, {flows[0]})')}")
+        else:
+            new, old = f"self.initial_state({flows[0]})", self._going_on("state")
+            w(f"state = {new} if state is None else {old}")
+        if self.whole:
+            return
+        call = "pieces(self, " if self.header.has("pieces") else "self.piece("
+        counted = ["seen=seen"] if self.program.counted else []
+        w.call(f"{target} = {call}", ["state", *flows, *counted], ")")
+
+    def _going_on(self, state: str) -> str:
+        """The caller's state as what ``forward`` begins with."""
+        return state
 
     def statement(self, s: Let | Loop | Parallel | Return) -> None:
         """One statement of the body of ``forward``."""
@@ -172,6 +212,8 @@ class ModuleWriter:
 
     def _check_inputs(self, *lead: str) -> None:
         """Every input's shape, dtype and device, against the first's."""
+        if not self.header.has("checks"):
+            return
         first = next(iter(self.arguments.values()))
         for n, argument in self.arguments.items():
             item = self.system.inputs[n]
@@ -235,7 +277,8 @@ class ModuleWriter:
             w(f"{outer} = []")
         if loop.counter:
             start = next(s for s in self.program.slots if s.kind == "tick")
-            w(f"{loop.counter} = int({start.var}) if seen is None else seen", "tokens seen so far")
+            seen = "seen" if self.whole else f"int({start.var}) if seen is None else seen"
+            w(f"{loop.counter} = {seen}", "tokens seen so far")
             self.printer.numbers.add(loop.counter)
         if loop.watched:
             w("graph = torch.is_grad_enabled()", "whether the caller differentiates")
@@ -290,7 +333,7 @@ class ModuleWriter:
         if not inner:
             w(f"for _ in range({self.first}.shape[1]):")
             return
-        targets = ", ".join(inner) + ("," if len(inner) == 1 else "")
+        targets = ", ".join(inner) if len(inner) > 1 else f"({inner[0]},)"
         flows = [self._dtype(), *loop.slices]
         one = f"for {targets} in {self.printer.use('ticks')}({', '.join(flows)}):"
         if 4 * w.depth + len(one) <= WIDTH:
@@ -322,7 +365,12 @@ class ModuleWriter:
                 "no later token sees further back",
             )
         self.close_state(statement)
-        w.collection("return [", list(texts.values()), "], state")
+        if not self.whole:
+            w.collection("return [", list(texts.values()), "], state")
+        elif len(texts) == 1:
+            w(f"return {next(iter(texts.values()))}, state")
+        else:
+            w.collection("return {", [f'"{n}": {x}' for n, x in texts.items()], "}, state")
 
     def close_state(self, statement: Return) -> None:
         """What the stream carries to the next call."""
@@ -360,6 +408,10 @@ class ModuleWriter:
         w.depth += 1
         w('"""One token of each sequence, without the token axis."""')
         self._check_inputs("B")
+        if not self.header.has("packed"):
+            self._one_token()
+            w.depth -= 1
+            return
         self._embed()
         given = [f"{a}.unsqueeze(1)" for a in names]
         target = "(y,), state" if one else "outputs, state"
@@ -370,6 +422,15 @@ class ModuleWriter:
             items = [f'"{n}": outputs[{i}].squeeze(1)' for i, n in enumerate(self.system.output)]
             w.collection("return {", items, "}, state")
         w.depth -= 1
+
+    def _one_token(self) -> None:
+        """``step`` as a call of ``forward``."""
+        given = [f"{a}.unsqueeze(1)" for a in self.arguments.values()]
+        one = len(self.system.output) == 1
+        target = f"{'y' if one else 'outputs'}, state"
+        self.w.call(f"{target} = self.forward(", [*given, "state=state"], ")")
+        token = "y.squeeze(1)" if one else "{name: y.squeeze(1) for name, y in outputs.items()}"
+        self.w(f"return {token}, state")
 
     def _param_groups(self) -> None:
         w = self.w

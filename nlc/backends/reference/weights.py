@@ -46,7 +46,8 @@ class _Part:
 class Weights:
     """Writes ``__init__`` and ``reset_parameters``."""
 
-    def __init__(self, program: Program, printer: TorchPrinter, w: Writer):
+    def __init__(self, program: Program, printer: TorchPrinter, w: Writer, checked: bool):
+        self.checked = checked  # whether the constructor says what is wrong with its hypers
         self.system, self.printer, self.w = program.system, printer, w
         self.learned = [s for s in self.system.states.values() if s.learned]
         carried = [s.key for s in program.slots if s.learned and s.kind == "level"]
@@ -97,8 +98,11 @@ class Weights:
         w.define("__init__", args, "None")
         w.depth += 1
         w("super().__init__()")
-        hypers.settle(w, system, self.printer.use)
-        hypers.check(w, system)
+        if self.checked:
+            hypers.settle(w, system, self.printer.use)
+            hypers.check(w, system)
+        else:
+            hypers.derive(w, system)
         hypers.keep(w, [(f"self.{attribute_name(name)}", name) for name in system.hypers])
         if self.any:
             w('factory = {"device": device, "dtype": dtype}')

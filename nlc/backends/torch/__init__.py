@@ -17,6 +17,7 @@ NAME = "torch"
 CONTEXTS = ("tokens", "gradients", "layers")  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
 GATES = False  # whether it makes gates where they are used
+LEAVES_OUT: tuple[str, ...] = reference.LEAVES_OUT  # what its files of token systems can do without
 RESERVED = (
     reference.RESERVED
     | frozenset(TEXTS)

@@ -131,9 +131,11 @@ def defined(
     program: Program,
     tiles: dict[str, int | None],
     texts: dict[str, str] = TEXTS,
+    without: frozenset[str] = frozenset(),
 ) -> list[str]:
     """The texts of the named helpers, with the tiles that were asked for by the constants that have them."""
-    found = for_program([texts[n] for n in with_needed(names, texts)], program)
+    mine = dict(zip(texts, for_program([*texts.values()], program, without), strict=True))
+    found = [mine[n] for n in with_needed(names, mine)]
     for constant, asked in tiles.items():
         if asked is not None:
             found = [re.sub(rf"(?m)^{constant} = \d+", f"{constant} = {asked}", t) for t in found]

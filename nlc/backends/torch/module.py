@@ -36,7 +36,7 @@ def emit_module(program: Program, header: Header) -> str:
     emitter = TorchModule(program, header, body)
     emitter.write()
     asked = {"CHUNK": program.tile, "CHANNEL_CHUNK": program.channel_tile}
-    texts = defined(emitter.printer.helpers, program, asked)
+    texts = defined(emitter.printer.helpers, program, asked, without=header.without)
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
@@ -64,19 +64,26 @@ class TorchModule(Scans, Components, ModuleWriter):
     def _open_state(self) -> None:
         """The caller's state stays as it is."""
         w = self.w
-        for n in self.program.nonnegative:
+        for n in self.program.nonnegative if self.header.has("checks") else ():
             self._nonnegative(n)
-        if not any(isinstance(s, Parallel) for s in self.program.body):
+        if not self._parallels():
             super()._open_state()
             return
-        w("state = dict(state)")
-        if self.program.counted:
+        if not self.whole:
+            w("state = dict(state)")
+        if self.program.counted and not self.whole:
             start = next(s for s in self.program.slots if s.kind == "tick")
             w(
                 f'seen = int(state["{start.key}"]) if seen is None else seen',
                 "tokens that came before",
             )
         self.plain.places = self.row.places = self.slots
+
+    def _parallels(self) -> bool:
+        return any(isinstance(s, Parallel) for s in self.program.body)
+
+    def _going_on(self, state: str) -> str:
+        return f"dict({state})" if self.whole and self._parallels() else state
 
     def _nonnegative(self, name: str) -> None:
         """What is done about an input that is negative where its logarithm is taken."""
