@@ -195,7 +195,8 @@ def _launch(kernel: Any, args: list, sizes: Mapping[str, Any]) -> _Launch:
             signature.append((name, "i32" if value < 2**31 else "i64"))
             aligned += [i] if value % 16 == 0 else []
     known = [(n, x) for n, x in sizes.items() if n in kernel.arg_names]
-    options = tuple((n, x) for n, x in sizes.items() if n.startswith("num_"))
+    launched = ("num_warps", "num_stages", "maxnreg")
+    options = tuple((n, x) for n, x in sizes.items() if n in launched)
     signature += [(n, "constexpr") for n, _ in known]
     return _Launch(
         kernel.fn.__name__, tuple(signature), (*constants, *known), tuple(aligned), options

@@ -139,7 +139,7 @@ def candidates(module: ModuleType, target: Target, parted: bool) -> list[Config]
     now = module.configured(*target)
     with patched(module, INTERPRETED=True):
         held, warps, stages = fitting(module, target, module.configured(*target))
-    blocks = [b for b in (held, held // 2, 2 * held) if b >= 16] if parted else [held]
+    blocks = [b for b in (held, held // 2, 2 * held) if b >= min(16, held)] if parted else [held]
     grid = [(b, w, stages) for b in blocks for w in (warps, warps // 2, 2 * warps)]
     grid += [(held, warps, s) for s in (1, 2, 3) if stages > 1]  # without loops there are none
     grid = [x for x in grid if 1 <= x[1] <= 8]

@@ -85,7 +85,7 @@ def NAME_forward(
     (X, H, T, dk), dv = log_a.shape, rows.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
     if T == 1 and packing is None:
-        sizes = sizes_of("step", dk, dv, T, q.dtype)
+        sizes = scan_sizes("step", dk, dv, T, q.dtype)
         args = [
             q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, <grouped:H // k.shape[1], >*q.stride()[:2],
             <!before:*k.stride()[:2], *rows.stride()[:2], *log_a.stride()[:2], >*starts.stride()[2:], *out.stride()[:2],

@@ -72,10 +72,9 @@ def NAME_chunks(
     """Chunk after chunk for a block of dv: <read:SAID and ><!read:S before each, <erase:what it writes, >>S after the last."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
-    d, h = (), ()
+    d, h = tl.arange(0, BD), ()
     for j in tl.static_range(PARTS):
-        d += (j * BD + tl.arange(0, BD),)
-        h += (taken_block(S + n * DK * DV, d[j], v, DK, 1, DK, DV),)
+        h += (taken_block(S + n * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
     end += n * DK * DV
     n, first, last = <read:sequence(n, packing, ><!read:stretch(n, packing, table, count, >T, N, H, C)
     u += n // H * u_x + n % H * u_h
@@ -87,10 +86,10 @@ def NAME_chunks(
         Z = tl.zeros([C, BV], tl.float32)  #? erase
         Y = tl.zeros([C, BV], tl.float32)  #? read
         for j in tl.static_range(PARTS):
-            put_block(starts + m * DK * DV, h[j], d[j], v, DK, 1, DK, DV)  #? !read
-            Q = taken(q + n * T * DK, t, d[j], DK, stop, DK).to(DOT)  #? read
+            put_block(starts + m * DK * DV + j * BD, h[j], d, v, DK, 1, DK - j * BD, DV)  #? !read
+            Q = taken(q + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)  #? read
             Y += tl.dot(Q, h[j].to(DOT), input_precision=PRECISION)  #? read
-            P = taken(p + n * T * DK, t, d[j], DK, stop, DK).to(DOT)  #? erase
+            P = taken(p + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)  #? erase
             Z += tl.dot(P, h[j].to(DOT), input_precision=PRECISION)  #? erase
         R -= tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None] * Z  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
@@ -102,12 +101,12 @@ def NAME_chunks(
         put(out, Y, t, v, o_t, stop, DV)  #? read
         new = ()
         for j in tl.static_range(PARTS):
-            kept = h[j] * tl.load(whole + m * DK + d[j], mask=d[j] < DK, other=0.0)[:, None]
-            K = taken(k + n * T * DK, t, d[j], DK, stop, DK).to(DOT)
+            kept = h[j] * tl.load(whole + m * DK + j * BD + d, mask=d < DK - j * BD, other=0.0)[:, None]
+            K = taken(k + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)
             new += (kept + tl.dot(tl.trans(K), R<erase:.to(DOT)>, input_precision=PRECISION),)
         h = new
     for j in tl.static_range(PARTS):
-        put_block(end, h[j], d[j], v, DK, 1, DK, DV)
+        put_block(end + j * BD, h[j], d, v, DK, 1, DK - j * BD, DV)
 '''
 
 _STEP = '''
@@ -142,10 +141,9 @@ def NAME_back(
     """Backwards over chunks for a block of dv: what S behind each and its rows are worth."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
-    d, dh = (), ()
+    d, dh = tl.arange(0, BD), ()
     for j in tl.static_range(PARTS):
-        d += (j * BD + tl.arange(0, BD),)
-        dh += (taken_block(d_end + n * DK * DV, d[j], v, DK, 1, DK, DV),)
+        dh += (taken_block(d_end + n * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
     dS += n * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
     for back in range(last - first):
@@ -154,8 +152,8 @@ def NAME_back(
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         Y = tl.zeros([C, BV], tl.float32)
         for j in tl.static_range(PARTS):
-            put_block(ends + m * DK * DV, dh[j], d[j], v, DK, 1, DK, DV)
-            K = taken(k + n * T * DK, t, d[j], DK, stop, DK).to(DOT)
+            put_block(ends + m * DK * DV + j * BD, dh[j], d, v, DK, 1, DK - j * BD, DV)
+            K = taken(k + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)
             Y += tl.dot(K, dh[j].to(DOT), input_precision=PRECISION)
         Y += taken(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase
         X_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
@@ -165,13 +163,13 @@ def NAME_back(
         Y = (Y * tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]).to(DOT)  #? erase
         new = ()
         for j in tl.static_range(PARTS):
-            w = dh[j] * tl.load(whole + m * DK + d[j], mask=d[j] < DK, other=0.0)[:, None]
-            P = taken(p + n * T * DK, t, d[j], DK, stop, DK).to(DOT)  #? erase
+            w = dh[j] * tl.load(whole + m * DK + j * BD + d, mask=d < DK - j * BD, other=0.0)[:, None]
+            P = taken(p + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)  #? erase
             w -= tl.dot(tl.trans(P), Y, input_precision=PRECISION)  #? erase
-            new += (w + taken_block(d_starts + m * DK * DV, d[j], v, DK, 1, DK, DV),)
+            new += (w + taken_block(d_starts + m * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
         dh = new
     for j in tl.static_range(PARTS):
-        put_block(dS, dh[j], d[j], v, DK, 1, DK, DV)
+        put_block(dS + j * BD, dh[j], d, v, DK, 1, DK - j * BD, DV)
 '''
 
 _SCAN_GRADS = '''
@@ -272,7 +270,7 @@ def NAME_forward(
     (X, H, T, dk), dv = log_a.shape, u.shape[-1]
     checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
     if T == 1 and packing is None:
-        sizes = sizes_of("step", dk, dv, T, k.dtype)
+        sizes = scan_sizes("step", dk, dv, T, k.dtype)
         args = [
             S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, <grouped:H // k.shape[1], >*k.stride()[:2], *u.stride()[:2],
             *log_a.stride()[:2], <erase:*p.stride()[:2], >

@@ -38,13 +38,13 @@ LONG |= {
     "coupled_delta_scan": (8, 4, 1),
     "coupled_delta_scan_back": (8, 4, 1),
 }
+LONGEST |= {"coupled_delta_scan": (8, 8, 1), "coupled_delta_scan_back": (8, 8, 1)}
 
 
 def coupled_sizes(kind: str, states: int, rows: int, dk: int, dv: int, C: int) -> dict[str, int]:
     """How a kernel of a kind runs at a size; with half the channels where states are many."""
-    sizes = sizes_of(f"coupled_{kind}", dk, dv, C, torch.float32)
+    sizes = scan_sizes(f"coupled_{kind}", dk, dv, C, torch.float32)
     sizes |= dict(STATES=states, ROWS=rows, C=C)
-    sizes |= dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(sizes["BK"], 64))  # of keys
     if max(states, rows) > 2:
         sizes["BV"] = max(min(16, sizes["BV"]), sizes["BV"] // 2)
     return sizes

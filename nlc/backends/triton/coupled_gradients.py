@@ -18,12 +18,10 @@ def NAME_scan_back(
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     v = part * BV + tl.arange(0, BV)
     i = tl.arange(0, C)  #? erase
-    dh, d = (), ()
-    for q in tl.static_range(PARTS):
-        d += (q * BD + tl.arange(0, BD),)
+    d, dh = tl.arange(0, BD), ()
     for q in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            dh += (taken_block(d_end + (n * STATES + s) * DK * DV, d[q], v, DK, 1, DK, DV),)
+            dh += (taken_block(d_end + (n * STATES + s) * DK * DV + q * BD, d, v, DK, 1, DK - q * BD, DV),)
     dX += n * STATES * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h  #? erase
@@ -34,7 +32,7 @@ def NAME_scan_back(
         for q in tl.static_range(PARTS):
             for s in tl.static_range(STATES):
                 at = ends + (m * STATES + s) * DK * DV
-                put_block(at, dh[q * STATES + s], d[q], v, DK, 1, DK, DV)
+                put_block(at + q * BD, dh[q * STATES + s], d, v, DK, 1, DK - q * BD, DV)
         start, stop = span(last - 1 - back, packing, T, C)  #? erase
         t = start + i  #? erase
         erased = kept + m * STATES * ROWS * C * C + ((ROWS - 1) * C + C - 1) * C + i  #? erase
@@ -42,8 +40,9 @@ def NAME_scan_back(
         Y = taken(slope, t, v, ROWS * DV, stop, DV).to(tl.float32)  #? erase
         for q in tl.static_range(PARTS):  #? erase
             apart(PARTS)  #? erase
-            K = taken(k, t, d[q], k_t, stop, DK).to(DOT)  #? erase
+            K = taken(k + q * BD, t, d, k_t, stop, DK - q * BD).to(DOT)  #? erase
             for s in tl.static_range(STATES):  #? erase
+                apart(PARTS)  #? erase
                 g = tl.dot(K, dh[q * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
                 Y += tl.load(erased + s * ROWS * C * C)[:, None] * g  #? erase
         inv_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
@@ -52,12 +51,12 @@ def NAME_scan_back(
         new = ()
         for q in tl.static_range(PARTS):
             apart(PARTS)  #? erase
-            P = taken(p, t, d[q], p_t, stop, DK).to(DOT)  #? erase
+            P = taken(p + q * BD, t, d, p_t, stop, DK - q * BD).to(DOT)  #? erase
             for s in tl.static_range(STATES):
                 alone = 1.0 if s == SOURCE else 0.0  #? erase
                 seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
                 at = d_starts + (m * STATES + s) * DK * DV
-                g = taken_block(at, d[q], v, DK, 1, DK, DV).to(tl.float32)
+                g = taken_block(at + q * BD, d, v, DK, 1, DK - q * BD, DV).to(tl.float32)
                 for e in tl.static_range(STATES):
                     g += tl.load(left + (e * STATES + s) * C + C - 1) * dh[q * STATES + e]
                 g += tl.dot(tl.trans(P), (seen * Y).to(DOT), input_precision=PRECISION)  #? erase
@@ -65,7 +64,7 @@ def NAME_scan_back(
         dh = new
     for q in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            put_block(dX + s * DK * DV, dh[q * STATES + s], d[q], v, DK, 1, DK, DV)
+            put_block(dX + s * DK * DV + q * BD, dh[q * STATES + s], d, v, DK, 1, DK - q * BD, DV)
 '''
 
 SCAN_GRADS = '''

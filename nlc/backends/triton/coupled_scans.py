@@ -59,12 +59,10 @@ def NAME_scan(
     """
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
-    h, d = (), ()
-    for q in tl.static_range(PARTS):
-        d += (q * BD + tl.arange(0, BD),)
+    d, h = tl.arange(0, BD), ()
     for q in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            h += (taken_block(X + (n * STATES + s) * DK * DV, d[q], v, DK, 1, DK, DV),)
+            h += (taken_block(X + (n * STATES + s) * DK * DV + q * BD, d, v, DK, 1, DK - q * BD, DV),)
     end += n * STATES * DK * DV
     n, first, last = stretch(n, packing, table, count, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h
@@ -77,12 +75,13 @@ def NAME_scan(
         for q in tl.static_range(PARTS):
             for s in tl.static_range(STATES):
                 at = starts + (m * STATES + s) * DK * DV
-                put_block(at, h[q * STATES + s], d[q], v, DK, 1, DK, DV)
+                put_block(at + q * BD, h[q * STATES + s], d, v, DK, 1, DK - q * BD, DV)
         Z = tl.zeros([C, BV], tl.float32)  #? erase
         for q in tl.static_range(PARTS):  #? erase
             apart(PARTS)  #? erase
-            P = taken(p, t, d[q], p_t, stop, DK).to(DOT)  #? erase
+            P = taken(p + q * BD, t, d, p_t, stop, DK - q * BD).to(DOT)  #? erase
             for s in tl.static_range(STATES):  #? erase
+                apart(PARTS)  #? erase
                 alone = 1.0 if s == SOURCE else 0.0  #? erase
                 seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
                 Z += seen * tl.dot(P, h[q * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
@@ -103,7 +102,7 @@ def NAME_scan(
             W += (w,)
         for q in tl.static_range(PARTS):
             apart(PARTS)
-            K = taken(k, t, d[q], k_t, stop, DK).to(DOT)
+            K = taken(k + q * BD, t, d, k_t, stop, DK - q * BD).to(DOT)
             for s in tl.static_range(STATES):
                 H_s = tl.zeros([BD, BV], tl.float32)
                 for e in tl.static_range(STATES):
@@ -113,7 +112,7 @@ def NAME_scan(
         h = new
     for q in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            put_block(end + s * DK * DV, h[q * STATES + s], d[q], v, DK, 1, DK, DV)
+            put_block(end + s * DK * DV + q * BD, h[q * STATES + s], d, v, DK, 1, DK - q * BD, DV)
 '''
 
 _STEP = '''

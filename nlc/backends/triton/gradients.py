@@ -86,10 +86,9 @@ def NAME_scan_back(
     """From the last chunk back, for a block of dv: what S behind each is worth, and its rows."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
-    d, worth = (), ()
+    d, worth = tl.arange(0, BD), ()
     for j in tl.static_range(PARTS):
-        d += (j * BD + tl.arange(0, BD),)
-        worth += (taken_block(d_end + n * DK * DV, v, d[j], 1, DK, DV, DK),)
+        worth += (taken_block(d_end + n * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD),)
     dS += n * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h
@@ -105,8 +104,8 @@ def NAME_scan_back(
         K = ()
         length = tl.zeros([C], tl.float32) + EPS  #? unit
         for j in tl.static_range(PARTS):
-            put_block(ends + m * DK * DV, worth[j], v, d[j], 1, DK, DV, DK)
-            K += (taken(k, t, d[j], k_t, stop, DK).to(DOT),)
+            put_block(ends + m * DK * DV + j * BD, worth[j], v, d, 1, DK, DV, DK - j * BD)
+            K += (taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT),)
             length += squares(K[j])  #? unit
             Y += tl.dot(worth[j].to(DOT), tl.trans(K[j]), input_precision=PRECISION)
         scale = to_unit(length)  #? unit
@@ -123,13 +122,13 @@ def NAME_scan_back(
         new = ()
         for j in tl.static_range(PARTS):
             w = worth[j]<decay: * tl.exp2(total)>
-            w += taken_block(d_starts + m * DK * DV, v, d[j], 1, DK, DV, DK)
-            P = <!probe:K[j] if PARTS == 1 else taken(k, t, d[j], k_t, stop, DK).to(DOT)><probe:taken(p, t, d[j], p_t, stop, DK).to(DOT)>  #? erase
+            w += taken_block(d_starts + m * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD)
+            P = <!probe:K[j] if PARTS == 1 else taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT)><probe:taken(p + j * BD, t, d, p_t, stop, DK - j * BD).to(DOT)>  #? erase
             w -= tl.dot(Y, P, input_precision=PRECISION)  #? erase
             new += (w,)
         worth = new
     for j in tl.static_range(PARTS):
-        put_block(dS, worth[j], v, d[j], 1, DK, DV, DK)
+        put_block(dS + j * BD, worth[j], v, d, 1, DK, DV, DK - j * BD)
 '''
 
 _SCAN_GRADS = '''

@@ -129,10 +129,9 @@ def NAME_scan(
     """
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
-    d, h = (), ()
+    d, h = tl.arange(0, BD), ()
     for j in tl.static_range(PARTS):
-        d += (j * BD + tl.arange(0, BD),)
-        h += (taken_block(S + n * DK * DV, d[j], v, DK, 1, DK, DV),)
+        h += (taken_block(S + n * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
     end += n * DK * DV
     n, first, last = <read:sequence(n, packing, ><!read:stretch(n, packing, table, count, >T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h
@@ -151,13 +150,13 @@ def NAME_scan(
         Y = tl.zeros([C, BV], tl.float32)  #? read
         length_q = tl.zeros([C], tl.float32) + EPS  #? read unit
         for j in tl.static_range(PARTS):
-            put_block(starts + m * DK * DV, h[j], d[j], v, DK, 1, DK, DV)  #? !read
-            K += (taken(k, t, d[j], k_t, stop, DK).to(DOT),)
+            put_block(starts + m * DK * DV + j * BD, h[j], d, v, DK, 1, DK - j * BD, DV)  #? !read
+            K += (taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT),)
             length += squares(K[j])  #? unit
-            Q = taken(q, t, d[j], q_t, stop, DK).to(DOT)  #? read
+            Q = taken(q + j * BD, t, d, q_t, stop, DK - j * BD).to(DOT)  #? read
             length_q += squares(Q)  #? read unit
             Y += tl.dot(Q, h[j].to(DOT), input_precision=PRECISION)  #? read
-            P = taken(p, t, d[j], p_t, stop, DK).to(DOT)  #? probe
+            P = taken(p + j * BD, t, d, p_t, stop, DK - j * BD).to(DOT)  #? probe
             Z += tl.dot(<probe:P><!probe:K[j]>, h[j].to(DOT), input_precision=PRECISION)  #? erase
         scale = to_unit(length)  #? unit
         a, c = logs(CHUNK_LOG_A)  #? decay
@@ -178,11 +177,11 @@ def NAME_scan(
         new = ()
         for j in tl.static_range(PARTS):
             kept = h[j]<decay: * tl.exp2(total)>
-            K_j = K[j] if PARTS == 1 else taken(k, t, d[j], k_t, stop, DK).to(DOT)
+            K_j = K[j] if PARTS == 1 else taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT)
             new += (kept + tl.dot(tl.trans(K_j), R.to(DOT), input_precision=PRECISION),)
         h = new
     for j in tl.static_range(PARTS):
-        put_block(end, h[j], d[j], v, DK, 1, DK, DV)
+        put_block(end + j * BD, h[j], d, v, DK, 1, DK - j * BD, DV)
 '''
 
 _STEP = '''

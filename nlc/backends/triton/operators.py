@@ -96,7 +96,7 @@ class Text:
         return "\n".join(self.parts) + "\n"
 
 
-SCANS = "scan", "scan_back", "scan_read"  # kinds of kernels that go from chunk to chunk
+SCANS = "scan", "scan_back", "scan_read", "step"  # kinds of kernels that hold a state
 CHUNKS = "X * H * starts.shape[2]"
 
 

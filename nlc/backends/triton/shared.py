@@ -18,11 +18,13 @@ CONFIG = {
     "step": (32, 4, 1),
 }
 BY_GENERATION = {  # up to 128 channels, on a generation of GPUs
-    8: {"channel_scan_read": (16, 4, 2)},
+    8: {"channel_scan_read": (16, 4, 2), "scan_read": (32, 8, 2)},
     9: {"scan": (64, 4, 2), "scan_back": (64, 4, 2)},
     10: {"scan": (32, 8, 2), "scan_back": (32, 8, 2)},
 }
-LONG = {"scan_back_float32": (16, 8, 1)}  # beyond 64 channels: what has another table there
+# Beyond 64 and beyond 128 channels: what has another table there, so that no values spill.
+LONG = {"scan_back_float32": (16, 8, 1)}
+LONGEST = {"scan_float32": (8, 4, 1), "scan_back_float32": (8, 4, 1)}
 """,
     "OPERATORS": """
 OPERATORS = re.sub(r"\\W", "_", f"nlc_{__name__}")  # where torch finds those of this file
@@ -139,9 +141,12 @@ def generation() -> int:
 def configured(kind: str, dk: int, dv: int) -> tuple[int, int, int]:
     """Channels of dv that a program holds, warps and stages: as tuned, else as in the tables."""
     held, warps, stages = usual = CONFIG[kind]
-    if max(dk, dv) > 64 and kind in LONG:
+    channels = max(dk, dv)
+    if channels > 128 and kind in LONGEST:
+        usual = LONGEST[kind]
+    elif channels > 64 and kind in LONG:
         usual = LONG[kind]
-    elif max(dk, dv) > 128:
+    elif channels > 128:
         usual = held // 2, warps, stages
     else:
         usual = BY_GENERATION.get(generation(), {}).get(kind, usual)
@@ -163,10 +168,12 @@ def kind_of(kind: str, dtype: torch.dtype) -> str:
 ''',
     "scan_sizes": '''
 def scan_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
-    """As `sizes_of`, of a kernel that holds a state in parts of the channels of its keys: with all
-    of them, products take too many registers."""
+    """As `sizes_of`, of a scan or a step. A state is held in parts of the channels of its keys: with
+    all of them, products take too many registers. Of those, kernels in float32 or of more than 128
+    channels may have all: the assembler would rather spill a few and run more programs at once."""
     sizes = sizes_of(kind, dk, dv, tokens, dtype)
-    return sizes | dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(sizes["BK"], 64))
+    most = dict(maxnreg=255) if dtype == torch.float32 or max(dk, dv) > 128 else {}
+    return sizes | dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(sizes["BK"], 64)) | most
 ''',
     "arithmetic": '''
 def arithmetic(dtype: torch.dtype) -> dict:
@@ -179,7 +186,7 @@ def arithmetic(dtype: torch.dtype) -> dict:
 @functools.cache
 def options(kernel) -> frozenset[str]:
     """What a launch can say by name."""
-    return frozenset((*kernel.arg_names, "num_warps", "num_stages"))
+    return frozenset((*kernel.arg_names, "num_warps", "num_stages", "maxnreg"))
 ''',
     "launch": '''
 def launch(kernel, grid: tuple[int, ...], args: list, dtype: torch.dtype, **sizes) -> None:
