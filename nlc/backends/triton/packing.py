@@ -213,15 +213,15 @@ def at_once(module: nn.Module, state: dict, within: Packing, *flows: Tensor) -> 
     """
 
     def piece(state: dict, *flows: Tensor) -> tuple:
-        within.again()
-        return module.piece(state, *flows, within=within)
-
-    def anew(state: dict, *flows: Tensor) -> tuple:
-        return module.piece(state, *flows, within=Packing(within.cuts, within.tokens))
+        if within.every and torch.compiler.is_compiling():  # what is kept outside must not change
+            own = Packing(within.cuts, within.tokens)
+        else:
+            own = within
+            own.again()
+        return module.piece(state, *flows, within=own)
 
     if not within.every:
         return piece(state, *flows)
-    run = anew if torch.compiler.is_compiling() else piece
-    return checkpoint(run, state, *flows, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(piece, state, *flows, use_reentrant=False, preserve_rng_state=False)
 ''',
 }
