@@ -139,7 +139,7 @@ def test_a_rate_may_be_a_tensor_that_a_schedule_changes(fused: bool, eagerly: Ca
             schedule.step()
         weights.append(p.detach())
     torch.testing.assert_close(*weights)
-    assert counter.frame_count == fused
+    assert counter.frame_count == 2 * fused  # tensors are a call of their own
 
 
 @pytest.mark.parametrize("name", BY_ELEMENTS)
@@ -188,6 +188,56 @@ def test_tensors_that_do_not_lie_in_a_row(fused: bool, eagerly: Callable) -> Non
         results.append([W.detach(), V.detach()])
     for x, y in zip(*results, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+
+
+def test_tensors_of_one_size_and_their_calls(eagerly: Callable) -> None:
+    """Several tensors a call, of whatever sizes, more than one rate, an odd one left over: one compilation."""
+    made, shapes = nlc.load("adamw").compile("torch"), [(70000,)] * 5 + [(400, 350), (300, 300)]
+    counter = eagerly(made)
+    results = []
+    for make, options in ((made, {"fused": True}), (nlc.load("adamw").compile("reference"), {})):
+        ps = params(shapes, torch.float64)
+        opt = make([{"params": ps[:3]}, {"params": ps[3:], "lr": 0.1}], lr=0.01, **options)
+        for i in range(3):
+            for p in ps:
+                p.grad = torch.cos(p.detach() + i)
+            opt.step()
+        results.append(([p.detach() for p in ps], [opt.state[p] for p in ps]))
+    same(*results, tolerance=1e-12)
+    assert counter.frame_count == 1
+
+
+def test_what_waits_for_a_call_is_done_where_a_later_tensor_is_refused(eagerly: Callable) -> None:
+    made = nlc.load("adamw").compile("torch")
+    eagerly(made)
+    p = nn.Parameter(torch.ones(70000))
+    q = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    opt = made([p, q], lr=0.5, fused=True)
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    with pytest.raises(RuntimeError, match="complex"):
+        opt.step()
+    assert opt.state[p]["t"] == 1 and not (p == 1).any()
+
+
+def test_a_step_that_fails_midway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place a memory has its new value, which docs/optimizers.md says; the reference keeps all as it was."""
+    for backend, kept in (("reference", True), ("torch", False)):
+        made = nlc.load("muon").compile(backend)
+        (p,) = params([(4, 3)], torch.float32)
+        opt = made([p], lr=0.1)
+        p.grad = torch.ones_like(p)
+        opt.step()
+        before, m = p.detach().clone(), opt.state[p]["m"].clone()
+
+        def fails(*args: object) -> Tensor:
+            raise RuntimeError("no convergence")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.modules[made.__module__], "newton_schulz", fails)
+            with pytest.raises(RuntimeError, match="convergence"):
+                opt.step()
+        assert torch.equal(p, before)
+        assert torch.equal(opt.state[p]["m"], m) is kept
 
 
 def test_states_go_from_one_backend_to_the_other() -> None:

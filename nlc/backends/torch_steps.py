@@ -148,14 +148,19 @@ def on_device(numbers: tuple[float | Tensor, ...], like: Tensor) -> tuple[Tensor
 CALL = 65536  # elements: below, a compiled call costs more than it saves
 
 
+SETS = 4  # tensors with their memories in a compiled call, where several make the same step
+
+
 @functools.cache
 def in_place(advance: Callable) -> Callable:
-    """What changes the first tensors to what ``advance`` makes of all."""
+    """What changes the first tensors of each set to what ``advance`` makes of the whole set."""
 
-    def run(tensors: tuple[Tensor, ...], numbers: Tensor, *due: bool | Tensor) -> None:
-        made = advance(*tensors, *numbers.unbind(), *due)
-        for x, new in zip(tensors[: len(made)], made, strict=True):
-            x.copy_(new)
+    def run(sets: list[tuple[Tensor, ...]], numbers: Tensor, *due: bool | Tensor) -> None:
+        given = numbers.unbind()
+        for tensors in sets:
+            made = advance(*tensors, *given, *due)
+            for x, new in zip(tensors[: len(made)], made, strict=True):
+                x.copy_(new)
 
     return run
 
@@ -184,8 +189,72 @@ def one_pass(
         together = torch.stack(on_device(numbers, changed[0]))
     else:
         together = as_tensor(numbers, changed[0].dtype)
-    compiled(in_place(advance))(tensors, together, *due)
+    compiled(in_place(advance))([tensors], together, *due)
     return changed
+
+
+@functools.lru_cache(16)
+def spare(count: int, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, ...]]:
+    """Sets of ``count`` tensors that stand where there are none, no two sets of one size."""
+    sizes = range(64, 64 * SETS + 1, 64)
+    return [tuple(torch.zeros(n, dtype=dtype, device=device) for _ in range(count)) for n in sizes]
+
+
+@functools.cache
+def tried(run: Callable) -> set[tuple]:
+    """For which kinds of sets a function has been compiled."""
+    return set()
+
+
+class Passes:
+    """Compiled steps, ``SETS`` tensors a call: a call costs as much as thousands of elements."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[tuple, list[tuple[Tensor, ...]]] = {}
+
+    def __call__(
+        self, advance: Callable, changed: tuple, read: tuple, numbers: tuple, *due: bool | Tensor
+    ) -> tuple:
+        """As ``one_pass``, but done by ``finish`` at the latest."""
+        tensors = *changed, *read
+        asked = any(isinstance(x, Tensor) for x in (*numbers, *due))
+        if asked or not all(x.is_contiguous() for x in tensors):
+            return one_pass(advance, changed, read, numbers, *due)
+        key = advance, numbers, due, len(tensors), changed[0].dtype, changed[0].device
+        sets = self.waiting.setdefault(key, [])
+        sets.append(tuple(x.view(-1).data for x in tensors))
+        if len(sets) == SETS:
+            self.run(*key)
+        return changed
+
+    def run(self, advance, numbers, due, *kind) -> None:
+        """Steps of up to ``SETS`` tensors."""
+        run, together = compiled(in_place(advance)), as_tensor(numbers, kind[1])
+        sets, others = self.waiting.pop((advance, numbers, due, *kind)), spare(*kind)
+        known = tried(run)
+        if (due, *kind) not in known:  # at first, lest sizes that are equal count as one
+            known.add((due, *kind))
+            run(others, together, *due)
+        run([*sets, *others[len(sets) :]], together, *due)
+
+    def finish(self) -> None:
+        """What still waits."""
+        for key in [*self.waiting]:
+            self.run(*key)
+
+
+def in_passes(step: Callable) -> Callable:
+    """A step of an optimizer that ends when its compiled parts are done, or with an error."""
+
+    @functools.wraps(step)
+    def whole(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
+        self.passes = Passes()
+        try:
+            return step(self, closure)
+        finally:
+            self.passes.finish()
+
+    return whole
 ''',
     "out_of_place": '''
 def out_of_place(

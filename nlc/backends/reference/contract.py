@@ -172,6 +172,7 @@ def train(self) -> None:
 
 STEP = '''
 @torch.no_grad()
+fused:@in_passes
 def step(self, closure: Callable[[], float] | None = None) -> float | None:
     """One step of every tensor that has a gradient; ``closure`` computes the loss anew."""
     loss = None
@@ -291,7 +292,11 @@ layers:        all_finite(rule, g=g, **samples)
 fused:    if hasattr(rule, "advance"):
 fused:        apart = group["capturable"] or group["differentiable"]
 fused:        once = group["fused"] and W.numel() >= CALL
-fused:        given["run"] = one_pass if once else out_of_place if apart else None
+fused:        kept = [x.dtype for x in (W, *state.values()) if isinstance(x, Tensor)]
+fused:        waits = {*kept} == {dtype} and getattr(rule, "STACKS", None) is False  # one region
+fused:        waits = waits and not self.error_if_nonfinite
+fused:        once = once and (self.passes if waits else one_pass)
+fused:        given["run"] = once or (out_of_place if apart else None)
     memory = {key: widened(x, dtype) for key, x in state.items()}
 plain:    new = rule.update(W.to(dtype), g, memory, **given)
 layers:    new = rule.update(W.to(dtype), g, memory, **given, **samples)
