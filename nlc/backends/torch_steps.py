@@ -247,14 +247,14 @@ def in_passes(step: Callable) -> Callable:
     """A step of an optimizer that ends when its compiled parts are done, or with an error."""
 
     @functools.wraps(step)
-    def whole(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
+    def run(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
         self.passes = Passes()
         try:
             return step(self, closure)
         finally:
             self.passes.finish()
 
-    return whole
+    return run
 ''',
     "out_of_place": '''
 def out_of_place(
