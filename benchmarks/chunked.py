@@ -103,6 +103,7 @@ def compiled(
     device: str = "cpu",
     dtype: str = "float32",
     mode: str = "forward+backward",
+    fused: bool = False,
     **hypers: Any,
 ) -> Case:
     """A generated module with random inputs."""
@@ -110,7 +111,7 @@ def compiled(
     threads = torch.get_num_threads()
     source = spec.source
     ask = Ask(source.text, source.name, operator, hypers, batch, dtype, device, threads, seed=0)
-    return Case(spec, spec.compile(backend), ask, mode, length)
+    return Case(spec, spec.compile(backend, fused=fused), ask, mode, length)
 
 
 class Titans:
@@ -224,6 +225,11 @@ def against_peers(fast: str, s: Sizes, rounds: int) -> Iterator[Row]:
         name = f"titans-pytorch {version('titans-pytorch')}, one memory"
         ratio = theirs.seconds / ours.seconds
         yield Row(what, _speed(fast, tokens, ours), _speed(name, tokens, theirs), ratio, 0.65)
+        fused = compiled("hope", fast, s.hope_length, s.batch, fused=True, **_hope(s))
+        quick, theirs = turns(fused, peer, rounds)
+        ratio, said = theirs.seconds / quick.seconds, f"{fast}, fused"
+        both = (_speed(said, tokens, quick), _speed(name, tokens, theirs))
+        yield Row("the same, its tiles through `torch.compile`", *both, ratio, 0.65)
     other = (
         f"a public reproduction's update pass, without backward: {REPRODUCTION} tokens/s at d 128, T 1,024,"
         " measured separately, on another machine that was quiet"

@@ -27,6 +27,7 @@ def compile(
     *,
     operator: bool = False,
     without: Iterable[str] = (),
+    fused: bool = False,
 ) -> Any:
     """The class that a spec describes.
 
@@ -39,6 +40,8 @@ def compile(
             ``compile("delta_net", operator=True)`` takes q, k, v [B, T, H, n] and beta [B, T, H].
         without: parts that the file of a token system is to leave out: ``checks`` of hypers, inputs and states,
             ``packed`` sequences, ``pieces``, which are ``checkpoint``, ``truncate`` and ``error_if_nonfinite``.
+        fused: what runs between two boundaries of an anchor or a slow level goes through ``torch.compile``, once for
+            all tiles: fewer passes, no second derivatives, and a first call that takes a minute or more.
 
     Returns:
         A ``torch.nn.Module`` subclass (tokens) or a ``torch.optim.Optimizer`` subclass (gradients), whose constructor
@@ -46,12 +49,12 @@ def compile(
 
     Raises:
         SpecError: the spec has mistakes, or a plan does not hold; the message shows all of them with their places.
-        ValueError: there is no such backend, level or plan, or it does not leave that out.
+        ValueError: there is no such backend, level or plan, or it does not leave that out, or fuses nothing.
     """
     made = spec if isinstance(spec, Spec) else load(spec)
     if operator and not made.as_operator:
         made = Spec(made.source, as_operator=True)
-    return made.compile(backend, plan, without)
+    return made.compile(backend, plan, without, fused)
 
 
 def route(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlc.backends import BACKENDS, EXACT, backend_module, known_tiles
 from nlc.backends.words import free_names
-from nlc.base.diagnostics import InternalError, Report, SpecError
+from nlc.base.diagnostics import InternalError, NotFused, Report, SpecError
 from nlc.base.span import Source
 from nlc.ir.notation import Notation
 from nlc.ir.program import Program
@@ -301,9 +301,13 @@ class Spec:
             return Derivation(text, derivation(self.system, self.updates, level, "latex"))
 
     def source_text(
-        self, backend: str = "auto", plan: Plans | None = None, without: Iterable[str] = ()
+        self,
+        backend: str = "auto",
+        plan: Plans | None = None,
+        without: Iterable[str] = (),
+        fused: bool = False,
     ) -> str:
-        """The generated file; ``without`` are parts that it leaves out, as ``nlc.compile`` has them."""
+        """The generated file; ``without`` are parts that it leaves out, ``fused`` as ``nlc.compile`` has it."""
         from nlc.backends.features import known
         from nlc.backends.writer import Header
         from nlc.passes.plan.made import with_gates
@@ -320,9 +324,16 @@ class Spec:
             Path(self.source.name).name,
             hashlib.sha256(self.source.text.encode()).hexdigest()[:16],
             left_out,
+            fused,
         )
         with _deep():
             program = self.program(name, plan)
+            if fused and not tokens:
+                raise NotFused("an optimizer is fused where it is made: by `fused=True`")
+            if fused and not made.FUSES:
+                raise NotFused(f"the backend {name} fuses nothing; torch does")
+            if fused and not program.tiled:
+                raise NotFused("nothing runs between boundaries; torch.compile(module) fuses all")
             if (why := made.refusal(program)) is not None:
                 self._without(name, why)
             if made.GATES:
@@ -336,14 +347,18 @@ class Spec:
         return Places(self.source_text(backend, plan))
 
     def compile(
-        self, backend: str = "auto", plan: Plans | None = None, without: Iterable[str] = ()
+        self,
+        backend: str = "auto",
+        plan: Plans | None = None,
+        without: Iterable[str] = (),
+        fused: bool = False,
     ) -> Any:
-        """The class that the generated file defines, ``without`` what that leaves out."""
+        """The class that the generated file defines, ``without`` and ``fused`` as ``nlc.compile`` has them."""
         from nlc.runtime.loader import load_source
 
         system = self.system
         module = load_source(
-            self.source_text(backend, plan, without),
+            self.source_text(backend, plan, without, fused),
             system.name + ("_operator" if self.as_operator else ""),
             self.source.text,
         )

@@ -1,7 +1,7 @@
 """Layer 5: Program -> source text. Backends see the program and the IR, never the text of a spec or a pass.
 
 A folder here is a backend: it has ``NAME``, ``RESERVED``, ``CONTEXTS``, ``TILES``, ``GATES``, ``LEAVES_OUT``,
-``refusal`` and ``emit``.
+``FUSES``, ``refusal`` and ``emit``.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ class Header:
     spec: str  # the spec's file name
     digest: str  # sha256 of its text
     without: frozenset[str] = frozenset()  # of `features.FEATURES`
+    fused: bool = False  # whether what runs between boundaries is compiled
 
     def has(self, feature: str) -> bool:
         """Whether the file has a feature that it could do without."""

@@ -65,9 +65,19 @@ class SpecError(Exception):
 class BadPlan(ValueError):
     """A level that there is not, or a word that is no plan."""
 
+    option = "--plan"  # of the command line
+
 
 class BadFeature(ValueError):
     """What a generated file was asked to leave out, and cannot."""
+
+    option = "--without"
+
+
+class NotFused(ValueError):
+    """A file of which nothing runs piece by piece was asked to compile its pieces."""
+
+    option = "--fused"
 
 
 class InternalError(Exception):

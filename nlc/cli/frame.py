@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from nlc.base.diagnostics import BadFeature, BadPlan, SpecError
+from nlc.base.diagnostics import BadFeature, BadPlan, NotFused, SpecError
 from nlc.tools.sizes import BadHyper
 
 
@@ -46,9 +46,8 @@ def verb(f: Callable) -> Callable:
             sys.exit(1)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
-        except (BadHyper, BadPlan, BadFeature) as error:
-            hint = error.option if isinstance(error, BadHyper) else "--plan"
-            raise click.BadParameter(str(error), param_hint=hint) from None
+        except (BadHyper, BadPlan, BadFeature, NotFused) as error:
+            raise click.BadParameter(str(error), param_hint=error.option) from None
         except OSError as error:
             place = kwargs.get("output") or kwargs.get("path") or error.filename or ""
             click.echo(f"error: {error.strerror or error}: {place}".rstrip(": "), err=True)

@@ -31,6 +31,11 @@ from nlc.cli.frame import load, progress, verb, warn
 )
 @options.PLAN
 @options.WITHOUT
+@click.option(
+    "--fused",
+    is_flag=True,
+    help="What runs between two boundaries goes through torch.compile, once for all of them.",
+)
 @options.OPERATOR
 @options.MISTAKES
 @verb
@@ -40,12 +45,13 @@ def compile(
     backend: str,
     plans: tuple[str, ...],
     without: tuple[str, ...],
+    fused: bool,
     operator: bool,
     format: str,
 ) -> None:
     """Write the generated PyTorch file."""
     loaded = load(spec, operator=operator)
-    text = loaded.source_text(backend, dict(map(options.plan, plans)), without)
+    text = loaded.source_text(backend, dict(map(options.plan, plans)), without, fused)
     warn(loaded)
     if output is None or str(output) == "-":
         click.echo(text, nl=False)

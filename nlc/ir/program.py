@@ -181,13 +181,21 @@ class Program:
     @property
     def counted(self) -> bool:
         """Whether what is done depends on how many tokens came before: Python asks where a period ends."""
+        return any(loop.counter or loop.periods for loop in self.loops())
+
+    @property
+    def tiled(self) -> bool:
+        """Whether anything runs in tiles between boundaries."""
+        return any(loop.periods for loop in self.loops())
+
+    def loops(self) -> Iterator[Loop]:
+        """All loops, also those within others."""
         stack: list[object] = list(self.body)
         while stack:
             s = stack.pop()
-            if isinstance(s, Loop) and (s.counter or s.periods):
-                return True
+            if isinstance(s, Loop):
+                yield s
             stack += s.body if isinstance(s, Loop | Parallel) else ()
-        return False
 
     @property
     def matrices(self) -> bool:

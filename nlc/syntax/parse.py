@@ -376,7 +376,8 @@ class _Parser:
 
     def _lets(self, found: dict[str, Entry]) -> tuple[LetTree, ...]:
         entries = self._members(found, "let", "a mapping of named expressions")
-        self.hidden = self.hidden or ("let" in found and not entries)
+        unread = "let" in found and not isinstance(found["let"].node, Mapping)
+        self.hidden = self.hidden or unread
         return named(entries, self.report, self._let, indexed=True)
 
     def _let(self, entry: Entry, given: Named) -> LetTree:

@@ -17,6 +17,7 @@ NAME = "reference"
 CONTEXTS = ("tokens", "gradients", "layers")  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
 GATES = False  # whether it makes gates where they are used
+FUSES = False  # whether its files can compile what runs between boundaries
 LEAVES_OUT: tuple[str, ...] = tuple(FEATURES)  # what its files of token systems can do without
 
 
@@ -32,4 +33,14 @@ def refusal(program: Program) -> str | None:
     return None if context in CONTEXTS else f"a system over {context}"
 
 
-__all__ = ["CONTEXTS", "GATES", "LEAVES_OUT", "NAME", "RESERVED", "TILES", "emit", "refusal"]
+__all__ = [
+    "CONTEXTS",
+    "FUSES",
+    "GATES",
+    "LEAVES_OUT",
+    "NAME",
+    "RESERVED",
+    "TILES",
+    "emit",
+    "refusal",
+]

@@ -18,6 +18,7 @@ CONTEXTS = ("tokens", "gradients", "layers")  # of the systems that it has a for
 TILES: tuple[int, ...] | None = None  # that can be asked for; None: any
 GATES = False  # whether it makes gates where they are used
 LEAVES_OUT: tuple[str, ...] = reference.LEAVES_OUT  # what its files of token systems can do without
+FUSES = True  # whether its files can compile what runs between boundaries
 RESERVED = (
     reference.RESERVED
     | frozenset(TEXTS)

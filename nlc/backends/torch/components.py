@@ -263,6 +263,8 @@ class Components:
         args += ["fixed: Sequence[Tensor]"] if fixed else []
         args += ["start: int", "stop: int"] if tiled else ["stop: int"]
         args += ["carried: list[Tensor]", *(["*flows: Tensor"] if flows else [])]
+        if tiled and self.header.fused:
+            w("@torch.compile  # once for all tiles, in the first call")
         w.define(m.name, args, self.plain.use("Tile"))
         w.depth += 1
         w(f'"""{self._said(m)}"""')

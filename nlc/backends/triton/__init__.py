@@ -20,6 +20,7 @@ NAME = "triton"
 CONTEXTS = ("tokens", "gradients")  # of the systems that it has a form of
 TILES: tuple[int, ...] | None = (16, 32, 64)  # that can be asked for; None: any
 GATES = True  # whether it makes gates where they are used
+FUSES = False  # whether its files can compile what runs between boundaries
 LEAVES_OUT: tuple[str, ...] = ()  # what its files of token systems can do without
 _DEFINED = re.compile(r"^(?:def (\w+)\(|([A-Z]\w+) = |([A-Z]\w+): )", re.MULTILINE)
 _TAKEN = "within triton tl functools hashlib inspect json os re warnings ThreadPoolExecutor Path"
