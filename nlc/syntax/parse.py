@@ -337,7 +337,7 @@ class _Parser:
                 "NLC103",
                 f"`{cut(e.key.text)}` of `{key}` is an expression, not a list of sizes",
                 e.node.span,
-                "is `let:` missing above this line?",
+                "what is computed stands in `let`",
             )
         self.hidden = self.hidden or wrong < len(entries)
         return named(entries[:wrong], self.report, self._size)

@@ -101,7 +101,8 @@ def NAME_chunks(
         put(out, Y, t, v, o_t, stop, DV)  #? read
         new = ()
         for j in tl.static_range(PARTS):
-            kept = h[j] * tl.load(whole + m * DK + j * BD + d, mask=d < DK - j * BD, other=0.0)[:, None]
+            fade = tl.load(whole + m * DK + j * BD + d, mask=d < DK - j * BD, other=0.0)
+            kept = h[j] * fade[:, None]
             K = taken(k + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)
             new += (kept + tl.dot(tl.trans(K), R<erase:.to(DOT)>, input_precision=PRECISION),)
         h = new
@@ -163,7 +164,8 @@ def NAME_back(
         Y = (Y * tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]).to(DOT)  #? erase
         new = ()
         for j in tl.static_range(PARTS):
-            w = dh[j] * tl.load(whole + m * DK + j * BD + d, mask=d < DK - j * BD, other=0.0)[:, None]
+            fade = tl.load(whole + m * DK + j * BD + d, mask=d < DK - j * BD, other=0.0)
+            w = dh[j] * fade[:, None]
             P = taken(p + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)  #? erase
             w -= tl.dot(tl.trans(P), Y, input_precision=PRECISION)  #? erase
             new += (w + taken_block(d_starts + m * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)

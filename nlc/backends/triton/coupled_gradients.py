@@ -21,7 +21,8 @@ def NAME_scan_back(
     d, dh = tl.arange(0, BD), ()
     for q in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            dh += (taken_block(d_end + (n * STATES + s) * DK * DV + q * BD, d, v, DK, 1, DK - q * BD, DV),)
+            last_state = d_end + (n * STATES + s) * DK * DV
+            dh += (taken_block(last_state + q * BD, d, v, DK, 1, DK - q * BD, DV),)
     dX += n * STATES * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h  #? erase

@@ -62,7 +62,8 @@ def NAME_scan(
     d, h = tl.arange(0, BD), ()
     for q in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            h += (taken_block(X + (n * STATES + s) * DK * DV + q * BD, d, v, DK, 1, DK - q * BD, DV),)
+            first_state = X + (n * STATES + s) * DK * DV
+            h += (taken_block(first_state + q * BD, d, v, DK, 1, DK - q * BD, DV),)
     end += n * STATES * DK * DV
     n, first, last = stretch(n, packing, table, count, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h

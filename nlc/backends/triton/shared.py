@@ -168,9 +168,9 @@ def kind_of(kind: str, dtype: torch.dtype) -> str:
 ''',
     "scan_sizes": '''
 def scan_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
-    """As `sizes_of`, of a scan or a step. A state is held in parts of the channels of its keys: with
-    all of them, products take too many registers. Of those, kernels in float32 or of more than 128
-    channels may have all: the assembler would rather spill a few and run more programs at once."""
+    """As `sizes_of`, of a scan or a step. A state is held in parts of the channels of its keys:
+    with all of them, products take too many registers. Of those, kernels in float32 or of more than
+    128 channels may have all: the assembler would rather spill some and run more at once."""
     sizes = sizes_of(kind, dk, dv, tokens, dtype)
     most = dict(maxnreg=255) if dtype == torch.float32 or max(dk, dv) > 128 else {}
     return sizes | dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(sizes["BK"], 64)) | most
