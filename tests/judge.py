@@ -150,7 +150,16 @@ def check_python(source: str) -> None:
             imported.add(node.module)
         for block in ("body", "orelse", "finalbody", "handlers", "cases"):
             statements += getattr(node, block, ())
-    known = {"__future__", "torch", "math", "collections", "functools", "typing"}
+    known = {
+        "__future__",
+        "torch",
+        "math",
+        "collections",
+        "functools",
+        "typing",
+        "fnmatch",
+        "warnings",
+    }
     kernels = {
         "triton",
         "inspect",
