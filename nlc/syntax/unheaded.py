@@ -73,9 +73,9 @@ def _first(block: str, node: Node, name: str, hypers: set[str]) -> int | None:
         if not isinstance(value, Scalar) or value.style or value.broken:
             continue
         text = value.text.strip()
-        behind = node.entries[i:] if block == "hyper" else ()
-        if any(_is_constant(n) for _, n in behind) or text[:1].isdigit():
-            continue  # hypers, or a number with a slip in it
+        slipped = text[:1].isdigit() or any(_is_constant(n) for _, n in node.entries[i:])
+        if block == "hyper" and slipped:
+            continue  # a number with a slip in it, or hypers stand behind
         if name == _ROUTES and _is_route(block, text):
             return i
         alone = i == 0 and block in ("outputs", *_CALLS)  # `outputs` with expressions is `output`
@@ -96,12 +96,12 @@ def _is_let(block: str, text: str, hypers: set[str]) -> bool:
     """Whether it computes what no hyper, size, shape, system or route is."""
     if block in _CALLS:
         return bool(_OF_NAMES.fullmatch(text) or _ARITHMETIC.search(_CALLED.sub("", text)))
+    called = set(_CALL.findall(text))
+    if not set(_NAME.findall(_NUMBER.sub("", text))) - hypers - called:
+        return False  # of hypers alone, as sizes and defaults are: `ceil(d / 4)`
     if block in _SIZES:
-        made = _CALL.search(text) or (
-            _ARITHMETIC.search(text) and set(_NAME.findall(text)) - hypers
-        )
-        return bool(made)
-    return bool(_CALL.search(text)) and not _of_constants(text)
+        return bool(called or _ARITHMETIC.search(text))
+    return bool(called) and not _of_constants(text)
 
 
 def _of_constants(text: str) -> bool:
