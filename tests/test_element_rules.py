@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -347,12 +347,10 @@ def rule(seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def seeds() -> Iterator:
-    yield from range(40)
-    yield from (pytest.param(s, marks=pytest.mark.long) for s in range(40, 300))
+SEEDS = [*range(40), *(pytest.param(s, marks=pytest.mark.long) for s in range(40, 300))]
 
 
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", SEEDS)
 def test_random_rules_go_the_way_of_the_reference(seed: int, eagerly: Callable) -> None:
     spec = nlc.loads(rule(seed))
     assert not spec.check().has_errors, str(nlc.SpecError(spec.report)) + rule(seed)
