@@ -6,15 +6,20 @@ state, the state before the tick, or the held state of something slower. ``tools
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import prod
 
 import networkx as nx
 
 from nlc.ir.expr import Expr, walk
 from nlc.ir.notation import Notation
 from nlc.ir.routes import Route
+from nlc.ir.shapes import HEADS
 from nlc.ir.system import Level, Rule, System
 from nlc.ir.types import STEP, TOKEN, Clock, Dim, Dims, Like
+from nlc.lib.rules import KINDS
 from nlc.passes.cycles import level_of, within
 from nlc.passes.simplify import simplify
 
@@ -42,9 +47,25 @@ class Reads:
         self.gradient |= other.gradient
 
 
+@dataclass(frozen=True)
+class Weight:
+    """A slow weight: its name in the module, its axes as written and in numbers, and whether a linear layer's."""
+
+    path: str
+    dims: Dims
+    head: bool
+    sizes: tuple[int, ...] | None
+    linear: bool = False
+
+
+def values(weights: Iterable[Weight] | None) -> int | None:
+    """How many numbers they are; None where one's sizes are not known."""
+    return None if weights is None else _sum([w.sizes for w in weights])
+
+
 def link(system: System) -> nx.DiGraph:
     """The level graph of a system without cycles."""
-    graph = nx.DiGraph(system=system.name, context=system.context, levels=[])
+    graph = nx.DiGraph(system=system.name, context=system.context, levels=[], routes=system.routes)
     reads = {name: level_reads(system, level) for name, level in system.levels.items()}
     for name, level in system.levels.items():
         graph.add_node(name, **_component(system, level))
@@ -78,8 +99,13 @@ def link(system: System) -> nx.DiGraph:
 
 
 def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
-    """A token system trained by a gradient or layer system: its slow weights are the tensor that the other trains."""
+    """A token system trained by a gradient or layer system: its slow weights are the tensor that the other trains.
+
+    Memories like the tensor are of the weights that the system itself trains; what its other routes train has none.
+    """
     slow = tokens.graph["slow"]
+    weights = tokens.nodes[slow]["weights"] if slow else ()
+    own = _own(gradients.graph["routes"], weights)
     clash = (set(tokens) - {slow}) & set(gradients)
     rename = {n: f"{gradients.graph['system']}.{n}" if n in clash else n for n in gradients}
     trained = next(n for n, d in gradients.nodes(data=True) if d["kind"] == "trained")
@@ -93,8 +119,11 @@ def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
         if n != slow:
             graph.add_node(n, **data)
     for n, data in gradients.nodes(data=True):
-        alike = data["kind"] == "trained" or data["shape"].startswith("like(")
-        size = tokens.nodes[slow]["size"] if slow and alike else data["size"]
+        size = data["size"]
+        if slow and data["kind"] == "trained":
+            size = tokens.nodes[slow]["size"]
+        elif slow and data["shape"].startswith("like("):
+            size = values(own)
         graph.add_node(rename[n], **{**data, "size": size})
     for a, b, data in tokens.edges(data=True):
         if slow not in (a, b):
@@ -111,6 +140,33 @@ def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
                 )
     order(graph)
     return graph
+
+
+def _own(routes: tuple[Route, ...], weights: tuple[Weight, ...]) -> tuple[Weight, ...] | None:
+    """Those of the weights that a system itself trains; None where that hangs on more than sizes and names."""
+    own = []
+    for weight in weights:
+        route = None
+        for route in routes:
+            takes = _takes(route, weight)
+            if takes is None:
+                return None
+            if takes:
+                break
+        if route is None or route.rule is None:
+            own.append(weight)
+    return tuple(own)
+
+
+def _takes(route: Route, weight: Weight) -> bool | None:
+    if route.modules or route.where or weight.sizes is None:
+        return None
+    named = not route.names or any(fnmatchcase(weight.path, x) for x in route.names)
+    kinds = [KINDS[kind] for kind in route.kinds]
+    dims = tuple(map(Dim.of, weight.sizes))
+    return named and (
+        not kinds or any(k.takes(dims) and (weight.linear or not k.context) for k in kinds)
+    )
 
 
 def order(graph: nx.DiGraph) -> None:
@@ -269,24 +325,44 @@ def _outer(system: System, level: Level) -> dict:
 
 
 def _slow_weights(system: System) -> dict:
-    parts = [(dims, m.head) for m in system.modules.values() for dims in m.shapes.values()]
     own = {s.name for level in system.outer.values() for s in level.states}
-    parts += [(w.dims, w.head) for w in system.weights.values() if w.path not in own]
     starts = [s for s in system.states.values() if s.learned]
-    parts += [(s.dims, system.levels[s.level].head) for s in starts]
     modules = len({m.path for m in system.modules.values()}) + len(system.weights) - len(own)
     counted = ((modules, "module"), (len(starts), "start"))
+    weights = slow_weights(system)
     return {
         "clock": str(STEP),
         "order": STEP.order,
         "kind": "weights",
         "shape": ", ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counted if n),
-        "size": _total(system, parts),
+        "size": values(weights),
         "objective": "loss",
         "rule": "an optimizer outside the spec",
         "doc": "",
         "reads_gradient": True,
+        "weights": weights,
     }
+
+
+def slow_weights(system: System) -> tuple[Weight, ...]:
+    """Those of modules, of the spec's own, and what memories start from, without levels on the outer loss."""
+    modules = {m.path: m for m in system.modules.values()}  # some are used twice
+    found = [
+        (f"{m.path}.{name}", dims, m.head, m.function == "linear" and not m.head)
+        for m in modules.values()
+        for name, dims in m.shapes.items()
+    ]
+    own = {s.name for level in system.outer.values() for s in level.states}
+    found += [(w.path, w.dims, w.head, False) for w in system.weights.values() if w.path not in own]
+    found += [
+        (f"{s.name}.init", s.dims, system.levels[s.level].head, False)
+        for s in system.states.values()
+        if s.learned
+    ]
+    return tuple(
+        Weight(path, dims, head, _sizes(system, dims, head), linear)
+        for path, dims, head, linear in found
+    )
 
 
 def _shape(dims: Dims, head: bool) -> str:
@@ -296,15 +372,19 @@ def _shape(dims: Dims, head: bool) -> str:
 
 
 def _total(system: System, parts: list[tuple[Dims, bool]]) -> int | None:
-    total = 0
-    for dims, head in parts:
-        size = 1
-        for d in (*dims, *((Dim.of("heads"),) if head else ())):
-            if isinstance(d, Like):
-                return None
-            try:
-                size *= d.evaluate(system.sizes)
-            except (KeyError, ArithmeticError):
-                return None
-        total += size
-    return int(total)
+    return _sum([_sizes(system, dims, head) for dims, head in parts])
+
+
+def _sizes(system: System, dims: Dims, head: bool) -> tuple[int, ...] | None:
+    """In numbers, heads first, at the spec's hypers; None where they are a trained tensor's, or hang on no hyper."""
+    every = ((HEADS,) if head else ()) + dims
+    if any(isinstance(d, Like) for d in every):
+        return None
+    try:
+        return tuple(int(d.evaluate(system.sizes)) for d in every)
+    except (KeyError, ArithmeticError):
+        return None
+
+
+def _sum(shapes: list[tuple[int, ...] | None]) -> int | None:
+    return None if None in shapes else sum(map(prod, shapes))

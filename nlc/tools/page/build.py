@@ -12,6 +12,7 @@ import networkx as nx
 from nlc.base.span import Source
 from nlc.ir.system import Level
 from nlc.ir.types import STEP, Clock, Type
+from nlc.passes.link import slow_weights
 from nlc.tools import draw
 from nlc.tools.derivation import rows, update_lines
 from nlc.tools.explain.facts import Explanation, Fact
@@ -158,13 +159,15 @@ class _Builder:
         return Card(c.name, c.kind, c.shape, self._size(part, name, c), law, c.doc, tick, detail)
 
     def _size(self, part: _Part, name: str, c: draw.Component) -> str:
-        """Values, and the bytes of state that the generated program keeps for them."""
+        """Values, and the bytes of state that the generated program keeps: of these, of anchors, of sums."""
         values = [] if c.size is None else [_several(c.size, "value")]
         fact = part.facts.get(name)
         if fact is not None and fact.cost.state:
             if part.explained.matrix is None:
                 grows = f" at {part.explained.tokens:,} tokens" if c.kind == "cache" else ""
-                values.append(size(fact.cost.state) + grows)
+                values.append(f"{size(fact.cost.state)} of state{grows}")
+            elif c.kind == "trained" and part.system.routes:
+                pass  # each route keeps its own
             elif c.shape.startswith("like("):
                 each = fact.cost.state / (part.explained.matrix[0] * part.explained.matrix[1])
                 values.append(
@@ -199,21 +202,7 @@ class _Builder:
         system = self.parts[0].system
         if system.context != "tokens":
             return []
-        found = [
-            (f"{m.path}.{name}" if len(m.shapes) > 1 else m.path, Type(dims, m.head).shape())
-            for m in system.modules.values()
-            for name, dims in m.shapes.items()
-        ]
-        outer = {s.name for level in system.outer.values() for s in level.states}
-        found += [
-            (w.path, Type(w.dims, w.head).shape())
-            for w in system.weights.values()
-            if w.path not in outer
-        ]
-        learned = [s for s in system.states.values() if s.learned]
-        return found + [
-            (f"{s.name}.init", Type(s.dims, system.levels[s.level].head).shape()) for s in learned
-        ]
+        return [(w.path, Type(w.dims, w.head).shape()) for w in slow_weights(system)]
 
     def _written(self, level: Level) -> tuple[int, tuple[Code, ...]]:
         """The lines of the spec that are the level, down to the next key beside it."""
