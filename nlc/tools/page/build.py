@@ -113,7 +113,7 @@ class _Builder:
     def _facts(self) -> tuple[str, ...]:
         levels, edges = len(self.drawn.levels), len(self.drawn.edges)
         return (
-            f"over {self.drawn.context}",
+            f"context: {self.drawn.context}",
             _several(levels, "level"),
             _several(len(self.whole), "component"),
             _several(edges, "edge"),

@@ -51,9 +51,10 @@ function legend() {
     drawing("path", { d: "M1 5h28", class: style }, svg);
     return svg;
   };
-  const reads = used("reads", READS).map((r) => element("span", {}, sample(`edge ${r} plainly`), `reads ${r}`));
+  const reads = used("reads", READS).map((r) => element("span", {}, sample(`edge ${r} plainly`), r));
   const transfers = used("transfer", TRANSFERS).map((t) => element("span", {}, sample(`edge thick ${t}`), t));
-  if (data.arrows.length) $("legend").append(element("span", { class: "muted" }, "A → B: B reads A"), ...reads, ...transfers);
+  const group = (title, items) => element("div", {}, element("b", {}, title), ...items);
+  if (data.arrows.length) $("legend").append(group("A → B: B reads A", reads), group("knowledge passes by", transfers));
 }
 
 // ---------------------------------------------------------------- what is looked at
