@@ -170,6 +170,29 @@ def test_graph_in_every_format(name: str) -> None:
     assert printed(f"graph {name}").startswith(name)
 
 
+@pytest.mark.parametrize(
+    ("line", "start"),
+    [
+        ("graph gla -o g.svg", "<svg"),
+        ("graph gla -o g.html", "<!doctype html>"),
+        ("graph gla -o g.txt", "gla\n"),
+        ("graph gla -o g", "gla\n"),
+        ("graph gla -o g.png --format svg", "<svg"),
+        ("derive gla -o d.tex", "%"),
+        ("derive gla -o d.json", "{"),
+    ],
+)
+def test_the_ending_of_a_file_says_the_format(line: str, start: str) -> None:
+    assert run(line).exit_code == 0
+    assert Path(line.split()[3]).read_text(encoding="utf-8").startswith(start)
+
+
+def test_an_ending_of_no_format_is_refused() -> None:
+    found = run("graph gla -o g.png")
+    assert found.exit_code == 2 and "no format is written to *.png" in found.stderr
+    assert not Path("g.png").exists()
+
+
 def test_graph_offers_the_formats_that_draw_has() -> None:
     option = next(p for p in cli.main.commands["graph"].params if p.name == "format")
     assert set(option.type.choices) == {*FORMATS, "html", "github"}

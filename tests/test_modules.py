@@ -461,3 +461,14 @@ output: linear(M[1](x), d) + linear(M[2](x), d)
             name: value for name, (_, value) in made.items()
         }
         assert module(torch.ones(1, 2, 3))[0].shape == (1, 2, 3)
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter runs kernels here")
+@pytest.mark.parametrize(
+    "name", ["gated_delta_net", "gla", "titans", "hope"]
+)  # every kind of gates
+def test_kernels_say_that_they_need_a_gpu(name: str) -> None:
+    module = nlc.load(name).compile("triton")(d=32)
+    for tokens in (1, 8):
+        with pytest.raises(TypeError, match="the kernels need a GPU, not cpu"):
+            module(torch.randn(1, tokens, 32))

@@ -14,7 +14,7 @@ from nlc.base.diagnostics import BadFeature, BadPlan, NotFused, SpecError
 from nlc.tools.sizes import BadHyper
 
 
-def tell(error: SpecError, format: str, beside: bool = False) -> None:
+def tell(error: SpecError, format: str | None, beside: bool = False) -> None:
     """Mistakes on stdout if they are data and there is no product ``beside`` them, else on stderr."""
     from nlc.base import render
 

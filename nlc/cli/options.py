@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,20 @@ def plan(text: str) -> tuple[str, str]:
     if not equals:
         raise click.BadParameter(f"{text!r} is not LEVEL=PLAN", param_hint="--plan")
     return level.strip(), plan.strip()
+
+
+def by_ending(format: str | None, output: Path | None, endings: Mapping[str, str]) -> str:
+    """The format that is asked for, else that of the file's ending; text without a file."""
+    ending = output.suffix.lower() if output is not None else ""
+    if format is not None or not ending:
+        return format or "text"
+    if ending not in endings:
+        known = ", ".join(endings)
+        raise click.BadParameter(
+            f"no format is written to *{ending}; give --format, or one of {known}",
+            param_hint="--output",
+        )
+    return endings[ending]
 
 
 def _together(*options: Callable) -> Callable[[Callable], Callable]:

@@ -12,15 +12,18 @@ from nlc.base.diagnostics import nearest
 from nlc.cli import options
 from nlc.cli.frame import load, put, verb, warn
 
+_PLAIN = {".txt": "text", ".json": "json"}
+_DRAWN = {".svg": "svg", ".html": "html", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid", **_PLAIN}
+_DERIVED = {".tex": "latex", ".md": "markdown", **_PLAIN}
+
 
 @click.command()
 @click.argument("spec")
 @click.option(
     "--format",
     type=click.Choice(["text", "mermaid", "dot", "svg", "html", "json", "github"]),
-    default="text",
-    show_default=True,
-    help="How it is drawn; html: a page with every level's update and lines; github: mistakes as annotations.",
+    help="How it is drawn; html: a page with every level's update and lines; github: mistakes as annotations."
+    " Without it as the file's ending says, else text.",
 )
 @click.option(
     "--optimizer", metavar="SPEC", help="The gradient system that trains this token system."
@@ -29,10 +32,11 @@ from nlc.cli.frame import load, put, verb, warn
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
 )
 @verb
-def graph(spec: str, format: str, optimizer: str | None, output: Path | None) -> None:
+def graph(spec: str, format: str | None, optimizer: str | None, output: Path | None) -> None:
     """Show the levels, ordered by ≻, and who reads whom."""
     from nlc.tools.draw import draw
 
+    format = options.by_ending(format, output, _DRAWN)
     loaded = load(spec)
     made, trainer = loaded.graph, None
     if optimizer:
@@ -60,18 +64,17 @@ def graph(spec: str, format: str, optimizer: str | None, output: Path | None) ->
 @click.option(
     "--format",
     type=click.Choice(["text", "latex", "markdown", "json", "github"]),
-    default="text",
-    show_default=True,
-    help="How it is written; github: mistakes as annotations.",
+    help="How it is written; github: mistakes as annotations. Without it as the file's ending says, else text.",
 )
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
 )
 @verb
-def derive(spec: str, level: str | None, format: str, output: Path | None) -> None:
+def derive(spec: str, level: str | None, format: str | None, output: Path | None) -> None:
     """Derive each level's update from its objective, step by step."""
     from nlc.tools.derivation import chosen_by
 
+    format = options.by_ending(format, output, _DERIVED)
     loaded = load(spec)
     updates = loaded.updates
     chosen = chosen_by(level, loaded.system, updates)

@@ -262,7 +262,7 @@ class _Operator:
         lines = [packed(f"def {self.name}(", args, ") -> tuple[Tensor, Tensor]:")]
         lines += [f'    """{doc[0]}', *(f"    {x}" for x in doc[1:])]
         lines = [*lines[:-1], f'{lines[-1]}"""'] if len(doc) == 1 else [*lines, '    """']
-        lines.append(packed("lead = leading(", lead, ")", 1))
+        lines += ["    on_gpu(like)", packed("lead = leading(", lead, ")", 1)]
         if self.raw:
             left = ", ".join(self.raw) if len(self.raw) > 1 else f"({self.raw[0]},)"
             whole = [f"{n}.expand(*{n}.shape[:-1], T)" for n in self.raw]

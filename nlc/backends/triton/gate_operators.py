@@ -41,6 +41,7 @@ def NAME(
     TYPED
 ) -> Tensor:
     """log a [..., T, n] of what it is made of, MADE."""
+    on_gpu(ONE)
     shape = torch.broadcast_shapes(SHAPES)
     RAW_LEFT = (as_table(x, shape) for x in RAW_TUPLE)
     HEADS_LEFT = (as_row(x, shape) for x in HEADS_TUPLE)  #? heads
@@ -167,6 +168,7 @@ def operator(name: str, gates: Gates) -> str:
         "TYPED_AND_GRAD": ", ".join([*typed, "grad: Tensor"]),
         "TYPED": ", ".join(typed),
         "MADE": " and ".join([*tensors, *fixed]),
+        "ONE": tensors[0],
         "SHAPES": ", ".join(f"{n}.shape" for n in tensors),
         "SLOPED": ", ".join(f"d_{n}" for n in tensors),
         "SLOPES": "".join(f"d_{n}, " for n in tensors),

@@ -292,11 +292,16 @@ def supported(x: Tensor) -> torch.dtype:
     """The dtype of products with keys x; an error for what the kernels do not take."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise TypeError(f"the kernels take float32, bfloat16 and float16, not {x.dtype}")
-    if not (x.is_cuda or INTERPRETED):
-        raise TypeError(f"the kernels need a GPU, not {x.device}; the backend `torch` does not")
+    on_gpu(x)
     if x.shape[-1] > 256:
         raise ValueError(f"the kernels take keys of 256 channels at most, not {x.shape[-1]}")
     return x.dtype
+''',
+    "on_gpu": '''
+def on_gpu(x: Tensor) -> None:
+    """TypeError for a tensor elsewhere."""
+    if not (x.is_cuda or INTERPRETED):
+        raise TypeError(f"the kernels need a GPU, not {x.device}; the backend `torch` does not")
 ''',
     "keys_fit": '''
 def keys_fit(module: nn.Module, level: str, channels: int) -> None:
