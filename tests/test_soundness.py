@@ -533,5 +533,30 @@ def test_products_of_sums_are_not_multiplied_out() -> None:
     assert time.process_time() - start < 5
 
 
+UPHILL = "every step of level `S` goes up its objective"
+
+
+@pytest.mark.parametrize(
+    ("fields", "objective", "help"),
+    [
+        (["rule: gd(lr=-beta)"], SQUARE, "write `beta`"),
+        (["rule: gd(lr=-1)"], SQUARE, "write `1`"),
+        (["rule: momentum(lr=-1, beta=0.9, decay=beta)"], SQUARE, "write `1`"),
+        (["rule: gd(lr=beta)"], f"-({SQUARE})", "turn the sign"),
+        (["rule: gd(lr=beta)", "retain: alpha"], f"-({SQUARE})", "turn the sign"),
+    ],
+)
+def test_a_step_of_the_wrong_sign(fields: list[str], objective: str, help: str) -> None:
+    found = nlc.loads(system(*fields, objective=objective), "spec.yaml").check().diagnostics
+    assert [(d.code, d.message) for d in found if d.code.startswith("NLC8")] == [("NLC802", UPHILL)]
+    assert any(h.startswith(help) for d in found for h in d.helps)
+
+
+def test_one_gate_without_bounds_is_one_warning() -> None:
+    """What is erased is bounded, whatever is kept."""
+    text = system("retain: dt", "rule: gd(lr=beta)")
+    assert said(text.replace("dt: softplus", "dt: ")) == ["NLC802"]
+
+
 def test_a_factor_that_is_never_positive_is_no_division_by_zero() -> None:
-    assert said(system("retain: per_key(-dt * a)", "rule: gd(lr=beta)")) == ["NLC802", "NLC801"]
+    assert said(system("retain: per_key(-dt * a)", "rule: gd(lr=beta)")) == ["NLC802"]

@@ -27,6 +27,7 @@ from nlc.passes.soundness.words import between, listed, number, over, scaled
 from nlc.passes.soundness.zeros import Reads, states_of_flows, stuck
 
 SLACK = 1e-9  # rounding of bounds: 1 / n * n
+_UNIT = Reach(Range(0.0, 1.0))
 
 
 def soundness(system: System, updates: dict[str, Update], report: Report) -> None:
@@ -75,7 +76,7 @@ class _Level:
                 sound = sound and self._kept(running, e, s)
             if any(self._long_key(x, e, s) for x in (running, bound) if x is not None):
                 continue
-            if running is not None and self._erased(running, e, s):
+            if running is not None and self._erased(running, e, s, sound):
                 continue
             if self._chunk(running, bound, s):
                 break
@@ -155,13 +156,21 @@ class _Level:
             return True
         return False
 
-    def _erased(self, step: Linear, e: Expr, s: State) -> bool:
-        """Whether it was said that the factor along the key, a − b‖x‖², can be below −1."""
+    def _erased(self, step: Linear, e: Expr, s: State, sound: bool) -> bool:
+        """Whether it was said that the factor along the key, a − b‖x‖², can be below −1, or b is never positive.
+
+        ``sound``: whether what is kept stays within [0, 1]; where it was said that it does not, b alone is to
+        blame here.
+        """
         if not self._chosen(step.key):
             return False
         length = self.reaches.norm(step.key)
         square = self._square(step.key)
-        left = step.scale.times(step.kept.minus(step.erased.times(square)))
+        scale, kept = (step.scale, step.kept) if sound else (_UNIT, _UNIT)
+        erased = step.erased.times(square)
+        left = scale.times(kept.minus(erased))
+        if left.known and left.range.high > 1 + SLACK and self._climbs(scale.times(erased), e, s):
+            return True
         if not left.known or not self._too_low(left.range.low):
             return False
         # scale · (factor · most − kept) = 1 where that is largest
@@ -179,6 +188,28 @@ class _Level:
         2 (1 + β) in check. Only a step without a bound grows whatever the rule remembers.
         """
         return factor == -inf if self.joint.inner else factor < -1 - SLACK
+
+    def _climbs(self, erased: Reach, e: Expr, s: State) -> bool:
+        """Whether it was said that each step goes up its objective, and adds at the key to what the memory holds."""
+        added = erased.range
+        if not (added.high <= 0 and added.low < -SLACK):
+            return False
+        lr = self._step_size()
+        helps = ["turn the sign of the step size, or of the objective"]
+        if lr is not None and lr.span.text.startswith("-") and lr.op in ("neg", "num"):
+            turned = lr.span.text[1:].strip()
+            helps = [f"write `{turned}`: a step of positive size lowers the objective"]
+        self.report.add(
+            "NLC802",
+            f"every step of level `{self.level.name}` goes up its objective",
+            self._place(lr, "rule" if self.level.rule else "update"),
+            f"at the key it adds up to {number(-added.low)} times what `{s.name}` holds"
+            if isfinite(added.low)
+            else f"at the key it adds any amount of what `{s.name}` holds",
+            notes=[*self._equation(e, s), "a factor above 1 makes the memory grow with every tick"],
+            helps=helps,
+        )
+        return True
 
     def _chosen(self, key: Expr | None) -> bool:
         """Whether there is a key, and the spec's: what an MLP computes inside is not the user's to bound."""
