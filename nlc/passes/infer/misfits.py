@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from fractions import Fraction
 
@@ -16,6 +17,8 @@ from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 from nlc.passes.infer.heads import headed
 from nlc.passes.infer.solver import Solver, Unknown
 from nlc.syntax.math import TEXT
+
+_OPEN = re.compile(r"^\[\?\d+\]")
 
 
 class ShapeMessages:
@@ -81,8 +84,8 @@ class ShapeMessages:
             elif all(label.text != fact for label in related):
                 related.append(Label(place, fact))
         label, help = self._query(node) or (
-            mistake.message,
-            mistake.help or self._turned(node) or self._sides(node),
+            _OPEN.sub("a vector of open width", mistake.message),
+            self._turned(node) or self._reading(node) or mistake.help or self._sides(node),
         )
         shapes = [self.solver.view(self.shape.get(id(a), ())) for a in node.args]
         self.report.add(
@@ -156,7 +159,7 @@ class ShapeMessages:
                 value = d.evaluate(self.system.sizes)
                 sizes.append(str(value.numerator) if value.denominator == 1 else decimal(value))
             except (KeyError, AttributeError, ArithmeticError, TypeError):
-                return "".join(text.replace("?", "width "))
+                return _OPEN.sub("a vector of open width", text).replace("?", "width ")
         return (
             text
             if not dims or text == f"[{', '.join(sizes)}]"
@@ -220,6 +223,25 @@ class ShapeMessages:
         bases = {s.partition("[")[0] for d in dims if not isinstance(d, Like) for s in d.symbols}
         hypers = self.system.hypers
         return any(base in hypers and hypers[base].value is None for base in bases)
+
+    def _reading(self, node: Expr) -> str:
+        """``S(key)`` for a memory that stands beside a vector as it is: it was meant to be read."""
+        if node.op not in ("add", "sub", "mul"):
+            return ""
+        for a, b in (node.args, node.args[::-1]):
+            level = self.system.levels[self.states[a.attr[0]].level] if a.op == "state" else None
+            dims = self.solver.view(self.shape.get(id(b), ()))
+            if (
+                level is None
+                or not level.memory.read
+                or not (isinstance(dims, Unknown) or dims[1:] == ())
+            ):
+                continue
+            if node.op == "mul":
+                return f"write `{a.attr[0]}({quoted(b)})` to read the memory"
+            if "key" in level.keys:
+                return f"write `{a.attr[0]}(key)` to read the memory"
+        return ""
 
     def _turned(self, node: Expr) -> str:
         """``key @ S`` for ``S @ key``: what to write."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from nlc.ir.expr import Expr
 from nlc.ir.shapes import HEADS, ShapeError, Shapes, parts
-from nlc.ir.types import ONE, Dim, Dims, Like
+from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 
 
 @dataclass(eq=False)
@@ -242,11 +242,15 @@ class Solver(Shapes):
         if not shapes:
             return False
         vector = all(len(s) == 1 and not isinstance(s[0], Like) for s in shapes)
-        for a in w.args:
-            if not self.known(
-                a
-            ):  # a width can be a vector's; beside a matrix it can only be a gate
-                self.bind(a, shapes[0] if vector else ())
+        for i, a in enumerate(w.args):
+            if self.known(a):
+                continue
+            if not vector and w.node.op in ("add", "sub"):  # no gate, and no matrix either
+                beside = show_dims(shapes[0])
+                said = f"a number or a vector, and beside it stands {beside}"
+                raise ShapeError(said, i, "state its width, as in `linear(x, n)`")
+            # a width can be a vector's; beside a matrix it can only be a gate
+            self.bind(a, shapes[0] if vector else ())
         return True
 
     def _alike(self, w: Waiting) -> bool:
