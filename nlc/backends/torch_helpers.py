@@ -21,13 +21,20 @@ def _quoted(path: Path) -> dict[str, str]:
 HELPERS: dict[str, str] = {
     **STEPS,
     **_quoted(Path(__file__).parents[1] / "runtime" / "views.py"),
+    "Part": '''
+class Part(nn.Module):
+    """What holds weights, whose shapes it tells, or other parts."""
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{n} {[*p.shape]}" for n, p in self.named_parameters(recurse=False))
+''',
     "place": '''
 def place(module: nn.Module, path: str, value: nn.Module | Tensor) -> None:
     """Makes ``module.a.b`` a layer or a parameter, for the path a.b, with modules in between."""
     *outer, name = path.split(".")
     for part in outer:
         if not hasattr(module, part):
-            setattr(module, part, nn.Module())
+            setattr(module, part, Part())
         module = getattr(module, part)
     setattr(module, name, nn.Parameter(value) if isinstance(value, Tensor) else value)
 ''',
@@ -426,8 +433,10 @@ def streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows: Tensor
 def for_program(
     texts: list[str], program: Program, without: frozenset[str] = frozenset()
 ) -> list[str]:
-    """Texts as a program needs them: they know how many tokens came before, if it counts them, and of indices; and
-    that the file is ``without`` some features."""
+    """Texts as a program needs them: they know how many tokens came before, if it counts them, and of indices, and of
+    what a stream carries beside memories; and that the file is ``without`` some features."""
+    carried = {s.kind for s in program.slots}
     flags = {"counted": program.counted, "indexed": bool(program.indices)}
+    flags |= {"windowed": bool(carried & {"window", "prev"}), "placed": "tick" in carried}
     flags |= {name: name not in without for name in FEATURES}
     return [select(t, **flags) if any(f"#? {f}" in t for f in flags) else t for t in texts]

@@ -60,6 +60,7 @@ class TorchPrinter(MatrixFunctions):
     cast: dict[str, str] | None = None  # in the loop: weights by path, in the states' dtype
     dtype: str | None = None  # in the loop: that dtype
     places: dict[str, str] = field(default_factory=dict)  # variables that stand in a container
+    within: str = ""  # the variable that says where packed sequences are cut, if there is one
 
     # -------------------------------------------------------------------------------------------- entry
 
@@ -447,10 +448,18 @@ class TorchPrinter(MatrixFunctions):
 
     # -------------------------------------------------------------------------------------------- time
 
+    def streaming(self, helper: str, *args: str) -> tuple[str, int]:
+        """A call of what looks back from token to token, which has another form for packed sequences."""
+        if self.within:
+            helper, args = f"{helper}_within", (*args, self.within)
+        return f"{self.use(helper)}({', '.join(args)})", ATOM
+
     def op_positions(self, e: Expr) -> tuple[str, int]:
-        return f"{self.use('positions')}({self(e.args[0])}, {self.like})", ATOM
+        return self.streaming("positions", self(e.args[0]), self.like)
 
     def op_advance(self, e: Expr) -> tuple[str, int]:
+        if self.within:
+            return self.streaming("advanced", self(e.args[0]), self.like)
         return f"{self(e.args[0])} + {self.like}.shape[1]", SUM
 
     def op_periods(self, e: Expr) -> tuple[str, int]:
@@ -494,10 +503,10 @@ class TorchPrinter(MatrixFunctions):
         return [self(e.args[0]), *weight, self(e.args[-1])]
 
     def op_conv(self, e: Expr) -> tuple[str, int]:
-        return f"{self.use('causal_conv')}({', '.join(self.operands(e))})", ATOM
+        return self.streaming("causal_conv", *self.operands(e))
 
     def op_delay(self, e: Expr) -> tuple[str, int]:
-        return f"{self.use('shifted')}({', '.join(self.operands(e))})", ATOM
+        return self.streaming("shifted", *self.operands(e))
 
     def op_extend(self, e: Expr) -> tuple[str, int]:
         return f"torch.cat([{self(e.args[0])}, {self(e.args[1])}], 1)", ATOM

@@ -70,10 +70,10 @@ def attribute_path(path: str) -> str:
 TAKEN = frozenset(
     """
     BLOCK BY_GENERATION CALL CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd
-    DeltaAtEndTowards DeltaEnd DeltaEndTowards F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
+    DeltaAtEndTowards DeltaEnd DeltaEndTowards Edges F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
     GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE LEAST LONG LONGEST NARROW
-    OPERATORS Operator Optimizer PLAIN Packing Passes Path ROWS SETS SMALL STACKS Seen Sequence SiluBack TOGETHER Tensor
-    ThreadPoolExecutor Tile VERDICTS
+    OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS SETS SMALL STACKS Seen Sequence SiluBack TOGETHER
+    Tensor ThreadPoolExecutor Tile VERDICTS
     """.split()
 )
 

@@ -127,14 +127,19 @@ class Weights:
         said = [Said(path, _placed(path, values[path])) for path in parts.paths()]
         placed = self.w.tried(lambda: write_all(self.w, said))
         plain = self.w.tried(lambda: self._by_attributes(values))
-        if len(placed) + HELPERS["place"].count("\n") + 2 < len(plain):
+        held = any("= Part()" in line for line in plain)
+        helpers = ["place"] if held else ["Part", "place"]  # that the shorter way needs beside
+        if len(placed) + sum(HELPERS[n].count("\n") + 2 for n in helpers) < len(plain):
+            held, plain = True, placed
             self.printer.use("place")
-            plain = placed
+        if held:
+            self.printer.use("Part")
         self.w.lines += plain
 
     def _by_attributes(self, values: dict[str, str]) -> None:
+        holders = {p.rpartition(".")[0] for p, x in values.items() if x.startswith("torch.")}
         for path in self._containers():
-            self.w(f"self.{path} = nn.Module()")
+            self.w(f"self.{path} = {'Part' if path in holders else 'nn.Module'}()")
         for path, value in values.items():
             write_statement(self.w, f"self.{path} = {_member(value)}")
 

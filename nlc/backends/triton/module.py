@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nlc.backends.precedence import SUM
 from nlc.backends.reference.file import class_name, close_file, open_file, place
@@ -17,7 +17,7 @@ from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.gate_operators import operator
 from nlc.backends.triton.gates import ending
 from nlc.backends.triton.keys import groups, lengths, narrow
-from nlc.backends.triton.packing import packable
+from nlc.backends.triton.packing import unpackable
 from nlc.backends.triton.texts import TEXTS, of_form
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.coupled import coupling
@@ -47,9 +47,19 @@ def emit_module(program: Program, header: Header) -> str:
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
-def read_in_one(program: Program, header: Header) -> set[str]:
-    """The states that one kernel can scan and read, where no slopes are wanted."""
-    return _written(program, header, Writer()).fused
+@dataclass(frozen=True)
+class Kernels:
+    """What a file does with kernels: the states that one kernel can scan and read, where no slopes are wanted, and
+    why packed sequences do not run as one, None if they do."""
+
+    fused: set[str]
+    apart: str | None
+
+
+def in_kernels(program: Program, header: Header) -> Kernels:
+    """What the file of a program has."""
+    emitter = _written(program, header, Writer())
+    return Kernels(emitter.fused, emitter.apart)
 
 
 def _written(program: Program, header: Header, body: Writer) -> TritonModule:
@@ -69,7 +79,7 @@ class TritonModule(CoupledCalls, TorchModule):
 
     ``lengths``: the scans whose kernels bring keys and queries to length one, by their states, and with which eps.
     ``sharing``: those that take one key for several heads. ``made``: the texts of operators, by name. ``fused``: the
-    states of scans whose read is part of the same kernel.
+    states of scans whose read is part of the same kernel. ``apart``: why packed sequences do not run as one.
     """
 
     ROWS = KernelPrinter
@@ -85,8 +95,10 @@ class TritonModule(CoupledCalls, TorchModule):
         self.row.taken = program.names
         self.coupled, self.weighed = {}, (None, {})
         self.negatives: tuple[object, dict[str, str]] = (None, {})  # names in a body
-        if packable(program):
+        self.apart = unpackable(program)
+        if self.apart is None:
             self.STREAMS, self.beside_flows = "packed_streams", ("within: Packing | None = None",)
+            self.plain.within = self.row.within = "within"
 
     def form(self, r: Record, read: bool) -> Form:
         f = super().form(r, True)

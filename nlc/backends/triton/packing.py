@@ -1,7 +1,8 @@
 """Sequences packed in one: where chunks of them are, as kernels read it, and which systems run so.
 
 Kernels have a chunk for each of a table that is computed on the device, so the CPU never waits for where sequences
-end. All other systems run sequences of one length as a batch (`streams`).
+end. What looks back a few tokens is in `windows.py`. All other systems run sequences of one length as a batch
+(`streams`).
 """
 
 from __future__ import annotations
@@ -11,25 +12,40 @@ from nlc.ir.program import Let, Parallel, Program, Return
 from nlc.ir.scan import Scan
 
 
-def packable(program: Program) -> bool:
-    """Whether all that a stream carries is states with heads of scans that are kernels, and nothing else looks from
-    token to token or at a state."""
-    if not program.slots or any(s.kind != "level" or not s.type.head for s in program.slots):
-        return False
+def unpackable(program: Program) -> str | None:
+    """Why a system's packed sequences do not run as one, None if they do: all that its stream carries is states of
+    scans that are kernels, and what looks a few tokens back or counts them."""
+    held = {s.kind: s for s in reversed(program.slots)}
+    if "cache" in held:
+        return f"`{held['cache'].key}` has as many rows as its sequence has tokens"
+    loops = [x for x in program.loops()]
+    if tiles := [x for x in loops if x.periods]:
+        return f"something changes every {tiles[0].periods[0]} tokens of a sequence"
+    if loops:
+        return "it takes one token after the other"
+    if other := {*held} - {"level", "window", "prev", "tick"}:
+        return f"`{held[min(other)].key}` is carried from token to token"
+    states = {s.var: s.key for s in program.slots if s.kind == "level"}
+    if not held:
+        return "nothing goes from token to token"
     parallels = [x for x in program.body if isinstance(x, Parallel)]
-    if len(parallels) != 1 or not all(isinstance(x, Let | Parallel | Return) for x in program.body):
-        return False
-    scans = [x for x in parallels[0].body if isinstance(x, Scan)]
-    if not all(isinstance(x, Let | Scan) for x in parallels[0].body) or parallels[0].first:
-        return False
-    if not all(s.read and s.record.rank == 2 and not any(s.record.start) for s in scans):
-        return False
-    states = {s.var for s in program.slots}
-    exprs = [x.expr for x in (*program.body, *parallels[0].body) if isinstance(x, Let)]
+    body = [x for p in parallels for x in (*p.first, *p.body)]
+    scans = [x for x in body if isinstance(x, Scan)]
+    for s in scans:
+        if s.record.rank != 2:
+            return f"`{states.get(s.name, s.name)}` is scanned, and is no matrix"
+        if any(s.record.start):
+            return f"`{states.get(s.name, s.name)}` decays towards a matrix"
+        if not s.read:
+            return f"nothing reads `{states.get(s.name, s.name)}` from token to token"
+    exprs = [x.expr for x in (*program.body, *body) if isinstance(x, Let)]
     exprs += [e for s in scans for e in s.record.parts]
     exprs += [e for x in program.body if isinstance(x, Return) for e in x.outputs.values()]
     read = {str(n.attr) for e in exprs for n in walk(e) if n.op == "var"}
-    return states == {x for s in scans for x in s.record.states} and not states & read
+    for var, key in states.items():
+        if var in read or not any(var in s.record.states for s in scans):
+            return f"`{key}` is read as a whole"
+    return None
 
 
 TEXTS: dict[str, str] = {
@@ -85,6 +101,7 @@ class Packing:
             cuts = cuts.to(torch.int32).clamp(0, tokens).cummax(0).values
         self.cuts, self.tokens, self.every = cuts, tokens, every
         self.found, self.tables, self.kept, self.left = {}, {}, [], None
+        self.near = {}  #? windowed
 
     def again(self) -> None:
         """Before scans run: with what they kept when they did so before, if they did."""
@@ -168,9 +185,10 @@ def front(S: Tensor, behind: int, within: Packing | None) -> torch.Size:
 ''',
     "states_for": '''
 def states_for(lead: torch.Size, behind: int, S: Tensor, within: Packing | None) -> Tensor:
-    """States [X, H, ...] for flows that have lead in front."""
+    """States [X, H, ...] for flows that have lead in front, of packed sequences for each of these."""
     if cut(within):
-        lead = (S.shape[0], *lead[1:])
+        S = S if lead[1:] else S.unsqueeze(1)
+        lead = (S.shape[0], *(lead[1:] or (1,)))
     return fitted(lead, behind, S)[0].contiguous()
 ''',
     "packed_streams": '''
@@ -197,12 +215,17 @@ def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows:
         return streams(module, cu_seqlens, states, *flows)  # which says what is wrong
     if states is None:
         state = module.initial_state(x.expand(N, *x.shape[1:]))
+        state = {key: v if v.ndim else v.expand(N) for key, v in state.items()}  #? placed
     else:
         given = [started(module, s or None, x) for s in states]
-        state = {key: torch.cat([s[key] for s in given]) for key in given[0]}
+        state = {key: torch.cat([s[key] for s in given]) for key in given[0]}  #? !placed
+        each = {key: [s[key] for s in given] for key in given[0]}  #? placed
+        state = {k: torch.cat(v) if v[0].ndim else torch.stack(v) for k, v in each.items()}  #? placed
     within = Packing(cuts.to(x.device, non_blocking=True), tokens, every)
     outputs, state = at_once(module, state, within, *flows)
-    parts = zip(*(v.split(1) for v in state.values()), strict=True)
+    parts = zip(*(v.split(1) for v in state.values()), strict=True)  #? !placed
+    each = (v.split(1) if v.is_floating_point() else v.unbind() for v in state.values())  #? placed
+    parts = zip(*each, strict=True)  #? placed
     return outputs, [dict(zip(state, each, strict=True)) for each in parts]
 
 

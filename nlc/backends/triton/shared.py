@@ -208,8 +208,11 @@ def leading(*shapes: torch.Size) -> torch.Size:
 ''',
     "unfitted": '''
 def unfitted(lead: torch.Size, *flows: Tensor) -> tuple[Tensor, ...]:
-    """What kernels return, with that in front again."""
-    return flows if len(lead) == 2 else tuple(x.reshape(*lead, *x.shape[2:]) for x in flows)
+    """What kernels return, with that in front again; of packed sequences there are more states."""
+    if len(lead) == 2:
+        return flows
+    lead = (-1, *lead[1:]) if lead else ()
+    return tuple(x.reshape(*lead, *x.shape[2:]) for x in flows)
 ''',
     "fitted": '''
 def fitted(lead: torch.Size, behind: int, *flows: Tensor) -> list[Tensor]:

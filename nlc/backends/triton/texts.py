@@ -24,6 +24,7 @@ from nlc.backends.triton import (
     operators,
     packing,
     read_operators,
+    windows,
 )
 from nlc.backends.triton import gates as gates_of
 from nlc.backends.triton.elements import FUNCTION_TEXTS
@@ -79,7 +80,14 @@ def _texts() -> dict[str, str]:
     made: dict[str, str] = dict(kernels.SHARED)
     for f in forms():
         made |= of_form(f)
-    made |= FUNCTION_TEXTS | packing.TEXTS | access.TEXTS | decays.TEXTS | gate_operators.TEXTS
+    made |= (
+        FUNCTION_TEXTS
+        | packing.TEXTS
+        | windows.TEXTS
+        | access.TEXTS
+        | decays.TEXTS
+        | gate_operators.TEXTS
+    )
     made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS | channel_fused.TEXTS
     made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
     made |= coupled_weights.TEXTS

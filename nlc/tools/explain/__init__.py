@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlc.backends.triton import RESERVED
 from nlc.backends.triton.forms import MOST_KEYS, chunk
-from nlc.backends.triton.module import read_in_one
+from nlc.backends.triton.module import Kernels, in_kernels
 from nlc.backends.writer import Header
 from nlc.base.span import Span
 from nlc.ir.expr import walk
@@ -44,6 +44,8 @@ _ONE_KERNEL = (
     "without gradients one kernel scans and reads, if in half precision sequences × heads × "
     "blocks of values are as many as the GPU's multiprocessors; else one scans and another reads"
 )
+_AT_ONCE = "all at once, in one graph of `torch.compile`; kernels read where sequences are cut"
+_APART = "sequences of one length as a batch, which reads on the CPU where they are cut, and piece after piece"
 _SUMS = frozenset("sum mean amax amin dot sqnorm norm".split())
 
 
@@ -104,6 +106,7 @@ class _Explainer:
             costs.rest,
             costs.total,
             _kind_of_step(SYSTEM, costs) if self.gradients else "",
+            self._streams(),
         )
 
     def _program(self) -> Program:
@@ -152,15 +155,22 @@ class _Explainer:
         if tile is not None and choice.plan == "chunked":
             kept = f"{size(cost.state)} for each {tile} tokens, or each `checkpoint`"
             said += f", whose backward pass needs {kept}"
-        if self._fused & {*choice.record.states}:
+        if self._in_kernels.fused & {*choice.record.states}:
             return f"{said}; {_ONE_KERNEL}"
         return f"{said}; a kernel scans and another reads"
 
     @cached_property
-    def _fused(self) -> set[str]:
-        """The states that a kernel scans and reads, as the generated file has it."""
+    def _in_kernels(self) -> Kernels:
+        """What the generated file does with kernels."""
         program = with_gates(self.spec.program(self.backend, self.plans), RESERVED)
-        return read_in_one(program, Header("", 1, self.backend, "", ""))
+        return in_kernels(program, Header("", 1, self.backend, "", ""))
+
+    def _streams(self) -> str:
+        """Where there are kernels, how packed sequences and ``checkpoint`` run."""
+        if self.backend != "triton" or self.gradients:
+            return ""
+        why = self._in_kernels.apart
+        return _AT_ONCE if why is None else f"{_APART}: {why}"
 
     def _updates(self, level: str) -> tuple[str, ...]:
         """An optimizer's steps are all that there is to say of it; a module's are many, and ``derive`` shows them."""

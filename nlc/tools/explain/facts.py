@@ -41,7 +41,8 @@ class Fact:
 class Explanation:
     """``levels`` fastest first. Of a gradient system costs are for one tensor of ``matrix`` and one step.
 
-    ``flows`` are what several levels need; of a gradient system ``flows_kind`` is their class.
+    ``flows`` are what several levels need; of a gradient system ``flows_kind`` is their class. ``streams``: how packed
+    sequences and ``checkpoint`` run, where kernels do.
     """
 
     system: str
@@ -56,6 +57,7 @@ class Explanation:
     flows: Cost
     total: Cost
     flows_kind: str = ""
+    streams: str = ""
 
     def asdict(self) -> dict[str, Any]:
         """For JSON."""
@@ -79,6 +81,7 @@ class Explanation:
                 **_cost(self.flows),
             },
             "total": {**_cost(self.total), "steps": self.total.steps},
+            **({"streams": self.streams} if self.streams else {}),
         }
 
     def __str__(self) -> str:

@@ -44,8 +44,10 @@ def html(e: Explanation) -> str:
 
 
 def _remarks(shown: list[Fact], e: Explanation) -> list[str]:
-    """What stands below the table: reasons, and the steps of an optimizer."""
-    return [*_notes(shown, e), *(line for f in shown for u in f.updates for line in _hung("", u))]
+    """What stands below the table: reasons, how streams run, and the steps of an optimizer."""
+    streams = _hung("packed sequences and `checkpoint`: ", e.streams) if e.streams else []
+    steps = [line for f in shown for u in f.updates for line in _hung("", u)]
+    return [*_notes(shown, e), *streams, *steps]
 
 
 def _columns(e: Explanation) -> list[str]:
