@@ -295,6 +295,26 @@ def test_explain_says_whether_a_scan_and_its_read_are_one_kernel() -> None:
     assert "reads" not in str(nlc.load("gla").explain("torch"))
 
 
+def test_explain_says_how_packed_sequences_run() -> None:
+    """As the generated file has it, with the reason where they do not run at once."""
+    reasons = {
+        "gated_delta_net": "all at once",
+        "retnet": "all at once",
+        "attention": "`A.key` has as many rows",
+        "linear_transformer": "all at once",
+        "titans": "something changes every chunk tokens",
+        "yaad": "it takes one token after the other",
+    }
+    for name, why in reasons.items():
+        spec = nlc.load(name)
+        found = spec.explain("triton")
+        assert why in found.streams and why in " ".join(str(found).split()), name
+        assert found.asdict()["streams"] == found.streams
+        at_once = "= packed_streams(" in spec.source_text("triton")
+        assert at_once is (why == "all at once"), name
+    assert "streams" not in nlc.load("gla").explain("torch").asdict()
+
+
 def test_every_class_and_plan_that_is_printed_is_explained() -> None:
     """And none is explained that no shipped spec shows."""
     kinds, plans = set(), set()

@@ -10,6 +10,7 @@ import torch
 from grouped_specs import GROUPED
 from recurrences import error
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nlc
@@ -37,6 +38,20 @@ outputs: {y: [n], z: [n]}
 output: {y: S(q), z: prev(S)(q)}
 """
 COUPLED = MEMORY.replace("STEP", "rule: momentum(lr=0.5, beta=sigmoid(b))").replace("a: [n], ", "")
+VECTORS = """
+nlc: 1
+system: vectors
+context: tokens
+hyper: {n: 6}
+heads: 2
+inputs: {k: [n], a: [], b: []}
+levels:
+  S: {frequency: every token, memory: vector(n), update: S * sigmoid(a) + k}
+  c: {frequency: every token, memory: scalar, update: c + b}
+  m: {frequency: every token, memory: vector(n), objective: "-dot(m, k)", rule: "momentum(lr=0.5, beta=sigmoid(a))"}
+outputs: {y: [n], z: [n], w: [n]}
+output: {y: S + prev(S), z: k * c, w: m * prev(c)}
+"""
 LAYER = """
 nlc: 1
 system: looks_back
@@ -70,6 +85,7 @@ SPECS = {
     "bare": MEMORY.replace("STEP", "retain: sigmoid(b)\n    rule: gd(lr=1)")
     .replace("a: [n], ", "")
     .replace("heads: 2\n", ""),
+    "vectors": VECTORS,
     "bare_coupled": COUPLED.replace("heads: 2\n", ""),
 }
 
@@ -223,6 +239,24 @@ def test_nothing_waits_for_where_sequences_are_cut() -> None:
         within.table(16, table.device)
     assert mode.count == 0
     assert table[:4].tolist() == [[0, 7], [7, 40], [23, 40], [39, 40]]
+
+
+def test_nothing_in_a_layer_waits_for_where_sequences_are_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Convolutions, previous values and positions, forward and backward, of tensors that have no values to look at."""
+    made = spec_of("layer").compile("triton")
+    monkeypatch.setattr(sys.modules[made.__module__], "launch", lambda *_, **__: None)
+    with FakeTensorMode():
+        net = made()
+        x, cuts = torch.randn(1, 40, net.d, requires_grad=True), torch.zeros(4, dtype=torch.int32)
+        state = net.initial_state(x.expand(3, -1, -1)) | {"pos": torch.zeros(3, dtype=torch.int64)}
+        within = sys.modules[made.__module__].Packing(cuts, 40)
+        (y,), state = net.piece(state, x, within=within)
+        y.sum().backward()
+        assert state["pos"].shape == (3,) and x.grad.shape == x.shape
+        with pytest.raises(DataDependentOutputException):
+            net(x, cu_seqlens=cuts)  # on the CPU they are looked at
 
 
 def test_cuts_that_do_not_fit_are_clipped_or_said() -> None:

@@ -1,6 +1,6 @@
 """Program -> one file of PyTorch and Triton: the plan of the torch backend, its scans as generated kernels.
 
-The rest of the file is what the torch backend prints. Scans of vectors and numbers are sums, which torch does.
+The rest of the file is what the torch backend prints. A vector or a number that is scanned is a matrix of one column.
 """
 
 from __future__ import annotations

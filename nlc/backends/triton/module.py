@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from nlc.backends.precedence import SUM
+from nlc.backends.precedence import ATOM, SUM
 from nlc.backends.reference.file import class_name, close_file, open_file, place
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
@@ -220,6 +220,25 @@ class TritonModule(CoupledCalls, TorchModule):
         self.read_already |= {out} if alone else set()
         self._call([state, out], p.use(f.fused(read.attr.when)), args, s)
         self.scans[s.name] = Scanned(None, r, values={0: out}, starts={0: out})
+
+    def _running(self, s: Scan, state: str, at: Callable[..., str]) -> None:
+        """A vector or a number is a matrix of one column, with a key of 1; it is summed in float32."""
+        r, w, f = s.record, self.w, self.form(s.record, True)
+        u = at(r.write[0]) if r.rank else f"{at(r.write[0], ATOM)}.unsqueeze(-1)"
+        end, rows, starts, one = (
+            self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("end", "rows", "starts", "one")
+        )
+        if not u.isidentifier():
+            text, u = u, self.parts(f"{s.name}_writes", r.parts[0])
+            w(f"{u} = {text}")
+        w(f"{one} = torch.ones_like({u}[..., :1], dtype={self.row.dtype})")
+        begun = f"{state}.unsqueeze(-1)" if r.rank else f"{state}[..., None, None]"
+        args = [begun, one, u, *self._gates(r, f, at), *self._last(r, False)]
+        given = [end, rows, starts] if s.read else [end, "*_"]
+        self._call(given, self.row.use(f.scan), args, s)
+        w(f"{state} = {end}.squeeze(-1)" if r.rank else f"{state} = {end}[..., 0, 0]")
+        seen = [one, rows, starts, *self._gates(r, f, at, True), *self._last(r)]
+        self.scans[s.name] = Scanned(f, r, tuple(seen), one, self._headed(s))
 
     def _one_read(self, s: Scan) -> tuple[Let, Expr] | None:
         """The statement and the node that alone read a scan, whose query is there before it."""

@@ -32,8 +32,6 @@ def unpackable(program: Program) -> str | None:
     body = [x for p in parallels for x in (*p.first, *p.body)]
     scans = [x for x in body if isinstance(x, Scan)]
     for s in scans:
-        if s.record.rank != 2:
-            return f"`{states.get(s.name, s.name)}` is scanned, and is no matrix"
         if any(s.record.start):
             return f"`{states.get(s.name, s.name)}` decays towards a matrix"
         if not s.read:

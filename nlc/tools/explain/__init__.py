@@ -146,9 +146,8 @@ class _Explainer:
         """Where there are kernels, whether it runs in them, and what they keep of its states."""
         if self.backend != "triton" or choice.record is None:
             return ""
-        if choice.record.rank != 2 or choice.record.key is None:
-            return "; in PyTorch, as it is no matrix"
-        channels = self._number(choice.record.key.type.dims[0])
+        key = choice.record.key
+        channels = self._number(key.type.dims[0]) if key is not None else 1
         if channels > MOST_KEYS:
             return f"; in kernels, which take keys of {MOST_KEYS} channels at most, not {channels}"
         said = "; in kernels"
