@@ -264,6 +264,13 @@ def test_recomputed_pieces_compile_without_graph_breaks(name: str) -> None:
         _same(got, expected)
 
 
+def test_what_holds_weights_tells_their_shapes() -> None:
+    """Of a convolution channels and taps, as torch's own layers do; declared by `place` and by attributes."""
+    placed = repr(load("gated_delta_net").compile()(d=16, heads=2))
+    assert "(conv): Part(weight [2, 8, 4])" in placed and "(rmsnorm): Part(weight [2, 8])" in placed
+    assert "(conv): Part(weight [64, 4], bias [64])" in repr(load("mamba").compile()(d=32))
+
+
 TAKEN = """\
 nlc: 1
 system: taken
