@@ -86,6 +86,14 @@ SPECS = {
     .replace("a: [n], ", "")
     .replace("heads: 2\n", ""),
     "vectors": VECTORS,
+    "towards": MEMORY.replace(
+        "STEP",
+        "retain: sigmoid(b)\n    rule: gd(lr=sigmoid(b))\n    toward: init\n    init: learned",
+    ).replace("a: [n], ", ""),
+    "towards_coupled": COUPLED.replace(
+        "rule: momentum(lr=0.5, beta=sigmoid(b))",
+        "rule: momentum(lr=0.5, beta=sigmoid(b), decay=0.9)\n    toward: init\n    init: learned",
+    ),
     "bare_coupled": COUPLED.replace("heads: 2\n", ""),
 }
 

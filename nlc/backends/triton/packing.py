@@ -32,8 +32,6 @@ def unpackable(program: Program) -> str | None:
     body = [x for p in parallels for x in (*p.first, *p.body)]
     scans = [x for x in body if isinstance(x, Scan)]
     for s in scans:
-        if any(s.record.start):
-            return f"`{states.get(s.name, s.name)}` decays towards a matrix"
         if not s.read:
             return f"nothing reads `{states.get(s.name, s.name)}` from token to token"
     exprs = [x.expr for x in (*program.body, *body) if isinstance(x, Let)]
