@@ -131,6 +131,40 @@ def test_what_is_read_elsewhere_has_its_length_of_one(seen: str, fused: bool) ->
     same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
 
 
+VECTORS = """
+nlc: 1
+system: vectors
+context: tokens
+hyper: {d: 16, n: d / heads, chunk: 8}
+heads: 2
+inputs: {x: [d]}
+let:
+  k: split(linear(x))
+levels:
+  m:
+    frequency: every token
+    anchor: every chunk tokens
+    memory: vector(n)
+    objective: 0.5 * sqnorm(m - k)
+    rule: gd(lr=0.1, decay=sigmoid(sum(anchor(m))))
+  c:
+    frequency: every token
+    anchor: every chunk tokens
+    memory: scalar
+    update: c + tanh(sum(k) * anchor(c))
+output:
+  y: merge(m * c)
+"""
+
+
+def test_vectors_between_boundaries_are_matrices_of_one_column() -> None:
+    """As the methods have them that run from boundary to boundary."""
+    spec = nlc.loads(VECTORS, "vectors.yaml")
+    exact, kernels, given = pair(spec)
+    assert "m_end, m_rows, m_starts = gated_memory(m.unsqueeze(-1)" in spec.source_text("triton")
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+
+
 def test_pieces_and_steps_are_the_whole() -> None:
     _, net, given = pair(nlc.load("gated_delta_net"))
     x = given["x"].float()
