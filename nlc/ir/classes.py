@@ -19,7 +19,7 @@ CLASSES = {
     "nonlinear": "the state passes through a function that is not linear before it is stepped",
     "constant": "the state stands still from token to token; it changes at boundaries, or between calls",
     "non-parametric": "no state of fixed size: all keys and values are kept, as in attention",
-    "matrix": "of an optimizer: a step forms products of whole matrices",
+    "matrix": "of an optimizer: a step needs whole matrices, for products, roots or sums of rows",
     "whole tensor": "of an optimizer: a step needs a sum over the whole tensor, such as its norm",
 }
 

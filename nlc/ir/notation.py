@@ -26,6 +26,9 @@ def _scripted(text: str, table) -> str | None:
     return out if not any(ch in text and ch == out[i] for i, ch in enumerate(text)) else None
 
 
+_SIDE = re.compile(r"\b(rows|cols)\(")  # sizes of a trained tensor, which a spec writes `nrows(W)`
+
+
 @dataclass(frozen=True)
 class Notation:
     """Symbols for the names of one system; ``own`` is the level whose state before the tick is written bare."""
@@ -163,7 +166,7 @@ class Notation:
         if e.op == "total":
             return self._over(e), MUL if e.attr[0] == "sum" else ATOM
         if e.op == "size":
-            text = str(e.attr)
+            text = _SIDE.sub(r"n\1(", str(e.attr))
             return self.symbol(text), ADD if " " in text else DIV if set("*/") & {*text} else ATOM
         if e.op == "newton_schulz":
             name = self._subscript(self._word("NS"), str(e.attr.steps))

@@ -14,6 +14,7 @@ from fractions import Fraction
 
 from nlc.ir.expr import Expr, rewrite
 from nlc.ir.ops import add, div, make, mul, neg, num, sub
+from nlc.ir.shapes import as_matrix
 
 Rule = Callable[[Expr], Expr | None]
 
@@ -126,10 +127,14 @@ def _mul(e: Expr) -> Expr | None:
         return mul(b.args[0], mul(a, b.args[1]))
     if a.op == "mul" and a.args[0].op == "num" and a.args[1].op != "num":
         return mul(a.args[0], mul(a.args[1], b))
-    if b.op == "ones" and a.type.dims == dims:
+    if b.op == "ones" and as_matrix(a.type.dims) == as_matrix(dims):
         return a
-    if a.op == "ones" and b.type.dims == dims:
+    if a.op == "ones" and as_matrix(b.type.dims) == as_matrix(dims):
         return b
+    for x, y in ((a, b), (b, a)):  # a number everywhere, times a matrix
+        everywhere = x.op == "mul" and x.args[0].type.dims == () and x.args[1].op == "ones"
+        if everywhere and as_matrix(y.type.dims) == as_matrix(dims):
+            return mul(x.args[0], y)
     return None
 
 
@@ -139,6 +144,8 @@ def _div(e: Expr) -> Expr | None:
         return a
     if a.op == "neg":
         return neg(div(a.args[0], b))
+    if a.op == "num" and a.attr < 0:
+        return neg(div(num(-a.attr), b))
     return None
 
 
@@ -160,6 +167,16 @@ def _scalar_out(e: Expr) -> Expr | None:
             return neg(rebuild(x.args[0]))
         if x.op == "mul" and x.args[0].type.dims == () and x.args[1].type.dims != ():
             return mul(x.args[0], rebuild(x.args[1]))
+    return None
+
+
+def _scalar_out_of_sum(e: Expr) -> Expr | None:
+    """``sum(s * A)`` is ``s * sum(A)``."""
+    (x,) = e.args
+    if x.op == "neg":
+        return neg(make(e.op, x.args[0]))
+    if x.op == "mul" and x.args[0].type.dims == () and x.args[1].type.dims != ():
+        return mul(x.args[0], make(e.op, x.args[1]))
     return None
 
 
@@ -194,5 +211,7 @@ RULES: dict[str, Rule] = {
     "dot": _scalar_out,
     "T": _transpose,
     "ones": _ones,
-    "sum": lambda e: neg(make("sum", e.args[0].args[0])) if e.args[0].op == "neg" else None,
+    "sum": _scalar_out_of_sum,
+    "sum_rows": _scalar_out_of_sum,
+    "sum_cols": _scalar_out_of_sum,
 }

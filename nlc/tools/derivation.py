@@ -39,6 +39,7 @@ SIGNS = {
     "·": "product, where a space would run words together",
     "Diag": "a diagonal matrix: a factor for each key channel (behind a matrix) or value channel (before it)",
     "silu′": "the derivative of a function",
+    "sum_rows": "a row vector, the sum of all rows of a matrix; `sum_cols` a column, the sum of its columns",
     "Σ_t": "a sum over the ticks since the level last stepped",
     "Σ_s": "a sum over the samples of a layer",
     "NS₅": "`newton_schulz` of 5 steps",
