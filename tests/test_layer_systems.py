@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from shipped_specs import LAYERS
 from torch import Tensor, nn
 
 import nlc
@@ -328,6 +329,56 @@ def test_groups_have_hypers_of_their_own_and_closures_compute_anew() -> None:
     assert optimizer.step(closure) < losses[0]
 
 
+shipped = pytest.mark.parametrize(
+    ("name", "backend"), [(n, b) for n in LAYERS for b in ("reference", "torch")]
+)
+
+
+@shipped
+def test_a_closure_computes_the_loss_and_the_gradients_stay(name: str, backend: str) -> None:
+    """Also of what another rule trains; the loss of the step before comes back."""
+    net, x = linear(4, 4, 4, bias=True), torch.randn(6, 4)
+    optimizer = compiled(name, backend)(net.parameters(), net, lr=0.01)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        loss = closure()
+        grads = [(p.grad, p.grad.clone()) for p in net.parameters()]
+        assert optimizer.step() is None
+        for p, (g, kept) in zip(net.parameters(), grads, strict=True):
+            assert p.grad is g and torch.equal(g, kept)
+    before = closure()
+    assert torch.equal(optimizer.step(closure), before) and closure() < before < loss
+
+
+@shipped
+def test_what_a_layer_cannot_have_is_refused_clearly(name: str, backend: str) -> None:
+    made = compiled(name, backend)
+    layer = nn.Linear(3, 2, bias=False, dtype=torch.complex128)
+    optimizer = made(layer.parameters(), layer)
+    layer(torch.ones(4, 3, dtype=torch.complex128)).abs().sum().backward()
+    with pytest.raises(RuntimeError, match=f"{made.__name__} does not take complex parameters"):
+        optimizer.step()
+    layer = nn.Linear(3, 2, bias=False)
+    optimizer = made(layer.parameters(), layer)
+    layer(torch.ones(4, 3)).sum().backward()
+    layer.weight.grad = layer.weight.grad.to_sparse()
+    with pytest.raises(RuntimeError, match=f"{made.__name__} does not take sparse gradients"):
+        optimizer.step()
+    for wrong, said in (
+        ({"capturable": True, "rounding_seed": 0}, "not with capturable"),
+        ({"differentiable": True, "capturable": True}, "differentiable goes with none"),
+        ({"differentiable": True, "rounding_seed": 0}, "differentiable goes with none"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            made(layer.parameters(), layer, **wrong)
+
+
 def test_climbing_is_the_opposite() -> None:
     a = nn.Linear(3, 2, bias=False)
     b = copy.deepcopy(a)
@@ -379,26 +430,39 @@ def test_half_precision_is_widened() -> None:
     torch.testing.assert_close(a.weight, b.weight, rtol=0.02, atol=0.002)
 
 
-def test_a_step_can_be_differentiated() -> None:
-    """The slope of a later loss by the learning rate, against differences."""
+@shipped
+def test_a_step_can_be_differentiated(name: str, backend: str) -> None:
+    """The slopes of a later loss by each number and by the start, against differences."""
     x, y = torch.randn(5, 3), torch.randn(5, 2)
-    start = nn.Linear(3, 2, bias=False)
+    start, made = torch.randn(2, 3), compiled(name, backend)
+    usual = {n: float(nlc.load(name).system.hypers[n].value) for n in made.HYPERS}
 
-    def after(lr: Tensor) -> Tensor:
-        layer = copy.deepcopy(start)
-        optimizer = compiled("delta_gradient_descent")(
-            layer.parameters(), layer, lr=lr, differentiable=True
-        )
-        (layer(x) - y).square().mean().backward(create_graph=True)
-        optimizer.step()
-        (new,) = optimizer.param_groups[0]["params"]
-        return (x @ new.T - y).square().mean()
+    def after(W: Tensor, **given: Tensor | float) -> Tensor:
+        """The loss after two steps from W."""
+        layer = nn.Linear(3, 2, bias=False)
+        layer.weight = W if isinstance(W, nn.Parameter) else nn.Parameter(W)
+        optimizer = made([layer.weight], layer, differentiable=True, **{**usual, **given})
+        for _ in range(2):
+            (W,) = optimizer.param_groups[0]["params"]
+            loss = (torch.func.functional_call(layer, {"weight": W}, x) - y).square().mean()
+            (W.grad,) = torch.autograd.grad(loss, W, create_graph=True)
+            optimizer.step()
+        (W,) = optimizer.param_groups[0]["params"]
+        return (x @ W.T - y).square().mean()
 
-    lr = torch.tensor(0.2, requires_grad=True)
-    (slope,) = torch.autograd.grad(after(lr), lr)
-    h = 1e-5
-    difference = (after(torch.tensor(0.2 + h)) - after(torch.tensor(0.2 - h))) / (2 * h)
-    torch.testing.assert_close(slope, difference.detach(), rtol=1e-6, atol=1e-9)
+    h, moving = 1e-5, []
+    for key, value in usual.items():
+        number = torch.tensor(value, requires_grad=True)
+        (slope,) = torch.autograd.grad(after(start, **{key: number}), number, allow_unused=True)
+        up, down = (after(start, **{key: value + d}).item() for d in (h, -h))
+        found = 0.0 if slope is None else slope.item()
+        assert found == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-7), key
+        moving += [key] * (found != 0)
+    assert {*moving} == {*usual} - {"rest_lr"}  # there is nothing but a layer
+    W, way = nn.Parameter(start), torch.randn(2, 3)
+    (slope,) = torch.autograd.grad(after(W), W)
+    up, down = (after(start + d * way).item() for d in (h, -h))
+    assert (slope * way).sum().item() == pytest.approx((up - down) / (2 * h), rel=1e-5)
 
 
 def test_a_finite_step_is_asked_for() -> None:

@@ -356,6 +356,33 @@ def test_half_precision_goes_on_bit_by_bit_too(way: Way, options: dict) -> None:
     assert equal(train(second, parts, range(2, 6)), expected)
 
 
+@every
+def test_a_gathered_gradient_goes_on_bit_by_bit(way: Way) -> None:
+    """A group's ``period`` of three: saved within one, and to what a step on the sum of three comes to."""
+
+    def gathering(params: list, lr: float) -> Optimizer:
+        return way([{"params": params, "period": 3}], lr=lr)
+
+    whole = tensors()
+    expected = train(gathering(whole, 0.02), whole, range(9))
+    for cut in (1, 2, 4, 6):
+        parts = tensors()
+        first = gathering(parts, 0.02)
+        train(first, parts, range(cut))
+        second = gathering(parts, 99.0)
+        second.load_state_dict(saved(first))
+        assert equal(train(second, parts, range(cut, 9)), expected), cut
+    if way.name in LAYERS:  # to which three gradients are other samples than their sum is
+        return
+    params = tensors()
+    opt = way(params, lr=0.02)
+    for first in range(0, 9, 3):
+        for i, p in enumerate(params):
+            p.grad = sum(slope(p, tick, i) for tick in range(first, first + 3))
+        opt.step()
+    assert equal([p.detach() for p in params], expected)
+
+
 @plain_bare
 def test_a_copy_goes_its_own_way(way: Way) -> None:
     params = tensors()

@@ -69,6 +69,12 @@ def so_far(samples: dict[str, Tensor], state: dict, period: int) -> dict[str, Te
         state[f"samples of {key}"] = None if complete else out[key]
     return out
 ''',
+    "computed_in": '''
+def computed_in(W: Tensor, group: dict) -> torch.dtype:
+    """The format of a step: that of the tensor or of its memories, and at least float32."""
+    dtype = torch.promote_types(W.dtype, torch.float32)
+    return torch.promote_types(dtype, group["state_dtype"] or dtype)
+''',
     "widened": '''
 def widened(x: object, dtype: torch.dtype) -> object:
     """A memory in a format at least as wide; counts as they are."""
@@ -146,9 +152,7 @@ def on_device(numbers: tuple[float | Tensor, ...], like: Tensor) -> tuple[Tensor
 ''',
     "one_pass": '''
 CALL = 65536  # elements: below, a compiled call costs more than it saves
-
-
-SETS = 4  # tensors with their memories in a compiled call, where several make the same step
+SETS = 4  # tensors with their memories in a compiled call, which costs as much as many elements
 
 
 @functools.cache
@@ -194,20 +198,21 @@ def one_pass(
 
 
 @functools.lru_cache(16)
-def spare(count: int, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, ...]]:
-    """Sets of ``count`` tensors that stand where there are none, no two sets of one size."""
+def spare(
+    run: Callable, due: tuple, count: int, numbers: int, dtype: torch.dtype, device: torch.device
+) -> list[tuple[Tensor, ...]]:
+    """Sets of ``count`` tensors that stand where there are none; ``run`` is compiled for these.
+
+    No two are of one size: sizes that are equal when a function is compiled stay so.
+    """
     sizes = range(64, 64 * SETS + 1, 64)
-    return [tuple(torch.zeros(n, dtype=dtype, device=device) for _ in range(count)) for n in sizes]
-
-
-@functools.cache
-def tried(run: Callable) -> set[tuple]:
-    """For which kinds of sets a function has been compiled."""
-    return set()
+    sets = [tuple(torch.zeros(n, dtype=dtype, device=device) for _ in range(count)) for n in sizes]
+    run(sets, torch.zeros(numbers, dtype=dtype), *due)
+    return sets
 
 
 class Passes:
-    """Compiled steps, ``SETS`` tensors a call: a call costs as much as thousands of elements."""
+    """Compiled steps that wait until ``SETS`` tensors make the same one, or for ``finish``."""
 
     def __init__(self) -> None:
         self.waiting: dict[tuple, list[tuple[Tensor, ...]]] = {}
@@ -220,27 +225,24 @@ class Passes:
         asked = any(isinstance(x, Tensor) for x in (*numbers, *due))
         if asked or not all(x.is_contiguous() for x in tensors):
             return one_pass(advance, changed, read, numbers, *due)
-        key = advance, numbers, due, len(tensors), changed[0].dtype, changed[0].device
-        sets = self.waiting.setdefault(key, [])
+        run = compiled(in_place(advance))
+        same = run, numbers, due, changed[0].dtype, changed[0].device
+        sets = self.waiting.setdefault(same, [])
         sets.append(tuple(x.view(-1).data for x in tensors))
         if len(sets) == SETS:
-            self.run(*key)
+            self.call(*same)
         return changed
 
-    def run(self, advance, numbers, due, *kind) -> None:
-        """Steps of up to ``SETS`` tensors."""
-        run, together = compiled(in_place(advance)), as_tensor(numbers, kind[1])
-        sets, others = self.waiting.pop((advance, numbers, due, *kind)), spare(*kind)
-        known = tried(run)
-        if (due, *kind) not in known:  # at first, lest sizes that are equal count as one
-            known.add((due, *kind))
-            run(others, together, *due)
-        run([*sets, *others[len(sets) :]], together, *due)
+    def call(self, run: Callable, numbers: tuple, due: tuple, *kind) -> None:
+        """Steps of up to ``SETS`` tensors; ``kind`` is their format and device."""
+        sets = self.waiting.pop((run, numbers, due, *kind))
+        others = spare(run, due, len(sets[0]), len(numbers), *kind)
+        run([*sets, *others[len(sets) :]], as_tensor(numbers, kind[0]), *due)
 
     def finish(self) -> None:
         """What still waits."""
-        for key in [*self.waiting]:
-            self.run(*key)
+        for same in [*self.waiting]:
+            self.call(*same)
 
 
 def in_passes(step: Callable) -> Callable:

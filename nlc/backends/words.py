@@ -20,9 +20,9 @@ RESERVED = frozenset(
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
     list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
     joined parted portions SMALL LARGE PLAIN together stepped_as_one joins following
-    functools blocks one_pass as_tensor compiled BLOCK CALL SETS Passes in_passes spare tried
+    functools blocks one_pass as_tensor compiled BLOCK CALL SETS Passes in_passes spare
     in_place on_device out_of_place of either filled chosen
-    widened rounded sqrt due new old memory given advance run dtype settle stepped tensors numbers
+    computed_in runner widened rounded sqrt due new old memory given advance run dtype settle stepped tensors numbers
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     identity several so_far samples hooks names watch unwatch
     declared whole_sizes seen plain_numbers takes_flow state_layout started all_finite expect_finite Sequence

@@ -156,7 +156,7 @@ def eval(self) -> None:
             if "in training" in state or not state or not hasattr(rule, "evaluated"):
                 continue
             given = {key: group[key] for key in rule.HYPERS}
-            dtype = torch.promote_types(W.dtype, group["state_dtype"] or torch.float32)
+            dtype = computed_in(W, group)
             memory = {key: widened(x, dtype) for key, x in state.items()}
             value = rule.evaluated(W.to(dtype), memory, **given)
             state["in training"] = W.detach().clone()
@@ -230,7 +230,7 @@ joins:        return None
 joins:    if W.numel() >= (LARGE if rule.STACKS else SMALL):
 joins:        return None
 joins:    state = self.state.get(W)
-joins:    started = state is not None and (state or not getattr(rule, "KEEPS", True))
+joins:    started = state is not None and (state or not rule.KEEPS)
 joins:    if not started:
 joins:        return None
 joins:    alone = group["capturable"] or group["differentiable"] or group["period"] > 1
@@ -242,8 +242,7 @@ joins:
 joins:def stepped_as_one(self, rule: type, tensors: list[Tensor], group: dict) -> None:
 joins:    """A step of tensors that are joined for it, where calls would cost more than copies."""
 joins:    given, states = {key: group[key] for key in rule.HYPERS}, [self.state[W] for W in tensors]
-joins:    dtype = torch.promote_types(tensors[0].dtype, group["state_dtype"] or torch.float32)
-joins:    dtype = torch.promote_types(dtype, torch.float32)  # in which the step is computed
+joins:    dtype = computed_in(tensors[0], group)
 joins:    W, g = (joined(x, rule.STACKS).to(dtype) for x in (tensors, [W.grad for W in tensors]))
 joins:    memory = dict(states[0])
 joins:    apart = {None: tensors}
@@ -261,12 +260,20 @@ joins:            continue
 joins:        for state in states:
 joins:            state[key] = x
 joins:
+fused:def runner(self, W: Tensor, group: dict, rule: type) -> Callable | None:
+fused:    """What makes the step of one tensor; None where it is done in place, in blocks."""
+fused:    if group["fused"] and W.numel() >= CALL:
+fused:        formats = {x.dtype for x in (W, *self.state[W].values()) if isinstance(x, Tensor)}
+fused:        whole = getattr(rule, "STACKS", None) is False  # one region, of which nothing is read
+fused:        waits = whole and formats == {computed_in(W, group)} and not self.error_if_nonfinite
+fused:        return self.passes if waits else one_pass
+fused:    return out_of_place if group["capturable"] or group["differentiable"] else None
+fused:
 def stepped(self, W: Tensor, group: dict, rule: type) -> Tensor:
     """W after one step: W itself, or a new tensor where steps are differentiable."""
     state = self.state[W]
     given = {key: group[key] for key in rule.HYPERS}
-    dtype = torch.promote_types(W.dtype, group["state_dtype"] or torch.float32)
-    dtype = torch.promote_types(dtype, torch.float32)  # in which the step is computed
+    dtype = computed_in(W, group)
 layers:    samples = self.samples_of(W, dtype) if rule is type(self) else {}
 layers:    if samples is None:
 layers:        return W
@@ -290,13 +297,7 @@ layers:        samples["delta"] = samples["delta"] * (-count if group["maximize"
 plain:        all_finite(rule, g=g)
 layers:        all_finite(rule, g=g, **samples)
 fused:    if hasattr(rule, "advance"):
-fused:        apart = group["capturable"] or group["differentiable"]
-fused:        once = group["fused"] and W.numel() >= CALL
-fused:        kept = [x.dtype for x in (W, *state.values()) if isinstance(x, Tensor)]
-fused:        waits = {*kept} == {dtype} and getattr(rule, "STACKS", None) is False  # one region
-fused:        waits = waits and not self.error_if_nonfinite
-fused:        once = once and (self.passes if waits else one_pass)
-fused:        given["run"] = once or (out_of_place if apart else None)
+fused:        given["run"] = self.runner(W, group, rule)
     memory = {key: widened(x, dtype) for key, x in state.items()}
 plain:    new = rule.update(W.to(dtype), g, memory, **given)
 layers:    new = rule.update(W.to(dtype), g, memory, **given, **samples)

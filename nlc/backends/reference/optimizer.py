@@ -317,7 +317,15 @@ class OptimizerWriter:
                 self.w(line.replace("CLASS", self.name))
         self.printer.helpers |= {
             x
-            for x in ("gathered", "widened", "rounded", "following", "declared", "all_finite")
+            for x in (
+                "gathered",
+                "computed_in",
+                "widened",
+                "rounded",
+                "following",
+                "declared",
+                "all_finite",
+            )
             if f"{x}(" in text
         }
         if "def check_group(" in text:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from nlc.backends.torch.terms import LINEAR, ONE, Numeric, Term, terms
+from nlc.backends.torch.terms import LINEAR, MINUSONE, ONE, Numeric, Term, terms
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.ops import elementwise, num, pointwise
@@ -102,6 +102,9 @@ def _plain(e: Expr, numeric: Numeric) -> bool:
 # ------------------------------------------------------------------------------------------------ in place
 
 
+Part = tuple[Expr, list[str], list[str]]  # of a sum: a number, names of factors, names of divisors
+
+
 @dataclass
 class InPlace:
     """Writes steps as calls that change tensors; ``rooms`` are the tensors beside, by name."""
@@ -159,15 +162,14 @@ class InPlace:
             start, calls = target, [] if number == ONE else [f".mul_({self.printer(number)})"]
             more = parts
         else:
-            start, calls = self._begin(parts[0], target)
-            more = parts[1:]
+            start, calls, more = self._begin(parts, target)
         for part in more:
             calls += self._added(part)
         self._say(start, calls)
         for part in parts:
             self._done([*part[1], *part[2]])
 
-    def _parts(self, t: Term) -> tuple[Expr, list[str], list[str]]:
+    def _parts(self, t: Term) -> Part:
         """A term whose factors and divisors have names; two of each at most."""
         factors = sorted(t.up, key=lambda x: not x.type.dims)  # one element last
         up, down = [self._named(x) for x in factors], [self._named(x) for x in t.down]
@@ -188,23 +190,33 @@ class InPlace:
         self._done([*up, *down])
         return t.number, [room], []
 
-    def _begin(self, part: tuple[Expr, list[str], list[str]], room: str) -> tuple[str, list[str]]:
-        """The first term of a sum."""
-        number, up, down = part
+    def _begin(self, parts: list[Part], room: str) -> tuple[str, list[str], list[Part]]:
+        """The first term of a sum, or two where one call adds them; and the terms that are left."""
+        (number, up, down), *more = parts
         said = [] if number == ONE else [f".mul_({self.printer(number)})"]
         if not up:
-            return room, [f".fill_({self.printer(number)})"]
+            return room, [f".fill_({self.printer(number)})"], more
         if down:
-            return f"torch.div({up[0]}, {down[0]}, out={room})", said
+            return f"torch.div({up[0]}, {down[0]}, out={room})", said, more
         if len(up) == 2:
-            return f"torch.mul({up[0]}, {up[1]}, out={room})", said
-        if up[0] == room:
-            return room, said
-        if self._moved(up[0], room):
-            return room, said
-        if number == ONE:
-            return room, [f".copy_({up[0]})"]
-        return f"torch.mul({up[0]}, {self.printer(number)}, out={room})", []
+            return f"torch.mul({up[0]}, {up[1]}, out={room})", said, more
+        if up[0] == room or self._moved(up[0], room):
+            return room, said, more
+        if number != ONE:
+            return f"torch.mul({up[0]}, {self.printer(number)}, out={room})", [], more
+        if more and len(more[0][1]) < 2 and not more[0][2]:
+            return self._two(up[0], more[0], room), [], more[1:]
+        return room, [f".copy_({up[0]})"], more
+
+    def _two(self, first: str, part: Part, room: str) -> str:
+        """A tensor and a term that is a number, or a number times a tensor, as a sum."""
+        number, up, _ = part
+        if not up:
+            return f"torch.add({first}, {self.printer(number)}, out={room})"
+        if number == MINUSONE:
+            return f"torch.sub({first}, {up[0]}, out={room})"
+        said = "" if number == ONE else f"alpha={self.printer(number)}, "
+        return f"torch.add({first}, {up[0]}, {said}out={room})"
 
     def _moved(self, room: str, target: str) -> bool:
         """Whether what the last line has put into a room could be put into a tensor at once."""
@@ -217,7 +229,7 @@ class InPlace:
         self.lines[-1] = last.replace(f", out={room})", f", out={target})")
         return True
 
-    def _added(self, part: tuple[Expr, list[str], list[str]]) -> list[str]:
+    def _added(self, part: Part) -> list[str]:
         """A further one."""
         number, up, down = part
         if not up:
@@ -240,8 +252,8 @@ class InPlace:
             first = parts[0][1][:1] if parts[0][1] else []
             again = not into and first and self._own(first[0])
             room = into or (first[0] if again else self._room())
-            start, calls = self._begin(parts[0], room)
-            for part in parts[1:]:
+            start, calls, more = self._begin(parts, room)
+            for part in more:
                 calls += self._added(part)
             self._say(start, calls)
             self._done([x for p in parts for x in (*p[1], *p[2]) if x != room])
@@ -267,8 +279,22 @@ class InPlace:
             return self._into(f"torch.clamp({x}, {limit}={bound}, out=ROOM)", [x], target)
         if e.op in _IN_PLACE or limit:
             return self._into(f"torch.{e.op}({', '.join(names)}, out=ROOM)", names, target)
+        if e.op == "where" and self._numeric(args[0]):
+            mine = [x for x in names[:0:-1] if (x == target if target else self._own(x))]
+            if mine:
+                return self._replaced(mine[0], args, names)
         text = self.printer(replace(e, args=tuple(args)))
         return self._into(f"ROOM.copy_({text})", names, target)
+
+    def _replaced(self, room: str, args: list[Expr], names: list[str]) -> str:
+        """One of two values stands in a room: it has the other where Python says so."""
+        asked, first, second = names
+        other = 1 if room == second else 2
+        said = f"if {asked}:" if other == 1 else f"if not {asked}:"
+        how = "fill_" if self._numeric(args[other]) else "copy_"
+        self.lines += [said, f"    {room}.{how}({names[other]})"]
+        self._done(x for x in (first, second) if x != room)
+        return room
 
     def _chooses(self, e: Expr, target: str) -> bool:
         """Whether Python chooses between a value, which may stand in the target at once, and another tensor."""
