@@ -24,7 +24,7 @@ ROUTED = [n for n in GRADIENTS if load(n).system.routes]  # what is no matrix by
 BETWEEN = ["adafactor", "adafactor_unfactored", "cautious_adamw", "lamb", "mars"]
 WHOLE = ["nadam", "schedule_free"]  # a memory that is a number
 BY_ELEMENTS = [n for n in GRADIENTS if n not in (*ROUTED, *BETWEEN, *WHOLE)]
-REGIONS = {"lookahead": 2, "adafactor": 7, "adafactor_unfactored": 2, "cautious_adamw": 2}
+REGIONS = {"lookahead": 2, "adafactor": 5, "adafactor_unfactored": 2, "cautious_adamw": 2}
 REGIONS |= {
     "lamb": 2,
     "mars": 2,
