@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from agreement import Both
@@ -116,6 +118,30 @@ def test_modules_with_kernels_are_those_without(name: str) -> None:
         out += [y.detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
     assert len(wanted) == len(found)
     assert all(rms(a, b.double()) < 1e-2 for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", ("gated_delta_net", "rwkv6", "linear_transformer"))
+def test_packed_sequences_of_a_layer_wait_for_nothing(name: str) -> None:
+    """Behind convolutions, previous values and sums, forward and backward, where the cuts are on the device."""
+    net = nlc.load(name).compile("triton")(d=64, heads=2).cuda()
+    x = torch.randn(1, 200, 64, device="cuda", requires_grad=True)
+    at = [0, 2, 2, 90, 200]
+    cuts, found = torch.tensor(at, device="cuda", dtype=torch.int32), []
+
+    def run() -> None:
+        y, _ = net(x, cu_seqlens=cuts)
+        found.append((y, *torch.autograd.grad(y.square().sum(), x)))
+
+    run()  # what is checked before a first launch is looked at
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    alone = [net(x[:, a:b])[0] for a, b in pairwise(at) if a < b]
+    y = torch.cat(alone, 1)
+    slope = torch.autograd.grad(y.square().sum(), x)[0]
+    assert rms(found[1][0], y) < 0.008 and rms(found[1][1], slope) < 0.008
 
 
 def test_kernels_stand_in_a_compiled_graph() -> None:
