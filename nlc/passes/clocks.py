@@ -338,6 +338,8 @@ class _Clocks:
 
     def _which(self, root: str, slow: list[tuple[Expr, dict[str, Span], Level, bool]]) -> None:
         """What is faster must be gathered: which of its values is meant? One message a level."""
+        if self.report.again(None, ("unit", self.system.levels[root].span)):
+            return  # it counts in what is not counted here: its period may not be meant
         found: dict[str, Span] = {}
         for _, names, _, _ in slow:
             found |= {n: at for n, at in names.items() if n not in found}

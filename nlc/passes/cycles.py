@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from nlc.base.diagnostics import Label, Report
+from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import System
 from nlc.ir.types import STEP, TOKEN, Clock
 from nlc.passes.circles import circles
+
+WAYS = 4  # to break a cycle that a message lists
 
 
 def cycles(system: System, report: Report) -> None:
@@ -70,9 +73,8 @@ def _report_cycle(system: System, cycle: list[str], places: dict, report: Report
     kind = "level" if levels else "flow"
     subject = f"{kind}s {who} need each other" if len(shown) > 1 else f"{kind} {who} needs itself"
     unit = "step" if system.trains else "token"
-    past = f"prev({source})"
-    if span.text.startswith(f"{source}("):
-        past += span.text[len(source) :]
+    ways = sorted([*edges, (span, source, reader)], key=lambda edge: edge[0].start)
+    ways = [way for way in ways if way[1] in levels] or ways
     report.add(
         "NLC403",
         f"{subject} in the same {unit}",
@@ -80,12 +82,28 @@ def _report_cycle(system: System, cycle: list[str], places: dict, report: Report
         f"`{reader}` reads `{source}`",
         related=[Label(s, f"`{b}` reads `{a}`") for s, a, b in reversed(edges)],
         notes=[f"cycle: {' -> '.join([*names, names[0]])}"] if len(names) > 1 else [],
-        helps=[
-            f"break the cycle by reading the value before this {unit}: `{past}`"
-            if len(past) <= 48
-            else f"break the cycle by reading the value before this {unit}, with `prev`"
-        ],
+        helps=_breaks(ways, unit),
     )
+
+
+def _breaks(ways: list[tuple[Span, str, str]], unit: str) -> list[str]:
+    """Where a ``prev`` breaks a cycle, and what each of them means."""
+    if len(ways) == 1:
+        past = _past(*ways[0][:2])
+        return [f"break the cycle by reading the value before this {unit}: {past}"]
+    return [
+        f"{'or' if i else 'break the cycle'} with {_past(span, source)}: `{reader}` then reads"
+        f" `{source}` of the {unit} before"
+        for i, (span, source, reader) in enumerate(ways[:WAYS])
+    ]
+
+
+def _past(span: Span, source: str) -> str:
+    """How the value before is read where the new one is."""
+    past = f"prev({source})"
+    if span.text.startswith(f"{source}("):
+        past += span.text[len(source) :]
+    return f"`{past}`" if len(past) <= 48 else f"`prev({source})`"
 
 
 def within(node: Expr, clock: Clock) -> Clock:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from nlc.base.diagnostics import Report
+from nlc.base.span import Span
+
 # Keys of a mapping. ``every`` has a value of another form, which ``blocks`` rewrites.
 KEYS = {
     "name": ("system",),
@@ -54,7 +57,6 @@ KEYS = {
     "optimizer": ("rule",),
     "optim": ("rule",),
     "learner": ("rule",),
-    "forget": ("retain",),
     "initial": ("init",),
     "read": ("output",),
     "size": ("shape",),
@@ -77,6 +79,11 @@ BELONGS = {
     "eta": "it is an argument of the rule: `rule: gd(lr=…)`",
     "decay": "it is an argument of the rule, `rule: gd(lr=…, decay=…)`; `retain` acts before the gradient",
     "weight_decay": "it is an argument of the rule: `rule: gd(lr=…, decay=…)`",
+    **dict.fromkeys(
+        ("forget", "forget_gate", "forget_rate"),
+        "what is kept is `retain`, before the gradient, or `decay` of the rule: of a rate f that is"
+        " forgotten, `1 - f`",
+    ),
     "momentum": "it is a rule: `rule: momentum(lr=…, beta=…)`",
     "shape": "the sizes are arguments of the memory: `memory: matrix(dv, dk)`",
     "heads": "it is a key of the spec, for all levels",
@@ -118,7 +125,6 @@ FUNCTIONS = {
     "stopgrad": "stop",
     "sg": "stop",
     "newtonschulz": "newton_schulz",
-    "eigh": "eigh_basis",
     "eigenvectors": "eigh_basis",
     "diag_embed": "diag",
     "newtonschulz5": "newton_schulz",
@@ -144,6 +150,7 @@ WRITTEN = {
     **dict.fromkeys(
         ("eye", "identity", "I"), "a diagonal matrix is `diag(x)`, of a vector x such as a weight"
     ),
+    "eigh": "`eigh_basis(A)` gives the eigenvectors alone",
     "einsum": "products are `A @ B`, `outer(a, b)` and `dot(a, b)`",
     "multiply": "a product is `a * b`",
     "mul": "a product is `a * b`",
@@ -181,7 +188,8 @@ LIKE = {
     **dict.fromkeys(
         ("wd", "weight_decay"), ("decay", "`decay` multiplies what is kept: `decay=1 - lr * wd`")
     ),
-    **dict.fromkeys(("forget", "retain", "alpha", "gamma"), ("decay", "`decay` is what is kept")),
+    **dict.fromkeys(("retain", "alpha", "gamma"), ("decay", "`decay` is what is kept")),
+    "forget": ("decay", "`decay` is what is kept: of a rate f that is forgotten, `1 - f`"),
 }
 # Arguments that hold several of ours, in this order.
 PARTS = {"betas": ("beta1", "beta2", "beta3")}
@@ -199,6 +207,20 @@ MODULES = frozenset(
     "torch np numpy jnp jax F nn functional math tf tl mx K linalg special self nlc".split()
 )
 READS = frozenset("forward read call apply query retrieve get".split())
+
+
+LAMBDA = re.compile(r"(?<!\w)lambda\s+\w+(?:\s*,\s*\w+)*\s*:")  # `lambda` alone is a letter
+
+
+def no_lambda(span: Span, report: Report) -> None:
+    """Reports a function that is written where it is used."""
+    report.add(
+        "NLC013",
+        "`lambda` is not an operator",
+        span,
+        "there are no functions but those of the language",
+        helps=["name an expression with `let`, or write a memory with `read(z)`"],
+    )
 
 
 def plain(name: str) -> str:

@@ -1,227 +1,21 @@
-"""What stands in the way of reading an expression -> a message that quotes it, says what to write.
+"""Where the grammar stopped -> a message that quotes it and says what to write.
 
-``foreign`` looks for the symbols of other languages before the grammar is tried; ``unexpected``
-explains where the grammar stopped, from the two tokens around that place and the open brackets.
+From the two tokens around that place and the open brackets; ``aliens`` has looked for symbols that are none.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
 from lark import Token
 
 from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Span
+from nlc.syntax import operands
+from nlc.syntax.aliens import LOGIC
 from nlc.syntax.foreign import parts
-from nlc.syntax.symbols import NAMES_OF_LETTERS
 from nlc.syntax.yamlnodes import Scalar
-
-_LOGIC = "conditions are written `where(condition, a, b)`"
-_PRODUCT = "products are `a * b`, `A @ B` and `dot(a, b)`"
-_ASSIGN = "an expression is only the right-hand side; what it defines is the key"
-
-_LATEX = "write names (`alpha`) or letters (`α`) instead of LaTeX"
-_COMMANDS = {  # of LaTeX
-    **dict.fromkeys(("cdot", "times", "ast"), "*"),
-    **dict.fromkeys(("top", "intercal"), ".T"),
-    "le": "<=",
-    "leq": "<=",
-    "ge": ">=",
-    "geq": ">=",
-    "ne": "!=",
-    "neq": "!=",
-    "infty": "inf",
-}
-
-_SLICE = "part of a vector is `slice(x, a, b)`"
-
-# symbol -> (what to know, what was certainly meant)
-_FOREIGN: dict[str, tuple[str, str | None]] = {
-    "^T": ("the transpose is written `.T`", ".T"),
-    "^⊤": ("the transpose is written `.T`", ".T"),
-    "^": ("power is written `**`", "**"),
-    **dict.fromkeys("·⋅∙×•∘", (_PRODUCT, None)),
-    "∗": ("the product is written `*`", "*"),
-    "⊗": ("the outer product is `outer(a, b)`", None),
-    **dict.fromkeys(("÷", "∕", "⁄", "//"), ("division is written `/`", "/")),
-    **dict.fromkeys("–—‐‑", ("minus is written `-`", "-")),
-    "<>": ("inequality is written `!=`", "!="),
-    "=<": ("at most is written `<=`", "<="),
-    "=>": ("at least is written `>=`", ">="),
-    "===": ("equality is written `==`", "=="),
-    **dict.fromkeys(("&&", "&", "∧", "∨", "!", "~", "¬", "?"), (_LOGIC, None)),
-    "||": ("the norm is `norm(x)` or `‖x‖`; " + _LOGIC, None),
-    "|": ("the absolute value is `abs(x)`, the norm `norm(x)`", None),
-    "%": ("there is no remainder and no per cent", None),
-    **dict.fromkeys((":=", "+=", "-=", "*=", "/=", "←", "≔"), (_ASSIGN, None)),
-    ":": (_ASSIGN, None),
-    ";": ("a field holds one expression; name others with `let`", None),
-    **dict.fromkeys("'’′", ("the transpose is `.T`; the state before is `prev(M)`", None)),
-    **dict.fromkeys('"“”', ("expressions hold no text, only names and numbers", None)),
-    **dict.fromkeys("{}", ("brackets are `( )`, lists are `[ ]`", None)),
-    **dict.fromkeys(("$", "\\"), (_LATEX, None)),
-    "√": ("the square root is `sqrt(x)`", None),
-    "∑": ("a sum is `sum(e)` or, over a family, `sum(e for i)`", None),
-    "∇": ("a gradient is `grad(e, P)`", None),
-    "∂": ("a gradient is `grad(e, P)`", None),
-    "…": ("write the terms out", None),
-    "#": ("comments belong to YAML, outside the quotes", None),
-    "_": ("a name starts with a letter", None),
-}
-_KNOWN = (
-    r"A-Za-z0-9_ \t\r\n\u00a0\u2009\u202f+\-*/@()\[\],.=<>≠≤≥−⊙‖⟨⟩ᵀ⊤½¼¾⅐-⅞∞⁻⁰¹²³⁴-⁹₀-₉"
-    r"ΓΔΘΛΞΠΣΦΨΩα-ωϑϕϱϵµ"
-)
-_SYMBOLS = sorted(set(_FOREIGN) - {"!", "_"}, key=len, reverse=True)
-_LOOK = re.compile(
-    "|".join([*map(re.escape, _SYMBOLS), "!(?!=)", r"(?<!\w)_", f"(?P<other>[^{_KNOWN}!])"])
-)
-_SUM_OF_SQUARES = re.compile(r"sum\(\((.*)\)\s*\^\s*2\)$", re.DOTALL)
-_KINDS = {"}": "{", "$": "\\", "”": '"', "“": '"'}  # symbols of one mistake
-_IN_LATEX = {"{", "}", "^", "^T", "_", "$"}
-_BARS = re.compile(
-    r"(?P<bar>\|{1,2})(?P<inside>[^|]+)(?P=bar)(?P<square>\s*(?:\^|\*\*)\s*2|²)?(?!\w)"
-)
-_KEY = re.compile(r"\s*[A-Za-z_]\w*:(?=\S)")
-_SHOWN = 72  # characters of a rewritten expression in a help
-
-
-def foreign(scalar: Scalar, report: Report) -> bool:
-    """Reports the symbols that are no part of the language; says whether there are any."""
-    text = scalar.text
-    seen: set[str] = set()
-    past = _bars(scalar, report) or _key(scalar, report)
-    if past:
-        seen.add("|")
-    for match in _LOOK.finditer(text, past):
-        symbol, span = match.group(), scalar.span_of(match.start(), match.end())
-        know, meant = _FOREIGN.get(symbol, ("", None))
-        kind = _KINDS.get(symbol, symbol)
-        if (kind in seen and meant is None) or (_KINDS["$"] in seen and symbol in _IN_LATEX):
-            continue
-        seen.add(kind)
-        if symbol == "\\":
-            _latex(scalar, match.start(), report)
-            continue
-        if symbol in "·⋅∙×•∘" and _scales(text, match):
-            meant = "*"
-        elif symbol in "'’′" and text.count(symbol) > 1:
-            know = _FOREIGN['"'][0]
-        elif symbol == ":":
-            know = _SLICE if text.rfind("[", 0, match.start()) >= 0 else _ASSIGN
-        if symbol == "_":
-            report.add("NLC011", "a name cannot start with `_`", span, know)
-        elif symbol not in _FOREIGN:
-            stray(scalar, match.start(), report)
-        else:
-            report.add(
-                "NLC013",
-                f"`{symbol}` is not an operator",
-                span,
-                know,
-                helps=_rewritten(text, symbol, meant),
-                fix=None if meant is None else Fix(span, meant),
-            )
-    return bool(seen)
-
-
-def _bars(scalar: Scalar, report: Report) -> int:
-    """``||x||^2`` and ``|x|`` are one mistake, whatever stands behind; gives where to look on."""
-    match = _BARS.search(scalar.text)
-    if match is None or not _balanced(match["inside"]):
-        return 0
-    bar, inside = match["bar"], match["inside"].strip()
-    function = "abs" if bar == "|" else "sqnorm" if match["square"] else "norm"
-    advice = f"write `{function}({inside})`"
-    if bar == "|":
-        square = f"sqnorm({inside})" if match["square"] else f"norm({inside})"
-        advice = f"write `{square}` for a vector, `abs({inside}){_square(match)}` for a number"
-    span = scalar.span_of(*match.span())
-    report.add(
-        "NLC013",
-        f"`{bar}` is not an operator",
-        scalar.span_of(*match.span("bar")),
-        "the norm is `norm(x)` or `‖x‖`"
-        if bar == "||"
-        else "the absolute value is `abs(x)`, the norm `norm(x)`",
-        helps=[advice] if len(inside) <= _SHOWN else [],
-        fix=Fix(span, f"{function}({inside})") if bar == "||" else None,
-    )
-    return match.end()
-
-
-def _square(match: re.Match[str]) -> str:
-    return "**2" if match["square"] else ""
-
-
-def _balanced(text: str) -> bool:
-    return text.count("(") == text.count(")") and text.count("[") == text.count("]")
-
-
-def _key(scalar: Scalar, report: Report) -> int:
-    """``y:S(q)`` on a line of its own is a key without the space that YAML wants."""
-    match, span = _KEY.match(scalar.text), scalar.span
-    line = span.source.line(span.line)
-    if match is None or scalar.style or line[: span.column - 1].strip():
-        return 0
-    report.add(
-        "NLC003",
-        "this line is no `key: value`",
-        span,
-        "a space is missing behind the `:`",
-        helps=[f"write `{match[0].strip()} {scalar.text[match.end() :]}`"],
-        fix=Fix(scalar.span_of(match.start(), match.end()), match[0] + " "),
-    )
-    return len(scalar.text)
-
-
-def _scales(text: str, match: re.Match[str]) -> bool:
-    """Whether a product sign has a number at one side, so that only ``*`` can be meant."""
-    before, after = text[: match.start()].rstrip(), text[match.end() :].lstrip()
-    return bool(re.search(r"(?<![\w.])[\d.½¼]+$", before) or re.match(r"[\d.]+(?![\w.])", after))
-
-
-def _latex(scalar: Scalar, at: int, report: Report) -> None:
-    """A backslash: the command behind it, if it has a form here, is certainly meant."""
-    command = re.match(r"\\([A-Za-z]+)", scalar.text[at:])
-    meant = None
-    if command is not None:
-        word = command[1]
-        meant = word.lower() if word.lower() in NAMES_OF_LETTERS else None
-        meant = word if meant and word[0].isupper() else meant or _COMMANDS.get(word)
-    span = scalar.span_of(at, at + (len(command[0]) if command else 1))
-    report.add(
-        "NLC013",
-        f"`{command[0] if command else chr(92)}` is LaTeX",
-        span,
-        f"written `{meant}`" if meant else _LATEX,
-        fix=Fix(span, meant) if meant else None,
-    )
-
-
-def stray(scalar: Scalar, at: int, report: Report) -> None:
-    """Reports a character that belongs to no symbol."""
-    ch, span = scalar.text[at], scalar.span_of(at, at + 1)
-    if unicodedata.combining(ch):
-        message, label = f"the mark U+{ord(ch):04X} has no meaning in a name", "write `x_hat`"
-    else:
-        message, label = f"`{ch}` has no meaning here", "remove this"
-    report.add("NLC011", message, span, label)
-
-
-def _rewritten(text: str, symbol: str, meant: str | None) -> list[str]:
-    new = " ".join(text.replace(symbol, meant or "").split())
-    if meant is None or len(new) > _SHOWN:
-        return []
-    squares = _SUM_OF_SQUARES.search(text.strip())
-    if squares and symbol == "^":
-        return [f"write `{new}`, or `sqnorm({squares[1]})`"]
-    return [f"write `{new}`"]
-
-
-# ------------------------------------------------------------------------------------------ grammar
 
 _OPERANDS = {"NAME", "NUMBER", "FRACTION", "INF", "INFINITY", "TRUE", "FALSE"}
 _ENDS = _OPERANDS | {"RPAR", "RSQB", "RANGLE", "TRANSPOSE", "SUPERSCRIPT", "BAR_SQUARED"}
@@ -229,6 +23,11 @@ _STARTS = _OPERANDS | {"LPAR", "LSQB", "LANGLE", "BAR"}
 _COMPARISONS = {"EQ", "NE", "LT", "LE", "GT", "GE"}
 _CLOSES = {"RPAR": "LPAR", "RSQB": "LSQB", "RANGLE": "LANGLE", "BAR_SQUARED": "BAR"}
 _CLOSING = {"LPAR": ")", "LSQB": "]", "LANGLE": "⟩", "BAR": "‖"}
+_CHOICE = re.compile(
+    r"(?:\s*[^\W\d]\w*\s*=(?!=))?\s*(?P<a>\S(?:(?!\bif\b).)*?)\s*\bif\b\s*(?P<c>(?:(?!\b(?:if|else)\b).)+?)"
+    r"\s*\belse\b\s*(?P<b>(?:(?!\b(?:if|else)\b).)*\S)\s*",
+    re.DOTALL,
+)
 _WORDS = {"and", "or", "not", "if", "else", "in"}
 
 
@@ -272,7 +71,7 @@ def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report:
         apart = "arguments" if inside is not None and inside.call else ""
         if inside is None and say.in_a_list:
             apart = "members"
-        _missing_operator(say, previous, token, tokens[at + 1 : at + 2], apart)
+        _missing_operator(say, tokens, at, apart)
     elif ends and token.type in _COMPARISONS:
         say("NLC011", "comparisons do not chain", token, "compare two values at a time")
     elif ends and token.type == "COMMA" and (written := _parts(say, tokens, at)) is not None:
@@ -399,19 +198,22 @@ def _wrong_bracket(say: _Sayer, token: Token, inside: _Open | None) -> None:
     say("NLC011", f"`{token}` cannot close `{inside.token}`", token, expected, opener)
 
 
-def _missing_operator(
-    say: _Sayer, previous: Token, token: Token, after: list[Token], apart: str
-) -> None:
+def _missing_operator(say: _Sayer, tokens: list[Token], at: int, apart: str) -> None:
     """Two values side by side; ``apart`` is what a comma would make of them: arguments, members or nothing."""
+    previous, token, after = tokens[at - 1], tokens[at], tokens[at + 1 : at + 2]
     word = next((t for t in (token, previous) if t in _WORDS), None)
     if word == "in":
         say("NLC013", "`in` is not an operator", word, "a sum over a family is `sum(e for i)`")
         return
     if word is not None:
-        say("NLC013", f"`{word}` is not an operator", word, _LOGIC)
+        _condition(say, word)
         return
     if previous.type == token.type == "NUMBER" and token.startswith("."):
         say("NLC011", f"`{previous}{token}` is not a number", token, "a second decimal point")
+        return
+    if (product := _of_a_transpose(say.scalar.text, tokens, at)) is not None:
+        message = f"an operator is missing between `{previous}` and `{token}`"
+        say("NLC012", message, token, "there is no implicit product", help=product)
         return
     call = after and after[0].type == "LPAR" and token.type == "NAME"
     shown = f"{token}{'(...)' if call else ''}"
@@ -446,3 +248,40 @@ def _missing_operator(
         else "expected `+`, `-`, `*`, `/`, `@` or `**` before this",
         help=advice,
     )
+
+
+def _of_a_transpose(text: str, tokens: list[Token], at: int) -> str | None:
+    """``v key.T`` and ``S.T(key)``: what is written for a product with a transpose."""
+    token, behind = tokens[at], tokens[at + 1 :]
+    if token.type == "LPAR" and _is_transpose(tokens[:at]):
+        matrix, inside = (
+            operands.before(text, token.start_pos),
+            operands.after(text, token.start_pos),
+        )
+        vector = operands.bare(inside)
+        vector = vector if operands.after(vector, 0) == vector else inside
+        return f"write `{matrix} @ {vector}`" if inside else None
+    if token.type != "NAME" or not token[0].islower() or token == "g":
+        return None  # capitals are matrices, as in papers, and so is the gradient
+    ends = next((n for n in (1, 2) if _is_transpose([token, *behind[:n]])), None)
+    left = operands.before(text, token.start_pos)
+    if ends is None or not left:
+        return None
+    return operands.outer(text, token.start_pos, behind[ends - 1].end_pos, left, str(token))
+
+
+def _is_transpose(tokens: list[Token]) -> bool:
+    """Whether the last of some tokens are ``.T`` or ``ᵀ``."""
+    last = [t.type for t in tokens[-2:]]
+    return last[-1:] == ["TRANSPOSE"] or (last == ["DOT", "NAME"] and tokens[-1] == "T")
+
+
+def _condition(say: _Sayer, word: Token) -> None:
+    """``a if c else b`` has a form here; other words of logic have not."""
+    text = say.scalar.text
+    start, end = operands.around(text, word.start_pos)
+    choice = _CHOICE.fullmatch(text, start, end)
+    new = "where({c}, {a}, {b})".format(**choice.groupdict()) if choice else ""
+    fix = Fix(say.scalar.span_of(choice.start("a"), choice.end("b")), new) if choice else None
+    help = f"write `{new}`" if choice and len(new) <= operands.SHOWN else ""
+    say("NLC013", f"`{word}` is not an operator", word, LOGIC, help=help, fix=fix)

@@ -21,7 +21,7 @@ from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedToken
 from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Placed, Source, Span
 from nlc.ir.expr import Expr
-from nlc.syntax import hints
+from nlc.syntax import aliens, hints
 from nlc.syntax.symbols import ascii_name, fraction, superscript
 from nlc.syntax.yamlnodes import Scalar
 
@@ -36,12 +36,12 @@ _CALLEES = ("name", "attr", "index", "call")
 
 def parse_expr(scalar: Scalar, report: Report) -> Expr | None:
     """The expression of a scalar, or None if it has a mistake, which the report then says."""
-    if scalar.broken or not _bounded(scalar, report) or hints.foreign(scalar, report):
+    if scalar.broken or not _bounded(scalar, report) or aliens.foreign(scalar, report):
         return None
     try:
         tree = grammar().parse(scalar.text)
     except UnexpectedCharacters as error:
-        hints.stray(scalar, error.pos_in_stream, report)
+        aliens.stray(scalar, error.pos_in_stream, report)
         return None
     except UnexpectedToken as error:
         hints.unexpected(scalar, _tokens(scalar.text), error.token, report)

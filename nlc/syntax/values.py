@@ -14,6 +14,7 @@ from nlc.base.diagnostics import Fix, Label, Report, certain, nearest
 from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.show import show
+from nlc.syntax.letters import strange
 from nlc.syntax.math import parse_expr
 from nlc.syntax.symbols import ascii_name
 from nlc.syntax.tree import Field, Word
@@ -263,6 +264,10 @@ def name(
                 fix=None if scalar.style else Fix(scalar.span, written),
             )
             return None
+        if (said := strange(scalar.text.strip())) is not None and _NAME.fullmatch(said[1]):
+            fix = Fix(scalar.span, said[1]) if not scalar.style else None
+            report.add("NLC106", said[0], scalar.span, f"write `{cut(said[1])}`", fix=fix)
+            return Named(said[1], index, scalar.span)
         message, label = _not_a_name(scalar, text, indexed)
         near = re.sub(r"\W+", "_", text).strip("_")[:MAX_NAME]
         helps = [f"for example `{near}`"] if _NAME.fullmatch(near) and "[" not in text else []

@@ -13,6 +13,7 @@ import yaml
 
 from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Source
+from nlc.syntax.foreign import LAMBDA, no_lambda
 from nlc.syntax.schema import Level, Spec, keys_of, takes
 from nlc.syntax.yamlplace import PAIRS, Place, balance, entry_of, line_at, place_of, quoted
 from nlc.syntax.yamlstructure import never_closed, no_key, structure, without_colon
@@ -152,14 +153,9 @@ def _second_colon(place: Place, report: Report) -> None:
     entry = place.entry
     assert entry is not None
     arguments = _ARGUMENT.findall(entry.value)
-    if entry.value.startswith("lambda "):
-        report.add(
-            "NLC013",
-            "`lambda` is not an operator",
-            place.span(entry.start, entry.start + len("lambda")),
-            "there are no functions but those of the language",
-            helps=["name an expression with `let`, or write a memory with `read(z)`"],
-        )
+    if (found := LAMBDA.search(entry.value)) is not None:
+        start = entry.start + found.start()
+        no_lambda(place.span(start, start + len("lambda")), report)
     elif _ENTRIES.fullmatch(f"{entry.key}: {entry.value}"):
         indent = "\n" + " " * (len(place.line) - len(place.line.lstrip()))
         lines = re.sub(r", *(?=\w+: )", indent, entry.value)

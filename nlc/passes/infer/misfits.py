@@ -10,18 +10,18 @@ from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.constants import decimal
 from nlc.ir.expr import Expr, walk
-from nlc.ir.shapes import HEADS, ShapeError, as_matrix
-from nlc.ir.show import show
+from nlc.ir.shapes import HEADS, ShapeError
 from nlc.ir.system import Level, Module, State, System
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 from nlc.passes.infer.heads import headed
+from nlc.passes.infer.meant import Meant, quoted
 from nlc.passes.infer.solver import Solver, Unknown
 from nlc.syntax.math import TEXT
 
 _OPEN = re.compile(r"^\[\?\d+\]")
 
 
-class ShapeMessages:
+class ShapeMessages(Meant):
     """The part of ``ShapesOf`` that reports, over what the other part has found."""
 
     system: System
@@ -84,8 +84,8 @@ class ShapeMessages:
             elif all(label.text != fact for label in related):
                 related.append(Label(place, fact))
         label, help = self._query(node) or (
-            _OPEN.sub("a vector of open width", mistake.message),
-            self._turned(node) or self._reading(node) or mistake.help or self._sides(node),
+            _OPEN.sub("a vector of open width", mistake.message).replace("?", "width "),
+            self._instead(node) or mistake.help,
         )
         shapes = [self.solver.view(self.shape.get(id(a), ())) for a in node.args]
         self.report.add(
@@ -224,52 +224,6 @@ class ShapeMessages:
         hypers = self.system.hypers
         return any(base in hypers and hypers[base].value is None for base in bases)
 
-    def _reading(self, node: Expr) -> str:
-        """``S(key)`` for a memory that stands beside a vector as it is: it was meant to be read."""
-        if node.op not in ("add", "sub", "mul"):
-            return ""
-        for a, b in (node.args, node.args[::-1]):
-            level = self.system.levels[self.states[a.attr[0]].level] if a.op == "state" else None
-            dims = self.solver.view(self.shape.get(id(b), ()))
-            if (
-                level is None
-                or not level.memory.read
-                or not (isinstance(dims, Unknown) or dims[1:] == ())
-            ):
-                continue
-            if node.op == "mul":
-                return f"write `{a.attr[0]}({quoted(b)})` to read the memory"
-            if "key" in level.keys:
-                return f"write `{a.attr[0]}(key)` to read the memory"
-        return ""
-
-    def _turned(self, node: Expr) -> str:
-        """``key @ S`` for ``S @ key``: what to write."""
-        vector, *matrix = (self.solver.view(self.shape.get(id(a), ())) for a in node.args)
-        if node.op != "matmul" or isinstance(vector, Unknown) or isinstance(matrix[0], Unknown):
-            return ""
-        if len(vector) != 1 or len(matrix[0]) != 2 or matrix[0][1] != vector[0]:
-            return ""
-        left, right = (quoted(a) for a in node.args)
-        return f"write `{right} @ {left}`: a matrix stands before the vector"
-
-    def _sides(self, node: Expr) -> str:
-        """``sum(per_value(R) * A)`` for a ``dot`` of a vector, or a factor of rows or columns, and a matrix."""
-        views = [self.solver.view(self.shape.get(id(a), ())) for a in node.args]
-        if node.op != "dot" or any(isinstance(v, Unknown) for v in views):
-            return ""
-        sides = [(a, as_matrix(v)) for a, v in zip(node.args, views)]
-        (vector, own), (matrix, whole) = sorted(sides, key=lambda s: (len(s[1]), ONE not in s[1]))
-        if len(whole) != 2 or (len(own) == 2 and ONE not in own):
-            return ""
-        text, rows = quoted(vector), own in (whole[:1], (whole[0], ONE))
-        if len(own) == 1:
-            if own[0] not in whole:
-                return ""
-            text = f"per_value({text})" if rows else f"per_key({text})"
-        side = "row" if rows else "column"
-        return f"write `sum({text} * ({quoted(matrix)}))`, whose gradient is the sum of each {side}"
-
     def _query(self, node: Expr) -> tuple[str, str] | None:
         """What to say of a matrix that is read with a query of another size: label and help."""
         matrix, *query = (self.solver.view(self.shape.get(id(a), ())) for a in node.args)
@@ -314,10 +268,6 @@ class ShapeMessages:
         return any(
             not isinstance(d, Like) and any(s.startswith("?") for s in d.symbols) for d in dims
         )
-
-
-def quoted(e: Expr) -> str:
-    return (e.span.quote() if e.span is not None else "") or show(e)
 
 
 def _of_a_spec(span: Span | None) -> bool:

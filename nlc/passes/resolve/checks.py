@@ -139,7 +139,7 @@ def _clock(level: LevelTree, kind: str, scope: Scope) -> None:
     unit = "step" if scope.gradients or is_loss(level) else "token"
     if ticks is None or (tree.unit == "step" and _may_be_loss(level)):
         return
-    if not _unit(tree, scope, unit):
+    if not _unit(tree, scope, unit, [("unit", level.span)]):
         return
     if kind == "cache":
         if ticks.kind != "infinite":
@@ -189,7 +189,7 @@ def _unused_clocks(scope: Scope) -> None:
             )
 
 
-def _unit(tree: ClockTree, scope: Scope, unit: str) -> bool:
+def _unit(tree: ClockTree, scope: Scope, unit: str, causes: Iterable[Hashable] = ()) -> bool:
     """Whether a clock counts what is counted here."""
     if tree.count is not None and tree.unit in scope.clocks:
         message = f"`{_shown(tree)}` counts the ticks of a declared clock"
@@ -205,7 +205,9 @@ def _unit(tree: ClockTree, scope: Scope, unit: str) -> bool:
         here = scope.context if (unit == "step") == scope.gradients else "`objective: loss`"
         message = f"{here} has no `{_shown(tree)}`"
         usual = f"write `every {unit}` or `every n {unit}s`"
-        _misplaced(scope, message, tree.span, f"it counts in {unit}s", usual)
+        if tree.count is not None:
+            usual = f"write `{_shown(tree).removesuffix('s').removesuffix(tree.unit)}{unit}s`"
+        _misplaced(scope, message, tree.span, f"it counts in {unit}s", usual, causes)
         return False
     return True
 

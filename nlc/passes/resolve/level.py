@@ -24,10 +24,8 @@ def resolve_level(level: LevelTree, terms: Terms, flows: dict[str, Flow]) -> Lev
     ticks = clock(terms.scope, level.frequency)
     other = "token" if terms.scope.gradients else "step"
     if ticks is not None and ticks.unit == other and not is_loss(level):
-        ticks = (
-            STEP if terms.scope.gradients else TOKEN
-        )  # reported; what follows goes on with the usual one
-
+        usual = STEP if terms.scope.gradients else TOKEN  # reported; what follows goes on with it
+        ticks = replace(ticks, unit=usual.unit) if ticks.kind == "every" else usual
     if ticks is not None and ticks.slow and level.phase is not None:
         ticks = replace(ticks, phase=level.phase.text)
 

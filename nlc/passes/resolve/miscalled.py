@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nlc.base.diagnostics import Fix, certain, nearest
-from nlc.base.span import Span
 from nlc.ir.expr import Expr, walk
 from nlc.lib.functions import FUNCTIONS, REQUIRED
 from nlc.passes.resolve import names
@@ -56,6 +55,8 @@ def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
         name, fn = str(member.args[0].attr), member
         if terms.scope.is_lost(name):
             return error(e.span)
+        if (meant := names.of_time(terms, member, at)) is not None:
+            return meant
         close = nearest(name, {n.rpartition("_")[0] for n in terms.scope.levels} - {""})
         label = f"did you mean `{close}`?" if close else "no levels of this name"
         message = f"there is no family `{name}`"
@@ -119,27 +120,44 @@ def _method(terms: Terms, e: Expr, fn: Expr) -> Expr:
         label, fix = f"did you mean `{level}`?", Fix(fn.span, level) if fn.span else None
     elif ours is not None:
         label = "a function stands before what it takes"
-        inside = _written(fn)
-        if inside is not None and e.span is not None:
+        new = _unchained(e)
+        if new is not None and e.span is not None:
             needed = [k for k, default in FUNCTIONS[ours].params.items() if default is REQUIRED]
-            helps = [f"write `{ours}({inside})`"]
-            fix = Fix(e.span, f"{ours}({inside})") if len(e.args) == 1 == len(needed) else None
+            helps = [f"write `{new}`"]
+            fix = Fix(e.span, new) if len(e.args) == 1 == len(needed) else None
+    elif (new := _unchained(e)) is not None:
+        label, helps = "a power is written behind what it is of", [f"write `{new}`"]
     elif plain(name) in WRITTEN:
         helps = [WRITTEN[plain(name)]]
     return terms.say("NLC202", f"`{quoted(fn)}` cannot be called", fn, label, helps=helps, fix=fix)
 
 
-def _written(fn: Expr) -> str | None:
-    """What stands before the last dot, without brackets around all of it."""
-    span: Span | None = fn.span
-    if span is None or "\n" in span.text:
+def _unchained(e: Expr) -> str | None:
+    """``(S(k) - v).square().sum()`` as ``sqnorm(S(k) - v)``: each method as a function, the innermost first."""
+    methods, given = [], e
+    while given.op == "call" and given.args[0].op == "attr":
+        methods.append((str(given.args[0].attr), given.args[1:]))
+        given = given.args[0].args[0]
+    if given.span is None or "\n" in given.span.text:
         return None
-    text = span.text.rpartition(".")[0].strip()
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    depth = 0
-    for i, ch in enumerate(text):
-        depth += (ch == "(") - (ch == ")")
-        if depth == 0 and i < len(text) - 1:
-            return text
-    return text[1:-1]
+    text, base = given.span.quote(), None  # what is squared, where that was the last
+    loose = given.op not in ("name", "call", "index", "attr", "num")
+    for name, args in reversed(methods):
+        power = _power(name, args)
+        if power is not None:
+            base = text if power == "2" else None
+            text, loose = f"{f'({text})' if loose else text}**{power}", True
+            continue
+        ours = name if name in FUNCTIONS else function(name)
+        if ours is None:
+            return None
+        text = f"sqnorm({base})" if ours == "sum" and base is not None else f"{ours}({text})"
+        base, loose = None, False
+    return text
+
+
+def _power(name: str, args: tuple[Expr, ...]) -> str | None:
+    """The exponent of ``x.square()`` and ``x.pow(3)``."""
+    if name == "square" and not args:
+        return "2"
+    return quoted(args[0]) if name in ("pow", "power") and len(args) == 1 else None

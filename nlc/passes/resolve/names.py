@@ -387,6 +387,23 @@ def _objective(terms: Terms, level: str, e: Expr, at: Place) -> Expr:
     )
 
 
+def of_time(terms: Terms, e: Expr, at: Place) -> Expr | None:
+    """``S[t-1]`` for the state before the tick, ``x[t]`` for the one of now; None for other members."""
+    base, index = e.args[0], e.args[1]
+    written = "".join(quoted(index).split())
+    if len(e.args) != 2 or base.op != "name" or base.attr not in terms.scope.spans:
+        return None
+    name = str(base.attr)
+    if written not in ("t-1", "t") or name in terms.scope.hypers or name in terms.scope.weights:
+        return None
+    label = f"the value before is written `prev({name})`"
+    if written == "t":
+        label = f"the value of now is written `{name}`"
+    elif name == at.level and at.mode in ("objective", "rule"):
+        label = f"the state that the step of `{name}` starts from is written `{name}` here"
+    return terms.say("NLC205", "no name has an index of time", e, label)
+
+
 def member(terms: Terms, e: Expr, at: Place) -> Expr:
     """``periods[0]`` of a list-valued hyper; families are written out before."""
     base, index = e.args[0], e.args[1]
@@ -401,6 +418,8 @@ def member(terms: Terms, e: Expr, at: Place) -> Expr:
             return Expr("hyper", (), f"{base.attr}[{number}]", None, e.span)
         no_member(scope, e, base.attr)
         return error(e.span)
+    if (meant := of_time(terms, e, at)) is not None:
+        return meant
     if base.op == "name" and base.attr not in scope.spans and base.attr not in FUNCTIONS:
         scope.not_defined(base.attr, base.span, visible(terms, at), at.level, sure=False)
         return error(e.span)
