@@ -260,10 +260,9 @@ def stray(scalar: Scalar, at: int, report: Report) -> None:
     ch, span = scalar.text[at], scalar.span_of(at, at + 1)
     word = word_at(scalar.text, at)
     if (said := strange(scalar.text[slice(*word)])) is not None:
-        message, meant = said
-        report.add(
-            "NLC011", message, span, f"write `{meant}`", fix=Fix(scalar.span_of(*word), meant)
-        )
+        message, meant, sure = said
+        fix = Fix(scalar.span_of(*word), meant) if sure else None
+        report.add("NLC011", message, span, f"write `{meant}`", fix=fix)
         return
     message, label = f"`{ch}` has no meaning here", "remove this"
     if unicodedata.combining(ch):

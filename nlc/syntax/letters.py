@@ -37,8 +37,11 @@ def _of_a_word(ch: str) -> bool:
     return ch.isalnum() or ch == "_" or bool(unicodedata.combining(ch))
 
 
-def strange(text: str) -> tuple[str, str] | None:
-    """What is wrong with the first letter of a word that no name has, and the name that was meant; None if unknown."""
+def strange(text: str) -> tuple[str, str, bool] | None:
+    """What is wrong with the first letter of a word that no name has, and the name that was meant; None if unknown.
+
+    It is certain where letters only look alike: ``q̂`` may be a ``q_hat`` that is not there.
+    """
     found, out, marks = "", "", ""
     for ch in unicodedata.normalize("NFD", text):
         if (mark := _MARKS.get(ch)) is not None:
@@ -54,7 +57,7 @@ def strange(text: str) -> tuple[str, str] | None:
                 found or f"`{ch}` is a {unicodedata.name(ch, 'letter')}, not the letter `{look}`"
             )
         out += look
-    return (found, ascii_name(out) + marks) if found else None
+    return (found, ascii_name(out) + marks, not marks) if found else None
 
 
 def _look(ch: str) -> str | None:

@@ -265,7 +265,7 @@ def name(
             )
             return None
         if (said := strange(scalar.text.strip())) is not None and _NAME.fullmatch(said[1]):
-            fix = Fix(scalar.span, said[1]) if not scalar.style else None
+            fix = Fix(scalar.span, said[1]) if said[2] and not scalar.style else None
             report.add("NLC106", said[0], scalar.span, f"write `{cut(said[1])}`", fix=fix)
             return Named(said[1], index, scalar.span)
         message, label = _not_a_name(scalar, text, indexed)
