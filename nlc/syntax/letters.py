@@ -62,4 +62,5 @@ def strange(text: str) -> tuple[str, str, bool] | None:
 
 def _look(ch: str) -> str | None:
     plain = _LIKE.get(ch) or unicodedata.normalize("NFKC", ch)
-    return plain if len(plain) == 1 and (plain.isascii() or plain in _OURS) else None
+    one = len(plain) == 1 and ch.isalpha() and plain.isalpha()
+    return plain if one and (plain.isascii() or plain in _OURS) else None
