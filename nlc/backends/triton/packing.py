@@ -181,7 +181,7 @@ def front(S: Tensor, behind: int, within: Packing | None) -> torch.Size:
 ''',
     "states_for": '''
 def states_for(lead: torch.Size, behind: int, S: Tensor, within: Packing | None) -> Tensor:
-    """States [X, H, ...] for flows that have lead in front, of packed sequences for each of these."""
+    """States [X, H, ...] for flows that have lead in front; of packed sequences one for each."""
     if cut(within):
         S = S if lead[1:] else S.unsqueeze(1)
         lead = (S.shape[0], *(lead[1:] or (1,)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 TEXTS: dict[str, str] = {
     "Edges": '''
 class Edges:
-    """Where packed sequences begin and end: their first and their last few tokens, ``reach`` of each.
+    """Where packed sequences begin and end: their first and last tokens, ``reach`` of each.
 
     What is done with tokens [1, T, ...] as if they were one sequence is done anew with the first of
     each, which look at what their own carried.
@@ -52,7 +52,7 @@ def edges(within: Packing, reach: int) -> Edges:
 ''',
     "causal_conv_within": '''
 def causal_conv_within(x: Tensor, weight: Tensor, window: Tensor, within: Packing | None) -> tuple:
-    """As `causal_conv`; of packed sequences [1, T, ...], each behind its window [N, taps - 1, ...]."""
+    """As `causal_conv`; of packed sequences [1, T, ...], each behind its own window."""
     if not cut(within):
         return causal_conv(x, weight, window)
     near = edges(within, window.shape[1])
