@@ -344,6 +344,35 @@ def test_a_fresh_instance_goes_on_bit_by_bit(way: Way) -> None:
         assert equal(train(second, parts, range(cut, 7)), expected), cut
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_states_of_others_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a memory, or with one of another shape; what refused is as it was."""
+    way = Way(name, "torch", monkeypatch)
+    params = tensors()
+    opt = way(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    saved = copy.deepcopy(opt.state_dict())
+    kept = [(n, k) for n, state in saved["state"].items() for k, x in state.items()]
+    for number, key in kept[:4]:
+        wrong = copy.deepcopy(saved)
+        del wrong["state"][number][key]
+        if wrong["state"][number]:  # what has no state at all starts anew
+            with pytest.raises(ValueError, match=f"lacks '{key}'"):
+                opt.load_state_dict(wrong)
+        if isinstance(x := saved["state"][number][key], Tensor):
+            wrong["state"][number][key] = torch.zeros(7, *x.shape)
+            with pytest.raises(ValueError, match=f"has '{key}' of shape"):
+                opt.load_state_dict(wrong)
+    opt.load_state_dict(saved)
+
+
+def test_what_is_no_number_is_no_hyper() -> None:
+    with pytest.raises(ValueError, match=r"lr is not a number \(adamw.yaml:7\)"):
+        made_by("adamw", "torch")(tensors(), lr=float("nan"))
+
+
 @every
 @pytest.mark.parametrize("options", ({"rounding_seed": 3}, {}, {"state_dtype": torch.bfloat16}))
 def test_half_precision_goes_on_bit_by_bit_too(way: Way, options: dict) -> None:

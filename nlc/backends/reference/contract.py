@@ -66,10 +66,11 @@ asked:        raise
 alone:    self.find_rules(self.param_groups[-1])
 
 def load_state_dict(self, state_dict: dict) -> None:
-    """As torch's, but memories keep their formats. ValueError for a rule that is not there."""
+    """As torch's, but memories keep their formats. ValueError for a rule or memories not of here."""
     saved = state_dict["param_groups"]
     for group in saved:
         self.check_group({**self.defaults, **group})
+    self.check_states(state_dict)
     super().load_state_dict(state_dict)
     for group, old in zip(self.param_groups, saved, strict=True):
         self.settle(group)
@@ -78,6 +79,23 @@ asked:        self.check_routes(group)
             for key, x in state_dict["state"].get(number, {}).items():
                 if isinstance(x, Tensor):
                     self.state[W][key] = x.to(W.device, copy=True)
+
+def check_states(self, state_dict: dict) -> None:
+    """ValueError for memories that another optimizer has kept, or of tensors of other shapes."""
+    for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
+        for i, (W, number) in enumerate(zip(group["params"], saved["params"], strict=False)):
+            kept, rule = state_dict["state"].get(number), self.rule_of(i, group)
+            if not kept or rule is None:
+                continue
+            given = {key: group[key] for key in rule.HYPERS}
+            for key, x in rule.initial_state(W.detach().to("meta"), **given).items():
+                if key in kept and (not isinstance(x, Tensor) or x.shape == kept[key].shape):
+                    continue
+                found = f"lacks {key!r}, and has {', '.join(map(repr, kept))}"
+                if key in kept:
+                    found = f"has {key!r} of shape {list(kept[key].shape)}, not {list(x.shape)}"
+                said = f"the state of a tensor {list(W.shape)} {found}"
+                raise ValueError(f"{said}: it is of another optimizer ({declared(rule, key)})")
 
 def check_group(self, group: dict) -> None:
     """ValueError for what this optimizer cannot do; TypeError for a hyper that is no number."""
@@ -88,6 +106,9 @@ def check_group(self, group: dict) -> None:
         raise ValueError(f"period = {period} must be a whole number, at least 1")
 sizes:    whole_sizes(self, **{k: group[k] for k, x in self.HYPERS.items() if x is int})
 numbers:    plain_numbers(self, **{k: group[k] for k, x in self.HYPERS.items() if x is float})
+numbers:    for k in self.HYPERS:
+numbers:        if isinstance(group[k], float) and group[k] != group[k]:
+numbers:            raise ValueError(f"{k} is not a number ({declared(self, k)})")
     if group["capturable"] and (period > 1 or group["rounding_seed"] is not None):
         raise ValueError("periods and roundings are counted in Python, so not with capturable")
     clash = group["capturable"] or group["rounding_seed"] is not None
