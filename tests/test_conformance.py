@@ -131,6 +131,17 @@ def test_hypers_are_told_by_name() -> None:
     assert muon.rows["a vector"].startswith("the peer refuses")
 
 
+def test_routes_by_name_are_compared_by_a_name_that_no_pattern_means(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """The tensor goes where its kind sends it; that the other route takes nothing is no news here."""
+    routes = 'applies_to:\n  heads: {names: "head.*", rule: adamw(lr=lr)}\n  rest: self\n'
+    found = nlc.loads(nlc.load("sgd").source.text + routes).verify(against="torch.optim.SGD").peer
+    rows = {k: x for k, x in found.rows.items() if k != "parameters in bfloat16"}
+    assert {*rows.values()} == {"same", "same but for rounding"} and len(rows) >= 11
+    assert not [x for x in recwarn if "takes no parameter" in str(x.message)]
+
+
 WRONG = {
     ("adam", "torch.optim.AdmW"): "did you mean `torch.optim.AdamW`",
     ("adam", "torh.Adam"): "No module named 'torh'",

@@ -14,7 +14,7 @@ from nlc.passes.resolve.bundles import fitted, one
 from nlc.passes.resolve.names import several
 from nlc.passes.resolve.rule import is_loss, resolve_rule
 from nlc.passes.resolve.sizes import clock
-from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.passes.resolve.terms import Place, Terms, quoted, unchanging
 from nlc.syntax.tree import LetTree, LevelTree
 
 
@@ -228,24 +228,7 @@ def initial(terms: Terms, e: Expr, at: Place) -> Expr:
     """An expression for a first value, which nothing of a tick can be part of; ``zeros`` is 0."""
     if e.op == "name" and e.attr == "zeros":
         return Expr("num", (), 0, None, e.span)
-    out = terms.resolve(e, at)
-    if out.op == "error":
-        return out
-    for node in walk(out):
-        if node.op in ("input", "flow", "g", "attend", "delay") or _counts(node):
-            shown = f"`{quoted(node)}`" if node.span is not None else "a flow"
-            return terms.say(
-                "NLC208",
-                f"an initial value cannot read {shown}",
-                node if node.span is not None else e,
-                "it changes from tick to tick",
-                helps=["initial values are made of numbers, hypers and levels"],
-            )
-    return out
-
-
-def _counts(node: Expr) -> bool:
-    return node.op == "index" and node.attr[0] != "head"
+    return unchanging(terms, terms.resolve(e, at), e)
 
 
 # ---------------------------------------------------------------------------------------------------- steps

@@ -11,7 +11,7 @@ from nlc.lib.functions import FUNCTIONS
 from nlc.passes.resolve.bundles import bundle, each, maps
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import no_member
-from nlc.passes.resolve.terms import Place, Terms, quoted
+from nlc.passes.resolve.terms import Place, Terms, quoted, unchanging
 from nlc.syntax.foreign import STARTS
 from nlc.syntax.values import RESERVED
 
@@ -322,7 +322,7 @@ def past(terms: Terms, e: Expr, when: str, at: Place) -> Expr:
         label = "only a level has boundaries"
         return terms.say("NLC204", "`anchor` takes a level", target, label)
     zero = Expr("num", (), 0.0, None, e.span)
-    init = terms.resolve(given[1], at) if len(given) == 2 else zero
+    init = unchanging(terms, terms.resolve(given[1], at), given[1]) if len(given) == 2 else zero
     inside = terms.resolve(target, replace(at, mode="flow"))
     if "error" in (init.op, inside.op):
         return error(e.span)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from nlc.base.diagnostics import Fix, certain, nearest
 from nlc.base.span import Span
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, walk
 from nlc.ir.show import show
 from nlc.ir.system import Memory, Module, Use
 from nlc.passes.resolve.library import Library
@@ -145,3 +145,19 @@ class Terms:
 def quoted(e: Expr) -> str:
     """An expression as the user wrote it, on one line."""
     return (e.span.quote() if e.span is not None else "") or show(e)
+
+
+def unchanging(terms: Terms, value: Expr, written: Expr) -> Expr:
+    """A first value, if nothing of a tick is part of it."""
+    for node in () if value.op == "error" else walk(value):
+        counts = node.op == "index" and node.attr[0] != "head"
+        if node.op in ("input", "flow", "g", "attend", "delay") or counts:
+            shown = f"`{quoted(node)}`" if node.span is not None else "a flow"
+            return terms.say(
+                "NLC208",
+                f"an initial value cannot read {shown}",
+                node if node.span is not None else written,
+                "it changes from tick to tick",
+                helps=["initial values are made of numbers, hypers and levels"],
+            )
+    return value

@@ -50,7 +50,10 @@ def parts(given: Given, count: int) -> list[Given]:
 
 
 class Trained:
-    """One tensor under a generated class; ``layer``: it is the weight of a linear layer; ``group``: what its says."""
+    """One tensor under a class of optimizers; ``layer``: it is the weight of a linear layer; ``group``: what its says.
+
+    ``name``: what the tensor is called, where routes go by names.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Trained:
         layer: bool,
         hypers: Mapping[str, Any],
         group: Mapping[str, Any] = NOTHING,
+        name: str = "",
     ):
         self.parameter, self.layer = nn.Parameter(W.clone()), None
         if layer:
@@ -66,7 +70,8 @@ class Trained:
             self.layer = nn.Linear(columns, rows, bias=False, dtype=W.dtype)
             self.layer.weight = self.parameter
         watched = [[self.layer] if layer else []] if hasattr(made, "watch") else []
-        self.optimizer = made([{**group, "params": [self.parameter]}], *watched, **hypers)
+        params = [(name, self.parameter) if name else self.parameter]
+        self.optimizer = made([{**group, "params": params}], *watched, **hypers)
 
     def step(self, given: Given) -> Tensor:
         """The tensor after one step."""

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -154,7 +155,9 @@ class Pair:
         except Exception as error:  # whatever a peer does not take is a difference
             return f"the peer refuses: {_line(error)}"
         try:
-            a = _run(self.ours, mine, x, self.layers)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of routes that take no tensor: there is but one
+                a = _run(self.ours, mine, x, self.layers, name="W")
         except Exception as error:
             return f"ours refuses: {_line(error)}"
         rounded = x.dtype == torch.float32  # of half precision every difference counts
@@ -172,11 +175,11 @@ class Pair:
         return f"from step {first}, by up to {(off.max() / moved.max()).item():.0e} of the way"
 
 
-def _run(made: type, hypers: dict[str, Any], x: Scenario, layer: bool) -> Tensor:
+def _run(made: type, hypers: dict[str, Any], x: Scenario, layer: bool, name: str = "") -> Tensor:
     """The weights after every step; ``layer``: of a linear layer, where they are a matrix."""
     noise = torch.Generator().manual_seed(0)
     W = torch.randn(x.shape, generator=noise, dtype=torch.float64).to(x.dtype)
-    trained, out = Trained(made, W, layer and len(x.shape) == 2, hypers), []
+    trained, out = Trained(made, W, layer and len(x.shape) == 2, hypers, name=name), []
     for tick in range(STEPS):
         noise = torch.Generator().manual_seed(1 + tick)
         if trained.layer is None:
