@@ -131,7 +131,18 @@ def find(name: str | os.PathLike[str]) -> Path:
     if text in known:
         return known[text]
     here = next((f"{text}{s}" for s in (_SUFFIX, ".yml") if os.path.isfile(f"{text}{s}")), None)
+    if here is None and os.path.exists(text):
+        what = (
+            "is a folder, not a spec"
+            if os.path.isdir(text)
+            else "ends in no `.yaml`: it is no spec"
+        )
+        return _not_found(text, f"`{cut(text)}` {what}", None)
     return _not_found(text, f"there is no spec `{cut(text)}`", here or nearest(text, known))
+
+
+def _is_there(text: str) -> bool:
+    return len(text) < 256 and os.path.exists(text)
 
 
 def _not_found(text: str, message: str, close: str | None) -> Path:
@@ -140,7 +151,7 @@ def _not_found(text: str, message: str, close: str | None) -> Path:
         "NLC207",
         message,
         Span(source, 0, len(text)),
-        f"did you mean `{close}`?" if close else "not found",
+        f"did you mean `{close}`?" if close else "not a spec" if _is_there(text) else "not found",
         helps=[
             "give a path to a YAML file, or a name that `nlc list` shows",
             *(["`nlc.loads` takes the text of a spec"] if ":" in text or "\n" in text else []),

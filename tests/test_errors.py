@@ -53,6 +53,27 @@ def in_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLC_PATH", "beside")
 
 
+def test_what_is_there_and_is_no_spec_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("")
+    Path("folder").mkdir()
+    for name, said in {
+        "mine.py": "ends in no `.yaml`",
+        ".": "is a folder",
+        "folder": "is a folder",
+    }.items():
+        with pytest.raises(SpecError) as caught:
+            nlc.load(name)
+        (found,) = caught.value.report.diagnostics
+        assert said in found.message and found.label == "not a spec"
+    Path("folder.yaml").write_text("")
+    with pytest.raises(SpecError) as caught:
+        nlc.load("folder")
+    assert caught.value.report.diagnostics[0].label == "did you mean `folder.yaml`?"
+
+
 # ------------------------------------------------------------------------------------------ goldens
 
 
@@ -269,6 +290,9 @@ def test_nearest_takes_the_name_that_is_meant() -> None:
     assert nearest("vlaue", names) == "value"
     assert nearest("objctive", names) == "objective"
     assert nearest("colour", names) is None
+    assert nearest("alfa", ["alpha", "beta"]) == "alpha", "it sounds alike"
+    assert nearest("beka", ["alpha", "beta_2", "becca", "gate"]) == "becca"
+    assert nearest("lamp", ["alpha", "beta"]) is None
     assert nearest("key", names) is None
 
 

@@ -26,7 +26,7 @@ WITHOUT = {
     "message, span, 'one too many'": "a spec of that size",
     "this expression is longer than": "a spec of that size",
     "has no operator form": "asked for beside the spec; tests/test_operators.py",
-    "did you mean `{close}`?' if close else 'not found'": "a spec that is not there; tests/test_errors.py",
+    "did you mean `{close}`?' if close else 'not a spec' if": "a spec that is not there; tests/test_errors.py",
     "is a word of the language: {RESERVED[name]}": "what the grammar lets through: none today",
     "`{token}` cannot stand here": "what no case before it explains: none known",
     "_misplaced(levels[name].expressions": "finds them; says so itself",

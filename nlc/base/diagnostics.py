@@ -88,6 +88,7 @@ SHOWN = 16  # places that a message lists
 MANY = 200  # diagnostics that one report takes; nobody reads more, and a hostile text has no end of them
 GUESSED = 300  # names that a misspelt one is compared with
 _DIGITS = re.compile(r"\d")
+_TWICE = re.compile(r"([a-z])\1")
 
 
 @dataclass
@@ -245,6 +246,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
             score += 0.2  # letters in another order
         if score >= 0.72 and (best is None or score > best_score):
             best, best_score = candidate, score
+    if best is None and len(name) > 3:
+        alike = [c for c in candidates if _sound(c) == _sound(name)]
+        best = alike[0] if len(alike) == 1 else None
     if best is None and len(name) > 2:
         begun = [c for c in candidates if c.lower().startswith(name.lower())]
         near = begun or [c for c in candidates if _slip(name, c)]
@@ -268,6 +272,17 @@ def certain(
     if len(near) != 1 or near[0] != nearest(name, known):
         return None
     return Fix(span, form.format(near[0]))
+
+
+_SPELLINGS = (("ph", "f"), ("ck", "k"), ("c", "k"), ("q", "k"), ("z", "s"), ("y", "i"))
+
+
+def _sound(name: str) -> str:
+    """A name as it is heard: ``alfa`` and ``alpha`` are one."""
+    heard = name.lower()
+    for written, sound in _SPELLINGS:
+        heard = heard.replace(written, sound)
+    return _TWICE.sub(r"\1", heard)
 
 
 def _slip(name: str, meant: str) -> bool:

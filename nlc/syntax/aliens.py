@@ -62,6 +62,7 @@ _LOOK = re.compile(
 _SUM_OF_SQUARES = re.compile(r"sum\(\((.*)\)\s*\^\s*2\)$", re.DOTALL)
 _SUBSCRIPT = re.compile(r"(?P<name>[^\W\d]\w*?)_(?P<brace>\{)\s*t\s*[-−]\s*1\s*\}")
 _TICKS = re.compile(r"(?<!\w)t\s*%\s*(?P<n>\w+)")
+_NEW_AXIS = re.compile(r"\[\s*(?:(?P<rows>:\s*,\s*None)|None\s*,\s*:)\s*\]")
 _KINDS = {"}": "{", "$": "\\", "”": '"', "“": '"'}  # symbols of one mistake
 _IN_LATEX = {"{", "}", "^", "^T", "_", "$", "|", "||"}
 _BARS = re.compile(
@@ -187,9 +188,12 @@ def _instead(text: str, match: re.Match[str]) -> list[str]:
         return [
             f"what happens each {n} ticks is a level: `frequency: every {n} steps`, or `tokens`"
         ]
-    if match.group() == ":" and "None" in text[match.end() :]:
+    if match.group() == ":" and (beside := _NEW_AXIS.search(text)) is not None:
+        vector = operands.before(text, beside.start())
+        factor = "per_value" if beside["rows"] else "per_key"
+        side = "rows" if beside["rows"] else "columns"
         return [
-            "a vector meets the rows of a matrix as `per_value(x)`, its columns as `per_key(x)`"
+            f"a vector that scales the {side} of a matrix is `{factor}({operands.bare(vector)})`"
         ]
     return []
 

@@ -189,7 +189,9 @@ def _unreadable(scalar: Scalar, report: Report, known: Known | None) -> None:
         meant = None  # a bracket went with the misspelt word
     helps = []
     if words[-1].isdigit() and len(words) <= 2 and words[0] in ("every", words[-1]):
-        helps = [f"say of what: `every {words[-1]} tokens`, or `every {words[-1]} steps`"]
+        unit = known.unit if known is not None else "token"
+        every = f"every {unit}" if words[-1] == "1" else f"every {words[-1]} {unit}s"
+        helps = [f"say of what: `{every}`"]
     _no_clock(scalar, meant, report, helps)
 
 
@@ -198,7 +200,7 @@ def _no_clock(scalar: Scalar, meant: str | None, report: Report, helps: Sequence
         "NLC014",
         f"`{' '.join(scalar.text.split())}` is no clock",
         scalar.span,
-        f"did you mean `{meant}`?" if meant else "",
+        f"did you mean `{meant}`?" if meant else "of what?" if helps else "",
         helps=helps or ([] if meant else [_WRITE]),
         fix=Fix(scalar.span, meant) if meant and not scalar.style else None,
     )

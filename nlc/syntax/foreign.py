@@ -183,6 +183,7 @@ ARGUMENTS = {
     **dict.fromkeys(("activation", "nonlinearity"), ("act",)),
     **dict.fromkeys(("expansion", "mult"), ("expand",)),
 }
+AXES = frozenset("dim dims axis axes keepdim keepdims".split())  # there are none
 # Arguments of a like meaning, and how ours is meant.
 LIKE = {
     **dict.fromkeys(
@@ -200,7 +201,10 @@ STARTS = {"ones": "1", "one": "1"}
 # What the derivation and papers call a level's own flows.
 FLOWS = {"k": "key", "v": "value", "keys": "key", "values": "value"}
 
-NAMES = {"True": "true", "False": "false", "None": "none"}
+NAMES = {"True": "true", "False": "false"}
+NOTHING = frozenset(
+    ("None", "none", "null", "nil")
+)  # `none` stands for an argument that is left out
 GRADIENTS = frozenset("G grad grads gradient gradients dW gW".split())  # they mean `g`
 
 MODULES = frozenset(

@@ -86,7 +86,7 @@ def _read(level: str, text: str, system: System) -> Asked:
     if plan == "sequential":
         raise BadPlan("`sequential` takes one token at a time; it has no tile")
     if not 1 <= tile <= LONGEST:
-        raise BadPlan(f"a tile has from 1 to {LONGEST} tokens, not {tile}")
+        raise BadPlan(f"a chunk has from 1 to {LONGEST} tokens, not {tile}")
     return Asked(plan, tile)
 
 

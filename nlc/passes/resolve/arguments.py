@@ -9,7 +9,7 @@ from nlc.base.span import Placed, Span
 from nlc.ir.expr import Expr, rewrite
 from nlc.ir.show import show
 from nlc.lib.functions import REQUIRED, usage
-from nlc.syntax.foreign import ARGUMENTS, LIKE, parts
+from nlc.syntax.foreign import ARGUMENTS, LIKE, NOTHING, parts
 from nlc.syntax.math import parse_text
 
 Bound = dict[str, Expr | None]
@@ -76,9 +76,17 @@ def bind(
     for key, default in params.items():
         if key not in out:
             out[key] = None if default is None else _default(str(default), e.span, out)
-        elif default is None and out[key].op == "name" and out[key].attr == "none":
+        elif default is None and out[key].op == "name" and out[key].attr in NOTHING:
+            _none(report, out[key])
             out[key] = None
     return {key: out[key] for key in params}
+
+
+def _none(report: Report, value: Expr) -> None:
+    """``None`` for ``none``, which says that a parameter is left out."""
+    if value.attr != "none" and value.span is not None:
+        label, fix = "did you mean `none`?", Fix(value.span, "none")
+        report.add("NLC201", f"`{value.attr}` is not defined", value.span, label, fix=fix)
 
 
 def _several(

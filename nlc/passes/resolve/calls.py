@@ -12,7 +12,7 @@ from nlc.passes.resolve import names
 from nlc.passes.resolve.arguments import bind
 from nlc.passes.resolve.bundles import bundle, each, one
 from nlc.passes.resolve.choices import CONSTANTS
-from nlc.passes.resolve.miscalled import not_called, unknown_function
+from nlc.passes.resolve.miscalled import axis, not_called, unknown_function
 from nlc.passes.resolve.owned import module_of
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.sizes import size
@@ -183,8 +183,13 @@ def _read(
 def _grad(terms: Terms, e: Expr, at: Place) -> Expr:
     """``grad(e, P)``: P is a level or a let of a level's state, a variable inside e and a value outside."""
     if len(e.args) != 3 or e.attr or e.args[2].op != "name":
-        label = "write `grad(e, M)`"
-        return terms.say("NLC204", "`grad` takes an expression and a name", e, label)
+        label, helps = "write `grad(e, M)`", []
+        if len(e.args) == 3 and e.args[2].op == "call" and e.args[2].args[0].attr in names.PAST:
+            point = quoted(e.args[2])
+            inside = quoted(e.args[1]).replace(point, "P")
+            helps = [f"name the point: `let: {{P: {point}}}`, and write `grad({inside}, P)`"]
+        message = "`grad` takes an expression and a name"
+        return terms.say("NLC204", message, e, label, helps=helps)
     if at.key != "update":
         return terms.later("`grad` outside an `update`", e, "write it in the `update` of a level")
     target = e.args[2]
@@ -216,7 +221,7 @@ def _grad(terms: Terms, e: Expr, at: Place) -> Expr:
 
 
 def _function(terms: Terms, f: Function, e: Expr, label: Expr | None, at: Place) -> Expr:
-    bound = bind(terms.scope.report, f.params, e, f.name)
+    bound = bind(terms.scope.report, f.params, e, f.name, elsewhere=lambda key: axis(f, e, key))
     if bound is None:
         return error(e.span)
     values = {

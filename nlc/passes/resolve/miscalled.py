@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from nlc.base.diagnostics import Fix, certain, nearest
 from nlc.ir.expr import Expr, walk
-from nlc.lib.functions import FUNCTIONS, REQUIRED
+from nlc.lib.functions import FUNCTIONS, REQUIRED, Function
 from nlc.passes.resolve import names
 from nlc.passes.resolve.scope import error
 from nlc.passes.resolve.terms import Place, Terms, quoted
-from nlc.syntax.foreign import MODULES, READS, WRITTEN, function, plain
+from nlc.syntax.foreign import AXES, MODULES, READS, WRITTEN, function, plain
 
 
 def unknown_function(terms: Terms, target: Expr) -> Expr:
@@ -75,6 +75,21 @@ def not_called(terms: Terms, e: Expr, at: Place) -> Expr:
             width = quoted(fn.args[-1]) if len(fn.args) > 1 else ""
             helps = [f"write `{ours}({inside}{', ' if width else ''}{width})`"]
     return terms.say("NLC202", f"`{quoted(fn)}` cannot be called", fn, label, helps=helps)
+
+
+def axis(f: Function, e: Expr, key: str) -> str:
+    """What to say of ``dim=-1``: functions have no axes, and sums over one are gradients."""
+    if key not in AXES:
+        return ""
+    said = f"`{f.name}` is the {f.doc.partition(';')[0]}"
+    if "all elements" not in f.doc or key.startswith("keep"):
+        return said
+    at = dict(zip(e.attr or (), e.args[len(e.args) - len(e.attr or ()) :])).get(key)
+    rows = at is None or quoted(at).strip() in ("-1", "1")
+    side, factor = ("row", "per_value") if rows else ("column", "per_key")
+    return (
+        f"{said}; of each {side}: the gradient of `sum({factor}(v) * x)` by `v`, in an `objective`"
+    )
 
 
 def _ours(name: str) -> str | None:

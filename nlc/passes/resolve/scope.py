@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from nlc.base.diagnostics import SHOWN, Fix, Label, Report, certain, nearest
@@ -10,7 +11,7 @@ from nlc.base.span import Span
 from nlc.ir.expr import Expr
 from nlc.ir.system import Hyper
 from nlc.ir.types import Dim
-from nlc.syntax.foreign import FLOWS, GRADIENTS, NAMES
+from nlc.syntax.foreign import FLOWS, GRADIENTS, NAMES, NOTHING
 from nlc.syntax.tree import Field, LetTree, LevelTree, SpecTree, WeightTree
 
 TRAINED = "W"  # the trained tensor's level in a gradient system (language §7)
@@ -213,6 +214,9 @@ class Scope:
             message = "`heads` is read in a system without heads"
             self.without_heads(message, span, "no `heads:` is declared")
             return
+        if name in NOTHING:
+            self._nothing(name, span, unknown)
+            return
         alien = NAMES.get(name) or ("g" if self.gradients and name in GRADIENTS else None)
         if members := self.members(name):
             self.report.add(
@@ -249,11 +253,21 @@ class Scope:
             notes=[f"visible here: {shown}"] if visible else [],
             helps=helps,
             fix=Fix(span, alien)
-            if alien and span and alien != "none"
+            if alien and span
             else certain(span, name, visible)
             if sure and not self._is_list(close)
             else None,
             causes=[unknown, *(["axes"] if not close and name in _AXES else [])],
+        )
+
+    def _nothing(self, name: str, span: Span | None, unknown: Hashable) -> None:
+        self.report.add(
+            "NLC201",
+            f"`{name}` is no value",
+            span or self.tree.system.span,
+            "a value is missing here",
+            helps=["leave out an argument that has a default; a hyper has a number, `lr: 1e-3`"],
+            causes=[unknown],
         )
 
     def _is_list(self, name: str | None) -> bool:
