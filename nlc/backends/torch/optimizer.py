@@ -21,7 +21,7 @@ from nlc.backends.reference.optimizer import emit_optimizer as reference
 from nlc.backends.reference.rule import RuleWriter
 from nlc.backends.torch import polar
 from nlc.backends.torch.between import Cut, Region, parted
-from nlc.backends.torch.regions import InPlace, by_elements, steps
+from nlc.backends.torch.regions import InPlace, by_elements, calls, steps
 from nlc.backends.torch.terms import with_numbers
 from nlc.backends.torch_helpers import HELPERS, for_program
 from nlc.backends.writer import WIDTH, Header
@@ -268,17 +268,23 @@ class ElementRule(RuleWriter):
         for line, let, _ in body:
             if let is not None:
                 self.w.at(place(self.header, let.span))
-            note = let.note if let is not None else ""
-            if 4 * self.w.depth + len(line) <= WIDTH:
-                self.w(line, note)
-                continue
+            self._line(line, let.note if let is not None else "")
+
+    def _line(self, line: str, note: str) -> None:
+        text = line.lstrip()
+        deeper = (len(line) - len(text)) // 4  # it stands behind an if
+        self.w.depth += deeper
+        if 4 * self.w.depth + len(text) <= WIDTH:
+            self.w(text, note)
+        else:
             self.w.comment(note)
-            for part in _calls(line):
+            for part in calls(text):
                 start, args = ending_call(part) or (part, [])
                 if args:
                     self.w.call(start, args, ")")
                 else:
                     self.w(part)
+        self.w.depth -= deeper
 
     def _numbers(self, lets: list[Let]) -> dict[str, str]:
         """Texts of the numbers that a step needs, and what the compiled step calls them."""
@@ -358,19 +364,6 @@ def _of_matrices(e: Expr) -> bool:
     if not e.type.dims and not e.type.like:
         return not any(a.type.dims or a.type.like for a in e.args)
     return e.type.like or e.type.rank == 2
-
-
-def _calls(line: str) -> list[str]:
-    """``x.f(…).g(…)`` as calls of their own."""
-    depth, cuts = 0, []
-    for i, char in enumerate(line):
-        depth += (char in "([{") - (char in ")]}")
-        if char == ")" and depth == 0:
-            cuts.append(i + 1)
-    pieces = [line[a:b] for a, b in zip([0, *cuts], cuts)]
-    start = pieces[0]
-    target = start.split("out=")[-1].rstrip(")") if "out=" in start else start.split(".")[0]
-    return [start, *(f"{target}{p}" for p in pieces[1:])]
 
 
 class TorchOptimizer(OptimizerWriter):

@@ -341,4 +341,17 @@ def _changed(line: str) -> str:
     return found[1] if found else line.split(".")[0]
 
 
+def calls(line: str) -> list[str]:
+    """``x.f(…).g(…)`` as calls of their own."""
+    depth, cuts = 0, []
+    for i, char in enumerate(line):
+        depth += (char in "([{") - (char in ")]}")
+        if char == ")" and depth == 0:
+            cuts.append(i + 1)
+    pieces = [line[a:b] for a, b in zip([0, *cuts], cuts)]
+    start = pieces[0]
+    target = start.split("out=")[-1].rstrip(")") if "out=" in start else start.split(".")[0]
+    return [start, *(f"{target}{p}" for p in pieces[1:])]
+
+
 _IN_PLACE = ("sqrt", "exp", "expm1", "log", "abs", "sign", "tanh", "sigmoid", "erf")
