@@ -66,7 +66,7 @@ asked:        raise
 alone:    self.find_rules(self.param_groups[-1])
 
 def load_state_dict(self, state_dict: dict) -> None:
-    """As torch's, but memories keep their formats. ValueError for a rule or memories not of here."""
+    """As torch's, but memories keep formats. ValueError for rules or memories not of here."""
     saved = state_dict["param_groups"]
     for group in saved:
         self.check_group({**self.defaults, **group})
@@ -81,7 +81,7 @@ asked:        self.check_routes(group)
                     self.state[W][key] = x.to(W.device, copy=True)
 
 def check_states(self, state_dict: dict) -> None:
-    """ValueError for memories that another optimizer has kept, or of tensors of other shapes."""
+    """ValueError for memories that another optimizer has kept, or of other shapes."""
     for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
         for i, (W, number) in enumerate(zip(group["params"], saved["params"], strict=False)):
             kept, rule = state_dict["state"].get(number), self.rule_of(i, group)
