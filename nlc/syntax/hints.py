@@ -16,6 +16,7 @@ from nlc.syntax import operands
 from nlc.syntax.aliens import LOGIC
 from nlc.syntax.foreign import parts
 from nlc.syntax.yamlnodes import Scalar
+from nlc.syntax.yamlplace import content, line_at
 
 _OPERANDS = {"NAME", "NUMBER", "FRACTION", "INF", "INFINITY", "TRUE", "FALSE"}
 _ENDS = _OPERANDS | {"RPAR", "RSQB", "RANGLE", "TRANSPOSE", "SUPERSCRIPT", "BAR_SQUARED"}
@@ -47,7 +48,7 @@ def unexpected(scalar: Scalar, tokens: list[Token], token: Token | None, report:
     previous = tokens[at - 1] if at else None
     say = _Sayer(scalar, report)
     if at == len(tokens):
-        _cut_short(say, previous, opened, ends)
+        _cut_short(say, tokens, opened, ends)
         return
     token = tokens[at]
     inside = opened[-1] if opened and opened[-1].token.type else None
@@ -172,21 +173,44 @@ class _Sayer:
         self.report.add(code, message, span, label, related=related, helps=helps, fix=fix)
 
 
-def _cut_short(say: _Sayer, previous: Token | None, opened: list[_Open], ends: bool) -> None:
-    assert previous is not None  # a blank text is refused before
+def _cut_short(say: _Sayer, tokens: list[Token], opened: list[_Open], ends: bool) -> None:
+    previous = tokens[-1]  # a blank text is refused before
     end = say.scalar.span_of(previous.end_pos, previous.end_pos)
-    related = []
+    related, fix = [], None
     if ends and opened:
         bracket = opened[-1].token
         expected = f"expected `{_CLOSING[bracket.type]}`"
         related = [Label(say.span(bracket), f"`{bracket}` is opened here")]
+        if _ends_a_line(end) and not _divided(tokens, opened):
+            fix = Fix(end, "".join(_CLOSING[o.token.type] for o in reversed(opened)))
     elif previous.type == "FOR":
         expected = "expected the name of an index"
     elif previous.type == "DOT":
         expected = "expected a name after `.`"
     else:
         expected = f"expected a value after `{previous}`"
-    say("NLC010", "this expression is cut short", end, expected, *related)
+    say("NLC010", "this expression is cut short", end, expected, *related, fix=fix)
+
+
+def _ends_a_line(at: Span) -> bool:
+    """Whether nothing of YAML stands behind a place, which may have cut the text."""
+    rest = line_at(at.source.text, at.start)
+    return not content(rest)
+
+
+def _divided(tokens: list[Token], opened: list[_Open]) -> bool:
+    """Whether an operator stands in an open bracket, which might be closed before it as well as at the end."""
+    if any(o.token.type not in ("LPAR", "LSQB") for o in opened):
+        return True
+    first = opened[0].token.start_pos
+    depth, sides = 0, {"COMMA", "EQUALS", "DOT"}
+    for token in reversed(tokens):
+        if token.start_pos <= first:
+            break
+        depth += (token.type in _CLOSES) - (token.type in _CLOSING and depth > 0)
+        if depth == 0 and token.type not in _ENDS | set(_CLOSING) | sides:
+            return True
+    return False
 
 
 def _wrong_bracket(say: _Sayer, token: Token, inside: _Open | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nlc.base.diagnostics import Report
 from nlc.base.span import Source, Span
+from nlc.syntax.depth import shifted
 
 MAX_BYTES = 1 << 20
 
@@ -64,6 +65,7 @@ def readable(source: Source, report: Report) -> bool:
     if tabs:
         first = tabs[0]
         at = first.start(1)
+        found = shifted(source, first.start())
         report.add(
             "NLC001",
             "a tab cannot indent YAML",
@@ -71,6 +73,7 @@ def readable(source: Source, report: Report) -> bool:
             "this line starts with a tab" if at == first.start() else "a tab in the indentation",
             notes=[f"{len(tabs)} lines have one"] if len(tabs) > 1 else [],
             helps=["replace it with spaces, as many as its neighbours have"],
+            fix=None if found is None else found.fix,
         )
     return not tabs
 

@@ -91,7 +91,9 @@ def is_broken(node: Node) -> bool:
     return isinstance(node, Scalar) and node.broken
 
 
-def wrong_kind(entry: Entry, expected: str, report: Report, help: str = "") -> None:
+def wrong_kind(
+    entry: Entry, expected: str, report: Report, help: str = "", fix: Fix | None = None
+) -> None:
     """Reports that a value is of another form than its key takes."""
     if is_broken(entry.node):
         return
@@ -104,7 +106,7 @@ def wrong_kind(entry: Entry, expected: str, report: Report, help: str = "") -> N
         helps = ["write one `name: value` a line, indented below the key"]
     kind = {Scalar: "text", Mapping: "a mapping", Sequence: "a list"}[type(entry.node)]
     message = f"{entry.called} takes {expected}, not {kind}"
-    report.add("NLC103", message, entry.node.span, f"this is {kind}", helps=helps)
+    report.add("NLC103", message, entry.node.span, f"this is {kind}", helps=helps, fix=fix)
 
 
 # ------------------------------------------------------------------------------------- expressions
@@ -171,8 +173,16 @@ def dims(entry: Entry, report: Report) -> Expr | None:
         return found
     text = show(found)
     help = f"write `{entry.key.text}: [{text}]`; a scalar is `[]`"
-    wrong_kind(entry, "a list of sizes", report, help)
+    fix = None
+    if entry.where == "`inputs`" and found.op == "name" and found.span is not None:
+        fix = Fix(found.span, f"[{text}]") if _is_given(found.span, text) else None
+    wrong_kind(entry, "a list of sizes", report, help, fix)
     return None
+
+
+def _is_given(span: Span, name: str) -> bool:
+    """Whether a name has a value somewhere in the text, as a hyper has."""
+    return re.search(rf"(?m)(?:^\s+|[{{,]\s*){name}\s*:", span.source.text) is not None
 
 
 # ------------------------------------------------------------------------------------------- words

@@ -6,6 +6,7 @@ import re
 
 from nlc.base.diagnostics import Fix, Label, Report
 from nlc.base.span import Span
+from nlc.syntax.depth import shifted, spaces, sure_key
 from nlc.syntax.yamlplace import (
     COMMENT,
     LONGEST,
@@ -26,6 +27,12 @@ _NO_COLON = re.compile(r"(\w[\w\[\]]*) +([\w\[{].*)")
 
 def structure(place: Place, problem: str, report: Report) -> None:
     """A mistake in how the lines fit together."""
+    if "mapping values" in problem or place.at == place.line_start + _indent(place.line):
+        lines = (place.above_start, place.line_start)
+        found = next((s for at in lines if (s := shifted(place.source, at)) is not None), None)
+        if found is not None:
+            found.report(report)
+            return
     above = content(place.above)
     above_span = place.span(
         place.above_start + len(place.above) - len(place.above.lstrip()),
@@ -81,7 +88,7 @@ def structure(place: Place, problem: str, report: Report) -> None:
             "NLC003",
             "the indentation of this line fits none above it",
             here,
-            f"indented by {indent - place.line_start} spaces",
+            f"indented by {spaces(indent - place.line_start)}",
             helps=["keys of one mapping stand in one column"],
         )
     elif "document start" in problem:
@@ -112,6 +119,10 @@ def structure(place: Place, problem: str, report: Report) -> None:
         )
 
 
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
 def without_colon(key: str) -> re.Match[str] | None:
     """``for {i`` of a line ``for {i: [1, 2]}``: the name, and what is its value."""
     return _NO_COLON.fullmatch(key) if balance(key) > 0 else None
@@ -129,7 +140,7 @@ def no_key(span: Span, report: Report) -> None:
     help = f"write `{cut(fix)}`" if fix else "write `key: value`"
     if fix is None and (match := _NO_COLON.fullmatch(text)):
         help = f"write `{match[1]}: {cut(match[2])}`"
-        if match[2][0] in PAIRS and balance(match[2]) == 0:
+        if (match[2][0] in PAIRS and balance(match[2]) == 0) or sure_key(span, match[1]):
             label, fix = f"a `:` is missing behind `{match[1]}`", f"{match[1]}: {match[2]}"
     elif fix is None and re.fullmatch(r"\w+", text):
         help = f"write `{text}:`"

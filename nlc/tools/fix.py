@@ -37,8 +37,8 @@ class Edit:
 
     def __str__(self) -> str:
         place = f"{escape(self.file)}:{self.line}"
-        if self.old and self.old.split() == self.new.split():
-            count = len(self.old.splitlines())
+        if self.old.split() == self.new.split():
+            count = len((self.old or self.new).splitlines())
             return f"{place}: {'line' if count == 1 else f'{count} lines'} indented"
         if not self.old:
             return f"{place}: {_short(self.new)} added"

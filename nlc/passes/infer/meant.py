@@ -63,8 +63,8 @@ class Meant:
                     return f"write `{said}` for a matrix"
             return ""
         vectors = [self._vector(a) for a in node.args]
-        if None in vectors:
-            return ""
+        if None in vectors or ("(" in quoted(node.args[0]) and node.args[0].op == "state"):
+            return ""  # `S(key)` of a state that is no matrix
         left, right = (quoted(a) for a in node.args)
         if node.op == "matmul":
             return (
