@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 
 import pytest
+import torch
 from agreement import Both
 
 import nlc
@@ -48,6 +50,28 @@ def test_what_is_shipped_at_its_own_periods(name: str, operator: bool) -> None:
     p, several = both.period, _several(both)
     length = several if p == 1 else min(2 * p + 3, several)
     assert both.apart(length, before=5, batch=1) == {}
+
+
+@pytest.mark.parametrize("name", ["hope", "hope_literal", "hope_query"])
+def test_tiles_are_cut_where_they_are_longer_than_a_solve(name: str) -> None:
+    """Within a period too, where the state is no longer what its anchor was."""
+    both = Both(nlc.load(name), {"chunk": 7, "memory_chunk": 5}, tile=3)
+    for length, before in ((6, 0), (16, 5)):
+        assert both.apart(length, before) == {}, (length, before)
+
+
+def test_gradients_by_matrices_that_are_read_lie_as_these_do() -> None:
+    """Those by reads and by scans are added up; laid out otherwise, that takes several times as long."""
+    through = sys.modules[nlc.compile("hope").__module__].through
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    W = torch.randn(5, 2, 6, 4, dtype=torch.float64, requires_grad=True)  # of five memories
+    found = through(x, W)
+    torch.testing.assert_close(found, x @ W.mT)
+    found.square().sum().backward()
+    assert W.grad.stride() == W.stride()
+    assert torch.autograd.gradcheck(through, (x, W)) and torch.autograd.gradgradcheck(
+        through, (x, W)
+    )
 
 
 FOUND = {

@@ -145,8 +145,11 @@ def test_what_cannot_be_left_out() -> None:
 
 
 def test_the_command_line() -> None:
-    asked = ["compile", "delta_net", "--without", "checks", "--without", "packed"]
-    done = CliRunner().invoke(main, asked)
-    assert done.output == load("delta_net").source_text(without=["packed", "checks"])
+    wanted = load("delta_net").source_text(without=["packed", "checks"])
+    for asked in (["checks", "--without", "packed"], ["checks,packed"], ["packed, checks"]):
+        done = CliRunner().invoke(main, ["compile", "delta_net", "--without", *asked])
+        assert done.output == wanted
+    done = CliRunner().invoke(main, ["compile", "delta_net", "--without", "checks,pakced"])
+    assert done.exit_code == 2 and "did you mean 'packed'" in done.output
     done = CliRunner().invoke(main, ["compile", "adamw", "--without", "checks"])
     assert done.exit_code == 2 and "an optimizer" in done.output

@@ -97,8 +97,9 @@ PLAN = click.option(
 )
 WITHOUT = click.option(
     "--without",
-    type=click.Choice(list(FEATURES)),
+    metavar="NAME,…",
     multiple=True,
+    callback=lambda _, __, given: tuple(n.strip() for names in given for n in names.split(",")),
     help=f"Left out of the file: {'; '.join(f'{n}, {x}' for n, x in FEATURES.items())}.",
 )
 OPERATOR = click.option(

@@ -73,7 +73,7 @@ TAKEN = frozenset(
     DeltaAtEndTowards DeltaEnd DeltaEndTowards Edges F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
     GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE LEAST LONG LONGEST NARROW
     OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS SETS SMALL STACKS Seen Sequence SiluBack TOGETHER
-    Tensor ThreadPoolExecutor Tile VERDICTS
+    Tensor ThreadPoolExecutor Through Tile VERDICTS
     """.split()
 )
 

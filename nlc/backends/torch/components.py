@@ -44,6 +44,7 @@ class Components:
     called: dict[str, str]  # variables that a loop over levels has under another name
     said: dict[str, str]  # levels that are the variable of such a loop
     _statements: Callable[[Iterable[object]], None]
+    ends_alone: Callable[[Scan], bool]
     _as_rows: Callable[..., None]
     _as_tokens: Callable[[], None]
 
@@ -152,8 +153,10 @@ class Components:
             w(f'{v} = state.pop("held:{v}")')
 
     def _cuts(self, loop: Loop) -> list[str]:
-        """The periods whose boundaries end a tile."""
-        return [self.plain.size(p) for p in loop.periods]
+        """The periods whose boundaries end a tile; scans of ends take as many tokens as one triangular solve."""
+        scans = [x for x in loop.body if isinstance(x, Scan) and self.ends_alone(x)]
+        most = [self.plain.use("CHUNK")] if scans else []
+        return [*map(self.plain.size, loop.periods), *most]
 
     def _key(self, v: str) -> str:
         return self.keys.get(v, f"held:{v}")
@@ -311,7 +314,7 @@ class Components:
         what = ", ".join(m.levels) or "flows"
         if not m.loop.periods:
             return f"{what}: one token."
-        periods = ", ".join(str(p) for p in m.loop.periods)
+        periods = ", ".join(x.removeprefix("self.") for x in self._cuts(m.loop))
         return f"{what}: tokens between two boundaries of {periods} tokens."
 
     def _taken(self, names: list[str], source: str) -> None:
@@ -351,7 +354,20 @@ class Components:
                 place = f"({counter})" if " " in counter else counter
                 self.plain.places = self.row.places = {loop.counter: place}
             with w.block(f"if {condition}:"):
-                self._statements(part)
+                self._at_boundary(list(part))
+
+    def _at_boundary(self, part: list[Let]) -> None:
+        """What is set at a boundary; values of other variables as many in a line as fit."""
+        values = {n: str(x.expr.attr) for x in part if x.expr.op == "var" for n in x.names}
+        if len(values) < len(part) or values.keys() & {*values.values()}:
+            self._statements(part)
+            return
+        w, put, note = self.w, self.row.place, part[0].note
+        w.at(place(self.header, first_span(part)))
+        pairs = [f"{put(n)} = {put(v)}" for n, v in values.items()]  # as long as what is printed
+        for line in _lines(pairs, 4 * w.depth + len(f"  # {note}; {w.coming}")):
+            names, sources = zip(*(pair.split(" = ") for pair in line))
+            w(f"{', '.join(names)} = {', '.join(sources)}", note)
 
 
 def members(loop: Loop) -> Iterable[str]:

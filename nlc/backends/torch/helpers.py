@@ -26,6 +26,23 @@ def spread(x: Tensor, axis: int, tokens: int) -> Tensor:
     x = x.unsqueeze(axis)
     return x.expand([tokens if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
 ''',
+    "through": '''
+class Through(torch.autograd.Function):
+    """x Wᵀ; its gradient by W lies in memory as W does, so that gradients add up fast."""
+
+    @staticmethod
+    def forward(ctx, x, W):
+        ctx.save_for_backward(x, W)
+        return x @ W.mT
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, W = ctx.saved_tensors
+        return (dy @ W).sum_to_size(x.shape), (dy.mT @ x).sum_to_size(W.shape)
+
+
+through = Through.apply
+''',
     "SiluBack": '''
 class SiluBack(torch.autograd.Function):
     """g ⊙ silu′(x), in one pass."""

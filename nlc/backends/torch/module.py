@@ -98,6 +98,8 @@ class TorchModule(Scans, Components, ModuleWriter):
 
     def statement(self, s: Let | Loop | Parallel | Return) -> None:
         if isinstance(s, Parallel):
+            tiles = [x for x in s.body if isinstance(x, Loop) and x.periods]
+            self.tiled = frozenset(y.name for x in tiles for y in x.body if isinstance(y, Scan))
             self._parallel(factored(s, self.takes))
         else:
             super().statement(s)

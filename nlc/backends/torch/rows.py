@@ -77,8 +77,11 @@ class RowPrinter(TorchPrinter):
                 return super().op_matmul(e)
             if matrix.op == "weight" and not matrix.type.head and turned:
                 return f"F.linear({self(rows)}, {self(matrix)})", ATOM
-            left = self.headed(rows, e.type.head)
             right = self.headed(matrix, e.type.head)
+            if turned and matrix.op == "var" and matrix.type.clock.batched:
+                left = self.aligned(rows, Type(rows.type.dims, e.type.head, rows.type.clock), SUM)
+                return f"{self.use('through')}({left}, {right})", ATOM
+            left = self.headed(rows, e.type.head)
             return f"{left} @ {right}{'.mT' if turned else ''}", PRODUCT
         return super().op_matmul(e)
 

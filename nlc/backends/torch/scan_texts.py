@@ -1,8 +1,8 @@
 """The algebra of one state that decays by one number or not at all, as text: what a setting does not need is not there.
 
 ``<flag:text>`` and ``line  #? flag`` are taken or left by ``scans.select``. PROBE is the key of the erase: p or k;
-MINE what comes in for each state, GIVEN and SAVED how many tensors that and what is kept are; ENDING and LAST where
-what is cut into chunks ends, and what is always given; TOLD where the shape of the first answer is.
+MINE what comes in for each state, GIVEN and SAVED how many tensors that and what is kept are; TOLD where the shape of
+the first answer is.
 
 The scans of ends alone take the error e that is written, not u = -b e: with y_t = S_{t-1} p_t + e_t all that is written
 is -b_t y_t, so that one sum over channels is the slope by b, and, times b, that by the gates behind each write.
@@ -153,11 +153,11 @@ class <decay:Gated>Delta<probe:At>End<toward:Towards>(torch.autograd.Function):
         ends, saved = [], []
         for MINE, told in zip(*(given[i::GIVEN] for i in range(GIVEN)), strict=True):
             lead = S.shape[:-2]
-            scores = <decay:PROBE @ k.mT * G><!decay:(PROBE @ k.mT).tril(-1)>
-            L = b * scores
+            <decay:rate, since, mask, left, stays><!decay:(rate,)> = by_lead[lead]
+            MINE = as_batch(lead, MINE)
+            scores = torch.bmm(PROBE, k.mT).<decay:mul_(mask)><!decay:tril_(-1)>
+            L = rate * scores
             inverse = torch.linalg.solve_triangular(L, one, upper=False, unitriangular=True)
-            MINE, scores, inverse = as_batch(lead, MINE, scores, inverse)
-            <decay:rate, since, _, left, stays><!decay:(rate,)> = by_lead[lead]
             told = torch.bmm(PROBE, S.mT) if told is None else told.reshape(e.shape)
             known = torch.bmm(PROBE, T.mT)  # which no token forgets  #? toward
             told, e = (told - known).mul_(since), known.add_(e)  #? toward
@@ -217,22 +217,13 @@ END = '''
 def <decay:gated_>delta<probe:_at>_end<toward:_towards>(
     b: Tensor, <decay:log_a: Tensor, >*memories: tuple[Tensor, ...]
 ) -> Sequence[Tensor]:
-    """Each S of (S, k, e<probe:, p><toward:, T>[, A, A PROBE]) behind all tokens, by chunks; A may be S."""
-
-    def cut(x: Tensor, axis: int) -> Sequence[Tensor]:
-        return x.split(CHUNK, axis) if b.shape[-1] > CHUNK else [x]  # its gradient is a copy
-
-    states = [S for S, *_ in memories]
-    flows = [list(zip(*(cut(x, -2) for x in m[1:ENDING]), strict=True)) for m in memories]
-    told = [cut(m[-1], -2)[0] if m[LAST:] and m[-2] is m[0] else None for m in memories]
-    for i, gates in enumerate(zip(cut(b, -1), <decay:cut(log_a, -1), >strict=True)):
-        parts = zip(states, flows, memories, told, strict=True)
-        parts = (x for S, f, m, answer in parts for x in (S, *f[i]<toward:, m[ENDING]>, answer))
+    """Each S of (S, k, e<probe:, p><toward:, T>[, A, A PROBE]) behind at most CHUNK tokens; A may be S."""
+    given = []
+    for MINE, *known in memories:
+        told = known[1] if known and known[0] is S else None
         # views, as torch.compile takes no tensor twice
-        given = (x if x is None else x.view_as(x) for x in parts)
-        states = <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(*gates, *given)
-        told = [None] * len(memories)
-    return states
+        given += [x if x is None else x.view_as(x) for x in (MINE, told)]
+    return <decay:Gated>Delta<probe:At>End<toward:Towards>.apply(b, <decay:log_a, >*given)
 '''
 
 READ = '''

@@ -41,6 +41,7 @@ class Scans:
     parts: PartNames
     scans: dict[str, Scanned]
     around: tuple[Let | Scan, ...]  # the body of the method that is printed
+    tiled: frozenset[str]  # scans of tiles
     _inner: Callable[[object], None]
     _readers: tuple[object, dict[str, list[Expr]]] = (None, {})  # of a body, by scan
 
@@ -82,9 +83,9 @@ class Scans:
             self._ends(scans)
 
     def ends_alone(self, s: Scan) -> bool:
-        """Whether only what a scan ends with is wanted, and its writes are errors times what it erases with."""
+        """Whether only what a scan of a tile ends with is wanted, and its writes are errors times its erase."""
         r = s.record
-        return r.rank == 2 and not s.read and self.form(r, False).end
+        return r.rank == 2 and not s.read and s.name in self.tiled and self.form(r, False).end
 
     def _scan(self, s: Scan) -> None:
         r, p = s.record, self.row
@@ -94,7 +95,7 @@ class Scans:
         if r.rank < 2 and r.kind in ("none", "scalar"):
             self._running(s, states[0], at)
             return
-        f = self.form(r, s.read)
+        f = self.form(r, True)
         if r.rank == 2 and f.kind == "none" and not f.erase and not s.read:
             u, k = at(r.write[0]), at(r.key)
             u, k = (k, u) if r.transposed else (u, k)
@@ -125,9 +126,8 @@ class Scans:
             parts = [f"{state}{turned}", at(r.key), at(error(r))]
             parts += [at(r.probe)] if f.probe else []
             parts += [self.row(r.start[0])] if f.toward else []
-            parts += self._answered(r, at)
             targets.append(state)
-            memories.append(self._tuple(parts))
+            memories.append(self._tuple(parts, self._answered(r, at), s))
         self.w.at(place(self.header, scans[0].span))
         for note in dict.fromkeys(s.note for s in scans):
             self.w.comment(note)
@@ -139,13 +139,17 @@ class Scans:
             if s.record.transposed:
                 self.w(f"{state} = {state}.mT")
 
-    def _tuple(self, parts: list[str]) -> str:
-        """A tuple among the arguments of a call, as formatters break it."""
+    def _tuple(self, parts: list[str], known: list[str], s: Scan) -> str:
+        """A tuple among the arguments of a call, on one line if it fits when what is known has a name, else broken."""
         pad = "    " * (self.w.depth + 1)
-        text = f"({', '.join(parts)})"
-        if len(pad) + len(text) < WIDTH:
-            return text
-        return "\n".join(["(", *(f"{pad}    {x}," for x in parts), f"{pad})"])
+        fits = lambda *items: len(pad) + len(f"({', '.join(items)})") < WIDTH  # noqa: E731
+        if known and not fits(*parts, *known):
+            name = self.parts(f"{s.name}_known", s.record.parts[0])
+            self.w(f"{name} = {', '.join(known)}", "at a boundary")
+            known = [f"*{name}"]
+        if fits(*parts, *known):
+            return f"({', '.join([*parts, *known])})"
+        return "\n".join(["(", *(f"{pad}    {x}," for x in [*parts, *known]), f"{pad})"])
 
     def _answered(self, r: Record, at: Callable[..., str]) -> list[str]:
         """An anchor of a scan's state and what it answers at the probe, where that has a name before the scan.

@@ -135,10 +135,8 @@ def _texts() -> dict[str, str]:
         text = lambda source: select(source, **flags).replace("PROBE", "p" if f.probe else "k")  # noqa: B023, E731
         if f.end:
             name = f"{'Gated' * decay}Delta{'At' * f.probe}End{'Towards' * f.toward}"
-            ending = 3 + f.probe
-            given = ending + f.toward + 1
-            words = {"GIVEN": given, "SAVED": given + 2 * decay}
-            words |= {"ENDING": ending, "LAST": given - 1, "TOLD": given + decay}
+            given = 3 + f.probe + f.toward + 1
+            words = {"GIVEN": given, "SAVED": given + 2 * decay, "TOLD": given + decay}
             words |= {"MINE": "S, k, e" + ", p" * f.probe + ", T" * f.toward}
             for at, source in ((name, plain.DELTA_END), (f.scan, plain.END)):
                 out[at] = text(source)
