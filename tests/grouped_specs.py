@@ -26,7 +26,8 @@ output:
   y: linear(merge(rmsnorm(S(q)) * silu(split(linear(x)))))
 """
 
-# The same with a decay for each channel, without and with erasing: probes are of each head.
+# The same with a decay for each channel, without and with erasing: probes are of each head, but where what is erased
+# has decayed before.
 CHANNELS = GROUPED.replace("grouped_delta", "grouped_channels").replace(
     "alpha: sigmoid(split(linear(x)) + 4)", "alpha: sigmoid(split(linear(x, heads * dk)) + 4)"
 )
@@ -38,6 +39,8 @@ ERASED = CHANNELS.replace("    objective: 0.5 * sqnorm(S(key) - value)\n", "").r
     "RULE", "update: S * per_key(alpha) - outer(S(probe), key) + beta * outer(value, key)"
 )
 ERASED = ERASED.replace("let:\n", "let:\n  probe: l2norm(split(linear(x)))\n", 1)
+AFTER = CHANNELS.replace("    key: l2norm", "    retain: per_key(alpha)\n    key: l2norm")
+AFTER = AFTER.replace("RULE", "rule: gd(lr=beta)")
 
 # With momentum: several states in one another.
 MOMENTUM = GROUPED.replace("grouped_delta", "grouped_momentum").replace("    retain: alpha\n", "")

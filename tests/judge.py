@@ -176,9 +176,7 @@ def check_python(source: str) -> None:
 
 
 def _of_the_backend(node: ast.stmt) -> bool:
-    """What files with kernels of their own do: slopes are registered, launch options added."""
-    if isinstance(node, ast.AugAssign):
-        return isinstance(node.target, ast.Name) and node.target.id in ("CONFIG", "LONG", "LONGEST")
+    """What files with kernels of their own do: slopes are registered."""
     call = node.value if isinstance(node, ast.Expr) else None
     function = call.func if isinstance(call, ast.Call) else None
     return isinstance(function, ast.Attribute) and function.attr == "register_autograd"

@@ -15,6 +15,7 @@ import nlc
 from nlc.backends.reference import loops, weights
 from nlc.backends.reference.file import MODULE_ATTRIBUTES, MODULE_INTERNALS, TAKEN
 from nlc.backends.torch_helpers import HELPERS
+from nlc.backends.triton.texts import TEXTS, forms, of_form
 from nlc.pipeline import BACKENDS
 
 NASTY = """
@@ -95,6 +96,51 @@ def test_reserved_names_cover_what_generated_files_define_and_import(backend: st
                 free = node.name.startswith("_") or re.search(r"_raw(_|$)", node.name)
                 assert free or node.name in reserved, node.name
     assert set(HELPERS) <= reserved
+
+
+def idle(text: str) -> list[str]:
+    """What functions of a file take and never use; of kernels what they make, too.
+
+    What stands for an operator without its values takes what that takes, up to the last that it needs; what autograd
+    calls takes all that it is given.
+    """
+    found = []
+    for f in (n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)):
+        marks = " ".join(ast.unparse(x) for x in f.decorator_list)
+        names = [n for n in ast.walk(f) if isinstance(n, ast.Name)]
+        loaded = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+        taken = [a.arg for a in (*f.args.args, *f.args.kwonlyargs)]
+        if "register_fake" in marks:
+            used = [i for i, n in enumerate(taken) if n in loaded]
+            taken = taken[used[-1] + 1 :] if used else taken
+        if "triton.jit" in marks:
+            taken += [n.id for n in names if isinstance(n.ctx, ast.Store)]
+        taken = [] if f.name.endswith("_setup") else taken
+        found += [f"{f.name}: {n}" for n in dict.fromkeys(taken) if {n} - loaded and n.strip("_")]
+    return found
+
+
+def test_functions_of_kernels_take_nothing_that_they_do_not_use() -> None:
+    """In every form that there is; what makes gates is written for a spec."""
+    texts = {**TEXTS, **{n: x for f in forms() for n, x in of_form(f).items()}}
+    own = {n: idle(x) for n, x in texts.items() if "@triton.jit" in x}
+    assert len(own) > 100 and {n: x for n, x in own.items() if x} == {}
+
+
+@pytest.mark.parametrize("operator", (False, True))
+@pytest.mark.parametrize("name", TOKENS)
+def test_files_of_kernels_have_nothing_that_they_do_not_use(name: str, operator: bool) -> None:
+    spec = nlc.load(name, operator=operator)
+    if operator and spec.check().has_errors:
+        pytest.skip("it has no operator")
+    assert idle(spec.source_text("triton")) == []
+
+
+def test_what_is_not_used_is_found() -> None:
+    kernel = "@triton.jit\ndef f(x, y):\n    z = x\n    x += 1\n"
+    assert idle(kernel) == ["f: y", "f: z"]
+    shapes = "@op.register_fake\ndef g(x, y, z):\n    return y\n"
+    assert idle(shapes) == ["g: z"]
 
 
 def test_functions_that_make_gates_are_called_like_no_variable() -> None:

@@ -154,9 +154,7 @@ def test_scans_and_steps_do_not_spill(spec: str, n: int, dtype: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {k["dk"] for k in found} == {n} and all(k["fits"] for k in found)
-    # a number that is of use before and behind a loop alone: a place in a state of 256 channels
-    most = 8 if system.name == "erased_momentum" and n == 256 else 0
-    assert [k for k in found if k["spills"] > most] == []
+    assert [k for k in found if k["spills"]] == []
 
 
 WIDE = [
@@ -191,10 +189,10 @@ def kernels(text: str) -> dict[str, str]:
 
 def test_an_mlp_memory_uses_the_kernels_of_a_matrix_for_each_weight() -> None:
     text = nlc.load("hope").source_text("triton")
-    assert [n for n in kernels(text) if n.endswith("_scan")] == ["gated_delta_rated_scan"]
+    assert [n for n in kernels(text) if n.endswith("_scan")] == ["gated_delta_rated_raw_scan"]
     calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
     assert [ast.unparse(n.func) for n in calls].count(
-        "gated_delta_rated"
+        "gated_delta_rated_raw"
     ) == 6  # of stacked memories
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from grouped_specs import ADDED, AFTER, ERASED, GROUPED, MOMENTUM
 from shipped_specs import TOKENS, load
 from torch import Tensor, nn
 
@@ -312,7 +313,7 @@ def test_many_hypers_are_written_soon() -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The generated file of every shipped spec."""
+    """The generated file of every shipped spec, and kernels of heads that share keys, whose names are longest."""
     folder = tmp_path_factory.mktemp("generated")
     for name in NAMES:
         (folder / f"made_{name}.py").write_text(load(name).source_text())
@@ -322,6 +323,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             kernels = folder / "kernels"  # which need Triton, too
             kernels.mkdir(exist_ok=True)
             (kernels / f"made_{name}.py").write_text(load(name).source_text("triton"))
+    for i, text in enumerate((GROUPED, ADDED, AFTER, ERASED, MOMENTUM)):
+        (folder / "kernels" / f"made_{i}.py").write_text(nlc.loads(text).source_text("triton"))
     return folder
 
 

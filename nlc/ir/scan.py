@@ -27,6 +27,7 @@ class Record:
     ``write``: u. ``erase``: c, and ``source`` s whose read at ``probe`` is z. ``start``: T of each state that decays
     towards one, A acting on X − T. ``transposed``: it runs on Xᵀ. ``gates``: what its
     numbers are made of, where they are written out. ``answered``: the write is less what of the answer of T is erased.
+    ``decayed``: z_t = X^s_{t−1} Diag(a_t) p_t, the answer of what has decayed by channel.
     """
 
     states: tuple[str, ...]
@@ -43,6 +44,7 @@ class Record:
     transposed: bool = False
     gates: Gates | None = None
     answered: bool = False
+    decayed: bool = False
 
     @property
     def erases(self) -> bool:

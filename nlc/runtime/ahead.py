@@ -109,7 +109,9 @@ def ahead(
         if spec.system.context == "gradients":
             launches = _steps(*given)
         else:
-            with patched(module, generation=lambda: int(arch.removeprefix("sm_")) // 10):  # noqa: B023
+            of = int(arch.removeprefix("sm_")) // 10
+            names = {"generation": lambda: of} if hasattr(module, "generation") else {}  # noqa: B023
+            with patched(module, **names):
                 launches = _recorded(spec, *given, tokens, packed)
         out += [_compiled(module, x, arch) for x in launches if wanted is None or wanted(x.name)]
     return out

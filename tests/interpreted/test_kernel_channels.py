@@ -12,10 +12,13 @@ from torch import Tensor
 
 MOST = 3e-5  # of float32 against float64
 READS = ("read", "read_before", "turned_read", "turned_read_before")
+PLAIN, ERASED, AFTER = "channel_scan", "channel_delta_scan", "channel_delta_scan_decayed"
+SCANS = (pytest.param(PLAIN, marks=pytest.mark.long), ERASED, AFTER)
 STRENGTHS = {"none": 0.0, "strong": -30.0}  # and -1, which all others have
 
 
-def inputs(erase: bool, T: int, dk: int, dv: int, strength: float = -1.0) -> Tensors:
+def inputs(scan: str, T: int, dk: int, dv: int, strength: float = -1.0) -> Tensors:
+    erase = scan != PLAIN
     torch.manual_seed(0)
     draw = lambda *shape: torch.randn(1, 2, *shape, dtype=torch.float64)  # noqa: E731
     given = {"S": draw(dv, dk), "k": F.normalize(draw(T, dk), dim=-1), "u": draw(T, dv)}
@@ -25,16 +28,17 @@ def inputs(erase: bool, T: int, dk: int, dv: int, strength: float = -1.0) -> Ten
     return given | {"q": draw(T, dk), "v": draw(T, dv)}
 
 
-def expected(x: Tensors) -> Tensors:
+def expected(scan: str, x: Tensors) -> Tensors:
     """S after the last token, and every read, token by token."""
     S, out = x["S"], {n: [] for n in READS}
     q, v = (x[n][..., None] for n in ("q", "v"))
     for t in range(x["k"].shape[-2]):
         before = S
-        row = x["u"][..., t, :]
-        if "b" in x:
-            row = row - x["b"][..., t, None] * (S @ x["p"][..., t, :, None]).squeeze(-1)
-        S = x["log_a"][..., t, None, :].exp() * S + row[..., None] * x["k"][..., t, None, :]
+        row, kept = x["u"][..., t, :], x["log_a"][..., t, None, :].exp() * S
+        if scan != PLAIN:
+            answer = (kept if scan == AFTER else S) @ x["p"][..., t, :, None]
+            row = row - x["b"][..., t, None] * answer.squeeze(-1)
+        S = kept + row[..., None] * x["k"][..., t, None, :]
         for name in READS:
             X = before if name.endswith("before") else S
             read = X.mT @ v[..., t, :, :] if name.startswith("turned") else X @ q[..., t, :, :]
@@ -42,8 +46,7 @@ def expected(x: Tensors) -> Tensors:
     return {"end": S} | {n: torch.stack(each, -2) for n, each in out.items()}
 
 
-def found(folder: Path, x: Tensors) -> Tensors:
-    scan = "channel_delta_scan" if "b" in x else "channel_scan"
+def found(scan: str, folder: Path, x: Tensors) -> Tensors:
     kernels = module(folder, [scan, *(f"channel_{n}" for n in READS)])
     args = [x[n] for n in ("S", "k", "u", "b", "log_a", "p") if n in x]
     end, rows, starts = getattr(kernels, scan)(*args)
@@ -55,7 +58,9 @@ def found(folder: Path, x: Tensors) -> Tensors:
     return {"end": end} | {n: read(n) for n in READS}
 
 
-def check(x: Tensors, folder: Path, dtype: torch.dtype = torch.float32, most: float = MOST) -> None:
+def check(
+    scan: str, x: Tensors, folder: Path, dtype: torch.dtype = torch.float32, most: float = MOST
+) -> None:
     """Values and slopes, none of them missing."""
     exact = {n: y.detach().requires_grad_() for n, y in x.items()}
     wide = ("S", "b", "log_a")
@@ -63,7 +68,7 @@ def check(x: Tensors, folder: Path, dtype: torch.dtype = torch.float32, most: fl
         n: y.detach().to(torch.float32 if n in wide else dtype).requires_grad_()
         for n, y in x.items()
     }
-    right, got = expected(exact), found(folder, given)
+    right, got = expected(scan, exact), found(scan, folder, given)
     for n in right:
         assert got[n].shape == right[n].shape and error(got[n], right[n]) < most, n
     wanted, slope = slopes(right, exact), slopes(got, given)
@@ -71,32 +76,30 @@ def check(x: Tensors, folder: Path, dtype: torch.dtype = torch.float32, most: fl
         assert error(slope[n], wanted[n]) < most * 5, f"slope by {n}"
 
 
-@pytest.mark.parametrize("erase", (pytest.param(False, marks=pytest.mark.long), True))
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("T", (1, 65, pytest.param(100, marks=pytest.mark.long)))
-def test_of_any_length(T: int, erase: bool, tmp_path: Path) -> None:
-    check(inputs(erase, T, 20, 9), tmp_path)
+def test_of_any_length(T: int, scan: str, tmp_path: Path) -> None:
+    check(scan, inputs(scan, T, 20, 9), tmp_path)
 
 
-@pytest.mark.parametrize("erase", (pytest.param(False, marks=pytest.mark.long), True))
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_of_any_strength(strength: str, erase: bool, tmp_path: Path) -> None:
+def test_of_any_strength(strength: str, scan: str, tmp_path: Path) -> None:
     """Logs are summed between two tokens, so that strong decays stay exact."""
-    check(inputs(erase, 70, 16, 16, STRENGTHS[strength]), tmp_path)
+    check(scan, inputs(scan, 70, 16, 16, STRENGTHS[strength]), tmp_path)
 
 
-@pytest.mark.parametrize("erase", (pytest.param(False, marks=pytest.mark.long), True))
-def test_rows_too_long_for_whole_chunks(erase: bool, tmp_path: Path) -> None:
-    check(inputs(erase, 40, 130, 16), tmp_path)
+@pytest.mark.parametrize("scan", SCANS)
+def test_rows_too_long_for_whole_chunks(scan: str, tmp_path: Path) -> None:
+    check(scan, inputs(scan, 40, 130, 16), tmp_path)
 
 
 @pytest.mark.parametrize("when", ("", "_before"))
-@pytest.mark.parametrize("erase", (False, True))
+@pytest.mark.parametrize("scan", (PLAIN, ERASED, AFTER))
 @pytest.mark.parametrize(("T", "dk"), ((70, 20), pytest.param(40, 130, marks=pytest.mark.long)))
-def test_a_scan_and_its_read_in_one(
-    erase: bool, when: str, T: int, dk: int, tmp_path: Path
-) -> None:
-    x = inputs(erase, T, dk, 9)
-    name = f"channel_{'delta_' * erase}scan_read{when}"
+def test_a_scan_and_its_read_in_one(scan: str, when: str, T: int, dk: int, tmp_path: Path) -> None:
+    x = inputs(scan, T, dk, 9)
+    name = f"{scan}_read{when}"
     kernels, launched = module(tmp_path, [name]), []
     kernels.in_one = lambda *_: True
     launch = kernels.launch
@@ -105,7 +108,7 @@ def test_a_scan_and_its_read_in_one(
     )
     args = [x[n].float() for n in ("S", "k", "u", "b", "log_a", "p", "q") if n in x]
     end, out = getattr(kernels, name)(*args)
-    right = expected(x)
+    right = expected(scan, x)
     assert launched[-1] == f"{name}_chunks"
     assert error(end, right["end"]) < MOST and error(out, right[f"read{when}"]) < MOST
     forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
@@ -114,11 +117,11 @@ def test_a_scan_and_its_read_in_one(
 
 
 def test_half_precision(tmp_path: Path) -> None:
-    x = {n: y.bfloat16().double() for n, y in inputs(True, 40, 16, 16).items()}
-    check(x, tmp_path, torch.bfloat16, 0.03)
+    x = {n: y.bfloat16().double() for n, y in inputs(AFTER, 40, 16, 16).items()}
+    check(AFTER, x, tmp_path, torch.bfloat16, 0.03)
 
 
 def test_what_is_the_same_for_all_is_given_once(tmp_path: Path) -> None:
-    x = inputs(True, 40, 16, 8)
+    x = inputs(AFTER, 40, 16, 8)
     x["S"], x["log_a"] = x["S"][:, :1], x["log_a"][:, :1]
-    check(x, tmp_path)
+    check(AFTER, x, tmp_path)

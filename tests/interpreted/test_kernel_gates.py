@@ -197,8 +197,28 @@ def test_what_decays_towards_a_matrix_has_its_gates_made_in_kernels(kind: str) -
 
 
 def test_what_decays_towards_a_matrix_is_given_errors_and_a_rate() -> None:
-    """No write is made of the two before, in tiles of hope."""
+    """No write is made of the two before, in tiles of hope; nor rates of the eta that a tile returns."""
     text = nlc.load("hope").source_text("triton")
     module = text[text.index("class Hope") :]
-    assert module.count("= gated_delta_rated(") == 6 and "_since" not in module
-    assert module.count(" = -eta_over_chunk") == 1  # for the four scans of a tile
+    assert module.count("= gated_delta_rated_raw(") == 6 and "_since" not in module
+    assert "eta / " not in module and "log_alpha = F.logsigmoid(" in module
+
+
+# With gradients at boundaries gd only decays and adds; what dgd erases is still its key's answer before each token.
+BOUNDED = {
+    "gd": NUMBER.replace("    key:", "    anchor: every 4 tokens\n    key:"),
+    "dgd": NUMBER.replace("    key:", "    anchor: every 4 tokens\n    key:")
+    .replace("    retain: decay\n", "")
+    .replace("gd(lr=rate)", "dgd(lr=rate / 2, decay=decay)"),
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_gates_between_boundaries_are_made_in_kernels(kind: str) -> None:
+    exact, kernels, given = pair(nlc.loads(BOUNDED[kind]))
+    module = inspect.getsource(type(kernels))
+    assert "tiles(" in module and "softplus" not in module
+    assert f"gated_{'memory' if kind == 'gd' else 'delta'}_raw" in module
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+    one = {n: x[:, :1] for n, x in given.items()}
+    same(run(kernels, one, torch.float32), run(exact, one, torch.float64))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from grouped_specs import ADDED, ERASED, GROUPED, MOMENTUM
+from grouped_specs import ADDED, AFTER, ERASED, GROUPED, MOMENTUM
 from recurrences import TESTED, error, inputs, module, names
 from shipped_specs import TOKENS
 from torch import Tensor, nn
@@ -345,8 +345,7 @@ def test_a_verdict_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "operator",
     (
-        "delta_scan",
-        "read",
+        *("delta_scan", "delta_scan_decayed_grouped", "delta_scan_grouped", "read"),
         *(pytest.param(x, marks=pytest.mark.long) for x in ("scan", "turned_read_before")),
     ),
 )
@@ -354,8 +353,14 @@ def test_a_first_launch_checks_decay_by_channel(operator: str, tmp_path: Path) -
     name = f"channel_{operator}"
     kernels, k = module(tmp_path, [name]), torch.zeros(1, 2, 20, 16)
     forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
+    axes: dict[str, str | int] = {"log_a": "T dk"}
+    axes |= {"groups": 4} if operator.endswith("grouped") else {}
+    axes |= {"p": "each T dk"} if operator == "delta_scan_grouped" else {}  # of each head
+    asked: list[dict] = []
+    kernels.checked = lambda *_, **given: asked.append(given)
     for packed in (False, True):
-        assert kernels.differs(forward, meaning, k, 16, 16, packed, log_a="T dk") == ""
+        assert kernels.differs(forward, meaning, k, 16, 16, packed, **axes) == ""
+    assert asked and all(x == axes for x in asked)
 
 
 def checks_coupled(
@@ -412,9 +417,9 @@ def test_a_first_launch_knows_whether_sequences_are_packed(
 @pytest.mark.parametrize(
     ("operator", "kernel"),
     (
-        ("scan", "scan_grads"),
+        ("scan", "grads"),
         ("delta_scan", "solve"),
-        ("delta_scan", "scan_back"),
+        ("delta_scan", "back"),
         ("delta_scan", "erase_grads"),
         ("read_before", "out"),
         ("turned_read", "back"),
@@ -461,7 +466,10 @@ def test_a_first_launch_checks_the_kernels_of_one_token(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("text", "operator"),
-    ((GROUPED, False), (GROUPED, True), (ADDED, False), (ERASED, False), (MOMENTUM, False)),
+    (
+        *((GROUPED, False), (GROUPED, True), (ADDED, False), (ERASED, False), (AFTER, False)),
+        (MOMENTUM, False),
+    ),
 )
 def test_keys_that_heads_share_are_not_repeated(text: str, operator: bool) -> None:
     spec = nlc.loads(text, operator=operator)

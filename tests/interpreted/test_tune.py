@@ -160,7 +160,7 @@ def test_kernels_of_coupled_states_are_tuned_as_all_are(
     target, spec = ("coupled_scan", 16, 16), nlc.load("titans", operator=True)
     monkeypatch.setattr(tuning, "_targets", lambda *_: {target: ("forward+backward", True)})
     kernels = sys.modules[spec.compile("triton").__module__]
-    spoiled(kernels, "end", "coupled_scan_scan", monkeypatch)
+    spoiled(kernels, "end", "coupled_scan_chunks", monkeypatch)
     sizes = SIZES | dict(hypers=dict(d=16, heads=1, expand=1))
     (row,) = tune(spec, **sizes, clock=told, spawn=False)
     assert (row.after, row.discarded) == (FAST, ())

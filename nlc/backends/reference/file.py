@@ -16,7 +16,7 @@ from typing import ClassVar
 from nlc.backends.torch_helpers import HELPERS, for_program
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.words import RESERVED
-from nlc.backends.writer import WIDTH, Header, Writer, filled, wrap
+from nlc.backends.writer import WIDTH, Header, Writer, filled, listed, wrap
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, substitute, walk
 from nlc.ir.ops import leaf
@@ -213,8 +213,7 @@ def _shapes(types: dict[str, Type]) -> str:
         dims = [str(d) for d in t.dims if not isinstance(d, Like)]
         shape = ", ".join(["B", "T", *(["heads"] if t.head else []), *dims])
         groups.setdefault(f"[{shape}]", []).append(name)
-    parts = [f"{', '.join(names)} {shape}" for shape, names in groups.items()]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return listed([f"{', '.join(names)} {shape}" for shape, names in groups.items()])
 
 
 # of the standard library, as a file uses them: modules, and names by what stands behind them

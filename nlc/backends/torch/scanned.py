@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from nlc.backends.precedence import ATOM
+from nlc.backends.precedence import ATOM, SUM
 from nlc.backends.reference.file import PartNames, place
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scans import Form, error, form
@@ -177,7 +177,7 @@ class Scans:
     def _written(self, s: Scan, j: int, at: Callable[..., str]) -> str:
         """u of a state, less what its T answers at the probe, where the scan runs on the distance to T."""
         r = s.record
-        text = at(r.write[j])
+        text = at(r.write[j], SUM)
         if r.source is None or r.erase[j] is None or not r.start or r.start[r.source] is None:
             return text
         answer = f"{at(r.probe or r.key)} @ {self._towards(s, r.source)}.mT"

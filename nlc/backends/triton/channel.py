@@ -14,17 +14,6 @@ from __future__ import annotations
 from nlc.backends.triton.forms import worded
 
 _RATES = '''
-CONFIG |= {
-    "paired": (16, 4, 1),
-    "spread": (32, 2, 1),  # of dk
-    "fade": (128, 8, 1),  # of dk
-    "channel_grads": (64, 4, 2),  # of either
-    "channel_delta_back": (16, 4, 2),
-    "channel_delta_back_float32": (32, 4, 2),
-    "channel_scan_read": (32, 4, 2),
-}
-
-
 @triton.jit
 def rates(log_a, token, channel, at, T, size: tl.constexpr):
     """log2 of decays by channel, their sums up to each token, and from behind it to the last."""
@@ -76,7 +65,7 @@ def NAME_block(
     log_a += n // H * a_x + n % H * a_h
     out += m * C * C + own * 16 * C + i[:, None] * C + i[None, :]
     Q = taken(q, first + i, d, q_t, stop, DK).to(tl.float32)
-    a, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
+    <before:a><!before:_>, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
     begun = (Q * tl.exp2(<!before:c><before:c - a>)).to(DOT)
     past = tl.zeros([BK], tl.float32)
     for back in range(own):
@@ -147,7 +136,7 @@ def NAME_spread(
             D = tl.load(row[:, None] + (own - 1 - back) * 16 + i[None, :]).to(DOT)
             dQ += tl.dot(D, K, input_precision=PRECISION)
             past += tl.sum(a, 0)
-        a, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
+        <before:a><!before:_>, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
         dQ *= tl.exp2(<!before:c><before:c - a>)
         inner, kept = tl.zeros([16, BD], tl.float32), tl.zeros([16, BD], tl.float32)
         ended = to_end(log_a, first, d, a_t, stop, DK, BD)
@@ -216,7 +205,8 @@ def NAME_spread(
 
 def text(source: str, name: str, **flags: bool) -> str:
     """The text of kernels or of their operator under its name."""
-    flags = dict(erase=False, before=False, turned=False, grouped=False, read=False) | flags
+    off = ("erase", "before", "turned", "grouped", "read", "decayed")
+    flags = dict.fromkeys(off, False) | flags
     flags = dict(query=flags["grouped"] and not flags["erase"]) | flags  # probes have all heads
     at = "t-1" if flags["before"] else "t"
     read = f"S_{{{at}}}ᵀ v_t" if flags["turned"] else f"S_{{{at}}} q_t"

@@ -18,7 +18,7 @@ def NAME_fade(
     i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
     n, start, stop = piece(m, packing, T, N, C)
     t, x, head = start + i, n // H, n % H
-    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
+    <before:a><!before:_>, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32)
     put(begun + n * T * DK, Q * tl.exp2(<!before:c><before:c - a>), t, d, DK, stop, DK)
 '''
@@ -35,15 +35,16 @@ def NAME(
         return S, READ(q, k, <erase:rows><!erase:u>, starts, log_a, within)
     dtype = supported(k)
     lead = leading(
-        front(S, 2, within), <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2], ><!grouped:q.shape[:-2],>
+        front(S, 2, within), <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:<!decayed:p.shape[:-2], >><decayed:<!grouped:p.shape[:-2], >><!grouped:q.shape[:-2],>
     )
     S = states_for(lead, 2, state_of(S, u.shape[-1], k.shape[-1]), within)
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
     k, u, <erase:p, >q = (rows_of(dtype, x) for x in fitted(lead, 2, k, u, <erase:p, >q))  #? !grouped
-    k, q = (shared(dtype, lead, x) for x in (k, q))  #? grouped
+    k, <decayed:p, >q = (shared(dtype, lead, x) for x in (k, <decayed:p, >q))  #? grouped
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped !erase
-    u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase
+    u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped decayed
+    u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase !decayed
     packing = packed(within, k, u)
     end, out = NAME_forward(S, k, u, <erase:b, >log_a, <erase:p, >q, packing, True)
     return unfitted(lead, end, out)
@@ -68,16 +69,15 @@ def NAME_forward(
     programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])
     alone = T == 1 and packing is None
     if divided and (alone or not in_one(k.dtype, programs, k.device)):
-        _, rows, starts, _ = made = SCAN_forward(S, k, u, b, log_a, p, packing, None)  #? erase
-        made = SCAN_forward(S, k, u, log_a, packing, None)  #? !erase
-        return made[0], READ_forward(q, k, <erase:rows><!erase:u>, <erase:starts><!erase:made[1]>, log_a, packing)[0]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
+        end, <erase:rows, >starts<erase:, _> = SCAN_forward(S, k, u, <erase:b, >log_a, <erase:p, >packing, None)
+        return end, READ_forward(q, k, <erase:rows><!erase:u>, starts, log_a, packing)[0]
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4<erase:<!decayed:, p="each T dk">>>)
     end, out = NAME_shapes(S, k, u)
     C = sizes["C"]
     at_end, <erase:begun, >whole = SCAN_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
     inverse = k.new_empty(*whole.shape[:3], C, C)  #? erase
     below = torch.empty_like(inverse, dtype=torch.float32)  #? erase
-    channel_paired_before<grouped:_keyed>(p, k, log_a, below, dv, packing)  #? erase
+    channel_paired<!decayed:_before><grouped:<decayed:_grouped><!decayed:_keyed>>(p, k, log_a, below, dv, packing)  #? erase
     solving = sizes_of("solve", dk, dv, T, k.dtype)  #? erase
     args = [below, b, inverse, *tokens_of(packing, T, C)]  #? erase
     launch(SCAN_solve, (whole.shape[:3].numel(),), args, k.dtype, **solving)  #? erase
@@ -106,10 +106,12 @@ def NAME_shapes(S, k, u, *_):
 
 def _texts() -> dict[str, str]:
     out: dict[str, str] = {}
-    for erase, before, grouped in product((False, True), repeat=3):
-        scan = f"channel_{'delta_' * erase}scan{'_grouped' * grouped}"
+    for erase, decayed, before, grouped in product((False, True), repeat=4):
+        if decayed and not erase:
+            continue
+        scan = f"channel_{'delta_' * erase}scan{'_decayed' * decayed}{'_grouped' * grouped}"
         name = f"{scan}_read{'_before' * before}"
-        flags = dict(erase=erase, before=before, grouped=grouped, query=grouped)
+        flags = dict(erase=erase, decayed=decayed, before=before, grouped=grouped, query=grouped)
         out[name] = entry(name, _FADE, SCAN, _OPERATOR, read=True, **flags)
     return out
 

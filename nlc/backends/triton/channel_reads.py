@@ -23,7 +23,7 @@ def NAME_out(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
+    <before:a><!before:_>, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32)
     Q = (Q * tl.exp2(<!before:c><before:c - a>)).to(DOT)
     h = taken_block(starts + m * s_n, d, v, s_v, s_d, DK, DV).to(DOT)
@@ -124,9 +124,10 @@ def NAME_grads(
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
     x, head = n // H, n % H
-    a, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
+    <before:a><!before:_>, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     read = tl.exp2(<!before:c><before:c - a>)
-    Q = (taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32) * read).to(DOT)
+    Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32)
+    Q = (Q * read).to(DOT)
     at = scores + m * C * C + i[None, :] * C + i[:, None]
     A_t = tl.load(at, mask=i[None, :] ORDER i[:, None], other=0.0).to(DOT)
     D = tl.zeros([C, C], tl.float32)
@@ -153,7 +154,7 @@ def NAME_backward(
     packing: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes of v_tᵀ <!before:S_t><before:S_{t-1}> q_t by all but v."""
-    out = NAME_slopes(q, v, k, rows, starts, log_a, scores)
+    out = NAME_slopes(q, v, k, rows, starts, log_a)
     dq, dk_, d_rows, d_starts, da = out
     (X, H, T, dk), dv, dtype = log_a.shape, rows.shape[-1], wider(k.dtype)
     pairs, chunks = torch.empty_like(scores, dtype=dtype), X * H * starts.shape[2]
@@ -173,7 +174,7 @@ def NAME_backward(
 
 
 @NAME_backward.register_fake
-def NAME_slopes(q, v, k, rows, starts, log_a, scores, *_):
+def NAME_slopes(q, v, k, rows, starts, log_a, *_):
     """The shapes of the slopes."""
     dq, dk, da = (tokens_first(log_a, dtype=x.dtype) for x in (q, k, log_a))
     d_rows = rows_like(rows, wider(k.dtype))
@@ -263,7 +264,7 @@ def NAME_out(
         A += tl.dot(V, tl.trans(R), input_precision=PRECISION)
         h = taken_block(starts + m * s_n, d, w, s_v, s_d, DK, DV).to(DOT)
         begun += tl.dot(V, tl.trans(h), input_precision=PRECISION)
-    a, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
+    <before:a><!before:_>, c, _ = rates(log_a, first + i, d, a_t, stop, DK)
     value = (value + begun * tl.exp2(past)[None, :]) * tl.exp2(<!before:c><before:c - a>)
     kept = tl.zeros([16, BK], tl.float32)
     for back in range(16):

@@ -23,7 +23,8 @@ def NAME_fade(
     a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(tl.float32) * tl.exp2(left)
     put(at_end + n * T * DK, K, t, d, DK, stop, DK)
-    P = taken(p + x * p_x + head * p_h, t, d, p_t, stop, DK).to(tl.float32) * tl.exp2(c - a)  #? erase
+    P = taken(p + x * p_x + head<query: // group> * p_h, t, d, p_t, stop, DK).to(tl.float32)  #? erase
+    P *= tl.exp2(<decayed:c><!decayed:c - a>)  #? erase
     put(begun + n * T * DK, P, t, d, DK, stop, DK)  #? erase
     tl.store(whole + m * DK + d, tl.exp2(tl.sum(a, 0)), mask=d < DK)
 
@@ -34,7 +35,7 @@ def NAME_faded(
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of chunks."""
     (X, H, T, dk), sizes = log_a.shape, sizes_of("fade", k.shape[-1], dv, k.shape[2], dtype)
     at_end = k.new_empty(log_a.shape, dtype=dtype)
-    begun = p.new_empty(p.shape, dtype=dtype)  #? erase
+    begun = p.new_empty(log_a.shape, dtype=dtype)  #? erase
     whole = log_a.new_empty(X, H, chunks_of(packing, T, sizes["C"]), dk)
     args = [
         k, <erase:p, >log_a, at_end, <erase:begun, >whole, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
@@ -125,10 +126,11 @@ def NAME_step(
     x, head = n // H, n % H
     key = tl.load(k + x * k_x + head<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
     row = tl.load(u + x * u_x + head * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
-    probe = tl.load(p + x * p_x + head * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
+    h *= tl.exp(tl.load(log_a + x * a_x + head * a_h + d, mask=d < DK, other=0.0))[None, :]  #? decayed
+    probe = tl.load(p + x * p_x + head<query: // group> * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
     row -= tl.load(b + n) * tl.sum(h * probe[None, :], 1)  #? erase
     tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
-    h *= tl.exp(tl.load(log_a + x * a_x + head * a_h + d, mask=d < DK, other=0.0))[None, :]
+    h *= tl.exp(tl.load(log_a + x * a_x + head * a_h + d, mask=d < DK, other=0.0))[None, :]  #? !decayed
     tl.store(end + at, h + row[:, None] * key[None, :], mask=held)
 '''
 
@@ -202,10 +204,12 @@ def NAME_grads(
         Y = taken(du + n * T * DV, t, v, DV, stop, DV).to(DOT)  #? erase
         D -= tl.dot(Y, tl.trans(R), input_precision=PRECISION)  #? erase
         dP -= tl.dot(Y, tl.trans(h), input_precision=PRECISION)  #? erase
+    D = tl.where(i[:, None] > i[None, :], D, 0.0)  #? decayed
     if part == 0:  # the same for all channels  #? erase
         tl.store(pairs + m * C * C + i[:, None] * C + i[None, :], D.to(pairs.dtype.element_ty))  #? erase
     a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
-    put(dp + (x * T * H + head) * DK, dP * tl.exp2(c - a), t, d, H * DK, stop, DK)  #? erase
+    dP *= tl.exp2(<decayed:c><!decayed:c - a>)  #? erase
+    put(dp + (x * T * H + head) * DK, dP, t, d, H * DK, stop, DK)  #? erase
     dK *= tl.exp2(left)
     put(dk + (x * T * H + head) * DK, dK, t, d, H * DK, stop, DK)
     dK *= taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(tl.float32)
@@ -218,25 +222,27 @@ def NAME(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >
     within: Packing | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """S_t = S_{t-1} Diag(a_t) + <erase:(>u_t<erase: - b_t S_{t-1} p_t)> k_tᵀ: S after the last token,
-    <!erase:u, ><erase:the rows that were written, >S before each chunk.
+    """S_t = S_{t-1} Diag(a_t) + <erase:(>u_t<erase: - b_t S_{t-1} <decayed:Diag(a_t) >p_t)> k_tᵀ: S after the last
+    token, <!erase:u, ><erase:the rows that were written, >S before each chunk.
 
     S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>. Where sequences
     are packed within one, S is [N, H, dv, dk], and there is one of those. Products are computed in
     the dtype of k and summed in float32, which S and what decays it are in. TypeError for another
-    dtype or device.<grouped: Heads of k are fewer, each for as many in a row.>
+    dtype or device.<grouped: Heads of k <decayed:and p >are fewer, each for as many in a row.>
     """
     dtype = supported(k)
     lead = leading(
-        front(S, 2, within), <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:p.shape[:-2],>
+        front(S, 2, within), <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:<!query:p.shape[:-2],>>
     )
     S = states_for(lead, 2, state_of(S, u.shape[-1], k.shape[-1]), within)
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
     k, u<erase:, p> = (rows_of(dtype, x) for x in fitted(lead, 2, k, u<erase:, p>))  #? !grouped
-    k = shared(dtype, lead, k)  #? grouped
+    k = shared(dtype, lead, k)  #? grouped !decayed
+    k, p = (shared(dtype, lead, x) for x in (k, p))  #? grouped decayed
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped !erase
-    u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase
+    u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped decayed
+    u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase !decayed
     packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)
     S, table = resumed(S, within, C)
     end, <erase:rows, >starts<erase:, _> = NAME_forward(
@@ -251,14 +257,16 @@ def NAME_meaning(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >*, C: int,
 ) -> tuple[Tensor, ...]:
     """Token by token."""
-    k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped
+    k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped !decayed
+    k, p = (x.repeat_interleave(u.shape[1] // x.shape[1], 1) for x in (k, p))  #? grouped decayed
     <erase:rows, >starts = <erase:[], >[]
     for t in range(k.shape[-2]):
         starts += [S] if t % C == 0 else []
         row = u[..., t, :]
-        row = row - b[..., t, None] * (S @ p[..., t, :, None]).squeeze(-1)  #? erase
+        kept = log_a[..., t, None, :].exp() * S
+        row = row - b[..., t, None] * (<decayed:kept><!decayed:S> @ p[..., t, :, None]).squeeze(-1)  #? erase
         rows.append(row)  #? erase
-        S = log_a[..., t, None, :].exp() * S + row[..., :, None] * k[..., t, None, :]
+        S = kept + row[..., :, None] * k[..., t, None, :]
     return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)
 
 
@@ -270,7 +278,7 @@ def NAME_forward(
     """S after the last token, <erase:rows, >S before each chunk<erase:, inverses of chunks>: as [X, H, ...]."""
     end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u, packing, table)
     (X, H, T, dk), dv = log_a.shape, u.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
+    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4<erase:<!decayed:, p="each T dk">>>)
     if T == 1 and packing is None:
         sizes = scan_sizes("step", dk, dv, T, k.dtype)
         args = [
@@ -281,7 +289,7 @@ def NAME_forward(
         return out
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
     scores = torch.empty_like(inverse, dtype=torch.float32)  #? erase
-    channel_paired_before<grouped:_keyed>(p, k, log_a, scores, dv, packing)  #? erase
+    channel_paired<!decayed:_before><grouped:<decayed:_grouped><!decayed:_keyed>>(p, k, log_a, scores, dv, packing)  #? erase
     sizes = sizes_of("solve", dk, dv, T, k.dtype)  #? erase
     args = [scores, b, inverse, *tokens_of(packing, T, sizes["C"])]  #? erase
     launch(NAME_solve, (X * H * starts.shape[2],), args, k.dtype, **sizes)  #? erase
@@ -359,6 +367,7 @@ def NAME_slope(ctx, *grads):
     *kept, packing = ctx.saved_tensors
     dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, *grads, packing)
     dk = together(dk, kept[0])  #? grouped
+    dp = together(dp, kept[4])  #? grouped decayed
     return dS, dk, du.to(kept[1].dtype), <erase:db, >da, <erase:dp, >None, None
 
 
@@ -372,11 +381,13 @@ _KERNELS = SCAN, _STEP, _SCAN_BACK, _SCAN_GRADS
 def _texts() -> dict[str, str]:
     out: dict[str, str] = {}
     for grouped in (False, True):
-        names = (f"channel_{x}scan{'_grouped' * grouped}" for x in ("", "delta_"))
-        plain, delta = names
-        out[plain] = entry(plain, _FADE, *_KERNELS, _SCAN_OPERATOR, grouped=grouped)
-        solved = _FADE, _SOLVE, *_KERNELS, SPREAD, _SCAN_OPERATOR
-        out[delta] = entry(delta, *solved, erase=True, before=True, grouped=grouped)
+        name = f"channel_scan{'_grouped' * grouped}"
+        out[name] = entry(name, _FADE, *_KERNELS, _SCAN_OPERATOR, grouped=grouped)
+        for decayed in (False, True):
+            name = f"channel_delta_scan{'_decayed' * decayed}{'_grouped' * grouped}"
+            flags = dict(grouped=grouped, decayed=decayed, query=grouped and decayed)
+            solved = _FADE, _SOLVE, *_KERNELS, SPREAD, _SCAN_OPERATOR
+            out[name] = entry(name, *solved, erase=True, before=not decayed, **flags)
     return out
 
 

@@ -20,27 +20,6 @@ def coupled_chunk(T: int) -> int:
 '''
 
 _SIZES = '''
-CONFIG |= {
-    "coupled_solve": (64, 4, 1),
-    "coupled_scan": (16, 4, 2),
-    "coupled_delta_scan": (16, 4, 2),
-    "coupled_step": (32, 4, 1),
-    "coupled_out": (64, 8, 1),
-    "coupled_scan_back": (16, 4, 2),
-    "coupled_delta_scan_back": (16, 4, 2),
-    "coupled_out_back": (64, 8, 1),
-    "coupled_grads": (64, 8, 1),
-    "coupled_erase_grads": (64, 8, 1),
-}
-LONG |= {
-    "coupled_scan": (16, 4, 1),
-    "coupled_scan_back": (16, 4, 2),
-    "coupled_delta_scan": (8, 4, 1),
-    "coupled_delta_scan_back": (8, 4, 1),
-}
-LONGEST |= {"coupled_delta_scan": (8, 8, 1), "coupled_delta_scan_back": (8, 8, 1)}
-
-
 def coupled_sizes(kind: str, states: int, rows: int, dk: int, dv: int, C: int) -> dict[str, int]:
     """How a kernel of a kind runs at a size; with half the channels where states are many."""
     sizes = scan_sizes(f"coupled_{kind}", dk, dv, C, torch.float32)

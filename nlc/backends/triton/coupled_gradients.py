@@ -8,69 +8,74 @@ from __future__ import annotations
 
 SCAN_BACK = '''
 @triton.jit
-def NAME_scan_back(
+def NAME_back(
     <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:dz, >dX, packing, T, N, H,
     <erase:<grouped:group, >k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, ROWS: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
-    BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    BV: tl.constexpr, C: tl.constexpr, <erase:DOT: tl.constexpr, PRECISION: tl.constexpr, >
 ):
     """For a block of dv, from the last chunk: what states behind it<erase:, and z in it,> are worth."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    v = part * BV + tl.arange(0, BV)
-    i = tl.arange(0, C)  #? erase
-    d, dh = tl.arange(0, BD), ()
-    for q in tl.static_range(PARTS):
+    i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)  #? erase
+    d, own, dh = tl.arange(0, BD), tl.arange(0, BV), ()
+    rest, first_value = DV - part * BV, part * BV * DK
+    d_end += n * STATES * DK * DV + first_value
+    for c in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            last_state = d_end + (n * STATES + s) * DK * DV
-            dh += (taken_block(last_state + q * BD, d, v, DK, 1, DK - q * BD, DV),)
-    dX += n * STATES * DK * DV
+            at = d_end + s * DK * DV + c * BD
+            dh += (taken_block(at, d, own, DK, 1, DK - c * BD, rest),)
+    d_starts += first_value
+    ends += first_value
     n, first, last = sequence(n, packing, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h  #? erase
     p += n // H * p_x + n % H<grouped: // group> * p_h  #? erase
     for back in range(last - first):
         m = n * (tl.cdiv(T, C) + N) + last - 1 - back
         left = begun + m * STATES * STATES * C
-        for q in tl.static_range(PARTS):
+        for c in tl.static_range(PARTS):
             for s in tl.static_range(STATES):
                 at = ends + (m * STATES + s) * DK * DV
-                put_block(at + q * BD, dh[q * STATES + s], d, v, DK, 1, DK - q * BD, DV)
+                put_block(at + c * BD, dh[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
         start, stop = span(last - 1 - back, packing, T, C)  #? erase
         t = start + i  #? erase
         erased = kept + m * STATES * ROWS * C * C + ((ROWS - 1) * C + C - 1) * C + i  #? erase
         slope = d_rows + (n * T * ROWS + ROWS - 1) * DV  #? erase
         Y = taken(slope, t, v, ROWS * DV, stop, DV).to(tl.float32)  #? erase
-        for q in tl.static_range(PARTS):  #? erase
+        for c in tl.static_range(PARTS):  #? erase
             apart(PARTS)  #? erase
-            K = taken(k + q * BD, t, d, k_t, stop, DK - q * BD).to(DOT)  #? erase
+            K = taken(k + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? erase
             for s in tl.static_range(STATES):  #? erase
                 apart(PARTS)  #? erase
-                g = tl.dot(K, dh[q * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
+                g = tl.dot(K, dh[c * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
                 Y += tl.load(erased + s * ROWS * C * C)[:, None] * g  #? erase
         inv_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(inv_t, Y.to(DOT), input_precision=PRECISION)  #? erase
         put(dz + n * T * DV, Y, t, v, DV, stop, DV)  #? erase
         new = ()
-        for q in tl.static_range(PARTS):
+        for c in tl.static_range(PARTS):
             apart(PARTS)  #? erase
-            P = taken(p + q * BD, t, d, p_t, stop, DK - q * BD).to(DOT)  #? erase
+            P = taken(p + c * BD, t, d, p_t, stop, DK - c * BD).to(DOT)  #? erase
             for s in tl.static_range(STATES):
                 alone = 1.0 if s == SOURCE else 0.0  #? erase
                 seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
                 at = d_starts + (m * STATES + s) * DK * DV
-                g = taken_block(at + q * BD, d, v, DK, 1, DK - q * BD, DV).to(tl.float32)
+                g = taken_block(at + c * BD, d, own, DK, 1, DK - c * BD, rest).to(tl.float32)
                 for e in tl.static_range(STATES):
-                    g += tl.load(left + (e * STATES + s) * C + C - 1) * dh[q * STATES + e]
+                    g += tl.load(left + (e * STATES + s) * C + C - 1) * dh[c * STATES + e]
                 g += tl.dot(tl.trans(P), (seen * Y).to(DOT), input_precision=PRECISION)  #? erase
                 new += (g,)
         dh = new
-    for q in tl.static_range(PARTS):
+    head = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV)  # found anew: kept, it would spill
+    dX += (head * STATES * DV + part * BV) * DK
+    for c in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            put_block(dX + s * DK * DV + q * BD, dh[q * STATES + s], d, v, DK, 1, DK - q * BD, DV)
+            at = dX + s * DK * DV + c * BD
+            put_block(at, dh[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
 '''
 
 SCAN_GRADS = '''
 @triton.jit
-def NAME_scan_grads(
+def NAME_grads(
     k, kept, rows, starts, ends, <erase:d_rows, >dk, du, d_kept, d_begun, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, r_x, r_h, r_t, r_j,
     STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -116,8 +121,8 @@ def NAME_scan_grads(
             dK += tl.dot(g, W.to(DOT), input_precision=PRECISION)
         d_since, d_left = since, left
         for j in tl.static_range(ROWS<erase: - 1>):
-            at = du + (n * T * (ROWS<erase: - 1>) + j) * DV
-            put_columns(at, G[j], v, t, (ROWS<erase: - 1>) * DV, stop, DV)
+            at = du + (n * T * <erase:(ROWS - 1)><!erase:ROWS> + j) * DV
+            put_columns(at, G[j], v, t, <erase:(ROWS - 1)><!erase:ROWS> * DV, stop, DV)
     for s in tl.static_range(STATES * ROWS):
         tl.store(d_kept + s * C * C + last, d_since[s])
     for s in tl.static_range(STATES * STATES):

@@ -32,9 +32,9 @@ def NAME_out(
     A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
     for s in tl.static_range(STATES):
         h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
-        left = begun + m * b_n + s * C
-        left = tl.load(left + i)  #? !before
-        left = token_before(left, i, 1.0 if s == STATE else 0.0)  #? before
+        left = tl.load(begun + m * b_n + s * C + i)  #? !before
+        alone = 1.0 if s == STATE else 0.0  #? before
+        left = token_before(begun + m * b_n + s * C, i, alone)  #? before
         Y += left[:, None] * tl.dot(Q, h, input_precision=PRECISION)
     for j in tl.static_range(ROWS):
         S = tl.load(at_kept + j * C * C, mask=seen, other=0.0)
@@ -71,12 +71,12 @@ def NAME_back(
     A_t = tl.zeros([C, C], tl.float32)  #? turned
     dA = tl.zeros([C, C], tl.float32)  #? turned
     dA_t = tl.zeros([C, C], tl.float32)  #? turned
-    D, D_t = (), ()  #? !turned
-    lefts, F = (), ()
+    D, D_t, F, lefts = (), (), (), ()  #? !turned
+    F, lefts = (), ()  #? turned
     for s in tl.static_range(STATES):
-        left = begun + m * b_n + s * C
-        left = tl.load(left + i)  #? !before
-        left = token_before(left, i, 1.0 if s == STATE else 0.0)  #? before
+        left = tl.load(begun + m * b_n + s * C + i)  #? !before
+        alone = 1.0 if s == STATE else 0.0  #? before
+        left = token_before(begun + m * b_n + s * C, i, alone)  #? before
         lefts += (left,)
         F += (tl.zeros([C, BK], tl.float32),)
     for <turned:j><!turned:_> in tl.static_range(ROWS):
@@ -93,8 +93,8 @@ def NAME_back(
         dA_t += tl.dot(R, tl.trans(dO), input_precision=PRECISION)  #? turned
         dR = tl.dot(A_t.to(DOT), dO, input_precision=PRECISION)  #? turned
         put(d_rows + n * T * DV, dR, t, v, DV, stop, DV)  #? turned
-        E, E_t = (), ()  #? !turned
-        reads = ()
+        E, E_t, reads = (), (), ()  #? !turned
+        reads = ()  #? turned
         for s in tl.static_range(STATES):
             h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
             reads += (F[s] + tl.dot(dO, tl.trans(h), input_precision=PRECISION),)
@@ -108,10 +108,9 @@ def NAME_back(
             E_t += (D_t[j] + tl.dot(R, tl.trans(dO), input_precision=PRECISION),)  #? !turned
             S_t = A_t * tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)  #? !turned
             dR = tl.dot(S_t.to(DOT), dO, input_precision=PRECISION)  #? !turned
-            at = d_rows + (n * T * ROWS + j) * DV  #? !turned
-            put(at, dR, t, v, ROWS * DV, stop, DV)  #? !turned
-        F = reads
-        D, D_t = E, E_t  #? !turned
+            put(d_rows + (n * T * ROWS + j) * DV, dR, t, v, ROWS * DV, stop, DV)  #? !turned
+        D, D_t, F = E, E_t, reads  #? !turned
+        F = reads  #? turned
     dQ = tl.zeros([C, BK], tl.float32)
     dA, dA_t = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)  #? !turned
     A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned

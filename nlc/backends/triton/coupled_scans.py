@@ -14,11 +14,11 @@ from nlc.backends.triton.forms import worded
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, u, p, kept, inverse, given, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
+    k, u, p, kept, inverse, rows, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
     SOURCE: tl.constexpr, STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """(I + L)^-1 of a chunk, L = -seen_z, and z if the chunk began with zeros."""
+    """(I + L)^-1 of a chunk, L = -seen_z, and as its last rows z if the chunk began with zeros."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
     n, start, stop = piece(m, packing, T, N, C)
     t = start + i
@@ -42,29 +42,31 @@ def NAME_solve(
             R = taken(u + x * u_x + head * u_h + j * u_j, t, v, u_t, stop, DV).to(DOT)
             Z += tl.dot(S[j], R, input_precision=PRECISION)
         Z = tl.dot(X.to(DOT), Z.to(DOT), input_precision=PRECISION)
-        put(given + n * T * DV, Z, t, v, DV, stop, DV)
+        put(rows + (n * T * ROWS + ROWS - 1) * DV, Z, t, v, ROWS * DV, stop, DV)
 '''
 
 _SCAN = '''
 @triton.jit
-def NAME_scan(
-    X, k, u, <erase:p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, packing, T, N, H, table, count, <grouped:group, >
+def NAME_chunks(
+    X, k, u, <erase:p, >kept, begun, <erase:inverse, >end, <erase:rows, >starts, packing, T, N, H, table, count, <grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, u_j, <erase:p_x, p_h, p_t, SOURCE: tl.constexpr, >
     STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """For a block of dv, chunk by chunk: states before it, <erase:what is written, >those at the end.
+    """For a block of dv, chunk by chunk: states before it, <erase:what is written, ><!erase:and >those at the end.
 
     A state is held in `PARTS` of its channels, so that no product has too many of them.
     """
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
-    d, h = tl.arange(0, BD), ()
-    for q in tl.static_range(PARTS):
+    d, own, h = tl.arange(0, BD), tl.arange(0, BV), ()
+    rest, first_value = DV - part * BV, part * BV * DK
+    X += n * STATES * DK * DV + first_value
+    for c in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            first_state = X + (n * STATES + s) * DK * DV
-            h += (taken_block(first_state + q * BD, d, v, DK, 1, DK - q * BD, DV),)
-    end += n * STATES * DK * DV
+            at = X + s * DK * DV + c * BD
+            h += (taken_block(at, d, own, DK, 1, DK - c * BD, rest),)
+    starts += first_value
     n, first, last = stretch(n, packing, table, count, T, N, H, C)
     k += n // H * k_x + n % H<grouped: // group> * k_h
     u += n // H * u_x + n % H * u_h
@@ -73,22 +75,22 @@ def NAME_scan(
         start, stop = span(chunk, packing, T, C)
         m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
         left, since = begun + m * STATES * STATES * C, kept + m * STATES * ROWS * C * C
-        for q in tl.static_range(PARTS):
+        for c in tl.static_range(PARTS):
             for s in tl.static_range(STATES):
                 at = starts + (m * STATES + s) * DK * DV
-                put_block(at + q * BD, h[q * STATES + s], d, v, DK, 1, DK - q * BD, DV)
+                put_block(at + c * BD, h[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
         Z = tl.zeros([C, BV], tl.float32)  #? erase
-        for q in tl.static_range(PARTS):  #? erase
+        for c in tl.static_range(PARTS):  #? erase
             apart(PARTS)  #? erase
-            P = taken(p + q * BD, t, d, p_t, stop, DK - q * BD).to(DOT)  #? erase
+            P = taken(p + c * BD, t, d, p_t, stop, DK - c * BD).to(DOT)  #? erase
             for s in tl.static_range(STATES):  #? erase
                 apart(PARTS)  #? erase
                 alone = 1.0 if s == SOURCE else 0.0  #? erase
                 seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
-                Z += seen * tl.dot(P, h[q * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
+                Z += seen * tl.dot(P, h[c * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
         inv = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Z = tl.dot(inv, Z.to(DOT), input_precision=PRECISION)  #? erase
-        Z += taken(given + n * T * DV, t, v, DV, stop, DV)  #? erase
+        Z += taken(rows + (n * T * ROWS + ROWS - 1) * DV, t, v, ROWS * DV, stop, DV)  #? erase
         R = ()
         for j in tl.static_range(ROWS<erase: - 1>):
             R += (taken(u + j * u_j, t, v, u_t, stop, DV).to(tl.float32),)
@@ -101,19 +103,22 @@ def NAME_scan(
             for j in tl.static_range(ROWS):
                 w += tl.load(since + ((s * ROWS + j) * C + C - 1) * C + i)[:, None] * R[j]
             W += (w,)
-        for q in tl.static_range(PARTS):
+        for c in tl.static_range(PARTS):
             apart(PARTS)
-            K = taken(k + q * BD, t, d, k_t, stop, DK - q * BD).to(DOT)
+            K = taken(k + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)
             for s in tl.static_range(STATES):
                 H_s = tl.zeros([BD, BV], tl.float32)
                 for e in tl.static_range(STATES):
-                    H_s += tl.load(left + (s * STATES + e) * C + C - 1) * h[q * STATES + e]
+                    H_s += tl.load(left + (s * STATES + e) * C + C - 1) * h[c * STATES + e]
                 H_s += tl.dot(tl.trans(K), W[s].to(DOT), input_precision=PRECISION)
                 new += (H_s,)
         h = new
-    for q in tl.static_range(PARTS):
+    head = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV)  # found anew: kept, it would spill
+    end += (head * STATES * DV + part * BV) * DK
+    for c in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
-            put_block(end + s * DK * DV + q * BD, h[q * STATES + s], d, v, DK, 1, DK - q * BD, DV)
+            at = end + s * DK * DV + c * BD
+            put_block(at, h[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
 '''
 
 _STEP = '''
@@ -224,7 +229,7 @@ def NAME_forward(
     packing: Tensor | None, table: Tensor | None,
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor]:
     """States after the last token, <erase:rows, >states before each chunk<erase:, inverses>: as [X, H, ...]."""
-    end, starts = out = NAME_shapes(X, k, u, kept, packing, table)  #? !erase
+    end, starts = out = NAME_shapes(X, k, u, kept)  #? !erase
     end, rows, starts, inverse = out = NAME_shapes(X, k, u, p, kept, packing, table)  #? erase
     (N, H, T, _, dv), dk, (states, written, C) = u.shape, k.shape[-1], kept.shape[3:6]
     checked(
@@ -240,25 +245,24 @@ def NAME_forward(
         grid = (N * H * blocks_of(dv, sizes["BV"]),)
         launch(NAME_step, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
         return out
-    given = k.new_empty(N, H, T, dv)  #? erase
     args = [  #? erase
-        k, u, p, kept, inverse, given, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
+        k, u, p, kept, inverse, rows, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
     ]  #? erase
     sizes = coupled_sizes("solve", states, written, dk, dv, C)  #? erase
     grid = (N * H * kept.shape[2],)  #? erase
     launch(NAME_solve, grid, args, k.dtype, SOURCE=source, **sizes)  #? erase
     args = [
-        X, k, u, <erase:p, >kept, begun, <erase:inverse, given, >end, <erase:rows, >starts, *tokens_of(packing, T, C), H,
+        X, k, u, <erase:p, >kept, begun, <erase:inverse, >end, <erase:rows, >starts, *tokens_of(packing, T, C), H,
         *counted(table), <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
     ]
     sizes = coupled_sizes("<erase:delta_>scan", states, written, dk, dv, C)
     grid = (X.shape[:-3].numel() * blocks_of(dv, sizes["BV"]),)
-    launch(NAME_scan, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
+    launch(NAME_chunks, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
     return out
 
 
 @NAME_forward.register_fake
-def NAME_shapes(X, k, u, <erase:p, >kept, *rest):
+def NAME_shapes(X, k, u, <erase:p, >kept, *<!erase:_><erase:rest>):
     """What the operator returns, but for its values."""
     packing, chunks, C = rest[-2], kept.shape[2], kept.shape[-1]  #? erase
     end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[-3:])
@@ -288,14 +292,14 @@ def NAME_backward(
     ]
     sizes = coupled_sizes("<erase:delta_>scan_back", states, written, dk, dv, C)
     grid = (d_X.shape[0] * H * blocks_of(dv, sizes["BV"]),)
-    launch(NAME_scan_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
+    launch(NAME_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
     args = [
         k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >
         *k.stride()[:3], *rows.stride()[:4],
     ]
     sizes = coupled_sizes("grads", states, written, dk, dv, C)
     grid = (N * H * kept.shape[2],)
-    launch(NAME_scan_grads, grid, args, dtype, **sizes)
+    launch(NAME_grads, grid, args, dtype, **sizes)
     args = [  #? erase
         k, p, kept, begun, rows, starts, d_z, k_end, u_end, d_k, d_u, d_p, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >  #? erase
         *k.stride()[:3], *p.stride()[:3],  #? erase

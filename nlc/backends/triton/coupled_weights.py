@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, count
 
 from nlc.backends.triton.gates import meant_together, together
 from nlc.backends.triton.lines import packed
-from nlc.backends.writer import WIDTH, wrap
+from nlc.backends.writer import WIDTH, listed, wrap
 from nlc.ir.coupled import Coupling
 from nlc.ir.expr import Expr, substitute, walk
-from nlc.ir.gates import NUMBER, Gates
+from nlc.ir.gates import NUMBER, Gates, variables
 from nlc.ir.ops import leaf
 
 _ZERO = "tl.zeros([C], tl.float32)"
@@ -122,23 +124,54 @@ class _Operator:
 
     # -------------------------------------------------------------------------------------------- kernels
 
-    def _signature(self, kind: str, tensors: list[str], said: str) -> str:
-        args = [*self.given, *tensors, "packing", "T", "N", "H"]
-        args += [f"{n}_{x}" for n in self.raw for x in "xht"]
-        args += [f"{n}: tl.constexpr" for n in (*self.fixed, "C")]
+    def _signature(self, kind: str, tensors: list[str], said: str, used: set[str]) -> str:
+        """What a kernel begins with that makes something of the ``used``."""
+        raw, heads, fixed = (
+            [n for n in x if n in used] for x in (self.raw, self.heads, self.fixed)
+        )
+        args = [*raw, *heads, *tensors, "packing", "T", "N", "H"]
+        args += [f"{n}_{x}" for n in raw for x in "xht"]
+        args += [f"{n}: tl.constexpr" for n in (*fixed, "C")]
         head = packed(f"def {self.name}_{kind}(", args, "):")
-        begin = [f"{n} += n // H * {n}_x + n % H * {n}_h" for n in self.raw]
-        begin += [f"{n}_own = tl.load({n} + n % H)" for n in self.heads]
+        begin = [f"{n} += n // H * {n}_x + n % H * {n}_h" for n in raw]
+        begin += [f"{n}_own = tl.load({n} + n % H)" for n in heads]
         return "\n".join(["@triton.jit", head, f'    """{said}"""', _HEAD, _block(begin)]).rstrip()
 
     def _gates(self, decays: bool = False) -> list[str]:
-        """Lines that make the gates of token t, or of these what states decay by."""
+        """Lines that make the gates of token t, or of these what states decay by, and load what slopes need."""
         load = "{0}_now = tl.load({0} + t * {0}_t, mask=there, other=0.0).to(tl.float32)"
-        lets = self.gates.together
-        if decays:
-            live = {entry.removeprefix("-") for line in self.A for entry in line}
-            lets = tuple(_needed_for(lets, live))
-        return [*(load.format(n) for n in self.raw), *together(self._now(lets))]
+        lets, used = (
+            (self._decays(), self.sloping) if decays else (self.gates.together, {*self.raw})
+        )
+        loads = [load.format(n) for n in self.raw if n in used]
+        return [*loads, *together(self._now(lets))]
+
+    @cached_property
+    def sloping(self) -> set[str]:
+        """What slopes are made of."""
+        return {n for _, e in (*self._decays(), *self._slopes()) for n in variables(e)}
+
+    def _decays(self) -> list[tuple[str, Expr]]:
+        """The statements that give what states decay by."""
+        live = {entry.removeprefix("-") for line in self.A for entry in line}
+        return _needed_for(self.gates.together, live)
+
+    def _slopes(self) -> list[tuple[str, Expr]]:
+        """The statements that give the slopes, by the names of what decays are made of where that is there already."""
+        known = {e: leaf("var", n, NUMBER) for n, e in self._decays() if e.args}
+        taken, renamed = {str(v.attr) for v in known.values()}, {}
+        found: list[tuple[str, Expr]] = []
+        for name, e in self.gates.slopes:
+            e = substitute(substitute(e, renamed), known)
+            if e in known.values() and not name.startswith("slope_"):
+                renamed[leaf("var", name, NUMBER)] = e
+                continue
+            free = chain([name], (f"x{i}" for i in count(1)))
+            own = next(x for x in free if x not in taken)
+            taken.add(own)
+            renamed[leaf("var", name, NUMBER)] = leaf("var", own, NUMBER)
+            found.append((own, e))
+        return found
 
     def _now(self, lets: Iterable[tuple[str, Expr]]) -> list[tuple[str, Expr]]:
         """Statements over what the kernel has loaded."""
@@ -175,7 +208,7 @@ class _Operator:
         last = [
             f"tl.store({_plus('begun', self.b_at(*x))}, all_b{self.at(*x)})" for x in self.pairs
         ]
-        head = self._signature("values", ["kept", "begun"], said)
+        head = self._signature("values", ["kept", "begun"], said, {*self.given, *self.fixed})
         return "\n".join(
             [head, _block(first), "    for j in range(C):", _block(loop, 2), _block(last)]
         )
@@ -198,7 +231,7 @@ class _Operator:
             f"e{self.at(*x)} += tl.load({_plus('d_begun', self.b_at(*x), 'j')})" for x in self.pairs
         ]
         loop += self._worth()
-        loop += together(self._now(self.gates.slopes))
+        loop += together(self._now(self._slopes()))
         loop += ["at = (n // H * T + t) * H + n % H"] * bool(self.raw)
         for n in self.raw:
             loop.append(f"tl.store(d_{n} + at, slope_{n}.to(d_{n}.dtype.element_ty), mask=there)")
@@ -215,7 +248,7 @@ class _Operator:
             loop.append(f"{own} = tl.where(there, new_{own}, {own})")
         last = [f"tl.store(d_{n} + m, sum_{n})" for n in self.heads]
         tensors = ["kept", "begun", "d_kept", "d_begun", *(f"d_{n}" for n in self.given)]
-        head = self._signature("slopes", tensors, said)
+        head = self._signature("slopes", tensors, said, self.sloping)
         return "\n".join(
             [head, _block(first), "    for back in range(C):", _block(loop, 2), _block(last)]
         ).rstrip()
@@ -254,9 +287,7 @@ class _Operator:
         S, J, of = len(self.S), len(self.J), [*self.given, *self.fixed]
         said = "What of rows and of states before a chunk is in coupled states at its tokens: kept"
         said += f" [..., chunks, {S}, {J}, C, C] and begun [..., chunks, {S}, {S}, C], in float32."
-        said += (
-            f" They are made of {' and '.join(of)}" + ", [..., T] where they are raw." if of else ""
-        )
+        said += f" They are made of {listed(of)}" + ", [..., T] where they are raw." if of else ""
         said += " The rows are like [..., T, rows, n]."
         doc = wrap(said, WIDTH - 8)
         lines = [packed(f"def {self.name}(", args, ") -> tuple[Tensor, Tensor]:")]
@@ -342,8 +373,10 @@ class _Operator:
         kept = ["kept: Tensor", "begun: Tensor", "d_kept: Tensor", "d_begun: Tensor"]
         typed = [*self.typed(self.tensors), *kept, "packing: Tensor | None"]
         sloped = [f"d_{n}" for n in self.given]
-        args = [*self.given, "kept", "begun", "d_kept", "d_begun", *sloped]
-        args += ["*tokens_of(packing, T, C)", "H", *(f"*{n}.stride()" for n in self.raw)]
+        used = [n for n in self.given if n in self.sloping]
+        args = [*used, "kept", "begun", "d_kept", "d_begun", *sloped]
+        strides = [f"*{n}.stride()" for n in self.raw if n in used]
+        args += ["*tokens_of(packing, T, C)", "H", *strides]
         returns = f"tuple[{', '.join(['Tensor'] * len(sloped))}]" if sloped[1:] else "Tensor"
         said = (
             "The slopes by what gates are made of"
@@ -351,6 +384,7 @@ class _Operator:
         )
         empty = [f"numbers_like({n})" for n in self.raw]
         empty += [f"{n}.new_empty(kept.shape[:3])" for n in self.heads]
+        sized = [*self.every, "kept"] if self.heads else self.raw  # what slopes have the shapes of
         contexts = [f"ctx.{n}" for n in self.fixed]
         sums = [*(f"d_{n}" for n in self.raw), *(f"d_{n}.sum((0, 2))" for n in self.heads)]
         sums += [
@@ -371,7 +405,7 @@ class _Operator:
             "@Operator",
             packed(f"def {name}_backward(", typed, f") -> {returns}:"),
             f'    """{said if self.heads else said + "."}"""',
-            packed(f"{', '.join(sloped)} = out = {name}_sloped(", [*self.every, "kept"], ")", 1),
+            packed(f"{', '.join(sloped)} = out = {name}_sloped(", sized, ")", 1),
             f"    (X, H, T), C = {first}.shape, kept.shape[-1]",
             packed("args = [", args, "]", 1),
             self._launch("slopes"),
@@ -379,7 +413,7 @@ class _Operator:
             "",
             "",
             f"@{name}_backward.register_fake",
-            packed(f"def {name}_sloped(", [*self.every, "kept", "*_"], "):"),
+            packed(f"def {name}_sloped(", [*sized, "*_"], "):"),
             '    """The shapes of the slopes."""',
             f"    return {', '.join(empty)}",
             "",

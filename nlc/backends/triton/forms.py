@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nlc.backends.torch.scans import Form
-from nlc.backends.triton.gates import back, call
+from nlc.backends.triton.gates import ONE, back, call
 from nlc.backends.triton.lines import laid
 from nlc.backends.writer import select
 from nlc.ir.gates import Gates
@@ -28,12 +28,14 @@ def chunk(
 class KernelForm(Form):
     """``rate``: each write has a factor of its own, so that no product of the two is stored. ``unit``: keys and queries
     are brought to length one in the kernels. ``grouped``: they have fewer heads, each for several of the values'.
+    ``decayed``: what is erased is the answer of a state that has decayed, by channel.
     ``gates``: what the kernels make gates of, if that is not done before; ``raw`` and ``raw_decay`` are what scans and
     reads that do so have behind their names."""
 
     rate: bool = False
     unit: bool = False
     grouped: bool = False
+    decayed: bool = False
     gates: Gates | None = field(default=None, compare=False)
     raw: str = ""
     raw_decay: str = ""
@@ -41,7 +43,7 @@ class KernelForm(Form):
     @property
     def scan(self) -> str:
         if self.kind not in ("none", "scalar"):
-            return super().scan + self.keys
+            return f"{super().scan}{'_decayed' * self.decayed}{self.keys}"
         first, last = "gated_" if self.kind == "scalar" else "", self.keys + self.raw
         if not self.erase:
             return f"{first or 'additive_'}memory{last}"
@@ -106,9 +108,19 @@ def _gated(source: str, name: str, gates: list[str], raw: Gates | None) -> str:
     for x in gates:
         chunk, one = f"tl.load({x} + n * T + t, mask=t < stop, other=0.0)", f"tl.load({x} + n)"
         if raw:
-            chunk, one = (call(raw, name, x, at) for at in ("n, t, T, H, stop", "n, 0, 1, H, 1"))
+            chunk, one = (call(raw, name, x, at) for at in (None, ONE))
         source = source.replace(f"CHUNK_{x.upper()}", chunk).replace(f"ONE_{x.upper()}", one)
-    return source
+    return "@triton.jit".join(
+        _used(x, raw.fixed if raw else []) for x in source.split("@triton.jit")
+    )
+
+
+def _used(kernel: str, fixed: list[str]) -> str:
+    """A kernel without what is fixed of gates that it does not make."""
+    for n in fixed:
+        if kernel.count(n) == 1:
+            kernel = kernel.replace(f" {n}: tl.constexpr,", "")
+    return kernel
 
 
 def worded(source: str, words: dict[str, str], **flags: bool) -> str:

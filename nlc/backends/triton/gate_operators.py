@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nlc.backends.triton.gates import lines_of, slopes_of
 from nlc.backends.triton.lines import laid
-from nlc.backends.writer import select
+from nlc.backends.writer import listed, select
 from nlc.ir.gates import Gates
 
 _KERNELS = '''
@@ -71,7 +71,8 @@ def NAME_backward(
     TYPED_AND_GRAD
 ) -> RETURNS:
     """The slopes, in parts where they are sums."""
-    SLOPED = out = NAME_sloped(ALL, grad)
+    SLOPED = out = NAME_sloped(ALL, grad)  #? heads
+    SLOPED = out = NAME_sloped(RAW)  #? !heads
     (R, D), sizes = grad.shape, dict(BR=16, BD=128, num_warps=4, num_stages=1)
     args = [TENSORS, grad, SLOPED, R, D]
     launch(NAME_slopes, (blocks_of(R, 16) * blocks_of(D, 128),), args, torch.float32, **sizesKNOWN)
@@ -79,7 +80,8 @@ def NAME_backward(
 
 
 @NAME_backward.register_fake
-def NAME_sloped(ALL, grad):
+def NAME_sloped(ALL, grad):  #? heads
+def NAME_sloped(RAW, *_):  #? !heads
     """The shapes of the slopes."""
     EMPTY
     SUM_EMPTY  #? heads
@@ -167,7 +169,7 @@ def operator(name: str, gates: Gates) -> str:
         "SET_BACK": block(back),
         "TYPED_AND_GRAD": ", ".join([*typed, "grad: Tensor"]),
         "TYPED": ", ".join(typed),
-        "MADE": " and ".join([*tensors, *fixed]),
+        "MADE": listed([*tensors, *fixed]),
         "ONE": tensors[0],
         "SHAPES": ", ".join(f"{n}.shape" for n in tensors),
         "SLOPED": ", ".join(f"d_{n}" for n in tensors),
@@ -185,6 +187,7 @@ def operator(name: str, gates: Gates) -> str:
         "TENSORS": ", ".join(tensors),
         "RAW_LEFT": _left(raw),
         "RAW_TUPLE": f"({', '.join(raw)}{',' * (len(raw) == 1)})",
+        "RAW": ", ".join(raw),
         "HEADS_LEFT": _left(heads),
         "HEADS_TUPLE": f"({', '.join(heads)}{',' * (len(heads) == 1)})",
         "FIRST": raw[0],

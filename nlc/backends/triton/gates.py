@@ -5,7 +5,7 @@ Kernels take the values as they are in memory, one a token and head, [X, T, H], 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count, islice
 
 from nlc.backends.precedence import ATOM
@@ -18,7 +18,7 @@ from nlc.ir.gates import NUMBER, Gates, variables
 from nlc.ir.logs import logged
 from nlc.ir.ops import leaf
 
-_AT = "n, t, T, H, stop"
+ONE = {"n": "n", "t": "0", "T": "1", "H": "H", "stop": "1"}  # where the only token is
 
 
 def ending(number: int, taken: set[str]) -> str:
@@ -28,10 +28,20 @@ def ending(number: int, taken: set[str]) -> str:
     return next(islice(free, number, None))
 
 
-def call(gates: Gates, name: str, gate: str, at: str) -> str:
-    """A gate of some tokens in a kernel of an operator."""
+def call(gates: Gates, name: str, gate: str, where: Mapping[str, str] | None = None) -> str:
+    """A gate of some tokens in a kernel of an operator; ``where``: what these are called there."""
     mine = gates.only(gate)
-    return f"{name}_{gate}({', '.join([*mine.tensors, at, *mine.fixed])})"
+    at = [(where or {}).get(x, x) for x in _place_of(mine)]
+    return f"{name}_{gate}({', '.join([*mine.tensors, *at, *mine.fixed])})"
+
+
+def _place(raw: bool, heads: bool) -> list[str]:
+    """What says where tokens are, as far as it matters to what is theirs or their head's, and which are there."""
+    return [*["n"] * (raw or heads), "t", *["T"] * raw, *["H"] * (raw or heads), "stop"]
+
+
+def _place_of(gates: Gates) -> list[str]:
+    return _place(bool(gates.kind("raw")), bool(gates.kind("head")))
 
 
 def texts(gates: Gates, name: str) -> str:
@@ -40,51 +50,57 @@ def texts(gates: Gates, name: str) -> str:
     return "\n\n\n".join([*made, _back(gates, name)]) + "\n"
 
 
-def _signature(gates: Gates, function: str, more: list[str], at: str) -> list[str]:
-    fixed = [f"{n}: tl.constexpr" for n in gates.fixed]
-    args = [*gates.tensors, *more, *at.split(", "), *fixed]
-    return ["@triton.jit", packed(f"def {function}(", args, "):")]
-
-
-def _loads(gates: Gates) -> list[str]:
+def _loads(gates: Gates, asked: Iterable[Expr]) -> list[str]:
+    """What expressions are made of, and which tokens are there."""
+    used = {n for e in asked for n in variables(e)}
     raw = gates.kind("raw")
     at = "at, there = (n // H * T + t) * H + n % H, t < stop" if raw else "there = t < stop"
-    tokens = [f"{n} = tl.load({n} + at, mask=there, other=0.0).to(tl.float32)" for n in raw]
-    return [at, *tokens, *(f"{n} = tl.load({n} + n % H)" for n in gates.kind("head"))]
+    lines = [
+        f"{n} = tl.load({n} + at, mask=there, other=0.0).to(tl.float32)" for n in raw if n in used
+    ]
+    return [at, *lines, *(f"{n} = tl.load({n} + n % H)" for n in gates.kind("head") if n in used)]
 
 
 def _value(gates: Gates, name: str, gate: str) -> str:
     mine = gates.only(gate)
     said = {"log_a": "log a", "w": "w, what a write is multiplied by", "b": "b, what erases"}
     lets, value = lines_of(gates[gate], "value", 32)
-    lines = [f'"""{said[gate]}, of tokens t of the head n."""', *_loads(mine), *lets]
+    of = "of tokens t" + " of the head n" * ("n" in _place_of(mine))
+    lines = [f'"""{said[gate]}, {of}."""', *_loads(mine, [gates[gate]]), *lets]
     lines.append(f"return tl.where(there, {value}, 0.0)")
-    return _function(_signature(mine, f"{name}_{gate}", [], _AT), lines)
+    args = [*mine.tensors, *_place_of(mine), *(f"{n}: tl.constexpr" for n in mine.fixed)]
+    return _function(["@triton.jit", packed(f"def {name}_{gate}(", args, "):")], lines)
 
 
 def _back(gates: Gates, name: str) -> str:
     """What sets the slopes by the variables from those by the gates; of heads a sum a chunk."""
     heads, said = gates.kind("head"), "Sets the slopes by what the gates of a chunk are made of"
     said += "; by what is a head's, their sum." if heads else "."
-    lines = [f'"""{said}"""', *_loads(gates), *slopes_of(gates)]
+    lines = [f'"""{said}"""', *_loads(gates, [e for _, e in gates.slopes]), *slopes_of(gates)]
     for n in gates.kind("raw"):
         lines.append(f"tl.store(d_{n} + at, slope_{n}.to(d_{n}.dtype.element_ty), mask=there)")
     for n in heads:
         lines.append(f"tl.store(d_{n} + m, tl.sum(tl.where(there, slope_{n}, 0.0), 0))")
-    more = [*(f"d_{g}" for g, _ in gates.values), *(f"d_{n}" for n in gates.tensors)]
-    return _function(_signature(gates, f"{name}_gates_back", more, _chunk_at(gates)), lines)
+    args, fixed = _taken_back(gates)
+    args += [f"{n}: tl.constexpr" for n in fixed]
+    return _function(["@triton.jit", packed(f"def {name}_gates_back(", args, "):")], lines)
 
 
-def _chunk_at(gates: Gates) -> str:
-    """Where a chunk is; its number where it has sums of its own."""
-    return f"m, {_AT}" if gates.kind("head") else _AT
+def _taken_back(gates: Gates) -> tuple[list[str], list[str]]:
+    """What it takes: what slopes are made of and where they go, where the chunk is, with its number where it has sums
+    of its own; and what is fixed of that."""
+    used = {n for _, e in gates.slopes for n in variables(e)}
+    raw, heads = gates.kind("raw"), gates.kind("head")
+    slopes = [*(f"d_{g}" for g, _ in gates.values), *(f"d_{n}" for n in gates.tensors)]
+    place = [*["m"] * bool(heads), *_place(bool(raw), bool(used & {*heads}))]
+    taken = [*(n for n in gates.tensors if n in used), *slopes, *place]
+    return taken, [n for n in gates.fixed if n in used]
 
 
 def back(gates: Gates, name: str) -> str:
     """The call of it in a kernel."""
-    slopes = [*(f"d_{g}" for g, _ in gates.values), *(f"d_{n}" for n in gates.tensors)]
-    args = [*gates.tensors, *slopes, _chunk_at(gates), *gates.fixed]
-    return f"{name}_gates_back({', '.join(args)})"
+    args, fixed = _taken_back(gates)
+    return f"{name}_gates_back({', '.join([*args, *fixed])})"
 
 
 def meant(gates: Gates, like: str) -> list[str]:

@@ -24,7 +24,7 @@ def NAME_back(
     t = start + i
     x, head = n // H, n % H
     <before:a><!before:_>, c = logs(CHUNK_LOG_A)  #? decay
-    read = <!before:c><before:c - a>  #? decay
+    read = c - a  #? decay before
     at_q, keyed = flow(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK)
     Q = tl.load(at_q, mask=keyed, other=0.0).to(DOT)
     at_k, keyed = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)
@@ -32,7 +32,7 @@ def NAME_back(
     Q, scale_q = unit(Q, EPS, DOT)  #? unit
     K, scale_k = unit(K, EPS, DOT)  #? unit
     seen_t = i[None, :] ORDER i[:, None]
-    G_t = tl.exp2(tl.where(seen_t, read[None, :] - c[:, None], -float("inf")))  #? decay
+    G_t = tl.exp2(tl.where(seen_t, <before:read><!before:c>[None, :] - c[:, None], -float("inf")))  #? decay
     G_t = tl.where(seen_t, 1.0, 0.0)  #? !decay
     A_t = (tl.dot(K, tl.trans(Q), input_precision=PRECISION) * G_t).to(DOT)
     dA = tl.zeros([C, C], tl.float32)
@@ -52,13 +52,13 @@ def NAME_back(
         at, there = flow(d_rows + x * w_x + head * w_h, t, v, w_t, stop, DV)
         dR = tl.dot(A_t, dO, input_precision=PRECISION)
         tl.store(at, dR.to(d_rows.dtype.element_ty), mask=there)
-        worth = <!decay:dO><decay:(dO * tl.exp2(read)[:, None]).to(DOT)>
+        worth = <!decay:dO><decay:(dO * tl.exp2(<before:read><!before:c>)[:, None]).to(DOT)>
         dh = tl.dot(tl.trans(Q), worth, input_precision=PRECISION)
         at, held = block(d_starts + m * DK * DV, d, v, DK, 1, DK, DV)
         tl.store(at, dh.to(d_starts.dtype.element_ty), mask=held)
-    dQ *= tl.exp2(read)[:, None]  #? decay
+    dQ *= tl.exp2(<before:read><!before:c>)[:, None]  #? decay
     seen = i[:, None] ORDER i[None, :]
-    G = tl.exp2(tl.where(seen, read[:, None] - c[None, :], -float("inf")))  #? decay
+    G = tl.exp2(tl.where(seen, <before:read><!before:c>[:, None] - c[None, :], -float("inf")))  #? decay
     G = tl.where(seen, 1.0, 0.0)  #? !decay
     dQ += tl.dot((dA * G).to(DOT), K, input_precision=PRECISION)
     dK = tl.dot((dA_t * G_t).to(DOT), Q, input_precision=PRECISION)
@@ -135,7 +135,7 @@ _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
     <keyed:k, ><rate:u, >GIVEN<probe:p, >rows, <state:starts, >ends, <erase:du, >
-    <rate:d_u, >dk, SLOPES<probe:dp, >packing, T, N, H, <grouped:group, >
+    <rate:d_u, >dk, SLOPES<probe:dp, >packing, T, N, H, <grouped:<keyed:group, >>
     <keyed:k_x, k_h, k_t, >r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,

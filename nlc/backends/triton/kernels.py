@@ -14,15 +14,6 @@ from nlc.backends.triton.forms import KernelForm, chosen, text
 from nlc.backends.triton.lines import laid
 
 _FLOW = '''
-# In kernels: n counts the heads of all sequences, m the chunks of all of them; x and head are those
-# of n, t the tokens and i their places in a chunk, d and v channels of keys and values. Of a scan:
-# u is written, times w if there is w, and b erases at p, else at k; R are the rows that come of it,
-# X inverses, h a block of the state transposed; g is what that is worth, Y what rows are, and Rg,
-# Yh, YR are products of two. One that is needed transposed, too, as YR_t, is made twice: with the
-# transpose of a product some versions of Triton multiply wrongly on Hopper. What is behind a name
-# with _x, _h, _t is a stride. Gates can be made of what is theirs of a token, raw_, of a head,
-# head_, or of all, fixed_. Where N sequences are packed in one, n counts its heads, and packing
-# says where they are.
 @triton.jit
 def flow(x, token, channel, at, T, size: tl.constexpr):
     """Where tokens and channels are, and which of them are there."""

@@ -153,8 +153,8 @@ def _sharing(parallel: Parallel, inner: dict[str, Dim]) -> tuple[set[str], set[s
             continue
         r, mine = x.record, [n for n in reads if n.attr.scan == x.name]
         if r.kind == "channel" and r.erases and r.probe is None:
-            continue  # where a decay is by channel, probes have all heads
-        probed = r.kind != "channel" and r.probe is not None
+            continue  # where a decay by channel is no part of what is erased, probes have all heads
+        probed = r.probe is not None and (r.kind != "channel" or r.decayed)
         vectors = [r.key, *[r.probe] * probed, *(n.args[0] for n in mine if n.args)]
         names = [str(e.attr) if e is not None and e.op == "var" else "" for e in vectors]
         alike = len({inner.get(n) for n in names}) == 1 and names[0] in inner

@@ -11,12 +11,14 @@ from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
 from nlc.backends.torch.scanned import Scanned, all_nodes, assigned, reads
 from nlc.backends.torch.scans import Form
+from nlc.backends.triton import configs
 from nlc.backends.triton.coupled_calls import CoupledCalls
 from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.gate_operators import operator
 from nlc.backends.triton.gates import ending
 from nlc.backends.triton.keys import groups, lengths, narrow
+from nlc.backends.triton.legend import legend
 from nlc.backends.triton.packing import unpackable
 from nlc.backends.triton.texts import TEXTS, of_form
 from nlc.backends.writer import WIDTH, Header, Writer
@@ -43,7 +45,11 @@ def emit_module(program: Program, header: Header) -> str:
     program = emitter.program
     asked = {"CHUNK": program.tile or program.channel_tile}
     made = {n: operator(n, gates) for gates, n in emitter.row.operators.items()}
-    texts = defined(emitter.printer.helpers, program, asked, TEXTS | made | emitter.made)
+    every, helpers = TEXTS | made | emitter.made, emitter.printer.helpers
+    found = defined(helpers, program, asked, every)
+    own = configs.tables(configs.launched(found))
+    own["flow"] = "\n" + legend("\n".join(found)) + every["flow"].lstrip("\n")
+    texts = defined(helpers, program, asked, every | own)
     return close_file(file, texts, body, _IMPORTS, class_name(program.system))
 
 
@@ -103,7 +109,8 @@ class TritonModule(CoupledCalls, TorchModule):
     def form(self, r: Record, read: bool) -> Form:
         f = super().form(r, True)
         if f.kind not in ("none", "scalar"):
-            return KernelForm(f.kind, f.erase, grouped=r.states[0] in self.sharing)
+            shares = r.states[0] in self.sharing
+            return KernelForm(f.kind, f.erase, grouped=shares, decayed=r.decayed)
         unit, grouped = r.states[0] in self.lengths, r.states[0] in self.sharing
         found = KernelForm(
             f.kind, f.erase, f.probe, rate=rate(r) is not None, unit=unit, grouped=grouped
@@ -175,14 +182,14 @@ class TritonModule(CoupledCalls, TorchModule):
         """u of a state; what its T answers at the probe on a line of its own, where it decays towards one."""
         r = s.record
         if r.answered:
-            return at(r.write[j])
+            return at(r.write[j], SUM)
         if r.source is None or r.erase[j] is None or not self._towards(s, r.source):
             return super()._written(s, j, at)
         like, answer = r.write[j] or r.parts[0], at(r.probe or r.key)
         names = [self.parts(f"{s.name}_{x}", like) for x in ("begun", "since")]
         self.w(f"{names[0]} = {answer} @ {self._towards(s, r.source)}.mT")
         up = "" if r.rank < 2 else "[..., None]"
-        self.w(f"{names[1]} = {at(r.write[j])} - {at(r.erase[j])}{up} * {names[0]}")
+        self.w(f"{names[1]} = {at(r.write[j], SUM)} - {at(r.erase[j])}{up} * {names[0]}")
         return names[1]
 
     def _nonnegative(self, name: str) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.gates import meant
-from nlc.backends.triton.lines import packed
-from nlc.backends.writer import WIDTH, select, wrap
+from nlc.backends.triton.lines import packed, shortened
+from nlc.backends.writer import WIDTH, listed, select, wrap
 from nlc.ir.gates import Gates
 
 
@@ -23,7 +23,7 @@ class Text:
 
     def __call__(self, source: str) -> None:
         if chosen := select(source.replace("NAME", self.name), **self.flags):
-            self.parts.append(chosen)
+            self.parts.append("\n".join(shortened(x) for x in chosen.split("\n")))
 
     def call(self, start: str, args: list[str], end: str, depth: int = 1) -> None:
         """A call or a signature, on as few lines as it needs."""
@@ -162,7 +162,7 @@ def _scan_called(
     """The function that the module calls."""
     text.call("def NAME(", typed([*given[:-2], "within"]), f") -> {returns(3)}:", 0)
     raw = f.gates.kind("raw") if f.gates else numbers
-    each = f", {' and '.join(raw)} [..., T]" if raw else ""
+    each = f", {listed(raw)} [..., T]" if raw else ""
     at = "p" if f.probe else "k"
     keys = "k and p" if f.probe else "k"
     text(f'''\
@@ -171,7 +171,8 @@ def _scan_called(
     said = f"S is [..., dv, dk], {keys} [..., T, dk], u [..., T, dv]{each}."
     if f.gates:
         gates = [n.replace("_", " ") for n, _ in f.gates.values]
-        said += f" {' and '.join(f.gates.given)} are what {', '.join(gates)} are made of."
+        verbs = ["are" if x[1:] else "is" for x in (f.gates.given, gates)]
+        said += f" {listed(f.gates.given)} {verbs[0]} what {listed(gates)} {verbs[1]} made of."
     said += " The rows of k are brought to length one." * f.unit
     said += f" Heads of {keys} may be fewer, each for as many in a row." * f.grouped
     said += " Returns S after the last token, the rows that were written, and S before each chunk."
@@ -335,7 +336,7 @@ def _scan_backward(
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dv), dk, dtype = u.shape, k.shape[-1], wider(k.dtype)''')
     tokens = told_tokens(f)
-    text.call(call, [*kept, *grads], ")")
+    text.call(call, [*kept, "d_end"], ")")
     text("    inverse = filled(inverse, chunk_of(dk, dv, T, k.dtype))  #? erase")
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
     text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
@@ -348,14 +349,17 @@ def _scan_backward(
     keyed = ["k"] * (state or f.unit)
     args = [*keyed, *["u"] * f.rate, *numbers, *probes, written, *["starts"] * state, "ends"]
     args += [*[worth] * erase, *["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes))]
-    args += [*tokens, *strides_of(*keyed, written, *["u"] * f.rate, *probes)]
+    args += [
+        *tokens[: None if keyed else 2],
+        *strides_of(*keyed, written, *["u"] * f.rate, *probes),
+    ]
     text.launch("scan_grads", "grads", args, "dtype", CHUNKS)
     text("""\
     return out
 
 
 @NAME_backward.register_fake""")
-    text.call("def NAME_slopes(", [*kept, *grads, "*_"], "):", 0)
+    text.call("def NAME_slopes(", [*kept, "d_end", "*_"], "):", 0)
     text('''\
     """The shapes of the slopes."""
     d_k, dtype = tokens_first(<grouped:u, ><!grouped:k><grouped:k.shape[-1]>), wider(k.dtype)''')

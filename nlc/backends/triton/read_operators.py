@@ -94,7 +94,7 @@ def NAME_shapes(q, k, rows, *_):
     text('''\
     """The slopes by all that goes in."""
     (X, H, T, dv), dk = rows.shape, q.shape[-1]''')
-    text.call(f"{', '.join(slopes)} = out = NAME_slopes(", [*tensors, "grad"], ")")
+    text.call(f"{', '.join(slopes)} = out = NAME_slopes(", tensors, ")")
     args = [*tensors, "grad", *slopes, *tokens, *strides, *strides_of("grad", "d_rows")]
     text.launch("back", "out_back", args, "wider(k.dtype)", CHUNKS)
     text("""\
@@ -102,7 +102,7 @@ def NAME_shapes(q, k, rows, *_):
 
 
 @NAME_backward.register_fake""")
-    text.call("def NAME_slopes(", [*tensors, "grad", "*_"], "):", 0)
+    text.call("def NAME_slopes(", [*tensors, "*_"], "):", 0)
     heads = raw.kind("head") if raw else []
     shapes = ["torch.empty_like(log_a)"] * (decay and not raw)
     shapes += [

@@ -3,29 +3,6 @@
 from __future__ import annotations
 
 SHARED: dict[str, str] = {
-    "CONFIG": """
-# Of each kind of kernel: channels of dv that a program holds, warps, stages.
-CONFIG = {
-    "solve": (16, 4, 1),
-    "scan": (32, 4, 2),
-    "scan_float32": (32, 4, 1),
-    "scan_read": (32, 4, 2),
-    "out": (128, 4, 1),
-    "scan_back": (32, 4, 2),
-    "scan_back_float32": (32, 8, 1),
-    "out_back": (64, 8, 2),
-    "grads": (64, 8, 2),
-    "step": (32, 4, 1),
-}
-BY_GENERATION = {  # up to 128 channels, on a generation of GPUs
-    8: {"channel_scan_read": (16, 4, 2), "scan_read": (32, 8, 2)},
-    9: {"scan": (64, 4, 2), "scan_back": (64, 4, 2)},
-    10: {"scan": (32, 8, 2), "scan_back": (32, 8, 2)},
-}
-# Beyond 64 and beyond 128 channels: what has another table there, so that no values spill.
-LONG = {"scan_back_float32": (16, 8, 1)}
-LONGEST = {"scan_float32": (8, 4, 1), "scan_back_float32": (8, 4, 1)}
-""",
     "OPERATORS": """
 OPERATORS = re.sub(r"\\W", "_", f"nlc_{__name__}")  # where torch finds those of this file
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -136,21 +113,6 @@ def tuned() -> dict[tuple[str, int, int], tuple[int, int, int]]:
 def generation() -> int:
     """Of the GPU: 8 Ampere, 9 Hopper, 10 Blackwell; 0 without one."""
     return torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
-''',
-    "configured": '''
-def configured(kind: str, dk: int, dv: int) -> tuple[int, int, int]:
-    """Channels of dv that a program holds, warps and stages: as tuned, else as in the tables."""
-    held, warps, stages = usual = CONFIG[kind]
-    channels = max(dk, dv)
-    if channels > 128 and kind in LONGEST:
-        usual = LONGEST[kind]
-    elif channels > 64 and kind in LONG:
-        usual = LONG[kind]
-    elif channels > 128:
-        usual = held // 2, warps, stages
-    else:
-        usual = BY_GENERATION.get(generation(), {}).get(kind, usual)
-    return usual if INTERPRETED else tuned().get((kind, dk, dv), usual)
 ''',
     "sizes_of": '''
 def sizes_of(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
@@ -421,12 +383,13 @@ def differs(
         if not isinstance(names.get(name), str):  # 0: which of the states
             inputs.append(axes.get(name, 1e-6 if name == "eps" else 0))
             continue
-        alone = names[name] == "heads"
-        shape = [] if alone else [size[axis] for axis in names[name].split()]
-        heads = axes.get("groups", 16) if name in ("k", "p", "q") else 16
+        each, alone = names[name].removeprefix("each "), names[name] == "heads"
+        shape = [] if alone else [size[axis] for axis in each.split()]
+        grouped = name in ("k", "p", "q") and each == names[name]
+        heads = axes.get("groups", 16) if grouped else 16
         sequences = len(ends) - 1 if name in ("S", "X") else 1
-        shape = shape if "all" in names[name] else [sequences, heads, *shape][alone:]
-        of.append("sequence" if name in ("S", "X") else names[name])
+        shape = shape if "all" in each else [sequences, heads, *shape][alone:]
+        of.append("sequence" if name in ("S", "X") else each)
         x = torch.randn(shape, generator=noise, device=device)
         if name in ("k", "p", "q"):
             x = F.normalize(x, dim=-1)

@@ -12,6 +12,7 @@ from nlc.backends.triton import (
     channel_fused,
     channel_reads,
     channel_scans,
+    configs,
     coupled,
     coupled_reads,
     coupled_scans,
@@ -74,9 +75,8 @@ def of_form(f: KernelForm) -> dict[str, str]:
 
 
 def _texts() -> dict[str, str]:
-    first = {
-        n: SHARED[n] for n in ("CONFIG", "OPERATORS", "Operator")
-    }  # read where operators are defined
+    first = configs.tables(configs.KINDS)
+    first |= {n: SHARED[n] for n in ("OPERATORS", "Operator")}  # read where operators are defined
     made: dict[str, str] = dict(kernels.SHARED)
     for f in forms():
         made |= of_form(f)

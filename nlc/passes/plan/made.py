@@ -36,9 +36,9 @@ COST = 12  # functions that it takes to make them
 def with_gates(program: Program, reserved: frozenset[str]) -> Program:
     """The program with records that hold what their gates are made of: the gates' expressions, and their slopes.
 
-    So for scans of matrices that stand in no loop, and for coupled states in tiles, too. A decay by channel, which is
-    used often, is made before, as a ``made`` node. Where a write that nothing else reads is a number times a vector, it
-    stands in its scan.
+    So for scans of matrices, in loops over boundaries, too, where what is kept anyway is not made anew. A decay by
+    channel, which is used often, is made before, as a ``made`` node. Where a write that nothing else reads is a number
+    times a vector, it stands in its scan.
     """
     at = next((i for i, x in enumerate(program.body) if isinstance(x, Parallel)), None)
     if at is None:
@@ -79,11 +79,13 @@ class _Inlined:
             return [x]
         if x.record.kind == "channel":
             return self._decays_first(x)
-        if x.record.kind not in ("none", "scalar"):
-            return [x]
+        return [self._made_of(x) if x.record.kind in ("none", "scalar") else x]
+
+    def _made_of(self, x: Scan) -> Scan:
+        """A scan whose gates are numbers, over what they are made of."""
         x = replace(x, record=answered(x.record, self._definition))
-        record = self._record(self._written_out(x.record))
-        return [x if record is None else replace(x, record=record)]
+        record = self._record(self._written_out(x.record)) if x.record.rank == 2 else None
+        return x if record is None else replace(x, record=record)
 
     def _tiles(self, loop: Loop) -> Loop:
         """A loop over tiles: what is made of flows from outside of it takes them in."""
@@ -94,13 +96,11 @@ class _Inlined:
             if isinstance(x, Scan) and x.record.kind in ("coupled", "signed"):
                 x = replace(x, record=self._coupled(x.record))
             elif isinstance(x, Scan) and x.record.kind in ("none", "scalar"):
-                x = replace(x, record=answered(x.record, self._definition))
+                x = self._made_of(x)
             body.append(x)
         self.tile = None
-        kept = {*loop.carries, *loop.collects.values()}
-        kept |= {n for names in loop.stacks.values() for n in names}
-        body = needed(body, kept)
-        used = {n for x in body for n in reads(x)} | kept
+        body = needed(body, tile.kept)
+        used = {n for x in body for n in reads(x)} | tile.kept
         slices = {o: i for o, i in tile.slices.items() if i in used}
         return replace(loop, body=tuple(body), slices=slices)
 
@@ -145,15 +145,27 @@ class _Inlined:
     def _written_out(self, r: Record) -> Record:
         """The record with its write as a number times a vector, if that is what it is and nothing else reads it."""
         name = str(r.write[0].attr) if r.write[0] is not None and r.write[0].op == "var" else ""
-        if name not in self.inner or self.uses[name] > 1 or name in self.parallel.collects.values():
+        lets, moving = self._scope
+        kept = self.tile.kept if self.tile else {*self.parallel.collects.values()}
+        if name not in lets or self.uses[name] > 1 or name in kept:
             return r
-        value = self.inner[name]
-        moved = any(str(n.attr) in self.moving for n in walk(value) if n.op == "var")
+        value = lets[name]
+        moved = any(str(n.attr) in moving for n in walk(value) if n.op == "var")
         whole = replace(r, write=(value,))
         return r if moved or value.op != "mul" or rate(whole) is None else whole
 
+    def _after_decay(self, r: Record) -> Record:
+        """The record with its probe as it is where the state has decayed, if it is that times the decay."""
+        value = self._definition(r.probe) if r.probe is not None else None
+        decay = r.decay[0][0]
+        if value is None or value.op != "mul" or decay not in value.args:
+            return r
+        probe = value.args[1 - value.args.index(decay)]
+        return r if probe.type.rank != 1 else replace(r, probe=probe, decayed=True)
+
     def _decays_first(self, x: Scan) -> list[Let | Scan | Loop]:
         """A scan behind the statement that makes its decays."""
+        x = replace(x, record=self._after_decay(x.record))
         log: Expr = x.record.log  # type: ignore[assignment]
         if log in self.decays:
             return [replace(x, record=replace(x.record, log=self.decays[log]))]
@@ -220,6 +232,8 @@ class _Inlined:
         """What a variable within the loop stands for, if kernels can make it of what has names."""
         name = str(e.attr)
         lets, moving = self._scope
+        if self.tile is not None and name in self.tile.kept:
+            return e  # it is there anyway
         if (inner := lets.get(name)) is not None:
             found = self._expanded(inner)
             made_of = [x for x in leaves(found) if x.type.clock.batched]
@@ -300,6 +314,8 @@ class _Tile:
         states = {n for x in loop.body if isinstance(x, Scan) for n in x.record.states}
         self.moving = {*loop.carries, *states, *(n for n, count in times.items() if count > 1)}
         self.lets: dict[str, Expr] = {}
+        self.kept = {*loop.carries, *loop.collects.values()}
+        self.kept |= {n for names in loop.stacks.values() for n in names}
 
     def known(self, x: Let | Scan) -> None:
         alone = isinstance(x, Let) and len(x.names) == 1 and x.when is None
