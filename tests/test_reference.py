@@ -236,12 +236,25 @@ def test_what_is_no_word_says_so_and_names_no_specs(word: str) -> None:
         ("rank-1 affine", ["rank-1 affine: a class of levels"]),
         ("anchored", ["anchored: a plan"]),
         ("anchor", ["anchor: a key of a level", "anchor: a function"]),
+        ("decay", ["decay: an argument"]),
+        ("eps", ["eps: an argument"]),
+        ("learned", ["learned: a word"]),
+        ("W", ["W: a word"]),
     ],
 )
 def test_every_meaning_of_a_word_is_found(word: str, kinds: list[str]) -> None:
     assert [f"{e.name}: {e.kind}" for e in reference.find(word)] == kinds
     clocks = [e.name for e in reference.find("every") if e.kind == "a clock"]
     assert len(clocks) > 2 and clocks == [form for form in clock.FORMS if "every" in form]
+
+
+def test_an_argument_is_that_of_all_that_take_it() -> None:
+    (decay,) = reference.find("decay")
+    assert decay.doc.startswith("of `gd`") and "of gradient descent" in decay.more()["gd"]
+    (lr,) = reference.find("lr")
+    takers = [e for e in reference.entries("rules") if re.search(r"\blr\b", e.usage)]
+    assert lr.doc.endswith(f"and {len(takers) - 6} more") and len(lr.more()) == 6
+    assert not reference.find("x"), "what stands by place alone has no name to look up"
 
 
 def test_a_spec_comes_before_a_word(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

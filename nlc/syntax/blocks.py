@@ -18,7 +18,7 @@ _BLOCKS = ("hyper", "inputs", "outputs", "weights", "clocks", "use", "let", "lev
 # How a key that is missing is written.
 _EXAMPLES = {
     "nlc": "add `nlc: 1`, the version of the language",
-    "system": "add `system: NAME`, the name of the file",
+    "system": "add `system: NAME`, as a rule the name of the file",
     "context": "add `context: tokens`, or `context: gradients` for an optimizer",
 }
 _LOOP = re.compile(r"for\s+(\w+)\s+in\s+(\S.*)")

@@ -241,7 +241,7 @@ class Spec(Block):
     """A system of levels."""
 
     nlc: Literal["1"] = _required("the version of the language", examples=["1"])
-    system: Name = _required("its name, that of the file", examples=["my_adam"])
+    system: Name = _required("its name, as a rule that of the file", examples=["my_adam"])
     context: Literal["tokens", "gradients", "layers"] = _required(
         "what the levels compress", examples=["tokens"]
     )

@@ -40,6 +40,15 @@ RESERVED = {
     "for": "the word of a sum over a family",
 }
 
+# Words that mean something where they stand; elsewhere they are names like any other.
+PLACED = {
+    "W": "in a gradient or layer system, the trained tensor: its level, which has no memory of its own",
+    "learned": "behind `init`: a start that is trained as weights are; `learned(e)` begins at e",
+    "zeros": "behind `init`: where a state starts if nothing is said",
+    "none": "in a call: an argument is left out",
+    "self": "in `applies_to`: this system trains what the route takes",
+}
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _PAIR = re.compile(r"\s*([A-Za-z]\w*)\s*(?:=\s*|:)([^\s=].*)")
 _INDEXED = re.compile(r"\s*(?P<name>[^\[\]]*?)\s*\[(?P<index>.*)\]\s*", re.DOTALL)

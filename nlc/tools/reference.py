@@ -29,7 +29,7 @@ from nlc.syntax.operators import Operator, operators
 from nlc.syntax.schema import BLOCKS, Block, choices_of, example_of, keys_of, kind_of, sentence_of
 from nlc.syntax.symbols import letters
 from nlc.syntax.tree import SpecTree
-from nlc.syntax.values import RESERVED
+from nlc.syntax.values import PLACED, RESERVED
 from nlc.tools import samples
 from nlc.tools.derivation import SIGNS
 from nlc.tools.draw import READS as READ_AT
@@ -272,14 +272,36 @@ def find(name: str) -> list[Entry]:
         e for e in every if e.kind == "a clock" and e.name == form_of(name)
     ]
     functions = {e.name for e in found if e.kind == "a function"}
-    return [e for e in found if e.kind != "a reserved word" or e.name not in functions]
+    found = [e for e in found if e.kind != "a reserved word" or e.name not in functions]
+    return found + [e for e in _said_in_a_place() if e.name == name]
 
 
 def meant(name: str) -> str | None:
     """The word that a name which is none most likely misspells."""
-    return nearest(name, [e.name for w in TABLES if w not in _NO_WORDS for e in entries(w)])
+    words = [e.name for w in TABLES if w not in _NO_WORDS for e in entries(w)]
+    return nearest(name, [*words, *(e.name for e in _said_in_a_place())])
 
 
+def _said_in_a_place() -> list[Entry]:
+    """What means something in one place only and has no table of its own: named arguments, and `PLACED`."""
+    takers: dict[str, list[Entry]] = {}
+    for taker in (e for what in ("rules", "functions", "memories") for e in entries(what)):
+        inside = taker.usage.partition("(")[2].removesuffix(")")
+        named = taker.kind == "a rule" or "=" in inside
+        for argument in inside.split(", ") if named and inside else ():
+            name, default, _ = argument.partition("=")
+            if default or taker.kind == "a rule":
+                takers.setdefault(name, []).append(taker)
+    out = [Entry("a word", name, name, doc) for name, doc in PLACED.items()]
+    for name, found in takers.items():
+        more = f" and {len(found) - _TAKERS} more" if len(found) > _TAKERS else ""
+        doc = f"of {', '.join(f'`{t.name}`' for t in found[:_TAKERS])}{more}"
+        said = {t.name: f"`{t.usage}`: {t.doc}" for t in found[:_TAKERS]}
+        out.append(Entry("an argument", name, name, doc, more=lambda said=said: said))
+    return out
+
+
+_TAKERS = 6  # of one argument that are shown
 _NO_WORDS = ("specs", "names", "letters")
 
 
