@@ -104,7 +104,7 @@ def explain(
 ) -> None:
     """Say how each level runs, why, what it costs, and what would make it faster; or what a code means.
 
-    WORD is a word of the language: a function, a memory, a rule, an argument, a key, a clock, an operator. Of several, each
+    WORD is a word of the language: a function, a memory, a rule, an argument, a key, a clock. Of several, each
     is explained, with an empty line between them; in JSON they are a list.
     """
     found, as_json = [], format == "json"
