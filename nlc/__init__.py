@@ -94,3 +94,8 @@ __all__ = [
     "loads",
     "route",
 ]
+
+
+def __dir__() -> list[str]:
+    """What is for users: notebooks complete these."""
+    return sorted(__all__)
