@@ -432,30 +432,3 @@ class _Operator:
             packed(f"{name}_forward.register_autograd(", [f"{name}_slope", f"{name}_setup"], ")"),
         ]
         return "\n".join(lines)
-
-
-TEXTS: dict[str, str] = {
-    "numbers_like": '''
-def numbers_like(x: Tensor) -> Tensor:
-    """Room for numbers [X, H, T] like x, tokens before heads in memory: as modules want them."""
-    X, H, T = x.shape
-    return x.new_empty(X, T, H).transpose(1, 2)
-''',
-    "weighed": '''
-def weighed(A: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """kept and begun of decays A [X, H, T, states, states], weights w [X, H, T, states, rows]."""
-    T, states, rows = w.shape[-3:]
-    C, one = coupled_chunk(T), torch.eye(states, dtype=A.dtype, device=A.device)
-    kept, begun, i = [], [], torch.arange(C, device=A.device)
-    for first in range(0, T, C):
-        v, b = w.new_zeros(*w.shape[:2], states, rows, C), one.expand(*A.shape[:2], -1, -1)
-        for t in range(first, first + C):
-            if t < T:
-                v = torch.einsum("...sm,...mjc->...sjc", A[:, :, t], v)
-                v, b = v + w[:, :, t, :, :, None] * (i == t - first), A[:, :, t] @ b
-            kept.append(v)
-            begun.append(b)
-    kept, begun = (torch.stack(x, 2).unflatten(2, (-1, C)) for x in (kept, begun))
-    return kept.movedim(3, -2).contiguous(), begun.movedim(3, -1).contiguous()
-''',
-}

@@ -16,7 +16,6 @@ from nlc.backends.triton import (
     coupled,
     coupled_reads,
     coupled_scans,
-    coupled_weights,
     decays,
     fused_operators,
     gate_operators,
@@ -90,7 +89,6 @@ def _texts() -> dict[str, str]:
     )
     made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS | channel_fused.TEXTS
     made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
-    made |= coupled_weights.TEXTS
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}
     return {**(rest | {"CHUNK": _CHUNK}), **first, **made, **SHARED}
 
