@@ -333,3 +333,10 @@ def test_several_are_one_document_of_json() -> None:
         json.loads(run(f"explain {x} --format json")[1]) for x in ("NLC210", "anchor", "adamw")
     ]
     assert (code, json.loads(text)) == (0, alone)
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 100_000, 1_000_003])
+def test_the_steps_of_one_level_are_those_of_all(tokens: int) -> None:
+    made = nlc.load("gated_delta_net").explain(tokens=tokens)
+    ((fact,),) = made.levels
+    assert fact.cost.steps == made.total.steps == -(-tokens // 64)

@@ -216,7 +216,7 @@ class Costs:
             self._of(owner).state += size
         for name, often in self._touched().items():
             cost = self.levels[name]
-            cost.steps = ceil(often * self.tokens)
+            cost.steps = ceil(round(often * self.tokens, 6))  # a share of the tokens, in floats
             cost.moved += 2 * cost.state * often
         for name, level in self.program.system.levels.items():
             if level.memory.kind == "cache":  # what it holds on average, once a chunk of queries
