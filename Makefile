@@ -20,7 +20,7 @@ else
   NLC := .venv/bin/nlc
 endif
 
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal $(ARGS)
 INTERPRETED := TRITON_INTERPRET=1 $(PYTEST)  # kernels on the CPU, in processes of their own
 RUN := runs/demo
 

@@ -246,8 +246,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
             score += 0.2  # letters in another order
         if score >= 0.72 and (best is None or score > best_score):
             best, best_score = candidate, score
-    if best is None and len(name) > 3:
-        alike = [c for c in candidates if _sound(c) == _sound(name)]
+    if best is None and 3 < len(name) <= 2 * max(map(len, candidates), default=0):
+        heard = _sound(name)
+        alike = [c for c in candidates if _sound(c) == heard]
         best = alike[0] if len(alike) == 1 else None
     if best is None and len(name) > 2:
         begun = [c for c in candidates if c.lower().startswith(name.lower())]

@@ -41,7 +41,9 @@ class Through(torch.autograd.Function):
         return (dy @ W).sum_to_size(x.shape), (dy.mT @ x).sum_to_size(W.shape)
 
 
-through = Through.apply
+def through(x: Tensor, W: Tensor) -> Tensor:
+    """x Wᵀ for a matrix that all tokens of a tile share."""
+    return Through.apply(x, W)
 ''',
     "SiluBack": '''
 class SiluBack(torch.autograd.Function):

@@ -166,12 +166,14 @@ class _Level:
             return False
         length = self.reaches.norm(step.key)
         square = self._square(step.key)
-        scale, kept = (step.scale, step.kept) if sound else (_UNIT, _UNIT)
         erased = step.erased.times(square)
-        left = scale.times(kept.minus(erased))
-        if left.known and left.range.high > 1 + SLACK and self._climbs(scale.times(erased), e, s):
+        left = step.scale.times(step.kept.minus(erased))
+        if not left.known:
+            return False
+        if sound and left.range.high > 1 + SLACK and self._climbs(step.scale.times(erased), e, s):
             return True
-        if not left.known or not self._too_low(left.range.low):
+        alone = left if sound else _UNIT.times(_UNIT.minus(erased))
+        if not self._too_low(left.range.low) or not self._too_low(alone.range.low):
             return False
         # scale · (factor · most − kept) = 1 where that is largest
         most = step.erased.times(square).range.high
