@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf
 from pathlib import Path
 
@@ -62,7 +63,13 @@ def entries(what: str) -> list[Entry]:
     """Those of one table; ValueError if there is no such table."""
     if what not in TABLES:
         raise ValueError(f"there is no table {what!r}; tables: {', '.join(TABLES)}")
-    return list(TABLES[what]())
+    return list(_made(what))
+
+
+@cache
+def _made(what: str) -> tuple[Entry, ...]:
+    """Each table once: that of rules reads every shipped spec."""
+    return tuple(TABLES[what]())
 
 
 # ------------------------------------------------------------------------------------------------ tables

@@ -48,7 +48,7 @@ def check(text: str) -> None:
         assert error(a, c) < max(MOST, 50 * error(b, c))
 
 
-@pytest.mark.parametrize("examples", (3, pytest.param(40, marks=pytest.mark.long)))
+@pytest.mark.parametrize("examples", (1, pytest.param(40, marks=pytest.mark.long)))
 @pytest.mark.parametrize("strategy", (linear_systems(), self_modifying_systems()), ids=str)
 def test_random_memories_with_kernels_are_those_without(
     strategy: st.SearchStrategy[str], examples: int
