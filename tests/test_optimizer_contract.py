@@ -365,7 +365,25 @@ def test_states_of_others_are_refused(name: str, monkeypatch: pytest.MonkeyPatch
             wrong["state"][number][key] = torch.zeros(7, *x.shape)
             with pytest.raises(ValueError, match=f"has '{key}' of shape"):
                 opt.load_state_dict(wrong)
+    after = opt.state_dict()
+    for number, state in saved["state"].items():
+        assert state.keys() == after["state"][number].keys()
+        assert all(
+            torch.equal(*map(torch.as_tensor, (x, after["state"][number][k])))
+            for k, x in state.items()
+        )
     opt.load_state_dict(saved)
+
+
+def test_a_state_is_that_of_the_rule_that_was_saved() -> None:
+    made = made_by("muon", "torch")
+    (p,) = (nn.Parameter(torch.ones(4, 3)),)
+    first = made([{"params": [p], "rule": "rest"}])
+    p.grad = torch.ones_like(p)
+    first.step()
+    second = made([p])
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["rule"] == "rest" and "W.m" in second.state[p]
 
 
 def test_what_is_no_number_is_no_hyper() -> None:

@@ -533,7 +533,7 @@ def test_products_of_sums_are_not_multiplied_out() -> None:
     assert time.process_time() - start < 5
 
 
-UPHILL = "every step of level `S` goes up its objective"
+UPHILL = "every step of level `S` adds at the key to what it holds"
 
 
 @pytest.mark.parametrize(

@@ -212,3 +212,45 @@ output: flat(x) + merge(split_up(split(x)))
         spec.compile()(d=8, heads=2, n=3)
     with pytest.raises(ValueError, match="heads = 0 must be a whole number, at least 1"):
         spec.compile()(heads=0)
+
+
+OPEN = """\
+nlc: 1
+system: open
+context: tokens
+hyper: {d: 6}
+inputs: {x: [d]}
+let:
+  z: sigmoid(linear(x))
+levels:
+  S:
+    frequency: every token
+    memory: matrix(d, d)
+    update: SUM
+output: S(x)
+"""
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        ("S", "z * z", "z * outer(x, x)"),
+        ("(S + z) * z", "outer(x, x)"),
+        ("(per_key(sigmoid(x)) - z) * S", "z * outer(x, x)"),
+    ],
+)
+def test_a_gate_is_a_number_in_whatever_order_it_is_read(terms: tuple[str, ...]) -> None:
+    for order in (terms, terms[::-1]):
+        spec = nlc.loads(OPEN.replace("SUM", " + ".join(order)), "open.yaml")
+        assert not spec.check().has_errors, order
+        assert spec.system.flows["z"].expr.type.dims == ()
+
+
+@pytest.mark.parametrize("terms", [("S", "z"), ("S", "outer(x, x)", "z * z")])
+def test_a_term_beside_a_matrix_says_its_width(terms: tuple[str, ...]) -> None:
+    for order in (terms, terms[::-1]):
+        text = OPEN.replace("SUM", " + ".join(order))
+        found = nlc.loads(text, "open.yaml").check().diagnostics
+        assert [d.code for d in found if d.severity == "error"] == ["NLC301"], order
+        text = text.replace("linear(x)", "linear(x, 1)")
+        assert not nlc.loads(text, "open.yaml").check().has_errors, order

@@ -247,7 +247,7 @@ CODES.update(
         "NLC802": Code(
             "retention outside [0, 1]",
             "`retain` and `decay` say how much of the memory stays; a factor above 1 makes it grow"
-            " with every tick, one below 0 turns its sign. A step that goes up its objective makes it grow at the key.",
+            " with every tick, one below 0 turns its sign. A step that adds what it reads makes it grow at the key.",
             "warning",
         ),
         "NLC803": Code(

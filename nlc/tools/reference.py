@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from math import inf
 from pathlib import Path
 
@@ -63,13 +62,7 @@ def entries(what: str) -> list[Entry]:
     """Those of one table; ValueError if there is no such table."""
     if what not in TABLES:
         raise ValueError(f"there is no table {what!r}; tables: {', '.join(TABLES)}")
-    return list(_made(what))
-
-
-@cache
-def _made(what: str) -> tuple[Entry, ...]:
-    """Each table once: that of rules reads every shipped spec."""
-    return tuple(TABLES[what]())
+    return list(TABLES[what]())
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -280,19 +273,20 @@ def find(name: str) -> list[Entry]:
     ]
     functions = {e.name for e in found if e.kind == "a function"}
     found = [e for e in found if e.kind != "a reserved word" or e.name not in functions]
-    return found + [e for e in _said_in_a_place() if e.name == name]
+    return found + [e for e in _said_in_a_place(every) if e.name == name]
 
 
 def meant(name: str) -> str | None:
     """The word that a name which is none most likely misspells."""
-    words = [e.name for w in TABLES if w not in _NO_WORDS for e in entries(w)]
-    return nearest(name, [*words, *(e.name for e in _said_in_a_place())])
+    words = [e for w in TABLES if w not in _NO_WORDS for e in entries(w)]
+    return nearest(name, [e.name for e in (*words, *_said_in_a_place(words))])
 
 
-def _said_in_a_place() -> list[Entry]:
+def _said_in_a_place(every: list[Entry]) -> list[Entry]:
     """What means something in one place only and has no table of its own: named arguments, and `PLACED`."""
     takers: dict[str, list[Entry]] = {}
-    for taker in (e for what in ("rules", "functions", "memories") for e in entries(what)):
+    kinds = ("a rule", "a function", "a memory")
+    for taker in sorted((e for e in every if e.kind in kinds), key=lambda e: kinds.index(e.kind)):
         inside = taker.usage.partition("(")[2].removesuffix(")")
         named = taker.kind == "a rule" or "=" in inside
         for argument in inside.split(", ") if named and inside else ():

@@ -278,3 +278,33 @@ def test_cuts_that_do_not_fit_are_clipped_or_said() -> None:
     for at in ([0, 4, 3, 6], [0, 7], [1, 6], [[0, 6]]):
         with pytest.raises(ValueError, match="cu_seqlens must rise from 0 to T"):
             net(**flows, cu_seqlens=torch.tensor(at))
+
+
+ONE_TAP = LAYER.replace("conv(x, 3)", "conv(x, 1)")
+COUNTED = """
+nlc: 1
+system: counted
+context: tokens
+hyper: {d: 12}
+inputs: {x: [d]}
+levels:
+  c:
+    frequency: every token
+    memory: scalar
+    update: c * 0.9 + 1
+output:
+  y: x * c
+"""
+
+
+@pytest.mark.parametrize("text", [ONE_TAP, COUNTED])
+def test_what_looks_nowhere_is_packed_too(text: str) -> None:
+    """A convolution of one tap, and a state of which no token says anything, whose sequences run one by one."""
+    spec = nlc.loads(text, "packed.yaml")
+    if text == COUNTED:
+        assert "nothing of a token enters `c`" in str(spec.explain("triton"))
+    x, cuts = torch.randn(1, 9, 12), torch.tensor([0, 0, 1, 1, 6, 9, 9])
+    net, exact = spec.compile("triton")(), spec.compile("torch")()
+    exact.load_state_dict(net.state_dict())
+    for found, expected in zip(*(m(x, cu_seqlens=cuts) for m in (net, exact)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -70,8 +70,13 @@ def load_state_dict(self, state_dict: dict) -> None:
     saved = state_dict["param_groups"]
     for group in saved:
         self.check_group({**self.defaults, **group})
-    self.check_states(state_dict)
+    before = self.state, self.param_groups
     super().load_state_dict(state_dict)
+    try:
+        self.check_states()
+    except ValueError:
+        self.state, self.param_groups = before
+        raise
     for group, old in zip(self.param_groups, saved, strict=True):
         self.settle(group)
 asked:        self.check_routes(group)
@@ -80,20 +85,23 @@ asked:        self.check_routes(group)
                 if isinstance(x, Tensor):
                     self.state[W][key] = x.to(W.device, copy=True)
 
-def check_states(self, state_dict: dict) -> None:
-    """ValueError for memories that another optimizer has kept, or of other shapes."""
-    for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
-        for i, (W, number) in enumerate(zip(group["params"], saved["params"], strict=False)):
-            kept, rule = state_dict["state"].get(number), self.rule_of(i, group)
-            if not kept or rule is None:
+def check_states(self) -> None:
+    """ValueError for memories that another optimizer has kept, or of tensors of other shapes."""
+    for group in self.param_groups:
+        for i, W in enumerate(group["params"]):
+            kept = self.state.get(W)
+            rule = self.rule_of(i, group) if kept else None
+            if rule is None:
                 continue
             given = {key: group[key] for key in rule.HYPERS}
+            given = {k: x.to("meta") if isinstance(x, Tensor) else x for k, x in given.items()}
             for key, x in rule.initial_state(W.detach().to("meta"), **given).items():
-                if key in kept and (not isinstance(x, Tensor) or x.shape == kept[key].shape):
+                shape = list(getattr(kept.get(key), "shape", []))
+                if key in kept and (not isinstance(x, Tensor) or list(x.shape) == shape):
                     continue
                 found = f"lacks {key!r}, and has {', '.join(map(repr, kept))}"
                 if key in kept:
-                    found = f"has {key!r} of shape {list(kept[key].shape)}, not {list(x.shape)}"
+                    found = f"has {key!r} of shape {shape}, not {list(x.shape)}"
                 said = f"the state of a tensor {list(W.shape)} {found}"
                 raise ValueError(f"{said}: it is of another optimizer ({declared(rule, key)})")
 

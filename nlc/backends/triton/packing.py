@@ -31,9 +31,12 @@ def unpackable(program: Program) -> str | None:
     parallels = [x for x in program.body if isinstance(x, Parallel)]
     body = [x for p in parallels for x in (*p.first, *p.body)]
     scans = [x for x in body if isinstance(x, Scan)]
+    spread = {x.names[0] for x in body if isinstance(x, Let) and x.expr.op == "spread"}
     for s in scans:
         if not s.read:
             return f"nothing reads `{states.get(s.name, s.name)}` from token to token"
+        if all(str(e.attr) in spread for e in s.record.parts if e.op == "var"):
+            return f"nothing of a token enters `{states.get(s.name, s.name)}`"
     exprs = [x.expr for x in (*program.body, *body) if isinstance(x, Let)]
     exprs += [e for s in scans for e in s.record.parts]
     exprs += [e for x in program.body if isinstance(x, Return) for e in x.outputs.values()]

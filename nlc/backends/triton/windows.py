@@ -20,7 +20,8 @@ class Edges:
         sizes, step = cuts.diff()[:, None], torch.arange(reach, device=device)
         self.shape, self.there = (len(sizes), reach), (step < sizes).flatten()
         self.first = torch.where(step < sizes, cuts[:-1, None] + step, 0).flatten()
-        self.zero = ((cuts[:-1] == 0).sum() - 1).reshape(1) * reach  # of these the first of all
+        zero = ((cuts[:-1] == 0).sum() - 1).clamp(min=0)  # cuts are not checked here
+        self.zero = zero.reshape(1) * reach  # of these the first of all
         self.last = (cuts[1:, None] - reach + step).clamp(min=0).flatten()
         # of what was carried and of the last tokens, side by side: what is carried on
         stays = torch.where(step + sizes < reach, sizes, reach) + step
@@ -55,6 +56,8 @@ def causal_conv_within(x: Tensor, weight: Tensor, window: Tensor, within: Packin
     """As `causal_conv`; of packed sequences [1, T, ...], each behind its own window."""
     if not cut(within):
         return causal_conv(x, weight, window)
+    if not window.shape[1]:  # one tap looks at no other token
+        return causal_conv(x, weight, window[:1])[0], window
     near = edges(within, window.shape[1])
     rows, _ = causal_conv(near.begin(x), weight, window)
     out, _ = causal_conv(x, weight, window[:1])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from nlc.ir.expr import Expr
-from nlc.ir.shapes import HEADS, ShapeError, Shapes, parts
+from nlc.ir.shapes import HEADS, ShapeError, Shapes, as_matrix, parts
 from nlc.ir.types import ONE, Dim, Dims, Like, show_dims
 
 
@@ -177,7 +177,7 @@ class Solver(Shapes):
 
     def solve(self, blame: Callable[[Expr, ShapeError], None]) -> None:
         """Works off what waits: first what is certain, then one default at a time."""
-        steps = (self._certain, self._beside_a_vector, self._alike)
+        steps = (self._certain, self._beside_a_vector, self._alike, self._open)
         progress = True
         while progress and self.waiting:
             progress = False
@@ -236,22 +236,36 @@ class Solver(Shapes):
         return False
 
     def _beside_a_vector(self, w: Waiting) -> bool:
-        if w.kind != "elementwise":
-            return False
-        shapes = [self.view(a) for a in (*w.args, w.result) if self.known(a) and self.view(a) != ()]
-        if not shapes:
-            return False
+        """Beside a vector a width is the vector's; beside a matrix it can only be a gate."""
+        shapes, moved = self._beside(w), False
         vector = all(len(s) == 1 and not isinstance(s[0], Like) for s in shapes)
-        for i, a in enumerate(w.args):
-            if self.known(a):
-                continue
-            if not vector and w.node.op in ("add", "sub"):  # no gate, and no matrix either
-                beside = show_dims(shapes[0])
-                said = f"a number or a vector, and beside it stands {beside}"
-                raise ShapeError(said, i, "state its width, as in `linear(x, n)`")
-            # a width can be a vector's; beside a matrix it can only be a gate
-            self.bind(a, shapes[0] if vector else ())
-        return True
+        for a in w.args if shapes else ():
+            if not self.known(a) and (vector or self._gate(w, a, shapes[0])):
+                self.bind(a, shapes[0] if vector else ())
+                moved = True
+        return moved
+
+    def _open(self, w: Waiting) -> bool:
+        """What is left beside a matrix is neither a gate nor a matrix."""
+        if shapes := self._beside(w):
+            i = next(i for i, a in enumerate(w.args) if not self.known(a))
+            said = f"a number or a vector, and beside it stands {show_dims(shapes[0])}"
+            help = "state its width: `linear(x, n)`, or `linear(x, 1)` for a number"
+            raise ShapeError(said, i, help)
+        return False
+
+    def _gate(self, w: Waiting, unknown: object, shape: Dims) -> bool:
+        """Whether it is no mere term of a sum: a factor here or elsewhere, or beside one of rows or columns."""
+        sums = ("add", "sub")
+        others = [x for x in self.waiting if x.kind == "elementwise" and x.node.op not in sums]
+        elsewhere = any(self.view(a) is self.view(unknown) for x in others for a in x.args)
+        return w.node.op not in sums or ONE in as_matrix(shape) or elsewhere
+
+    def _beside(self, w: Waiting) -> list[Dims]:
+        """The shapes that elementwise unknowns stand beside, but for numbers."""
+        if w.kind != "elementwise":
+            return []
+        return [self.view(a) for a in (*w.args, w.result) if self.known(a) and self.view(a) != ()]
 
     def _alike(self, w: Waiting) -> bool:
         if w.kind != "elementwise":

@@ -192,18 +192,20 @@ class _Level:
         return factor == -inf if self.joint.inner else factor < -1 - SLACK
 
     def _climbs(self, erased: Reach, e: Expr, s: State) -> bool:
-        """Whether it was said that each step goes up its objective, and adds at the key to what the memory holds."""
+        """Whether it was said that each step adds at the key to what the memory holds, as one up a square does."""
         added = erased.range
         if not (added.high <= 0 and added.low < -SLACK):
             return False
         lr = self._step_size()
-        helps = ["turn the sign of the step size, or of the objective"]
+        helps = ["turn the sign of what the step reads of the memory"]
+        if self.level.rule is not None:
+            helps = ["turn the sign of the objective, or of the step size"]
         if lr is not None and lr.span.text.startswith("-") and lr.op in ("neg", "num"):
             turned = lr.span.text[1:].strip()
             helps = [f"write `{turned}`: a step of positive size lowers the objective"]
         self.report.add(
             "NLC802",
-            f"every step of level `{self.level.name}` goes up its objective",
+            f"every step of level `{self.level.name}` adds at the key to what it holds",
             self._place(lr, "rule" if self.level.rule else "update"),
             f"at the key it adds up to {number(-added.low)} times what `{s.name}` holds"
             if isfinite(added.low)
