@@ -153,7 +153,8 @@ def test_scans_and_steps_do_not_spill(spec: str, n: int, dtype: str, tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=free)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert {k["dk"] for k in found} == {n} and all(k["fits"] for k in found)
+    keys = {k["dk"] for k in found} - {1}  # of vectors and numbers, beside matrices
+    assert keys == {n} and all(k["fits"] for k in found)
     assert [k for k in found if k["spills"]] == []
 
 
