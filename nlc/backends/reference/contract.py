@@ -86,7 +86,7 @@ asked:        self.check_routes(group)
                     self.state[W][key] = x.to(W.device, copy=True)
 
 def check_states(self) -> None:
-    """ValueError for memories that another optimizer has kept, or of tensors of other shapes."""
+    """ValueError for memories that another optimizer keeps, or of tensors of other shapes."""
     for group in self.param_groups:
         for i, W in enumerate(group["params"]):
             kept = self.state.get(W)
