@@ -65,6 +65,15 @@ def test_names_are_those_of_parameters() -> None:
     assert graph.nodes["m"]["size"] == sum(p.numel() for p in starts.values())
 
 
+def test_what_no_route_takes_is_nobodys() -> None:
+    spec = nlc.load("hope")
+    only = NAMED.replace("  rest: gd(lr=lr)\n", "")
+    only = only.replace('starts: {names: "*.init", rule: self}', "matrices: self")
+    graph = spec.combined(nlc.loads(only))
+    taken = [p for p in spec.compile()().parameters() if p.ndim == 2]
+    assert graph.nodes["m"]["size"] == sum(p.numel() for p in taken)
+
+
 def test_what_hangs_on_modules_has_no_size() -> None:
     by_module = NAMED.replace('{names: "*.init", rule: self}', "{modules: Linear, rule: self}")
     graph = nlc.load("hope").combined(nlc.loads(by_module))

@@ -144,17 +144,17 @@ def combine(tokens: nx.DiGraph, gradients: nx.DiGraph) -> nx.DiGraph:
 
 def _own(routes: tuple[Route, ...], weights: tuple[Weight, ...]) -> tuple[Weight, ...] | None:
     """Those of the weights that a system itself trains; None where that hangs on more than sizes and names."""
+    if not routes:
+        return weights
     own = []
     for weight in weights:
-        route = None
         for route in routes:
             takes = _takes(route, weight)
             if takes is None:
                 return None
             if takes:
-                break
-        if route is None or route.rule is None:
-            own.append(weight)
+                own += [weight] if route.rule is None else []
+                break  # the first that takes it; what none takes nothing trains
     return tuple(own)
 
 

@@ -166,9 +166,8 @@ class _Builder:
             if part.explained.matrix is None:
                 grows = f" at {part.explained.tokens:,} tokens" if c.kind == "cache" else ""
                 values.append(f"{size(fact.cost.state)} of state{grows}")
-            elif c.kind == "trained" and part.system.routes:
-                pass  # each route keeps its own
-            elif c.shape.startswith("like("):
+            elif c.shape.startswith("like(") and not (c.kind == "trained" and part.system.routes):
+                # of what routes train each keeps its own
                 each = fact.cost.state / (part.explained.matrix[0] * part.explained.matrix[1])
                 values.append(
                     size(each * c.size) if c.size is not None else f"{size(each)} for each weight"
