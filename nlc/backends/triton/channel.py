@@ -53,12 +53,13 @@ def one_token(x, token, channel, at, T, size: tl.constexpr):
 _SCORES = '''
 @triton.jit
 def NAME_block(
-    q, k, log_a, out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
+    q, k, log_a, out, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
     DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """16 rows of the scores of a chunk: q_t . k_i, channels decayed from i to <!before:t><before:t-1>."""
     m, own = tl.program_id(0).to(tl.int64) // (C // 16), tl.program_id(0) % (C // 16)
-    n, start, stop = piece(m, packing, T, N, C)
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    n, start = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C  #? !cut
     first, i, d = start + own * 16, tl.arange(0, 16), tl.arange(0, BK)
     q += n // H * q_x + n % H<query: // group> * q_h
     k += n // H * k_x + n % H<grouped: // group> * k_h
@@ -94,12 +95,12 @@ def NAME_block(
 
 
 def NAME(
-    q: Tensor, k: Tensor, log_a: Tensor, out: Tensor, dv: int, packing: Tensor | None,
+    q: Tensor, k: Tensor, log_a: Tensor, out: Tensor, dv: int, <cut:packing: Tensor | None,>
 ) -> None:
     """Sets scores of chunks [X, H, chunks, C, C], but for blocks of 16 above the diagonal."""
     (_, H, T, _), sizes = log_a.shape, sizes_of("paired", q.shape[-1], dv, q.shape[2], q.dtype)
     args = [
-        q, k, log_a, out, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
+        q, k, log_a, out, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, <grouped:H // k.shape[1], >*q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
     grid = (out.shape[:4].numel() // 16,)
     launch(NAME_block, grid, args, q.dtype, **sizes)
@@ -109,13 +110,14 @@ def NAME(
 SPREAD = '''
 @triton.jit
 def NAME_spread(
-    q, k, log_a, <erase:b, >pairs, dq, dk, <erase:db, >da, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
+    q, k, log_a, <erase:b, >pairs, dq, dk, <erase:db, >da, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, a_x, a_h, a_t,
     DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What the scores of a chunk are worth to some channels of all, the last 16 tokens first."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
     i, d = tl.arange(0, 16), part * BD + tl.arange(0, BD)
-    n, start, stop = piece(m, packing, T, N, C)
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    n, start = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C  #? !cut
     base = (n // H * T * H + n % H) * DK
     q += n // H * q_x + n % H<query: // group> * q_h
     k += n // H * k_x + n % H<grouped: // group> * k_h
@@ -228,17 +230,16 @@ def entry(name: str, *sources: str, **flags: bool) -> str:
     return "\n" + "\n\n\n".join(text(x, name, **flags).strip("\n") for x in sources) + "\n"
 
 
-TEXTS: dict[str, str] = {
-    "rates": _RATES,
-    "to_end": _FOURS,
-    "one_token": _TOKEN,
-    "channel_paired": entry("channel_paired", _SCORES),
-    "channel_paired_before": entry("channel_paired_before", _SCORES, before=True),
-    "channel_paired_grouped": entry("channel_paired_grouped", _SCORES, grouped=True),
-    "channel_paired_before_grouped": entry(
-        "channel_paired_before_grouped", _SCORES, before=True, grouped=True
-    ),
-    "channel_paired_before_keyed": entry(  # only keys are shared, as by a scan whose probes are not
-        "channel_paired_before_keyed", _SCORES, before=True, grouped=True, query=False
-    ),
-}
+def texts(cut: bool) -> dict[str, str]:
+    """What kernels of decays by channel share; ``cut``: of packed sequences, too."""
+    kinds = {
+        "": dict(),
+        "_before": dict(before=True),
+        "_grouped": dict(grouped=True),
+        "_before_grouped": dict(before=True, grouped=True),
+        # only keys are shared, as by a scan whose probes are not
+        "_before_keyed": dict(before=True, grouped=True, query=False),
+    }
+    scores = {f"channel_paired{n}": flags for n, flags in kinds.items()}
+    made = {n: entry(n, _SCORES, cut=cut, **flags) for n, flags in scores.items()}
+    return {"rates": _RATES, "to_end": _FOURS, "one_token": _TOKEN} | made

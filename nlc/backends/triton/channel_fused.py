@@ -10,13 +10,14 @@ from nlc.backends.triton.channel_scans import SCAN
 _FADE = '''
 @triton.jit
 def NAME_fade(
-    q, log_a, begun, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, a_x, a_h, a_t,
+    q, log_a, begun, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, a_x, a_h, a_t,
     DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr,
 ):
     """Queries as from the start of their chunk."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
     i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
-    n, start, stop = piece(m, packing, T, N, C)
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    n, start = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C  #? !cut
     t, x, head = start + i, n // H, n % H
     <before:a><!before:_>, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32)
@@ -26,18 +27,19 @@ def NAME_fade(
 _OPERATOR = '''
 def NAME(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >q: Tensor,
-    within: Packing | None = None,
+    <cut:within: Packing | None = None,>
 ) -> tuple[Tensor, Tensor]:
     """What `SCAN` has at the end, and what `READ` reads at q: by one
     kernel that keeps nothing else, unless slopes are wanted."""
     if slopes_wanted(S, k, u, <erase:b, >log_a, <erase:p, >q):
-        S, <!erase:_><erase:rows>, starts = SCAN(S, k, u, <erase:b, >log_a, <erase:p, >within)
-        return S, READ(q, k, <erase:rows><!erase:u>, starts, log_a, within)
+        S, <!erase:_><erase:rows>, starts = SCAN(S, k, u, <erase:b, >log_a<erase:, p><cut:, within>)
+        return S, READ(q, k, <erase:rows><!erase:u>, starts, log_a<cut:, within>)
     dtype = supported(k)
     lead = leading(
-        front(S, 2, within), <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:<!decayed:p.shape[:-2], >><decayed:<!grouped:p.shape[:-2], >><!grouped:q.shape[:-2],>
+        <cut:front(S, 2, within)><!cut:S.shape[:-2]>, <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:<!decayed:p.shape[:-2], >><decayed:<!grouped:p.shape[:-2], >><!grouped:q.shape[:-2],>
     )
-    S = states_for(lead, 2, state_of(S, u.shape[-1], k.shape[-1]), within)
+    S = state_of(S, u.shape[-1], k.shape[-1])
+    S = <cut:states_for(lead, 2, S, within)><!cut:fitted(lead, 2, S)[0].contiguous()>
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
     k, u, <erase:p, >q = (rows_of(dtype, x) for x in fitted(lead, 2, k, u, <erase:p, >q))  #? !grouped
@@ -45,8 +47,8 @@ def NAME(
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped !erase
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped decayed
     u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase !decayed
-    packing = packed(within, k, u)
-    end, out = NAME_forward(S, k, u, <erase:b, >log_a, <erase:p, >q, packing, True)
+    packing = packed(within, k, u)  #? cut
+    end, out = NAME_forward(S, k, u, <erase:b, >log_a, <erase:p, >q, <cut:packing, >True)
     return unfitted(lead, end, out)
 
 
@@ -61,36 +63,36 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >q: Tensor,
-    packing: Tensor | None, divided: bool | None,
+    <cut:packing: Tensor | None, >divided: bool | None,
 ) -> tuple[Tensor, Tensor]:
     """S after the last token, and reads; ``divided``: by two kernels where that is faster."""
     (_, H, T, dk), dv = log_a.shape, u.shape[-1]
     sizes = scan_sizes("channel_scan_read", dk, dv, T, k.dtype)
     programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])
-    alone = T == 1 and packing is None
+    alone = T == 1<cut: and packing is None>
     if divided and (alone or not in_one(k.dtype, programs, k.device)):
-        end, <erase:rows, >starts<erase:, _> = SCAN_forward(S, k, u, <erase:b, >log_a, <erase:p, >packing, None)
-        return end, READ_forward(q, k, <erase:rows><!erase:u>, starts, log_a, packing)[0]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4<erase:<!decayed:, p="each T dk">>>)
+        end, <erase:rows, >starts<erase:, _> = SCAN_forward(S, k, u, <erase:b, >log_a<erase:, p><cut:, packing, None>)
+        return end, READ_forward(q, k, <erase:rows><!erase:u>, starts, log_a<cut:, packing>)[0]
+    checked(NAME_forward, NAME_meaning, k, dv, T, <cut:packing is not None, >log_a="T dk"<grouped:, groups=4<erase:<!decayed:, p="each T dk">>>)
     end, out = NAME_shapes(S, k, u)
     C = sizes["C"]
-    at_end, <erase:begun, >whole = SCAN_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
+    at_end, <erase:begun, >whole = SCAN_faded(k, <erase:p, >log_a, <cut:packing, >k.dtype, dv)
     inverse = k.new_empty(*whole.shape[:3], C, C)  #? erase
     below = torch.empty_like(inverse, dtype=torch.float32)  #? erase
-    channel_paired<!decayed:_before><grouped:<decayed:_grouped><!decayed:_keyed>>(p, k, log_a, below, dv, packing)  #? erase
+    channel_paired<!decayed:_before><grouped:<decayed:_grouped><!decayed:_keyed>>(p, k, log_a, below, dv<cut:, packing>)  #? erase
     solving = sizes_of("solve", dk, dv, T, k.dtype)  #? erase
-    args = [below, b, inverse, *tokens_of(packing, T, C)]  #? erase
+    args = [below, b, inverse, <cut:*tokens_of(packing, T, C)><!cut:T>]  #? erase
     launch(SCAN_solve, (whole.shape[:3].numel(),), args, k.dtype, **solving)  #? erase
     scores = q.new_empty(*whole.shape[:3], C, C)
-    channel_paired<before:_before><grouped:_grouped>(q, k, log_a, scores, dv, packing)
+    channel_paired<before:_before><grouped:_grouped>(q, k, log_a, scores, dv<cut:, packing>)
     faded, fading = q.new_empty(log_a.shape), sizes_of("fade", dk, dv, T, q.dtype)
     args = [
-        q, log_a, faded, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*q.stride()[:3], *log_a.stride()[:3],
+        q, log_a, faded, <cut:*tokens_of(packing, T, C)><!cut:T>, H, <grouped:H // k.shape[1], >*q.stride()[:3], *log_a.stride()[:3],
     ]
     grid = (whole.shape[:3].numel() * blocks_of(dk, fading["BD"]),)
     launch(NAME_fade, grid, args, q.dtype, **fading)
     args = [
-        S, at_end, u, <erase:b, begun, inverse, >whole, faded, scores, end, out, *tokens_of(packing, T, C), H,
+        S, at_end, u, <erase:b, begun, inverse, >whole, faded, scores, end, out, <cut:*tokens_of(packing, T, C)><!cut:T>, H,
         *u.stride()[:3], *out.stride()[:3],
     ]
     launch(NAME_chunks, (programs,), args, k.dtype, **sizes)
@@ -104,7 +106,8 @@ def NAME_shapes(S, k, u, *_):
 '''
 
 
-def _texts() -> dict[str, str]:
+def texts(cut: bool) -> dict[str, str]:
+    """Every scan with its read; ``cut``: of packed sequences, too."""
     out: dict[str, str] = {}
     for erase, decayed, before, grouped in product((False, True), repeat=4):
         if decayed and not erase:
@@ -112,8 +115,6 @@ def _texts() -> dict[str, str]:
         scan = f"channel_{'delta_' * erase}scan{'_decayed' * decayed}{'_grouped' * grouped}"
         name = f"{scan}_read{'_before' * before}"
         flags = dict(erase=erase, decayed=decayed, before=before, grouped=grouped, query=grouped)
+        flags |= dict(cut=cut)
         out[name] = entry(name, _FADE, SCAN, _OPERATOR, read=True, **flags)
     return out
-
-
-TEXTS: dict[str, str] = _texts()

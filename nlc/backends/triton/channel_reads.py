@@ -12,7 +12,7 @@ from nlc.backends.triton.channel import SPREAD, entry
 _READ = '''
 @triton.jit
 def NAME_out(
-    q, rows, starts, log_a, scores, out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
+    q, rows, starts, log_a, scores, out, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -20,8 +20,9 @@ def NAME_out(
     """SAID for a block of dv: what a chunk began with, and what was written since."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     <before:a><!before:_>, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(tl.float32)
@@ -78,13 +79,13 @@ def NAME_meaning(
 _READ_FORWARD = '''
 @Operator
 def NAME_forward(
-    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, packing: Tensor | None,
+    q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, <cut:packing: Tensor | None,>
 ) -> tuple[Tensor, Tensor]:
     """Over [X, H, ...], tokens before heads in memory, where modules want them; and scores."""
     out, scores = NAME_shapes(q, k, rows, starts, log_a)
     (X, H, T, dk), dv = log_a.shape, rows.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4>)
-    if T == 1 and packing is None:
+    checked(NAME_forward, NAME_meaning, k, dv, T, <cut:packing is not None, >log_a="T dk"<grouped:, groups=4>)
+    if T == 1<cut: and packing is None>:
         sizes = scan_sizes("step", dk, dv, T, q.dtype)
         args = [
             q, <!before:k, rows, >starts, <!before:log_a, >scores, out, H, <grouped:H // k.shape[1], >*q.stride()[:2],
@@ -92,10 +93,10 @@ def NAME_forward(
         ]
         launch(NAME_step, (X * H * blocks_of(dv, sizes["BV"]),), args, q.dtype, **sizes)
         return out, scores
-    channel_paired<before:_before><grouped:_grouped>(q, k, log_a, scores, dv, packing)
+    channel_paired<before:_before><grouped:_grouped>(q, k, log_a, scores, dv<cut:, packing>)
     sizes = sizes_of("out", dk, dv, T, k.dtype)
     args = [
-        q, rows, starts, log_a, scores, out, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
+        q, rows, starts, log_a, scores, out, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, <grouped:H // k.shape[1], >*q.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3],
         *starts.stride()[2:], *out.stride()[:3],
     ]
     grid = (X * H * starts.shape[2] * blocks_of(dv, sizes["BV"]),)
@@ -114,15 +115,16 @@ def NAME_shapes(q, k, rows, starts, log_a, *_):
 _READ_BACK = '''
 @triton.jit
 def NAME_grads(
-    q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, packing, T, N, H, <grouped:group, >
+    q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     q_x, q_h, q_t, v_x, v_h, v_t, r_x, r_h, r_t, a_x, a_h, a_t, s_n, s_v, s_d, w_x, w_h, w_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What reads of a chunk are worth to rows, start and scores, and to q through the start."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     <before:a><!before:_>, c, _ = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     read = tl.exp2(<!before:c><before:c - a>)
@@ -151,7 +153,7 @@ _READ_BACKWARD = '''
 @Operator
 def NAME_backward(
     q: Tensor, v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, scores: Tensor,
-    packing: Tensor | None,
+    <cut:packing: Tensor | None,>
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes of v_tᵀ <!before:S_t><before:S_{t-1}> q_t by all but v."""
     out = NAME_slopes(q, v, k, rows, starts, log_a)
@@ -160,14 +162,14 @@ def NAME_backward(
     pairs, chunks = torch.empty_like(scores, dtype=dtype), X * H * starts.shape[2]
     sizes = sizes_of("out_back", dk, dv, T, dtype)
     args = [
-        q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
+        q, v, rows, starts, log_a, scores, dq, d_rows, d_starts, pairs, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, <grouped:H // k.shape[1], >
         *q.stride()[:3], *v.stride()[:3], *rows.stride()[:3], *log_a.stride()[:3], *starts.stride()[2:],
         *d_rows.stride()[:3],
     ]
     launch(NAME_grads, (chunks,), args, dtype, **sizes)
     sizes = sizes_of("spread", dk, dv, T, dtype)
     args = [
-        q, k, log_a, pairs, dq, dk_, da, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
+        q, k, log_a, pairs, dq, dk_, da, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, <grouped:H // k.shape[1], >*q.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],
     ]
     launch(NAME_spread, (chunks * blocks_of(dk, sizes["BD"]),), args, dtype, **sizes)
     return out
@@ -184,7 +186,7 @@ def NAME_slopes(q, v, k, rows, starts, log_a, *_):
 
 _READ_OPERATOR = '''
 def NAME(
-    QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, within: Packing | None = None,
+    QUERY: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, <cut:within: Packing | None = None,>
 ) -> Tensor:
     """SAID, where every channel of the keys decays at a rate of its own.
 
@@ -200,7 +202,7 @@ def NAME(
     rows = rows_of(dtype, *fitted(lead, 2, rows))  #? grouped
     starts = in_a_row(*fitted(lead, 3, starts))
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
-    out<!turned:, _> = NAME_forward(QUERY, k, rows, starts, log_a, packed(within, k, rows))
+    out<!turned:, _> = NAME_forward(QUERY, k, rows, starts, log_a<cut:, packed(within, k, rows)>)
     return unfitted(lead, out)[0]
 
 
@@ -208,16 +210,16 @@ def NAME(
 
 _READ_SLOPE = """
 def NAME_setup(ctx, inputs, output):
-    *flows, packing = inputs
-    ctx.save_for_backward(*flows, output[1], packing)
+    *flows, packing = inputs  #? cut
+    ctx.save_for_backward(*<cut:flows><!cut:inputs>, output[1]<cut:, packing>)
 
 
 def NAME_slope(ctx, grad, _):
-    q, k, rows, starts, log_a, scores, packing = ctx.saved_tensors
+    q, k, rows, starts, log_a, scores<cut:, packing> = ctx.saved_tensors
     v = rows_of(wider(k.dtype), grad)
-    dq, dk, d_rows, d_starts, da = NAME_backward(q, v, k, rows, starts, log_a, scores, packing)
+    dq, dk, d_rows, d_starts, da = NAME_backward(q, v, k, rows, starts, log_a, scores<cut:, packing>)
     dq, dk = together(dq, q), together(dk, k)  #? grouped
-    return dq, dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da, None
+    return dq, dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da<cut:, None>
 
 
 NAME_forward.register_autograd(NAME_slope, NAME_setup)
@@ -226,14 +228,15 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 _TURNED = '''
 @triton.jit
 def NAME_out(
-    v, k, rows, starts, log_a, out, packing, T, N, H, v_x, v_h, v_t, k_x, k_h, k_t, r_x, r_h, r_t, a_x, a_h, a_t,
+    v, k, rows, starts, log_a, out, <cut:packing, >T, <cut:N, >H, v_x, v_h, v_t, k_x, k_h, k_t, r_x, r_h, r_t, a_x, a_h, a_t,
     s_n, s_v, s_d, o_x, o_h, o_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """SAID for 16 tokens: what the chunk began with, and what was written since."""
     m, own = tl.program_id(0).to(tl.int64) // (C // 16), tl.program_id(0) % (C // 16)
-    n, start, stop = piece(m, packing, T, N, C)
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    n, start = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C  #? !cut
     first, i, d = start + own * 16, tl.arange(0, 16), tl.arange(0, BK)
     x, head = n // H, n % H
     v += x * v_x + head * v_h
@@ -281,15 +284,15 @@ def NAME_out(
 _TURNED_OPERATOR = '''
 @Operator
 def NAME_forward(
-    v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, packing: Tensor | None,
+    v: Tensor, k: Tensor, rows: Tensor, starts: Tensor, log_a: Tensor, <cut:packing: Tensor | None,>
 ) -> Tensor:
     """Over [X, H, ...], tokens before heads in memory, where modules want them."""
     out = NAME_shapes(v, k)
     (X, H, T, dk), dv = k.shape, rows.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk")
+    checked(NAME_forward, NAME_meaning, k, dv, T, <cut:packing is not None, >log_a="T dk")
     sizes = sizes_of("out", dk, dv, T, k.dtype)
     args = [
-        v, k, rows, starts, log_a, out, *tokens_of(packing, T, sizes["C"]), H, *v.stride()[:3], *k.stride()[:3], *rows.stride()[:3],
+        v, k, rows, starts, log_a, out, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, *v.stride()[:3], *k.stride()[:3], *rows.stride()[:3],
         *log_a.stride()[:3], *starts.stride()[2:], *out.stride()[:3],
     ]
     grid = (X * H * starts.shape[2] * (sizes["C"] // 16),)
@@ -308,22 +311,23 @@ def NAME_setup(ctx, inputs, output):
 
 
 def NAME_slope(ctx, grad):
-    v, k, rows, starts, log_a, packing = ctx.saved_tensors
+    v, k, rows, starts, log_a<cut:, packing> = ctx.saved_tensors
     q = rows_of(wider(k.dtype), grad)
-    dv, scores = PLAIN_forward(q, k, rows, starts, log_a, packing)
-    _, dk, d_rows, d_starts, da = PLAIN_backward(q, v, k, rows, starts, log_a, scores, packing)
-    return dv.to(v.dtype), dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da, None
+    dv, scores = PLAIN_forward(q, k, rows, starts, log_a<cut:, packing>)
+    _, dk, d_rows, d_starts, da = PLAIN_backward(q, v, k, rows, starts, log_a, scores<cut:, packing>)
+    return dv.to(v.dtype), dk, d_rows.to(rows.dtype), d_starts.to(starts.dtype), da<cut:, None>
 
 
 NAME_forward.register_autograd(NAME_slope, NAME_setup)
 '''
 
 
-def _texts() -> dict[str, str]:
+def texts(cut: bool) -> dict[str, str]:
+    """Every read; ``cut``: of packed sequences, too."""
     out: dict[str, str] = {}
     for before, grouped in product((False, True), repeat=2):
         name, turned = (f"channel_{x}read{'_before' * before}" for x in ("", "turned_"))
-        name, flags = name + "_grouped" * grouped, dict(before=before, grouped=grouped)
+        name, flags = name + "_grouped" * grouped, dict(before=before, grouped=grouped, cut=cut)
         forward, backward = (
             (_READ, _READ_STEP, _MEANING, _READ_FORWARD),
             (_READ_BACK, SPREAD, _READ_BACKWARD),
@@ -334,8 +338,5 @@ def _texts() -> dict[str, str]:
         if grouped:
             continue
         operator = _TURNED, _READ_OPERATOR, _MEANING, _TURNED_OPERATOR
-        out[turned] = entry(turned, *operator, before=before, turned=True)
+        out[turned] = entry(turned, *operator, before=before, turned=True, cut=cut)
     return out
-
-
-TEXTS: dict[str, str] = _texts()

@@ -11,14 +11,15 @@ from nlc.backends.triton.channel import SPREAD, entry
 _FADE = '''
 @triton.jit
 def NAME_fade(
-    k, <erase:p, >log_a, at_end, <erase:begun, >whole, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, <erase:p_x, p_h, p_t, >a_x, a_h, a_t,
+    k, <erase:p, >log_a, at_end, <erase:begun, >whole, <cut:packing, >T, <cut:N, >H, <grouped:group, >k_x, k_h, k_t, <erase:p_x, p_h, p_t, >a_x, a_h, a_t,
     DK: tl.constexpr, BD: tl.constexpr, C: tl.constexpr,
 ):
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of all of it."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
     i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     a, <erase:c><!erase:_>, left = rates(log_a + x * a_x + head * a_h, t, d, a_t, stop, DK)
     K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(tl.float32) * tl.exp2(left)
@@ -30,15 +31,15 @@ def NAME_fade(
 
 
 def NAME_faded(
-    k: Tensor, <erase:p: Tensor, >log_a: Tensor, packing: Tensor | None, dtype: torch.dtype, dv: int,
+    k: Tensor, <erase:p: Tensor, >log_a: Tensor, <cut:packing: Tensor | None, >dtype: torch.dtype, dv: int,
 ) -> tuple[<erase:Tensor, >Tensor, Tensor]:
     """Keys as at the end of their chunk, <erase:probes as from its start, >and the decays of chunks."""
     (X, H, T, dk), sizes = log_a.shape, sizes_of("fade", k.shape[-1], dv, k.shape[2], dtype)
     at_end = k.new_empty(log_a.shape, dtype=dtype)
     begun = p.new_empty(log_a.shape, dtype=dtype)  #? erase
-    whole = log_a.new_empty(X, H, chunks_of(packing, T, sizes["C"]), dk)
+    whole = log_a.new_empty(X, H, <cut:chunks_of(packing, T, sizes["C"])><!cut:blocks_of(T, sizes["C"])>, dk)
     args = [
-        k, <erase:p, >log_a, at_end, <erase:begun, >whole, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
+        k, <erase:p, >log_a, at_end, <erase:begun, >whole, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, <grouped:H // k.shape[1], >
         *k.stride()[:3], <erase:*p.stride()[:3], >*log_a.stride()[:3],
     ]
     grid = (whole.shape[:3].numel() * blocks_of(dk, sizes["BD"]),)
@@ -49,12 +50,13 @@ def NAME_faded(
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    scores, b, inverse, packing, T, N, C: tl.constexpr, PRECISION: tl.constexpr,
+    scores, b, inverse, <cut:packing, >T, <cut:N, >C: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L = b_t times its scores below the diagonal."""
     m, i = tl.program_id(0).to(tl.int64), tl.arange(0, C)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     at = m * C * C + i[:, None] * C + i[None, :]
     L = tl.load(scores + at, mask=i[:, None] > i[None, :], other=0.0)
     L *= tl.load(b + n * T + t, mask=t < stop, other=0.0)[:, None]
@@ -65,7 +67,7 @@ def NAME_solve(
 SCAN = '''
 @triton.jit
 def NAME_chunks(
-    S, k, u, <erase:b, p, inverse, >whole, <read:q, scores, >end, <!read:<erase:rows, >starts, ><read:out, >packing, T, N, H, <!read:table, count, >
+    S, k, u, <erase:b, p, inverse, >whole, <read:q, scores, >end, <!read:<erase:rows, >starts, ><read:out, ><cut:packing, >T, <cut:N, >H, <!read:<cut:table, count, >>
     u_x, u_h, u_t, <read:o_x, o_h, o_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -77,12 +79,14 @@ def NAME_chunks(
     for j in tl.static_range(PARTS):
         h += (taken_block(S + n * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
     end += n * DK * DV
-    n, first, last = <read:sequence(n, packing, ><!read:stretch(n, packing, table, count, >T, N, H, C)
+    n, first, last = <read:sequence(n, packing, ><!read:stretch(n, packing, table, count, >T, N, H, C)  #? cut
+    chunks = tl.cdiv(T, C)  #? !cut
     u += n // H * u_x + n % H * u_h
     out += n // H * o_x + n % H * o_h  #? read
-    for chunk in range(first, last):
-        start, stop = span(chunk, packing, T, C)
-        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
+    for chunk in range(<cut:first, last><!cut:chunks>):
+        start, stop = span(chunk, packing, T, C)  #? cut
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i  #? cut
+        m, t = n * chunks + chunk, chunk * C + i  #? !cut
         R = taken(u, t, v, u_t, stop, DV)<erase:.to(tl.float32)><!erase:.to(DOT)>
         Z = tl.zeros([C, BV], tl.float32)  #? erase
         Y = tl.zeros([C, BV], tl.float32)  #? read
@@ -137,7 +141,7 @@ def NAME_step(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_back(
-    k, <erase:b, p, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H,
+    k, <erase:b, p, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, <cut:packing, >T, <cut:N, >H,
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -148,11 +152,13 @@ def NAME_back(
     for j in tl.static_range(PARTS):
         dh += (taken_block(d_end + n * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
     dS += n * DK * DV
-    n, first, last = sequence(n, packing, T, N, H, C)
-    for back in range(last - first):
-        chunk = last - 1 - back
-        start, stop = span(chunk, packing, T, C)
-        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
+    n, first, last = sequence(n, packing, T, N, H, C)  #? cut
+    chunks = tl.cdiv(T, C)  #? !cut
+    for back in range(<cut:last - first><!cut:chunks>):
+        chunk = <cut:last><!cut:chunks> - 1 - back
+        start, stop = span(chunk, packing, T, C)  #? cut
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i  #? cut
+        m, t = n * chunks + chunk, chunk * C + i  #? !cut
         Y = tl.zeros([C, BV], tl.float32)
         for j in tl.static_range(PARTS):
             put_block(ends + m * DK * DV + j * BD, dh[j], d, v, DK, 1, DK - j * BD, DV)
@@ -179,7 +185,7 @@ def NAME_back(
 _SCAN_GRADS = '''
 @triton.jit
 def NAME_grads(
-    k, log_a, rows, starts, ends, <erase:du, pairs, >dk, <erase:dp, >da, packing, T, N, H, <grouped:group, >
+    k, log_a, rows, starts, ends, <erase:du, pairs, >dk, <erase:dp, >da, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     k_x, k_h, k_t, a_x, a_h, a_t, r_x, r_h, r_t,
     DK: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -187,8 +193,9 @@ def NAME_grads(
     """The slopes by channels of a chunk's parts, from rows and S at both ends<erase:, but for scores>."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DK, BD), tl.program_id(0) % tl.cdiv(DK, BD)
     i, d = tl.arange(0, C), part * BD + tl.arange(0, BD)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     dK = tl.zeros([C, BD], tl.float32)
     dP = tl.zeros([C, BD], tl.float32)  #? erase
@@ -220,21 +227,22 @@ def NAME_grads(
 _SCAN_OPERATOR = '''
 def NAME(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >
-    within: Packing | None = None,
+    <cut:within: Packing | None = None,>
 ) -> tuple[Tensor, Tensor, Tensor]:
     """S_t = S_{t-1} Diag(a_t) + <erase:(>u_t<erase: - b_t S_{t-1} <decayed:Diag(a_t) >p_t)> k_tᵀ: S after the last
     token, <!erase:u, ><erase:the rows that were written, >S before each chunk.
 
-    S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>. Where sequences
-    are packed within one, S is [N, H, dv, dk], and there is one of those. Products are computed in
+    S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>.<cut: Where sequences>
+    <cut:are packed within one, S is [N, H, dv, dk], and there is one of those.> Products are computed in
     the dtype of k and summed in float32, which S and what decays it are in. TypeError for another
     dtype or device.<grouped: Heads of k <decayed:and p >are fewer, each for as many in a row.>
     """
     dtype = supported(k)
     lead = leading(
-        front(S, 2, within), <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:<!query:p.shape[:-2],>>
+        <cut:front(S, 2, within)><!cut:S.shape[:-2]>, <!grouped:k.shape[:-2], >u.shape[:-2], <erase:b.shape[:-1], >log_a.shape[:-2], <erase:<!query:p.shape[:-2],>>
     )
-    S = states_for(lead, 2, state_of(S, u.shape[-1], k.shape[-1]), within)
+    S = state_of(S, u.shape[-1], k.shape[-1])
+    S = <cut:states_for(lead, 2, S, within)><!cut:fitted(lead, 2, S)[0].contiguous()>
     log_a = rows_of(torch.float32, *fitted(lead, 2, log_a))
     b = fitted(lead, 1, b.float())[0].contiguous()  #? erase
     k, u<erase:, p> = (rows_of(dtype, x) for x in fitted(lead, 2, k, u<erase:, p>))  #? !grouped
@@ -243,13 +251,13 @@ def NAME(
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped !erase
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped decayed
     u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase !decayed
-    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)
-    S, table = resumed(S, within, C)
+    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)  #? cut
+    S, table = resumed(S, within, C)  #? cut
     end, <erase:rows, >starts<erase:, _> = NAME_forward(
-        S, k, u, <erase:b, >log_a, <erase:p, >packing, table
+        S, k, u, <erase:b, >log_a, <erase:p, ><cut:packing, table>
     )
-    if within is not None:
-        within.keep(starts, C)
+    if within is not None:  #? cut
+        within.keep(starts, C)  #? cut
     return unfitted(lead, end, <!erase:u><erase:rows>, starts)
 
 
@@ -273,13 +281,13 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >
-    packing: Tensor | None, table: Tensor | None,
+    <cut:packing: Tensor | None, table: Tensor | None,>
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor]:
     """S after the last token, <erase:rows, >S before each chunk<erase:, inverses of chunks>: as [X, H, ...]."""
-    end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u, packing, table)
+    end, <erase:rows, >starts<erase:, inverse> = out = NAME_shapes(S, k, u<cut:, packing, table>)
     (X, H, T, dk), dv = log_a.shape, u.shape[-1]
-    checked(NAME_forward, NAME_meaning, k, dv, T, packing is not None, log_a="T dk"<grouped:, groups=4<erase:<!decayed:, p="each T dk">>>)
-    if T == 1 and packing is None:
+    checked(NAME_forward, NAME_meaning, k, dv, T, <cut:packing is not None, >log_a="T dk"<grouped:, groups=4<erase:<!decayed:, p="each T dk">>>)
+    if T == 1<cut: and packing is None>:
         sizes = scan_sizes("step", dk, dv, T, k.dtype)
         args = [
             S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, <grouped:H // k.shape[1], >*k.stride()[:2], *u.stride()[:2],
@@ -287,62 +295,62 @@ def NAME_forward(
         ]
         launch(NAME_step, (X * H * blocks_of(dv, sizes["BV"]),), args, k.dtype, **sizes)
         return out
-    at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, k.dtype, dv)
+    at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, <cut:packing, >k.dtype, dv)
     scores = torch.empty_like(inverse, dtype=torch.float32)  #? erase
-    channel_paired<!decayed:_before><grouped:<decayed:_grouped><!decayed:_keyed>>(p, k, log_a, scores, dv, packing)  #? erase
+    channel_paired<!decayed:_before><grouped:<decayed:_grouped><!decayed:_keyed>>(p, k, log_a, scores, dv<cut:, packing>)  #? erase
     sizes = sizes_of("solve", dk, dv, T, k.dtype)  #? erase
-    args = [scores, b, inverse, *tokens_of(packing, T, sizes["C"])]  #? erase
+    args = [scores, b, inverse, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>]  #? erase
     launch(NAME_solve, (X * H * starts.shape[2],), args, k.dtype, **sizes)  #? erase
     sizes = scan_sizes("scan", dk, dv, T, k.dtype)
     args = [
-        S, at_end, u, <erase:b, begun, inverse, >whole, end, <erase:rows, >starts, *tokens_of(packing, T, sizes["C"]), H,
-        *counted(table), *u.stride()[:3],
+        S, at_end, u, <erase:b, begun, inverse, >whole, end, <erase:rows, >starts, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H,
+        <cut:*counted(table), >*u.stride()[:3],
     ]
-    grid = (S.shape[:-2].numel() * blocks_of(dv, sizes["BV"]),)
+    grid = (<cut:S.shape[:-2].numel()><!cut:X * H> * blocks_of(dv, sizes["BV"]),)
     launch(NAME_chunks, grid, args, k.dtype, **sizes)
     return out
 
 
 @NAME_forward.register_fake
-def NAME_shapes(S, k, u, *rest):
+def NAME_shapes(S, k, u, *<cut:rest><!cut:_>):
     """What the operator returns, but for its values."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     C = chunk_of(dk, dv, T, k.dtype)
-    chunks = chunks_of(rest[-2], T, C)
+    chunks = <cut:chunks_of(rest[-2], T, C)><!cut:blocks_of(T, C)>
     end, starts = torch.empty_like(S), k.new_empty(X, H, chunks, dv, dk)
     return end, starts  #? !erase
-    return end, k.new_empty(X, H, T, dv), starts, inverses(u, rest[-2], chunks, C)  #? erase
+    return end, k.new_empty(X, H, T, dv), starts, inverses(u, <cut:rest[-2], >chunks, C)  #? erase
 
 
 @Operator
 def NAME_backward(
     k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, rows: Tensor, >starts: Tensor,
-    <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, packing: Tensor | None,
+    <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <cut:packing: Tensor | None,>
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dk), dv, dtype = log_a.shape, u.shape[-1], wider(k.dtype)
-    at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, packing, dtype, dv)
+    at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, <cut:packing, >dtype, dv)
     inverse = filled(inverse, chunk_of(dk, dv, T, k.dtype))  #? erase
     dS = torch.empty_like(d_end)
     sizes = scan_sizes("<erase:channel_delta_back><!erase:scan_back>", dk, dv, T, dtype)
     du = <erase:u.new_empty(u.shape, dtype=dtype)><!erase:tokens_first(u, dtype=dtype)>
     ends = starts.new_empty(starts.shape, dtype=dtype)
     args = [
-        at_end, <erase:b, begun, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, *tokens_of(packing, T, sizes["C"]), H, 
+        at_end, <erase:b, begun, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, 
     ]
-    grid = (dS.shape[0] * H * blocks_of(dv, sizes["BV"]),)
+    grid = (<cut:dS.shape[0]><!cut:X> * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_back, grid, args, dtype, **sizes)
     dk_, <erase:dp, >da = (tokens_first(log_a, dtype=x.dtype) for x in (k, <erase:p, >log_a))
     chunks, sizes = X * H * starts.shape[2], sizes_of("channel_grads", dk, dv, T, dtype)
     pairs, more = torch.empty_like(inverse, dtype=dtype), sizes_of("spread", dk, dv, T, dtype)  #? erase
     db = b.new_empty(*b.shape, blocks_of(dk, more["BD"]))  # by parts of the channels  #? erase
     args = [
-        k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >
+        k, log_a, ROWS, starts, ends, <erase:du, pairs, >dk_, <erase:dp, >da, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, <grouped:H // k.shape[1], >
         *k.stride()[:3], *log_a.stride()[:3], *ROWS.stride()[:3],
     ]
     launch(NAME_grads, (chunks * blocks_of(dk, sizes["BD"]),), args, dtype, **sizes)
     args = [  #? erase
-        p, k, log_a, b, pairs, dp, dk_, db, da, *tokens_of(packing, T, sizes["C"]), H, <grouped:H // k.shape[1], >*p.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],  #? erase
+        p, k, log_a, b, pairs, dp, dk_, db, da, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, <grouped:H // k.shape[1], >*p.stride()[:3], *k.stride()[:3], *log_a.stride()[:3],  #? erase
     ]  #? erase
     launch(NAME_spread, (chunks * db.shape[-1],), args, dtype, **more)  #? erase
     return dS, dk_, du, <erase:db.sum(-1), >da<erase:, dp>
@@ -353,22 +361,22 @@ def NAME_slopes(k, u, <erase:b, >log_a, <erase:p, >*rest):
     """The shapes of the slopes."""
     du = <erase:u.new_empty(u.shape, dtype=wider(k.dtype))><!erase:tokens_first(u, dtype=wider(k.dtype))>
     dk, da<erase:, dp> = (tokens_first(log_a, dtype=x.dtype) for x in (k, log_a<erase:, p>))
-    return torch.empty_like(rest[<erase:-4><!erase:-3>]), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
+    return torch.empty_like(rest[<cut:<erase:-4><!erase:-3>><!cut:<erase:-3><!erase:-2>>]), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
 
 
 def NAME_setup(ctx, inputs, output):
-    _, k, u, <erase:b, >log_a, <erase:p, >packing, _ = inputs
+    _, k, u, <erase:b, >log_a<erase:, p><cut:, packing, _> = inputs
     _, <erase:rows, >starts<erase:, inverse> = output
-    ctx.save_for_backward(k, u, <erase:b, >log_a, <erase:p, rows, >starts, <erase:inverse, >packing)
+    ctx.save_for_backward(k, u, <erase:b, >log_a, <erase:p, rows, >starts<erase:, inverse><cut:, packing>)
 
 
 def NAME_slope(ctx, *grads):
     grads = [x.contiguous() for x in grads<erase:[:3]>]
-    *kept, packing = ctx.saved_tensors
-    dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, *grads, packing)
+    <cut:*>kept<cut:, packing> = ctx.saved_tensors
+    dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, *grads<cut:, packing>)
     dk = together(dk, kept[0])  #? grouped
     dp = together(dp, kept[4])  #? grouped decayed
-    return dS, dk, du.to(kept[1].dtype), <erase:db, >da, <erase:dp, >None, None
+    return dS, dk, du.to(kept[1].dtype), <erase:db, >da<erase:, dp><cut:, None, None>
 
 
 NAME_forward.register_autograd(NAME_slope, NAME_setup)
@@ -378,17 +386,15 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 _KERNELS = SCAN, _STEP, _SCAN_BACK, _SCAN_GRADS
 
 
-def _texts() -> dict[str, str]:
+def texts(cut: bool) -> dict[str, str]:
+    """Every scan; ``cut``: of packed sequences, too."""
     out: dict[str, str] = {}
     for grouped in (False, True):
         name = f"channel_scan{'_grouped' * grouped}"
-        out[name] = entry(name, _FADE, *_KERNELS, _SCAN_OPERATOR, grouped=grouped)
+        out[name] = entry(name, _FADE, *_KERNELS, _SCAN_OPERATOR, grouped=grouped, cut=cut)
         for decayed in (False, True):
             name = f"channel_delta_scan{'_decayed' * decayed}{'_grouped' * grouped}"
-            flags = dict(grouped=grouped, decayed=decayed, query=grouped and decayed)
+            flags = dict(grouped=grouped, decayed=decayed, query=grouped and decayed, cut=cut)
             solved = _FADE, _SOLVE, *_KERNELS, SPREAD, _SCAN_OPERATOR
             out[name] = entry(name, *solved, erase=True, before=not decayed, **flags)
     return out
-
-
-TEXTS: dict[str, str] = _texts()

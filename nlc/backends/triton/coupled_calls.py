@@ -18,7 +18,7 @@ from nlc.ir.scan import Scan
 class CoupledCalls(Scans):
     """The part of the writer that prints scans of coupled states."""
 
-    STREAMS: str
+    apart: str | None
     row: KernelPrinter
     parts: PartNames
     made: dict[str, str]
@@ -54,7 +54,7 @@ class CoupledCalls(Scans):
     @property
     def _within(self) -> list[str]:
         """Where packed sequences are cut, if the module knows."""
-        return ["within"] * (self.STREAMS == "packed_streams")
+        return ["within"] * (self.apart is None)
 
     def _vectors(self, s: Scan, u: str, c: Coupling, at: Callable[..., str]) -> None:
         """The vectors that are written, side by side."""
@@ -84,7 +84,7 @@ class CoupledCalls(Scans):
         if key not in self.coupled:
             name = f"weights{ending(len(self.coupled), self.row.taken)}"
             self.coupled[key] = name
-            self.made[name] = weights(name, gates, c)
+            self.made[name] = weights(name, gates, c, self.apart is None)
         call = self.row.use(self.coupled[key])
         if self.weighed[0] is not self.around:
             self.weighed = self.around, {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 SCAN_BACK = '''
 @triton.jit
 def NAME_back(
-    <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:dz, >dX, packing, T, N, H,
+    <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:dz, >dX, <cut:packing, >T, <cut:N, >H,
     <erase:<grouped:group, >k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, ROWS: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, <erase:DOT: tl.constexpr, PRECISION: tl.constexpr, >
@@ -26,18 +26,21 @@ def NAME_back(
             dh += (taken_block(at, d, own, DK, 1, DK - c * BD, rest),)
     d_starts += first_value
     ends += first_value
-    n, first, last = sequence(n, packing, T, N, H, C)
+    n, first, last = sequence(n, packing, T, N, H, C)  #? cut
+    chunks = tl.cdiv(T, C)  #? !cut
     k += n // H * k_x + n % H<grouped: // group> * k_h  #? erase
     p += n // H * p_x + n % H<grouped: // group> * p_h  #? erase
-    for back in range(last - first):
-        m = n * (tl.cdiv(T, C) + N) + last - 1 - back
+    for back in range(<cut:last - first><!cut:chunks>):
+        chunk = <cut:last><!cut:chunks> - 1 - back
+        m = n * <cut:(tl.cdiv(T, C) + N)><!cut:chunks> + chunk
         left = begun + m * STATES * STATES * C
         for c in tl.static_range(PARTS):
             for s in tl.static_range(STATES):
                 at = ends + (m * STATES + s) * DK * DV
                 put_block(at + c * BD, dh[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
-        start, stop = span(last - 1 - back, packing, T, C)  #? erase
-        t = start + i  #? erase
+        start, stop = span(chunk, packing, T, C)  #? erase cut
+        t = start + i  #? erase cut
+        t = chunk * C + i  #? erase !cut
         erased = kept + m * STATES * ROWS * C * C + ((ROWS - 1) * C + C - 1) * C + i  #? erase
         slope = d_rows + (n * T * ROWS + ROWS - 1) * DV  #? erase
         Y = taken(slope, t, v, ROWS * DV, stop, DV).to(tl.float32)  #? erase
@@ -76,14 +79,15 @@ def NAME_back(
 SCAN_GRADS = '''
 @triton.jit
 def NAME_grads(
-    k, kept, rows, starts, ends, <erase:d_rows, >dk, du, d_kept, d_begun, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, r_x, r_h, r_t, r_j,
+    k, kept, rows, starts, ends, <erase:d_rows, >dk, du, d_kept, d_begun, <cut:packing, >T, <cut:N, >H, <grouped:group, >k_x, k_h, k_t, r_x, r_h, r_t, r_j,
     STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's rows, keys and decays are worth at its end; tokens are columns."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     K = taken_columns(k + x * k_x + head<grouped: // group> * k_h, d, t, k_t, stop, DK).to(DOT)
     last = m * STATES * ROWS * C * C + (C - 1) * C + i
@@ -133,15 +137,16 @@ def NAME_grads(
 ERASE_GRADS = '''
 @triton.jit
 def NAME_erase_grads(
-    k, p, kept, begun, rows, starts, dz, k_end, u_end, dk, du, dp, d_kept, d_begun, packing, T, N, H, <grouped:group, >
+    k, p, kept, begun, rows, starts, dz, k_end, u_end, dk, du, dp, d_kept, d_begun, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     k_x, k_h, k_t, p_x, p_h, p_t,
     SOURCE: tl.constexpr, STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What z in a chunk adds to that, from its rows and what z is worth."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     K = taken_columns(k + x * k_x + head<grouped: // group> * k_h, d, t, k_t, stop, DK).to(DOT)
     P = taken_columns(p + x * p_x + head<grouped: // group> * p_h, d, t, p_t, stop, DK).to(DOT)

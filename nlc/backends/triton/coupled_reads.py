@@ -12,7 +12,7 @@ from nlc.backends.triton.forms import worded
 _READ = '''
 @triton.jit
 def NAME_out(
-    q, k, rows, starts, kept, begun, out, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
+    q, k, rows, starts, kept, begun, out, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
     r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n, o_x, o_h, o_t, <before:STATE: tl.constexpr, >
     STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -20,8 +20,9 @@ def NAME_out(
     """VALUE in a chunk: what it began with, and what was written since."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
     seen = i[:, None] ORDER i[None, :]
@@ -51,7 +52,7 @@ def NAME_out(
 _READ_BACK = '''
 @triton.jit
 def NAME_back(
-    q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, packing, T, N, H, <grouped:group, >
+    q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n,
     g_x, g_h, g_t, <before:STATE: tl.constexpr, >
     STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -59,8 +60,9 @@ def NAME_back(
 ):
     """What a chunk's reads are worth to all that they are made of."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
     seen, seen_t = i[:, None] ORDER i[None, :], i[None, :] ORDER i[:, None]
@@ -141,7 +143,7 @@ def NAME_back(
 
 _READ_OPERATOR = '''
 def NAME(
-    q: Tensor, state: int, k: Tensor, rows: Tensor, starts: Tensor, *parts: Tensor, within: Packing | None = None,
+    q: Tensor, state: int, k: Tensor, rows: Tensor, starts: Tensor, *parts: Tensor, <cut:within: Packing | None = None,>
 ) -> Tensor:
     """VALUE for one of several states, from what their scan returns."""
     dtype = supported(k)
@@ -154,9 +156,9 @@ def NAME(
     rows = rows_of(dtype, fitted(lead, 3, rows)[0])
     starts = fitted(lead, 4, starts)[0].flatten(0, 2)
     kept, begun = (fitted(lead, n, x)[0].flatten(0, 2) for n, x in ((4, kept), (3, begun)))
-    packing = within and within.of(kept.shape[-1])
+    packing = within and within.of(kept.shape[-1])  #? cut
     out = NAME_forward(
-        q, <!turned:k, rows, starts><turned:rows, k, starts.mT>, kept, begun, <before:state, >packing
+        q, <!turned:k, rows, starts><turned:rows, k, starts.mT>, kept, begun, <before:state, ><cut:packing>
     )
     return unfitted(lead, out)[0]
 
@@ -182,17 +184,17 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, <before:state: int, >
-    packing: Tensor | None,
+    <cut:packing: Tensor | None,>
 ) -> Tensor:
     """Over tensors [X, H, ...] and chunks [X * H * chunks, ...]<turned:, rows as keys and keys as rows>."""
     out = NAME_shapes(q, k, rows)
     (_, H, T, *_, dv), dk, (chunks, states, C) = rows.shape, q.shape[-1], begun.shape
     checked(
-        NAME_forward, NAME_meaning, k, dv, C, packing is not None, <turned:k="T written dk", ><!turned:rows="T written dv", >
+        NAME_forward, NAME_meaning, k, dv, C, <cut:packing is not None, ><turned:k="T written dk", ><!turned:rows="T written dv", >
         starts="all states dv dk", kept="all written C C", begun="all states C", states=states, written=kept.shape[1], C=C, <grouped:groups=4, >
     )
     args = [
-        q, k, rows, starts, kept, begun, out, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*q.stride()[:3],
+        q, k, rows, starts, kept, begun, out, <cut:*tokens_of(packing, T, C)><!cut:T>, H, <grouped:H // k.shape[1], >*q.stride()[:3],
         <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
         *starts.stride(), kept.stride(0), begun.stride(0), *out.stride()[:3],
     ]
@@ -212,13 +214,13 @@ def NAME_shapes(q, k, rows, *_):
 @Operator
 def NAME_backward(
     q: Tensor, k: Tensor, rows: Tensor, starts: Tensor, kept: Tensor, begun: Tensor, grad: Tensor, <before:state: int, >
-    packing: Tensor | None,
+    <cut:packing: Tensor | None,>
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in."""
     out = NAME_slopes(q, k, rows, starts, kept, begun)
     (_, H, T, *_, dv), dk, (chunks, states, C) = rows.shape, q.shape[-1], begun.shape
     args = [
-        q, k, rows, starts, kept, begun, grad, *out, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*q.stride()[:3],
+        q, k, rows, starts, kept, begun, grad, *out, <cut:*tokens_of(packing, T, C)><!cut:T>, H, <grouped:H // k.shape[1], >*q.stride()[:3],
         <turned:*k.stride()[:4], *rows.stride()[:3], ><!turned:*k.stride()[:3], *rows.stride()[:4], >
         *starts.stride(), kept.stride(0), begun.stride(0), *grad.stride()[:3],
     ]
@@ -239,19 +241,20 @@ def NAME_slopes(q, k, rows, starts, kept, begun, *_):
 
 
 def NAME_setup(ctx, inputs, output):
-    *flows, <before:ctx.state, >packing = inputs
-    ctx.save_for_backward(*flows, packing)
+    *flows, <before:ctx.state, >packing = inputs  #? cut
+    *flows, ctx.state = inputs  #? before !cut
+    ctx.save_for_backward(*<cut:flows><!cut:<before:flows><!before:inputs>><cut:, packing>)
 
 
 def NAME_slope(ctx, grad):
-    q, k, rows, starts, kept, begun, packing = ctx.saved_tensors
+    q, k, rows, starts, kept, begun<cut:, packing> = ctx.saved_tensors
     grad = rows_of(wider(k.dtype), grad)
     d_q, d_k, d_rows, d_starts, d_kept, d_begun = NAME_backward(
-        q, k, rows, starts, kept, begun, grad, <before:ctx.state, >packing
+        q, k, rows, starts, kept, begun, grad, <before:ctx.state, ><cut:packing>
     )
     d_starts = d_starts.to(starts.dtype)
     d_q, d_k = together(d_q, q), together(d_k, k)  #? grouped
-    return d_q, d_k.to(k.dtype), d_rows.to(rows.dtype), d_starts, d_kept, d_begun, <before:None, >None
+    return d_q, d_k.to(k.dtype), d_rows.to(rows.dtype), d_starts, d_kept, d_begun<before:, None><cut:, None>
 
 
 NAME_forward.register_autograd(
@@ -260,7 +263,7 @@ NAME_forward.register_autograd(
 '''
 
 
-def _read(turned: bool, before: bool, grouped: bool) -> tuple[str, str]:
+def _read(turned: bool, before: bool, grouped: bool, cut: bool) -> tuple[str, str]:
     name = f"coupled_{'turned_' * turned}read{'_before' * before}{'_grouped' * grouped}"
     words = {
         "VALUE": f"X_{'(t-1)' if before else 't'}[state]{'ᵀ' * turned} q_t",
@@ -269,11 +272,13 @@ def _read(turned: bool, before: bool, grouped: bool) -> tuple[str, str]:
         "NAME": name,
     }
     source = "\n".join([_READ, _READ_BACK, _READ_OPERATOR])
-    return name, worded(source, words, turned=turned, before=before, grouped=grouped)
+    return name, worded(source, words, cut, turned=turned, before=before, grouped=grouped)
 
 
-TEXTS: dict[str, str] = dict(
-    _read(turned, before, grouped)
-    for turned, before, grouped in product((False, True), repeat=3)
-    if not (turned and grouped)
-)
+def texts(cut: bool) -> dict[str, str]:
+    """Every read; ``cut``: of packed sequences, too."""
+    return dict(
+        _read(turned, before, grouped, cut)
+        for turned, before, grouped in product((False, True), repeat=3)
+        if not (turned and grouped)
+    )

@@ -14,14 +14,15 @@ from nlc.backends.triton.forms import worded
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, u, p, kept, inverse, rows, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
+    k, u, p, kept, inverse, rows, <cut:packing, >T, <cut:N, >H, <grouped:group, >k_x, k_h, k_t, u_x, u_h, u_t, u_j, p_x, p_h, p_t,
     SOURCE: tl.constexpr, STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L = -seen_z, and as its last rows z if the chunk began with zeros."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)
     P = taken(p + x * p_x + head<grouped: // group> * p_h, t, d, p_t, stop, DK).to(DOT)
@@ -48,7 +49,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_chunks(
-    X, k, u, <erase:p, >kept, begun, <erase:inverse, >end, <erase:rows, >starts, packing, T, N, H, table, count, <grouped:group, >
+    X, k, u, <erase:p, >kept, begun, <erase:inverse, >end, <erase:rows, >starts, <cut:packing, >T, <cut:N, >H, <cut:table, count, ><grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, u_j, <erase:p_x, p_h, p_t, SOURCE: tl.constexpr, >
     STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -67,13 +68,15 @@ def NAME_chunks(
             at = X + s * DK * DV + c * BD
             h += (taken_block(at, d, own, DK, 1, DK - c * BD, rest),)
     starts += first_value
-    n, first, last = stretch(n, packing, table, count, T, N, H, C)
+    n, first, last = stretch(n, packing, table, count, T, N, H, C)  #? cut
+    chunks = tl.cdiv(T, C)  #? !cut
     k += n // H * k_x + n % H<grouped: // group> * k_h
     u += n // H * u_x + n % H * u_h
     p += n // H * p_x + n % H<grouped: // group> * p_h  #? erase
-    for chunk in range(first, last):
-        start, stop = span(chunk, packing, T, C)
-        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
+    for chunk in range(<cut:first, last><!cut:chunks>):
+        start, stop = span(chunk, packing, T, C)  #? cut
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i  #? cut
+        m, t = n * chunks + chunk, chunk * C + i  #? !cut
         left, since = begun + m * STATES * STATES * C, kept + m * STATES * ROWS * C * C
         for c in tl.static_range(PARTS):
             for s in tl.static_range(STATES):
@@ -162,7 +165,7 @@ def NAME_step(
 _SCAN_OPERATOR = '''
 def NAME(
     X: Tensor, kept: Tensor, begun: Tensor, k: Tensor, u: Tensor, <erase:p: Tensor, source: int, >
-    within: Packing | None = None,
+    <cut:within: Packing | None = None,>
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """X_t = A_t X_(t-1) + w_t r_t k_tᵀ, r_t the rows u_t<erase: and, last, z_t = X_(t-1)[source] p_t>.
 
@@ -170,16 +173,16 @@ def NAME(
     [..., chunks, states, rows<erase: + 1>, C, C] is what of a row of token i is in a state at token t,
     begun [..., chunks, states, states, C] what of a state before the chunk. Returns X after the
     last token, and what reads need.
-    Where sequences are packed within one, X is [N, H, states, dv, dk], and there is one of those.
+    Where sequences are packed within one, X is [N, H, states, dv, dk], and there is one of those.  #? cut
     Products are computed in the dtype of k and summed in float32, which X is in. TypeError for
     another dtype or device.<grouped: Heads of keys are fewer, each for as many in a row.>
     """
     dtype = supported(k)
     lead = leading(
-        front(X, 3, within), kept.shape[:-5], <!grouped:k.shape[:-2], >u.shape[:-3], <erase:<!grouped:p.shape[:-2], >>
+        <cut:front(X, 3, within)><!cut:X.shape[:-3]>, kept.shape[:-5], <!grouped:k.shape[:-2], >u.shape[:-3], <erase:<!grouped:p.shape[:-2], >>
     )
     X = state_of(X, begun.shape[-2], u.shape[-1], k.shape[-1])
-    X = states_for(lead, 3, X, within)
+    X = <cut:states_for(lead, 3, X, within)><!cut:fitted(lead, 3, X)[0].contiguous()>
     key = rows_of(dtype, fitted(lead, 2, k)[0])  #? !erase !grouped
     key, p = (rows_of(dtype, x) for x in fitted(lead, 2, k, p))  #? erase !grouped
     key = shared(dtype, lead, k)  #? grouped
@@ -187,13 +190,13 @@ def NAME(
     write = rows_of(dtype, fitted(lead, 3, u)[0])
     left = fitted(lead, 4, begun)[0].contiguous()
     since = fitted(lead, 5, kept)[0].contiguous()
-    C = kept.shape[-1]
-    X, table = resumed(X, within, C)
+    C = kept.shape[-1]  #? cut
+    X, table = resumed(X, within, C)  #? cut
     X, <erase:rows, >starts<erase:, _> = NAME_forward(
-        X, key, write, <erase:p, >since, left, <erase:source, >within and within.of(C), table,
+        X, key, write, <erase:p, >since, left, <erase:source, ><cut:within and within.of(C), table,>
     )
-    if within is not None:
-        within.keep(starts, C)
+    if within is not None:  #? cut
+        within.keep(starts, C)  #? cut
     X, <erase:rows, >starts = unfitted(lead, X, <erase:rows, >starts)
     return X, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))
 
@@ -226,17 +229,17 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     X: Tensor, k: Tensor, u: Tensor, <erase:p: Tensor, >kept: Tensor, begun: Tensor, <erase:source: int, >
-    packing: Tensor | None, table: Tensor | None,
+    <cut:packing: Tensor | None, table: Tensor | None,>
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor]:
     """States after the last token, <erase:rows, >states before each chunk<erase:, inverses>: as [X, H, ...]."""
     end, starts = out = NAME_shapes(X, k, u, kept)  #? !erase
-    end, rows, starts, inverse = out = NAME_shapes(X, k, u, p, kept, packing, table)  #? erase
+    end, rows, starts, inverse = out = NAME_shapes(X, k, u, p, kept<cut:, packing, table>)  #? erase
     (N, H, T, _, dv), dk, (states, written, C) = u.shape, k.shape[-1], kept.shape[3:6]
     checked(
-        NAME_forward, NAME_meaning, k, dv, min(T, C), packing is not None, X="states dv dk", u="T given dv",
+        NAME_forward, NAME_meaning, k, dv, min(T, C), <cut:packing is not None, >X="states dv dk", u="T given dv",
         kept="chunks states written C C", begun="chunks states states C", states=states, written=written, given=u.shape[3], C=C, <grouped:groups=4, >
     )
-    if T == 1 and packing is None:
+    if T == 1<cut: and packing is None>:
         sizes = coupled_sizes("step", states, written, dk, dv, C)
         args = [
             X, k, u, <erase:p, >kept, begun, end, <erase:rows, >starts, H, <grouped:H // k.shape[1], >*k.stride()[:2],
@@ -246,36 +249,36 @@ def NAME_forward(
         launch(NAME_step, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
         return out
     args = [  #? erase
-        k, u, p, kept, inverse, rows, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
+        k, u, p, kept, inverse, rows, <cut:*tokens_of(packing, T, C)><!cut:T>, H, <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], *p.stride()[:3],  #? erase
     ]  #? erase
     sizes = coupled_sizes("solve", states, written, dk, dv, C)  #? erase
     grid = (N * H * kept.shape[2],)  #? erase
     launch(NAME_solve, grid, args, k.dtype, SOURCE=source, **sizes)  #? erase
     args = [
-        X, k, u, <erase:p, >kept, begun, <erase:inverse, >end, <erase:rows, >starts, *tokens_of(packing, T, C), H,
-        *counted(table), <grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
+        X, k, u, <erase:p, >kept, begun, <erase:inverse, >end, <erase:rows, >starts, <cut:*tokens_of(packing, T, C)><!cut:T>, H,
+        <cut:*counted(table), ><grouped:H // k.shape[1], >*k.stride()[:3], *u.stride()[:4], <erase:*p.stride()[:3], >
     ]
     sizes = coupled_sizes("<erase:delta_>scan", states, written, dk, dv, C)
-    grid = (X.shape[:-3].numel() * blocks_of(dv, sizes["BV"]),)
+    grid = (<cut:X.shape[:-3].numel()><!cut:N * H> * blocks_of(dv, sizes["BV"]),)
     launch(NAME_chunks, grid, args, k.dtype, <erase:SOURCE=source, >**sizes)
     return out
 
 
 @NAME_forward.register_fake
-def NAME_shapes(X, k, u, <erase:p, >kept, *<!erase:_><erase:rest>):
+def NAME_shapes(X, k, u, <erase:p, >kept, *<!erase:_><erase:<cut:rest><!cut:_>>):
     """What the operator returns, but for its values."""
-    packing, chunks, C = rest[-2], kept.shape[2], kept.shape[-1]  #? erase
+    chunks, C = kept.shape[2], kept.shape[-1]  #? erase
     end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[-3:])
     return end, starts  #? !erase
     rows = k.new_empty(*u.shape[:3], kept.shape[4], u.shape[-1])  #? erase
-    return end, rows, starts, inverses(u, packing, chunks, C)  #? erase
+    return end, rows, starts, inverses(u, <cut:rest[-2], >chunks, C)  #? erase
 
 
 @Operator
 def NAME_backward(
     k: Tensor, <erase:p: Tensor, >kept: Tensor, begun: Tensor, rows: Tensor, starts: Tensor,
     <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <erase:source: int, >
-    packing: Tensor | None,
+    <cut:packing: Tensor | None,>
 ) -> tuple[<erase:Tensor, >Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
     out = NAME_slopes(k, <erase:p, >kept, begun, rows, starts, <erase:inverse, >d_end)
@@ -287,21 +290,21 @@ def NAME_backward(
     inverse = filled(inverse, C)  #? erase
     k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
     args = [
-        <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, *tokens_of(packing, T, C), H, 
+        <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, <cut:*tokens_of(packing, T, C)><!cut:T>, H, 
         <erase:<grouped:H // k.shape[1], >*k.stride()[:3], *p.stride()[:3], >
     ]
     sizes = coupled_sizes("<erase:delta_>scan_back", states, written, dk, dv, C)
-    grid = (d_X.shape[0] * H * blocks_of(dv, sizes["BV"]),)
+    grid = (<cut:d_X.shape[0]><!cut:N> * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
     args = [
-        k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >
+        k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, <cut:*tokens_of(packing, T, C)><!cut:T>, H, <grouped:H // k.shape[1], >
         *k.stride()[:3], *rows.stride()[:4],
     ]
     sizes = coupled_sizes("grads", states, written, dk, dv, C)
     grid = (N * H * kept.shape[2],)
     launch(NAME_grads, grid, args, dtype, **sizes)
     args = [  #? erase
-        k, p, kept, begun, rows, starts, d_z, k_end, u_end, d_k, d_u, d_p, d_kept, d_begun, *tokens_of(packing, T, C), H, <grouped:H // k.shape[1], >  #? erase
+        k, p, kept, begun, rows, starts, d_z, k_end, u_end, d_k, d_u, d_p, d_kept, d_begun, <cut:*tokens_of(packing, T, C)><!cut:T>, H, <grouped:H // k.shape[1], >  #? erase
         *k.stride()[:3], *p.stride()[:3],  #? erase
     ]  #? erase
     sizes = coupled_sizes("erase_grads", states, written, dk, dv, C)  #? erase
@@ -319,21 +322,21 @@ def NAME_slopes(k, <erase:p, >kept, begun, rows, starts, <erase:inverse, >d_end,
 
 
 def NAME_setup(ctx, inputs, output):
-    <!erase:_, k, u, kept, begun><erase:_, k, _, p, kept, begun, ctx.source>, packing, _ = inputs
+    <!erase:_, k, u, kept, begun><erase:_, k, _, p, kept, begun, ctx.source><cut:, packing, _> = inputs
     _, <!erase:starts><erase:rows, starts, inverse> = output
     ctx.save_for_backward(
-        k, <erase:p, >kept, begun, <erase:rows, ><!erase:u, >starts, <erase:inverse, >packing
+        k, <erase:p, >kept, begun, <erase:rows, ><!erase:u, >starts, <erase:inverse, ><cut:packing>
     )
 
 
 def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, _>):
     grads = (x.contiguous() for x in (d_end, <erase:d_rows, >d_starts))
-    *kept, packing = ctx.saved_tensors
-    out = NAME_backward(*kept, *grads, <erase:ctx.source, >packing)
+    <cut:*>kept<cut:, packing> = ctx.saved_tensors
+    out = NAME_backward(*kept, *grads<erase:, ctx.source><cut:, packing>)
     d_X, d_k, d_u, *rest = out
     d_k = together(d_k, kept[0])  #? grouped
     rest[0] = together(rest[0], kept[0])  #? grouped erase
-    return d_X, d_k, d_u.to(d_k.dtype), *rest, <erase:None, >None, None
+    return d_X, d_k, d_u.to(d_k.dtype), *rest<erase:, None><cut:, None, None>
 
 
 NAME_forward.register_autograd(
@@ -342,13 +345,13 @@ NAME_forward.register_autograd(
 '''
 
 
-def _scan(erase: bool, grouped: bool) -> tuple[str, str]:
+def _scan(erase: bool, grouped: bool, cut: bool) -> tuple[str, str]:
     name = f"coupled_{'delta_' * erase}scan{'_grouped' * grouped}"
     kernels = [_SOLVE] * erase + [_SCAN, _STEP, SCAN_BACK, SCAN_GRADS] + [ERASE_GRADS] * erase
     source = "\n".join([*kernels, _SCAN_OPERATOR])
-    return name, worded(source, {"NAME": name}, erase=erase, grouped=grouped)
+    return name, worded(source, {"NAME": name}, cut, erase=erase, grouped=grouped)
 
 
-TEXTS: dict[str, str] = dict(
-    _scan(erase, grouped) for erase, grouped in product((False, True), repeat=2)
-)
+def texts(cut: bool) -> dict[str, str]:
+    """Every scan; ``cut``: of packed sequences, too."""
+    return dict(_scan(erase, grouped, cut) for erase, grouped in product((False, True), repeat=2))

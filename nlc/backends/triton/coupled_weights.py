@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count
 
+from nlc.backends.triton.forms import told
 from nlc.backends.triton.gates import meant_together, together
 from nlc.backends.triton.lines import packed
 from nlc.backends.writer import WIDTH, listed, wrap
@@ -26,12 +27,13 @@ from nlc.ir.ops import leaf
 _ZERO = "tl.zeros([C], tl.float32)"
 _HEAD = """\
     m, i = tl.program_id(0).to(tl.int64), tl.arange(0, C)
-    n, start, stop = piece(m, packing, T, N, C)"""
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    n, start = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C  #? !cut"""
 
 
-def weights(name: str, gates: Gates, c: Coupling) -> str:
-    """The text of an operator under its name."""
-    t = _Operator(name, gates, c)
+def weights(name: str, gates: Gates, c: Coupling, cut: bool) -> str:
+    """The text of an operator under its name; ``cut``: of packed sequences, too."""
+    t = _Operator(name, gates, c, cut)
     parts = [
         t.values(),
         *[t.slopes()] * t.learns,
@@ -96,8 +98,12 @@ class _Operator:
     name: str
     gates: Gates
     coupling: Coupling
+    cut: bool
 
     def __post_init__(self) -> None:
+        self.packing = ["packing"] * self.cut
+        self.end = "stop" if self.cut else "T"
+        self.told = ["*tokens_of(packing, T, C)" if self.cut else "T", "H"]  # of kernels
         self.A, self.W = self.coupling.decay, self.coupling.weights
         self.S, self.J = range(len(self.A)), range(len(self.W[0]))
         self.raw, self.heads, self.fixed = (self.gates.kind(x) for x in ("raw", "head", "fixed"))
@@ -129,13 +135,14 @@ class _Operator:
         raw, heads, fixed = (
             [n for n in x if n in used] for x in (self.raw, self.heads, self.fixed)
         )
-        args = [*raw, *heads, *tensors, "packing", "T", "N", "H"]
+        args = [*raw, *heads, *tensors, *(["packing", "T", "N"] if self.cut else ["T"]), "H"]
         args += [f"{n}_{x}" for n in raw for x in "xht"]
         args += [f"{n}: tl.constexpr" for n in (*fixed, "C")]
         head = packed(f"def {self.name}_{kind}(", args, "):")
         begin = [f"{n} += n // H * {n}_x + n % H * {n}_h" for n in raw]
         begin += [f"{n}_own = tl.load({n} + n % H)" for n in heads]
-        return "\n".join(["@triton.jit", head, f'    """{said}"""', _HEAD, _block(begin)]).rstrip()
+        head = "\n".join(["@triton.jit", head, f'    """{said}"""', told(_HEAD, self.cut)])
+        return f"{head}\n{_block(begin)}".rstrip()
 
     def _gates(self, decays: bool = False) -> list[str]:
         """Lines that make the gates of token t, or of these what states decay by, and load what slopes need."""
@@ -189,7 +196,7 @@ class _Operator:
             f"b{self.at(s, m)}, all_b{self.at(s, m)} = {float(s == m)}, {_ZERO}"
             for s, m in self.pairs
         ]
-        loop = ["t, here, there = start + j, i == j, start + j < stop", *self._gates()]
+        loop = [f"t, here, there = start + j, i == j, start + j < {self.end}", *self._gates()]
         for s, j in self.written:
             terms = [_product(self.A[s][m], f"v{self.at(m, j)}") for m in self.S if self.A[s][m]]
             terms += [f"tl.where(here, {self.W[s][j]}, 0.0)"] if self.W[s][j] else []
@@ -223,7 +230,11 @@ class _Operator:
         first += [f"g{self.at(*x)} = {_ZERO}" for x in self.written]
         first += [f"e{self.at(*x)} = 0.0" for x in self.pairs]
         first += [f"sum_{n} = 0.0" for n in self.heads]
-        loop = ["j = C - 1 - back", "t, there = start + j, start + j < stop", *self._gates(True)]
+        loop = [
+            "j = C - 1 - back",
+            f"t, there = start + j, start + j < {self.end}",
+            *self._gates(True),
+        ]
         for x in self.written:
             at = _plus("d_kept", self.v_at(*x), "j * C")
             loop.append(f"g{self.at(*x)} += tl.load({at}, mask=i <= j, other=0.0)")
@@ -283,7 +294,8 @@ class _Operator:
     def called(self) -> str:
         """The function that the module calls."""
         lead = ["like.shape[:-3]", *(f"{n}.shape[:-1]" for n in self.raw)]
-        args = [*self.typed(self.given), "like: Tensor", "within: Packing | None = None"]
+        args = [*self.typed(self.given), "like: Tensor"]
+        args += ["within: Packing | None = None"] * self.cut
         S, J, of = len(self.S), len(self.J), [*self.given, *self.fixed]
         said = "What of rows and of states before a chunk is in coupled states at its tokens: kept"
         said += f" [..., chunks, {S}, {J}, C, C] and begun [..., chunks, {S}, {S}, C], in float32."
@@ -302,7 +314,7 @@ class _Operator:
         else:
             lines.append("    (like,) = fitted(lead, 1, like.detach()[..., 0, 0])")
         lines += [f"    {n} = {n}.float().expand(lead[-1]).contiguous()" for n in self.heads]
-        given = [*self.every, "within and within.of(coupled_chunk(like.shape[-3]))"]
+        given = [*self.every, *["within and within.of(coupled_chunk(like.shape[-3]))"] * self.cut]
         lines.append(packed(f"kept, begun = {self.name}_forward(", given, ")", 1))
         return "\n".join([*lines, "    return unfitted(lead, kept, begun)"])
 
@@ -333,17 +345,18 @@ class _Operator:
         axes = [f'{n}="T"' for n in (self.raw or ["like"])] + [f'{n}="heads"' for n in self.heads]
         axes += [f"{n}={n}" for n in self.fixed]
         name, first = self.name, self.first
-        typed = [*self.typed(self.tensors), "packing: Tensor | None"]
+        typed = [*self.typed(self.tensors), *["packing: Tensor | None"] * self.cut]
         checked = [f"{name}_forward", f"{name}_meaning", "begun", str(len(self.S)), "min(T, C)"]
-        checked += ["packing is not None", *axes, "C=C"]
-        args = [*self.given, "kept", "begun", "*tokens_of(packing, T, C)", "H"]
+        checked += [*["packing is not None"] * self.cut, *axes, "C=C"]
+        args = [*self.given, "kept", "begun", *self.told]
         args += [f"*{n}.stride()" for n in self.raw]
         S, J = len(self.S), len(self.J)
+        chunks = "chunks_of(packing, T, C)" if self.cut else "blocks_of(T, C)"
         lines = [
             "@Operator",
             packed(f"def {name}_forward(", typed, ") -> tuple[Tensor, Tensor]:"),
             f'    """Over tensors [X, H, T]{" and [H]" * bool(self.heads)}."""',
-            packed(f"kept, begun = out = {name}_shapes(", [*self.every, "packing"], ")", 1),
+            packed(f"kept, begun = out = {name}_shapes(", [*self.every, *self.packing], ")", 1),
             f"    (X, H, T), C = {first}.shape, kept.shape[-1]",
             *[packed("checked(", checked, ")", 1)] * self.learns,  # numbers alone have no slopes
             packed("args = [", args, "]", 1),
@@ -352,10 +365,10 @@ class _Operator:
             "",
             "",
             f"@{name}_forward.register_fake",
-            packed(f"def {name}_shapes(", [*self.every, "packing"], "):"),
+            packed(f"def {name}_shapes(", [*self.every, *self.packing], "):"),
             '    """What the operator returns, but for its values."""',
             f"    (X, H, T), C = {first}.shape, coupled_chunk({first}.shape[-1])",
-            f"    shape = X, H, chunks_of(packing, T, C), {S}, {J}, C, C",
+            f"    shape = X, H, {chunks}, {S}, {J}, C, C",
             f"    kept = {first}.new_empty(shape, dtype=torch.float32)",
             f"    return kept, kept.new_empty(*shape[:3], {S}, {S}, C)",
         ]
@@ -371,12 +384,12 @@ class _Operator:
         """Its slopes."""
         name, first = self.name, self.first
         kept = ["kept: Tensor", "begun: Tensor", "d_kept: Tensor", "d_begun: Tensor"]
-        typed = [*self.typed(self.tensors), *kept, "packing: Tensor | None"]
+        typed = [*self.typed(self.tensors), *kept, *["packing: Tensor | None"] * self.cut]
         sloped = [f"d_{n}" for n in self.given]
         used = [n for n in self.given if n in self.sloping]
         args = [*used, "kept", "begun", "d_kept", "d_begun", *sloped]
         strides = [f"*{n}.stride()" for n in self.raw if n in used]
-        args += ["*tokens_of(packing, T, C)", "H", *strides]
+        args += [*self.told, *strides]
         returns = f"tuple[{', '.join(['Tensor'] * len(sloped))}]" if sloped[1:] else "Tensor"
         said = (
             "The slopes by what gates are made of"
@@ -389,8 +402,7 @@ class _Operator:
         sums = [*(f"d_{n}" for n in self.raw), *(f"d_{n}.sum((0, 2))" for n in self.heads)]
         sums += [
             *["torch.zeros_like(given[-1])"] * (not self.raw),
-            *["None"] * len(self.fixed),
-            "None",
+            *["None"] * len([*self.fixed, *self.packing]),
         ]
         back = [
             "*given",
@@ -399,8 +411,10 @@ class _Operator:
             "begun",
             "d_kept.contiguous()",
             "d_begun.contiguous()",
-            "packing",
+            *self.packing,
         ]
+        inputs = [*self.tensors, *contexts, *self.packing]
+        saved = ["*given", "kept", "begun", *self.packing]
         lines = [
             "@Operator",
             packed(f"def {name}_backward(", typed, f") -> {returns}:"),
@@ -419,12 +433,12 @@ class _Operator:
             "",
             "",
             f"def {name}_setup(ctx, inputs, output):",
-            f"    {', '.join([*self.tensors, *contexts, 'packing'])} = inputs",
-            f"    ctx.save_for_backward({', '.join(self.tensors)}, *output, packing)",
+            f"    {', '.join(inputs)}{',' * (len(inputs) == 1)} = inputs",
+            f"    ctx.save_for_backward({', '.join([*self.tensors, '*output', *self.packing])})",
             "",
             "",
             f"def {name}_slope(ctx, d_kept, d_begun):",
-            "    *given, kept, begun, packing = ctx.saved_tensors",
+            f"    {', '.join(saved)} = ctx.saved_tensors",
             packed(f"{', '.join(sloped)} = {name}_backward(", back, ")", 1),
             f"    return {', '.join(sums)}",
             "",

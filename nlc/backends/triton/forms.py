@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from nlc.backends.torch.scans import Form
@@ -30,12 +31,13 @@ class KernelForm(Form):
     are brought to length one in the kernels. ``grouped``: they have fewer heads, each for several of the values'.
     ``decayed``: what is erased is the answer of a state that has decayed, by channel.
     ``gates``: what the kernels make gates of, if that is not done before; ``raw`` and ``raw_decay`` are what scans and
-    reads that do so have behind their names."""
+    reads that do so have behind their names. ``cut``: kernels read where packed sequences are cut."""
 
     rate: bool = False
     unit: bool = False
     grouped: bool = False
     decayed: bool = False
+    cut: bool = True
     gates: Gates | None = field(default=None, compare=False)
     raw: str = ""
     raw_decay: str = ""
@@ -79,7 +81,7 @@ def text(source: str, name: str, f: KernelForm, before: bool | None = None) -> s
     flags |= dict(state=decay or f.erase, keyed=decay or f.erase or f.unit)
     flags |= dict(read=before is not None, before=bool(before))
     gates = ["b"] * f.erase + ["log_a"] * decay + ["w"] * f.rate
-    source = _gated(select(source, **flags), f.scan, gates, f.gates)
+    source = _gated(told(source, f.cut, **flags), f.scan, gates, f.gates, f.cut)
     source = source.replace("NAME", name).replace("PROBE", probe)
     source = source.replace("SAID", "S_{t-1} q_t and " if before else "S_t q_t and ")
     return source.replace("ORDER", ">" if before else ">=")
@@ -89,11 +91,11 @@ def chosen(source: str, name: str, f: KernelForm, before: bool) -> str:
     """The text of a read's kernels under its name."""
     decay, gates = f.kind == "scalar", f.decay_gates
     flags = dict(decay=decay, unit=f.unit, grouped=f.grouped, before=before, raw=bool(gates))
-    source = _gated(select(source, **flags), name, ["log_a"] * decay, gates)
+    source = _gated(told(source, f.cut, **flags), name, ["log_a"] * decay, gates, f.cut)
     return source.replace("NAME", name).replace("ORDER", ">" if before else ">=")
 
 
-def _gated(source: str, name: str, gates: list[str], raw: Gates | None) -> str:
+def _gated(source: str, name: str, gates: list[str], raw: Gates | None, cut: bool) -> str:
     """The text with how its kernels get gates: as they are, or of what they are made of."""
     solve = [x for x in gates if x != "w"]
     decay = [x for x in gates if x == "log_a"]
@@ -104,11 +106,12 @@ def _gated(source: str, name: str, gates: list[str], raw: Gates | None) -> str:
     for word, names in words.items():
         source = source.replace(word, "".join(f"{n}, " for n in names))
     fixed = "".join(f" {n}: tl.constexpr," for n in raw.fixed) if raw else ""
-    source = source.replace("FIXED", fixed).replace("SET_BACK", back(raw, name) if raw else "")
+    source = source.replace("FIXED", fixed).replace("SET_BACK", back(raw, name, cut) if raw else "")
     for x in gates:
-        chunk, one = f"tl.load({x} + n * T + t, mask=t < stop, other=0.0)", f"tl.load({x} + n)"
+        end = "stop" if cut else "T"
+        chunk, one = f"tl.load({x} + n * T + t, mask=t < {end}, other=0.0)", f"tl.load({x} + n)"
         if raw:
-            chunk, one = (call(raw, name, x, at) for at in (None, ONE))
+            chunk, one = (call(raw, name, x, cut, at) for at in (None, ONE))
         source = source.replace(f"CHUNK_{x.upper()}", chunk).replace(f"ONE_{x.upper()}", one)
     return "@triton.jit".join(
         _used(x, raw.fixed if raw else []) for x in source.split("@triton.jit")
@@ -123,9 +126,15 @@ def _used(kernel: str, fixed: list[str]) -> str:
     return kernel
 
 
-def worded(source: str, words: dict[str, str], **flags: bool) -> str:
-    """A text as its flags select it, with words for what it leaves open."""
-    text = select(source, **flags)
+def told(source: str, cut: bool, **flags: bool) -> str:
+    """A text as its flags select it; where no sequences are packed, what stops at the end of one stops at T."""
+    text = select(source, cut=cut, **flags)
+    return text if cut else re.sub(r"\bstop\b", "T", text)
+
+
+def worded(source: str, words: dict[str, str], cut: bool, **flags: bool) -> str:
+    """The same with words for what it leaves open."""
+    text = told(source, cut, **flags)
     for word, meant in words.items():
         text = text.replace(word, meant)
     return laid(text)

@@ -12,9 +12,11 @@ from nlc.backends.triton.operators import (
     Text,
     fitted_flows,
     returns,
+    states,
     strides_of,
     told_tokens,
     typed,
+    within,
 )
 from nlc.backends.writer import WIDTH, wrap
 
@@ -25,10 +27,10 @@ def fused(f: KernelForm, before: bool) -> str:
     name, scan, read = f.fused(when), f.scan, f.read(when)
     decay, gates, decays = f.kind == "scalar", f.gates, f.decay_gates
     flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe, before=before)
-    flags |= dict(unit=f.unit, grouped=f.grouped, raw=gates is not None)
+    flags |= dict(unit=f.unit, grouped=f.grouped, raw=gates is not None, cut=f.cut)
     text = Text(name, flags, gates)
     numbers = gates.tensors if gates else ["b"] * f.erase + ["log_a"] * decay + ["w"] * f.rate
-    eps, probes = ["eps"] * f.unit, ["p"] * f.probe
+    eps, probes, packing = ["eps"] * f.unit, ["p"] * f.probe, ["packing"] * f.cut
     fixed = [*(gates.fixed if gates else []), *eps]
     own = ["S", "k", "u", *numbers, *probes]
     scanned = [*own, *fixed]
@@ -36,17 +38,17 @@ def fused(f: KernelForm, before: bool) -> str:
     decayed = decays.tensors if decays else ["log_a"] * decay
     more = [*decayed, *(decays.fixed if decays else []), *eps]
 
-    text.call("def NAME(", typed([*given, "within"]), f") -> {returns(2)}:", 0)
+    text.call("def NAME(", typed([*given, *within(f)]), f") -> {returns(2)}:", 0)
     said = f"What `{scan}` has at the end, and what `{read}` reads at q: by one kernel that keeps"
     said += " nothing else, unless slopes are wanted."
     lines = wrap(f'"""{said}"""', WIDTH - 4)
     text("\n".join(f"    {x}" for x in lines))
     text.call("if slopes_wanted(", [n for n in given if n not in fixed], "):")
-    text.call(f"S, rows, starts = {scan}(", [*scanned, "within"], ")", 2)
-    text.call(f"return S, {read}(", ["q", "k", "rows", "starts", *more, "within"], ")", 2)
+    text.call(f"S, rows, starts = {scan}(", [*scanned, *within(f)], ")", 2)
+    text.call(f"return S, {read}(", ["q", "k", "rows", "starts", *more, *within(f)], ")", 2)
     fitted_flows(text, f, numbers, [*probes, "q"])
-    text("    packing = packed(within, k, u)")
-    text.call("end, out = NAME_forward(", [*given, "packing", "True"], ")")
+    text("    packing = packed(within, k, u)  #? cut")
+    text.call("end, out = NAME_forward(", [*given, *packing, "True"], ")")
     text("    return unfitted(lead, end, out)")
 
     text.call(
@@ -59,23 +61,25 @@ def fused(f: KernelForm, before: bool) -> str:
     text.call(f"return end, *{read}_meaning(", ["q", "k", rows, "starts", *more, "C=C"], ")")
 
     text("\n\n@Operator")
-    args = [*typed([*given, "packing"]), "divided: bool | None"]
+    args = [*typed([*given, *packing]), "divided: bool | None"]
     text.call("def NAME_forward(", args, f") -> {returns(2)}:", 0)
     text('''\
     """S after the last token, and reads; ``divided``: by two kernels where that is faster."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     sizes = scan_sizes("scan_read", dk, dv, T, k.dtype)
-    programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])
-    alone = T == 1 and packing is None
+    programs = <cut:S.shape[:-2].numel()><!cut:X * H> * blocks_of(dv, sizes["BV"])
+    alone = T == 1<cut: and packing is None>
     if divided and (alone or not in_one(k.dtype, programs, k.device)):''')
     left = "end, rows, starts, _" if f.erase else "end, starts"
-    text.call(f"{left} = {scan}_forward(", [*scanned, "packing", "None"], ")", 2)
-    read_args = ["q", "k", rows, "starts", *more, "packing"]
+    text.call(f"{left} = {scan}_forward(", [*scanned, *(["packing", "None"] * f.cut)], ")", 2)
+    read_args = ["q", "k", rows, "starts", *more, *packing]
     text.call(f"return end, {read}_forward(", read_args, ")", 2)
     text.check()
     text("    end, out = NAME_shapes(S, k, u)")
     text('    C = sizes["C"]')
-    text("    scores = k.new_empty(X, H, chunks_of(packing, T, C), C, C)")
+    text(
+        "    scores = k.new_empty(X, H, <cut:chunks_of(packing, T, C)><!cut:blocks_of(T, C)>, C, C)"
+    )
     tokens, chunks = told_tokens(f), "scores.shape[:3].numel()"
     args = ["q", "k", *decayed, "scores", *tokens, *strides_of("q", "k")]
     text.launch("scores", "solve", args, "k.dtype", chunks)
@@ -86,7 +90,7 @@ def fused(f: KernelForm, before: bool) -> str:
         text.launch("solve", "solve", args, "k.dtype", chunks, of=scan)
     args = [*own, "q", "scores", *["inverse"] * f.erase, "end", "out", *tokens]
     args += strides_of("k", "u", *probes, "q", "out")
-    text.launch("scan", "scan_read", args, "k.dtype", "S.shape[:-2].numel()", True)
+    text.launch("scan", "scan_read", args, "k.dtype", states(f), True)
     text('''\
     return end, out
 

@@ -28,78 +28,83 @@ def ending(number: int, taken: set[str]) -> str:
     return next(islice(free, number, None))
 
 
-def call(gates: Gates, name: str, gate: str, where: Mapping[str, str] | None = None) -> str:
+def call(
+    gates: Gates, name: str, gate: str, cut: bool, where: Mapping[str, str] | None = None
+) -> str:
     """A gate of some tokens in a kernel of an operator; ``where``: what these are called there."""
     mine = gates.only(gate)
-    at = [(where or {}).get(x, x) for x in _place_of(mine)]
+    at = [(where or {}).get(x, x) for x in _place_of(mine, cut)]
     return f"{name}_{gate}({', '.join([*mine.tensors, *at, *mine.fixed])})"
 
 
-def _place(raw: bool, heads: bool) -> list[str]:
+def _place(raw: bool, heads: bool, cut: bool) -> list[str]:
     """What says where tokens are, as far as it matters to what is theirs or their head's, and which are there."""
-    return [*["n"] * (raw or heads), "t", *["T"] * raw, *["H"] * (raw or heads), "stop"]
+    own = raw or heads
+    return [*["n"] * own, "t", *["T"] * (raw or not cut), *["H"] * own, *["stop"] * cut]
 
 
-def _place_of(gates: Gates) -> list[str]:
-    return _place(bool(gates.kind("raw")), bool(gates.kind("head")))
+def _place_of(gates: Gates, cut: bool) -> list[str]:
+    return _place(bool(gates.kind("raw")), bool(gates.kind("head")), cut)
 
 
-def texts(gates: Gates, name: str) -> str:
-    """The functions of kernels that make the gates, and what gives their slopes."""
-    made = [_value(gates, name, gate) for gate, _ in gates.values]
-    return "\n\n\n".join([*made, _back(gates, name)]) + "\n"
+def texts(gates: Gates, name: str, cut: bool) -> str:
+    """The functions of kernels that make the gates, and what gives their slopes; ``cut``: of packed sequences, too."""
+    made = [_value(gates, name, gate, cut) for gate, _ in gates.values]
+    return "\n\n\n".join([*made, _back(gates, name, cut)]) + "\n"
 
 
-def _loads(gates: Gates, asked: Iterable[Expr]) -> list[str]:
+def _loads(gates: Gates, asked: Iterable[Expr], cut: bool) -> list[str]:
     """What expressions are made of, and which tokens are there."""
     used = {n for e in asked for n in variables(e)}
     raw = gates.kind("raw")
-    at = "at, there = (n // H * T + t) * H + n % H, t < stop" if raw else "there = t < stop"
+    end = "stop" if cut else "T"
+    at = f"at, there = (n // H * T + t) * H + n % H, t < {end}" if raw else f"there = t < {end}"
     lines = [
         f"{n} = tl.load({n} + at, mask=there, other=0.0).to(tl.float32)" for n in raw if n in used
     ]
     return [at, *lines, *(f"{n} = tl.load({n} + n % H)" for n in gates.kind("head") if n in used)]
 
 
-def _value(gates: Gates, name: str, gate: str) -> str:
+def _value(gates: Gates, name: str, gate: str, cut: bool) -> str:
     mine = gates.only(gate)
     said = {"log_a": "log a", "w": "w, what a write is multiplied by", "b": "b, what erases"}
     lets, value = lines_of(gates[gate], "value", 32)
-    of = "of tokens t" + " of the head n" * ("n" in _place_of(mine))
-    lines = [f'"""{said[gate]}, {of}."""', *_loads(mine, [gates[gate]]), *lets]
+    of = "of tokens t" + " of the head n" * ("n" in _place_of(mine, cut))
+    lines = [f'"""{said[gate]}, {of}."""', *_loads(mine, [gates[gate]], cut), *lets]
     lines.append(f"return tl.where(there, {value}, 0.0)")
-    args = [*mine.tensors, *_place_of(mine), *(f"{n}: tl.constexpr" for n in mine.fixed)]
+    args = [*mine.tensors, *_place_of(mine, cut), *(f"{n}: tl.constexpr" for n in mine.fixed)]
     return _function(["@triton.jit", packed(f"def {name}_{gate}(", args, "):")], lines)
 
 
-def _back(gates: Gates, name: str) -> str:
+def _back(gates: Gates, name: str, cut: bool) -> str:
     """What sets the slopes by the variables from those by the gates; of heads a sum a chunk."""
     heads, said = gates.kind("head"), "Sets the slopes by what the gates of a chunk are made of"
     said += "; by what is a head's, their sum." if heads else "."
-    lines = [f'"""{said}"""', *_loads(gates, [e for _, e in gates.slopes]), *slopes_of(gates)]
+    loads = _loads(gates, [e for _, e in gates.slopes], cut)
+    lines = [f'"""{said}"""', *loads, *slopes_of(gates)]
     for n in gates.kind("raw"):
         lines.append(f"tl.store(d_{n} + at, slope_{n}.to(d_{n}.dtype.element_ty), mask=there)")
     for n in heads:
         lines.append(f"tl.store(d_{n} + m, tl.sum(tl.where(there, slope_{n}, 0.0), 0))")
-    args, fixed = _taken_back(gates)
+    args, fixed = _taken_back(gates, cut)
     args += [f"{n}: tl.constexpr" for n in fixed]
     return _function(["@triton.jit", packed(f"def {name}_gates_back(", args, "):")], lines)
 
 
-def _taken_back(gates: Gates) -> tuple[list[str], list[str]]:
+def _taken_back(gates: Gates, cut: bool) -> tuple[list[str], list[str]]:
     """What it takes: what slopes are made of and where they go, where the chunk is, with its number where it has sums
     of its own; and what is fixed of that."""
     used = {n for _, e in gates.slopes for n in variables(e)}
     raw, heads = gates.kind("raw"), gates.kind("head")
     slopes = [*(f"d_{g}" for g, _ in gates.values), *(f"d_{n}" for n in gates.tensors)]
-    place = [*["m"] * bool(heads), *_place(bool(raw), bool(used & {*heads}))]
+    place = [*["m"] * bool(heads), *_place(bool(raw), bool(used & {*heads}), cut)]
     taken = [*(n for n in gates.tensors if n in used), *slopes, *place]
     return taken, [n for n in gates.fixed if n in used]
 
 
-def back(gates: Gates, name: str) -> str:
+def back(gates: Gates, name: str, cut: bool) -> str:
     """The call of it in a kernel."""
-    args, fixed = _taken_back(gates)
+    args, fixed = _taken_back(gates, cut)
     return f"{name}_gates_back({', '.join([*args, *fixed])})"
 
 

@@ -13,15 +13,16 @@ from nlc.backends.triton.lines import laid
 _READ_BACK = '''
 @triton.jit
 def NAME_back(
-    q, k, rows, starts, GIVENgrad, dq, dk, d_rows, d_starts, SLOPESpacking, T, N, H, <grouped:group, >
+    q, k, rows, starts, GIVENgrad, dq, dk, d_rows, d_starts, SLOPES<cut:packing, >T, <cut:N, >H, <grouped:group, >
     q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d, g_x, g_h, g_t, w_x, w_h, w_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's reads are worth to all that they are made of."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     <before:a><!before:_>, c = logs(CHUNK_LOG_A)  #? decay
     read = c - a  #? decay before
@@ -78,7 +79,7 @@ def NAME_back(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
-    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, packing, T, N, H, <grouped:group, >
+    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -90,13 +91,15 @@ def NAME_scan_back(
     for j in tl.static_range(PARTS):
         worth += (taken_block(d_end + n * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD),)
     dS += n * DK * DV
-    n, first, last = sequence(n, packing, T, N, H, C)
+    n, first, last = sequence(n, packing, T, N, H, C)  #? cut
+    chunks = tl.cdiv(T, C)  #? !cut
     k += n // H * k_x + n % H<grouped: // group> * k_h
     p += n // H * p_x + n % H<grouped: // group> * p_h  #? probe
-    for back in range(last - first):
-        chunk = last - 1 - back
-        start, stop = span(chunk, packing, T, C)
-        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
+    for back in range(<cut:last - first><!cut:chunks>):
+        chunk = <cut:last><!cut:chunks> - 1 - back
+        start, stop = span(chunk, packing, T, C)  #? cut
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i  #? cut
+        m, t = n * chunks + chunk, chunk * C + i  #? !cut
         a, c = logs(CHUNK_LOG_A)  #? decay
         total = tl.sum(a, 0)  #? decay
         erase = CHUNK_B<decay: * tl.exp2(c - a)>  #? erase
@@ -135,15 +138,16 @@ _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
     <keyed:k, ><rate:u, >GIVEN<probe:p, >rows, <state:starts, >ends, <erase:du, >
-    <rate:d_u, >dk, SLOPES<probe:dp, >packing, T, N, H, <grouped:<keyed:group, >>
+    <rate:d_u, >dk, SLOPES<probe:dp, ><cut:packing, >T, <cut:N, >H, <grouped:<keyed:group, >>
     <keyed:k_x, k_h, k_t, >r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """The slopes by what a chunk is made of, from its rows, their worth, and S at both ends."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     Rg = tl.zeros([C, BK], tl.float32)
     Yh = tl.zeros([C, BK], tl.float32)  #? erase

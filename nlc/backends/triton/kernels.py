@@ -83,13 +83,14 @@ def inverse_of(L, C: tl.constexpr, PRECISION: tl.constexpr):
 _SOLVE = '''
 @triton.jit
 def NAME_solve(
-    k, GIVEN_SOLVE<probe:p, >inverse, packing, T, N, H, <grouped:group, >k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
+    k, GIVEN_SOLVE<probe:p, >inverse, <cut:packing, >T, <cut:N, >H, <grouped:group, >k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L_ti = b_t <decay:a_{t-1} ... a_{i+1} >PROBE_t . k_i for i < t."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     at, there = flow(k + n // H * k_x + n % H<grouped: // group> * k_h, t, d, k_t, stop, DK)
     K = tl.load(at, mask=there, other=0.0).to(DOT)
     K, _ = unit(K, EPS, DOT)  #? unit
@@ -109,7 +110,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    S, k, u, GIVEN<probe:p, ><read:q, scores, ><erase:inverse, >end, <read:out, ><!read:<erase:rows, >starts, >packing, T, N, H, <!read:table, count, ><grouped:group, >
+    S, k, u, GIVEN<probe:p, ><read:q, scores, ><erase:inverse, >end, <read:out, ><!read:<erase:rows, >starts, ><cut:packing, >T, <cut:N, >H, <!read:<cut:table, count, >><grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, ><read:q_x, q_h, q_t, o_x, o_h, o_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -124,15 +125,17 @@ def NAME_scan(
     for j in tl.static_range(PARTS):
         h += (taken_block(S + n * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
     end += n * DK * DV
-    n, first, last = <read:sequence(n, packing, ><!read:stretch(n, packing, table, count, >T, N, H, C)
+    n, first, last = <read:sequence(n, packing, ><!read:stretch(n, packing, table, count, >T, N, H, C)  #? cut
+    chunks = tl.cdiv(T, C)  #? !cut
     k += n // H * k_x + n % H<grouped: // group> * k_h
     u += n // H * u_x + n % H * u_h
     p += n // H * p_x + n % H<grouped: // group> * p_h  #? probe
     q += n // H * q_x + n % H<grouped: // group> * q_h  #? read
     out += n // H * o_x + n % H * o_h  #? read
-    for chunk in range(first, last):
-        start, stop = span(chunk, packing, T, C)
-        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i
+    for chunk in range(<cut:first, last><!cut:chunks>):
+        start, stop = span(chunk, packing, T, C)  #? cut
+        m, t = n * (tl.cdiv(T, C) + N) + chunk, start + i  #? cut
+        m, t = n * chunks + chunk, chunk * C + i  #? !cut
         R = taken(u, t, v, u_t, stop, DV)<!rate:.to(tl.float32)>
         R = R * CHUNK_W[:, None]  #? rate
         K = ()
@@ -202,7 +205,7 @@ def NAME_step(
 _READ = '''
 @triton.jit
 def NAME_out(
-    q, k, rows, starts, GIVENout, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
+    q, k, rows, starts, GIVENout, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -210,8 +213,9 @@ def NAME_out(
     """<!before:S_t q_t><before:S_{t-1} q_t> in a chunk for a block of dv: of what it began with, and what was written."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     at, there = flow(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK)
     Q = tl.load(at, mask=there, other=0.0).to(DOT)
@@ -238,13 +242,14 @@ def NAME_out(
 _SCORES = '''
 @triton.jit
 def NAME_scores(
-    q, k, GIVEN_DECAYscores, packing, T, N, H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t,
+    q, k, GIVEN_DECAYscores, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t,
     DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk reads of what it writes: <decay:a_t ... a_{i+1} >q_t . k_i for i up to <before:t-1><!before:t>."""
     m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
-    n, start, stop = piece(m, packing, T, N, C)
-    t = start + i
+    n, start, stop = piece(m, packing, T, N, C)  #? cut
+    t = start + i  #? cut
+    n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     Q = taken(q + n // H * q_x + n % H<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
     K = taken(k + n // H * k_x + n % H<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)
     Q, _ = unit(Q, EPS, DOT)  #? unit

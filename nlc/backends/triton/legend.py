@@ -40,7 +40,6 @@ def legend(text: str) -> str:
     said += " What is behind a name with _x, _h, _t is a stride."
     kinds = [x for kind, x in _MADE.items() if re.search(rf"\b{kind}_[a-z]", kernels)]
     said += f" Gates are made of what is theirs {listed(kinds)}." if kinds else ""
-    said += (
-        " Where N sequences are packed in one, n counts its heads, and packing says where they are."
-    )
+    if has("packing"):
+        said += " Where N sequences are packed in one, n counts its heads, and packing says where they are."
     return "".join(f"# {line}\n" for line in wrap(said, WIDTH - 2))

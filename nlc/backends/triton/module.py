@@ -20,7 +20,7 @@ from nlc.backends.triton.gates import ending
 from nlc.backends.triton.keys import groups, lengths, narrow
 from nlc.backends.triton.legend import legend
 from nlc.backends.triton.packing import unpackable
-from nlc.backends.triton.texts import TEXTS, of_form
+from nlc.backends.triton.texts import of_form, texts
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.coupled import coupling
 from nlc.ir.expr import Expr, walk
@@ -45,12 +45,13 @@ def emit_module(program: Program, header: Header) -> str:
     program = emitter.program
     asked = {"CHUNK": program.tile or program.channel_tile}
     made = {n: operator(n, gates) for gates, n in emitter.row.operators.items()}
-    every, helpers = TEXTS | made | emitter.made, emitter.printer.helpers
+    every = texts(emitter.apart is None) | made | emitter.made
+    helpers = emitter.printer.helpers
     found = defined(helpers, program, asked, every)
     own = configs.tables(configs.launched(found))
     own["flow"] = "\n" + legend("\n".join(found)) + every["flow"].lstrip("\n")
-    texts = defined(helpers, program, asked, every | own)
-    return close_file(file, texts, body, _IMPORTS, class_name(program.system))
+    parts = defined(helpers, program, asked, every | own)
+    return close_file(file, parts, body, _IMPORTS, class_name(program.system))
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,12 @@ class TritonModule(CoupledCalls, TorchModule):
         f = super().form(r, True)
         if f.kind not in ("none", "scalar"):
             shares = r.states[0] in self.sharing
-            return KernelForm(f.kind, f.erase, grouped=shares, decayed=r.decayed)
+            return KernelForm(
+                f.kind, f.erase, grouped=shares, decayed=r.decayed, cut=self.apart is None
+            )
         unit, grouped = r.states[0] in self.lengths, r.states[0] in self.sharing
-        found = KernelForm(
-            f.kind, f.erase, f.probe, rate=rate(r) is not None, unit=unit, grouped=grouped
-        )
+        found = KernelForm(f.kind, f.erase, f.probe, unit=unit, grouped=grouped)
+        found = replace(found, rate=rate(r) is not None, cut=self.apart is None)
         if r.gates is None:
             return found
         found = replace(found, gates=r.gates)

@@ -32,14 +32,8 @@ class Text:
 
     def check(self) -> None:
         """The operator is compared with its meaning before its first launch."""
-        given = [
-            f"{self.name}_forward",
-            f"{self.name}_meaning",
-            "k",
-            "dv",
-            "T",
-            "packing is not None",
-        ]
+        given = [f"{self.name}_forward", f"{self.name}_meaning", "k", "dv", "T"]
+        given += ["packing is not None"] * self.flags["cut"]
         given += ["groups=4"] if self.flags.get("grouped") else []
         if self.raw:
             given += [f'{n}="{"heads" if n.startswith("head") else "T"}"' for n in self.raw.tensors]
@@ -110,9 +104,9 @@ _KINDS = {
 
 
 def told_tokens(f: KernelForm) -> list[str]:
-    """Of kernels: packing, T, N and H, and how many heads share keys."""
+    """Of kernels: T, where that is packed sequences, and H, and how many heads share keys."""
     shared = ["H // k.shape[1]"] if f.grouped else []
-    return ['*tokens_of(packing, T, sizes["C"])', "H", *shared]
+    return ['*tokens_of(packing, T, sizes["C"])' if f.cut else "T", "H", *shared]
 
 
 def typed(names: list[str]) -> list[str]:
@@ -128,6 +122,21 @@ def _solving(f: KernelForm, numbers: list[str]) -> list[str]:
     return f.gates.only("b", "log_a").tensors if f.gates else [x for x in numbers if x != "w"]
 
 
+def within(f: KernelForm) -> list[str]:
+    """What functions that modules call take last."""
+    return ["within"] * f.cut
+
+
+def cuts(f: KernelForm) -> list[str]:
+    """What operators of scans take of it."""
+    return ["packing", "table"] * f.cut
+
+
+def states(f: KernelForm) -> str:
+    """How many states there are: of packed sequences one for each."""
+    return "S.shape[:-2].numel()" if f.cut else "X * H"
+
+
 def strides_of(*names: str) -> list[str]:
     return [f"*{n}.stride()[:3]" for n in names]
 
@@ -139,7 +148,7 @@ def _given(names: list[str]) -> str:
 def scan(f: KernelForm) -> str:
     """The operator of a scan, forward and backward."""
     erase, decay, rate, probe = f.erase, f.kind == "scalar", f.rate, f.probe
-    flags = dict(decay=decay, erase=erase, rate=rate, probe=probe)
+    flags = dict(decay=decay, erase=erase, rate=rate, probe=probe, cut=f.cut)
     text = Text(
         f.scan, flags | dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None), f.gates
     )
@@ -148,7 +157,6 @@ def scan(f: KernelForm) -> str:
     probes = ["p"] * probe
     given = ["S", "k", "u", *numbers, *probes, *fixed, *["eps"] * f.unit]
     made = ["end", "rows", "starts", "inverse"] if erase else ["end", "starts"]
-    given += ["packing", "table"]
     _scan_called(text, f, given, numbers, probes)
     _scan_meaning(text, given)
     _scan_forward(text, f, given, numbers, probes, made)
@@ -160,7 +168,7 @@ def _scan_called(
     text: Text, f: KernelForm, given: list[str], numbers: list[str], probes: list[str]
 ) -> None:
     """The function that the module calls."""
-    text.call("def NAME(", typed([*given[:-2], "within"]), f") -> {returns(3)}:", 0)
+    text.call("def NAME(", typed([*given, *within(f)]), f") -> {returns(3)}:", 0)
     raw = f.gates.kind("raw") if f.gates else numbers
     each = f", {listed(raw)} [..., T]" if raw else ""
     at = "p" if f.probe else "k"
@@ -176,24 +184,22 @@ def _scan_called(
     said += " The rows of k are brought to length one." * f.unit
     said += f" Heads of {keys} may be fewer, each for as many in a row." * f.grouped
     said += " Returns S after the last token, the rows that were written, and S before each chunk."
-    said += (
-        " Where sequences are packed within one, S is [N, H, dv, dk], and there is one of those."
-    )
+    if f.cut:
+        said += " Where sequences are packed within one, S is [N, H, dv, dk], and there is one of those."
     said += " Products are in the dtype of k, sums and S in float32."
     said += " TypeError or ValueError for what the kernels do not take."
     text("\n".join(f"    {line}" for line in wrap(said, WIDTH - 4)))
     text('    """')
     fitted_flows(text, f, numbers, probes)
-    text(
-        "    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)"
-    )
-    text("    S, table = resumed(S, within, C)")
+    text("""\
+    packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)  #? cut
+    S, table = resumed(S, within, C)  #? cut""")
     found = "end, rows, starts, _" if f.erase else "end, starts"
-    text.call(f"{found} = NAME_forward(", given, ")")
+    text.call(f"{found} = NAME_forward(", [*given, *cuts(f)], ")")
     text("""\
     rows = u  #? !erase
-    if within is not None:
-        within.keep(starts, C)
+    if within is not None:  #? cut
+        within.keep(starts, C)  #? cut
     return unfitted(lead, end, rows, starts)
 """)
 
@@ -203,10 +209,15 @@ def fitted_flows(text: Text, f: KernelForm, numbers: list[str], probes: list[str
     raw = f.gates.kind("raw") if f.gates else numbers
     text("    dtype = supported(k)")
     fronts = [f"{x}.shape[:-2]" for x in (["u"] if f.grouped else ["k", "u", *probes])]
-    fronts = ["front(S, 2, within)", *fronts, *(f"{x}.shape[:-1]" for x in raw)]
+    fronts = [
+        "front(S, 2, within)" if f.cut else "S.shape[:-2]",
+        *fronts,
+        *(f"{x}.shape[:-1]" for x in raw),
+    ]
     text.call("lead = leading(", fronts, ")")
     text("    S = state_of(S, u.shape[-1], k.shape[-1])")
-    text("    S = states_for(lead, 2, S, within)")
+    text("    S = states_for(lead, 2, S, within)  #? cut")
+    text("    S = fitted(lead, 2, S)[0].contiguous()  #? !cut")
     flows = ["k", "u", *probes]
     if f.grouped:
         text("    u = rows_of(dtype, fitted(lead, 2, u)[0])")
@@ -228,7 +239,7 @@ def fitted_flows(text: Text, f: KernelForm, numbers: list[str], probes: list[str
 def _scan_meaning(text: Text, given: list[str]) -> None:
     """The recurrence, which the check of a first launch compares with."""
     returns = "tuple[Tensor, ...]"
-    text.call("\ndef NAME_meaning(", [*typed(given[:-2]), "*", "C: int"], f") -> {returns}:", 0)
+    text.call("\ndef NAME_meaning(", [*typed(given), "*", "C: int"], f") -> {returns}:", 0)
     at = "p" if text.flags["probe"] else "k"
     text('''\
     """Token by token."""
@@ -259,17 +270,17 @@ def _scan_forward(
 ) -> None:
     erase = f.erase
     text("@Operator")
-    text.call("def NAME_forward(", typed(given), f") -> {returns(len(made))}:", 0)
+    text.call("def NAME_forward(", typed([*given, *cuts(f)]), f") -> {returns(len(made))}:", 0)
     said = "S after the last token, "
     said += "rows, S before each chunk, inverses" if erase else "S before each chunk"
     text(f'''\
     """{said}: [X, H, ...]."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]''')
     text.check()
-    text(f"    {', '.join(made)} = out = NAME_shapes(S, k, u, packing, table)")
+    text(f"    {', '.join(made)} = out = NAME_shapes(S, k, u<cut:, packing, table>)")
     tokens = told_tokens(f)
     small = ["S", "k", "u", *numbers, *probes, *made[:3], *tokens[1:]]
-    text("    if T == 1 and packing is None:")
+    text("    if T == 1<cut: and packing is None>:")
     args = [*small, *[f"*{n}.stride()[:2]" for n in ("k", "u", *probes)]]
     text.launch("step", "step", args, "k.dtype", "X * H", parted=True, depth=2)
     text("        return out")
@@ -290,9 +301,12 @@ def _scan_forward(
     text.launch(
         "scan",
         "scan",
-        [*args, *tokens[:2], "*counted(table)", *tokens[2:], *strides_of("k", "u", *probes)],
+        [
+            *[*args, *tokens[:2], *["*counted(table)"] * f.cut],
+            *[*tokens[2:], *strides_of("k", "u", *probes)],
+        ],
         "k.dtype",
-        "S.shape[:-2].numel()",
+        states(f),
         True,
     )
     text('''\
@@ -300,13 +314,13 @@ def _scan_forward(
 
 
 @NAME_forward.register_fake
-def NAME_shapes(S, k, u, *rest):
+def NAME_shapes(S, k, u, *<cut:rest><!cut:_>):
     """What the operator returns, but for its values."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     C = chunk_of(dk, dv, T, k.dtype)
-    starts = k.new_empty(X, H, chunks_of(rest[-2], T, C), dv, dk)
+    starts = k.new_empty(X, H, <cut:chunks_of(rest[-2], T, C)><!cut:blocks_of(T, C)>, dv, dk)
     return torch.empty_like(S), starts  #? !erase
-    inverse = inverses(u, rest[-2], starts.shape[2], C)  #? erase
+    inverse = inverses(u, <cut:rest[-2], >starts.shape[2], C)  #? erase
     rows = k.new_empty(X, H, T, dv)  #? erase
     return torch.empty_like(S), rows, starts, inverse  #? erase
 
@@ -325,8 +339,8 @@ def _scan_backward(
     kept = ["k", "u", *numbers, *probes, *made[1:]]
     grads = ["d_end", "d_rows", "d_starts"] if erase else ["d_end", "d_starts"]
     fixed = [*(f.gates.fixed if f.gates else []), *["eps"] * f.unit]
-    slopes = [f"d_{n}" for n in given if n not in (*fixed, "packing", "table")]
-    eps = [*fixed, "packing"]
+    slopes = [f"d_{n}" for n in given if n not in fixed]
+    eps = [*fixed, *["packing"] * f.cut]
     text("@Operator")
     text.call(
         "def NAME_backward(", typed([*kept, *grads, *eps]), f") -> {returns(len(slopes))}:", 0
@@ -343,7 +357,9 @@ def _scan_backward(
     worth = "worth" if f.rate else "d_u"
     args = ["k", *_solving(f, numbers), *probes, *["inverse"] * erase, *grads]
     args += ["ends", worth, "d_S", *tokens, *strides_of("k", *probes)]
-    text.launch("scan_back", "scan_back", args, "dtype", "d_S.shape[0] * H", True)
+    text.launch(
+        "scan_back", "scan_back", args, "dtype", "d_S.shape[0] * H" if f.cut else "X * H", True
+    )
     written = "rows" if erase else "u"
     state = erase or f.kind == "scalar"
     keyed = ["k"] * (state or f.unit)
@@ -383,19 +399,19 @@ def _scan_backward(
         back += "    rest[-1] = together(rest[-1], kept[0])\n" * f.probe
     for i, _ in enumerate(heads, len(raw)):
         back += f"    rest[{i}] = rest[{i}].sum((0, 2))\n"
-    known = "".join(f"ctx.{n}, " for n in fixed)
+    known = "".join(f", ctx.{n}" for n in fixed)
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
-    _, *flows, {known}packing, _ = inputs
-    ctx.save_for_backward(*flows, *output[1:], packing)
+    _, *flows{known}<cut:, packing, _> = inputs
+    ctx.save_for_backward(*flows, *output[1:]<cut:, packing>)
 
 
 def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
-    *kept, packing = ctx.saved_tensors
+    <cut:*>kept<cut:, packing> = ctx.saved_tensors
     grads = ({", ".join(f"{g}.contiguous()" for g in grads)})
-    d_S, d_k, d_u, *rest = NAME_backward(*kept, *grads, {known}packing)
-{back}    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * len(fixed)}, None, None
+    d_S, d_k, d_u, *rest = NAME_backward(*kept, *grads{known}<cut:, packing>)
+{back}    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * len(fixed)}<cut:, None, None>
 
 """)
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")

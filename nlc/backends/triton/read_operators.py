@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from nlc.backends.triton.forms import KernelForm
-from nlc.backends.triton.operators import CHUNKS, Text, returns, strides_of, told_tokens, typed
+from nlc.backends.triton.operators import (
+    CHUNKS,
+    Text,
+    returns,
+    strides_of,
+    told_tokens,
+    typed,
+    within,
+)
 
 
 def read(name: str, f: KernelForm, before: bool) -> str:
     """The operator of a read, forward and backward."""
     decay, unit, grouped, raw = f.kind == "scalar", f.unit, f.grouped, f.decay_gates
     flags = dict(decay=decay, before=before, unit=unit, grouped=grouped, raw=raw is not None)
+    flags |= dict(cut=f.cut, leaves=f.cut or unit or bool(raw and raw.fixed))
     text, tokens = Text(name, flags, raw), told_tokens(f)
     numbers = raw.tensors if raw else ["log_a"] * decay
     tensors = ["q", "k", "rows", "starts", *numbers]
     fixed = [*(raw.fixed if raw else []), *["eps"] * unit]
-    eps = [*fixed, "packing"]
-    given = [*tensors, *eps]
+    given, last = [*tensors, *fixed], ["packing"] * f.cut
     what = "S_{t-1} q_t" if before else "S_t q_t"
     what += " with q and k of length one" * unit
-    text.call("def NAME(", typed([*given[:-1], "within"]), ") -> Tensor:", 0)
+    text.call("def NAME(", typed([*given, *within(f)]), ") -> Tensor:", 0)
     text(f'''\
     """{what}: of q and k [..., T, dk] and what a scan returns."""
     dtype = supported(k)''')
@@ -35,11 +43,11 @@ def read(name: str, f: KernelForm, before: bool) -> str:
     text("""\
     starts = in_a_row(*fitted(lead, 3, starts))
     log_a = fitted(lead, 1, log_a.float())[0].contiguous()  #? decay !raw
-    packing = packed(within, k, rows)""")
-    text.call("out = NAME_forward(", given, ")")
+    packing = packed(within, k, rows)  #? cut""")
+    text.call("out = NAME_forward(", [*given, *last], ")")
     text("    return unfitted(lead, out)[0]")
     text.call(
-        "\n\ndef NAME_meaning(", [*typed(given[:-1]), "*", "C: int"], ") -> tuple[Tensor, ...]:", 0
+        "\n\ndef NAME_meaning(", [*typed(given), "*", "C: int"], ") -> tuple[Tensor, ...]:", 0
     )
     text('''\
     """Token by token."""
@@ -58,7 +66,7 @@ def read(name: str, f: KernelForm, before: bool) -> str:
 
 
 @Operator""")
-    text.call("def NAME_forward(", typed(given), ") -> Tensor:", 0)
+    text.call("def NAME_forward(", typed([*given, *last]), ") -> Tensor:", 0)
     text('''\
     """Over tensors [X, H, ...]; tokens before heads in memory, where modules want them."""
     (X, H, T, dv), dk = rows.shape, q.shape[-1]''')
@@ -87,7 +95,7 @@ def NAME_shapes(q, k, rows, *_):
     slopes = [f"d_{n}" for n in tensors]
     text.call(
         "def NAME_backward(",
-        typed([*tensors, "grad", *eps]),
+        typed([*tensors, "grad", *fixed, *last]),
         f") -> {returns(len(slopes))}:",
         0,
     )
@@ -112,7 +120,7 @@ def NAME_shapes(q, k, rows, *_):
     summed = "\n    ".join(
         f"rest[{i}] = rest[{i}].sum((0, 2))" for i, n in enumerate(numbers) if n in heads
     )
-    known = "".join(f"ctx.{n}, " for n in fixed)
+    known = "".join(f", ctx.{n}" for n in fixed)
     source = '''\
     """The shapes of the slopes."""
     d_q, d_k, dtype = tokens_first(q), tokens_first(k), wider(k.dtype)  #? !grouped
@@ -123,19 +131,19 @@ def NAME_shapes(q, k, rows, *_):
 
 
 def NAME_setup(ctx, inputs, output):
-    *flows, KNOWNpacking = inputs
-    ctx.save_for_backward(*flows, packing)
+    *flowsKNOWN<cut:, packing> = inputs  #? leaves
+    ctx.save_for_backward(*<leaves:flows><!leaves:inputs><cut:, packing>)
 
 
 def NAME_slope(ctx, grad):
-    *given, packing = ctx.saved_tensors
+    <cut:*>given<cut:, packing> = ctx.saved_tensors
     <grouped:q><!grouped:_>, k, rows, starts, *_ = given
     grad = rows_of(wider(k.dtype), grad)
-    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, grad, KNOWNpacking)
+    d_q, d_k, d_rows, d_starts, *rest = NAME_backward(*given, gradKNOWN<cut:, packing>)
     SUMMED  #? raw
     d_rows, d_starts = d_rows.to(rows.dtype), d_starts.to(starts.dtype)
     d_q, d_k = together(d_q, q), together(d_k, k)  #? grouped
-    return d_q, d_k, d_rows, d_starts, *rest, NONESNone
+    return d_q, d_k, d_rows, d_starts, *restNONES
 
 '''
     source = source.replace("    SUMMED  #? raw\n", f"    {summed}\n" if summed else "")
@@ -143,6 +151,6 @@ def NAME_slope(ctx, grad):
     back = slopes if raw else [*slopes[:4], *shapes]
     lines.append(f"return {', '.join(back)}")
     source = source.replace("SLOPES", "\n    ".join(lines))
-    text(source.replace("KNOWN", known).replace("NONES", "None, " * len(fixed)))
+    text(source.replace("KNOWN", known).replace("NONES", ", None" * len([*fixed, *last])))
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
     return text.text()

@@ -170,7 +170,7 @@ def leading(*shapes: torch.Size) -> torch.Size:
 ''',
     "unfitted": '''
 def unfitted(lead: torch.Size, *flows: Tensor) -> tuple[Tensor, ...]:
-    """What kernels return, with that in front again; of packed sequences there are more states."""
+    """What kernels return, with that in front again<cut:; of packed sequences there are more states>."""
     if len(lead) == 2:
         return flows
     lead = (-1, *lead[1:]) if lead else ()
@@ -239,9 +239,9 @@ def in_a_row(starts: Tensor) -> Tensor:
     return starts if regular else starts.contiguous()
 ''',
     "inverses": '''
-def inverses(u: Tensor, packing: Tensor | None, chunks: int, C: int) -> Tensor:
+def inverses(u: Tensor, <cut:packing: Tensor | None, >chunks: int, C: int) -> Tensor:
     """Room for inverses of chunks of u; that of a single token is 1 and is not kept."""
-    C = 0 if u.shape[2] == 1 and packing is None else C
+    C = 0 if u.shape[2] == 1<cut: and packing is None> else C
     return u.new_empty(*u.shape[:2], chunks, C, C)
 ''',
     "filled": '''
@@ -294,9 +294,10 @@ def cached(key: str, verdict: str | None = None) -> str | None:
     return verdict
 ''',
     "checked": '''
-def checked(
-    operator, meaning, k: Tensor, dv: int, tokens: int, packed: bool, /, **axes: str | float
-) -> None:
+def checked(  #? cut
+    operator, meaning, k: Tensor, dv: int, tokens: int, packed: bool, /, **axes: str | float  #? cut
+) -> None:  #? cut
+def checked(operator, meaning, k: Tensor, dv: int, tokens: int, /, **axes: str | float) -> None:  #? !cut
     """Before an operator first runs with this Triton, on this GPU, at these sizes: is it right?
 
     It and its slopes are compared with ``meaning``, in float64. RuntimeError where they differ:
@@ -306,10 +307,10 @@ def checked(
     """
     if INTERPRETED:
         return
-    alone = tokens == 1 and not packed
+    alone = tokens == 1<cut: and not packed>
     dk, C = k.shape[-1], 1 if alone else chunk_of(k.shape[-1], dv, tokens, k.dtype)
     precision = torch.get_float32_matmul_precision()
-    case = meaning, k.dtype, k.device, dk, dv, C, precision, packed, *axes.values()
+    case = meaning, k.dtype, k.device, dk, dv, C, precision, <cut:packed, >*axes.values()
     if VERDICTS.get(case) == "":
         return
     gpu, configs = torch.cuda.get_device_name(k.device), {n: configured(n, dk, dv) for n in CONFIG}
@@ -320,7 +321,7 @@ def checked(
         VERDICTS[case] = ""  # the trial runs the operator, too
         if (found := cached(key)) is None:
             with ThreadPoolExecutor(1) as thread:  # inside an operator autograd is off
-                trial = thread.submit(differs, operator, meaning, k, dv, C, packed, **axes)
+                trial = thread.submit(differs, operator, meaning, k, dv, C<cut:, packed>, **axes)
                 error = trial.exception()
             if error is None:
                 found = cached(key, trial.result())
@@ -336,7 +337,7 @@ def checked(
         for x in mine:
             tuned().pop(x, None)
         del VERDICTS[case]
-        checked(operator, meaning, k, dv, tokens, packed, **axes)
+        checked(operator, meaning, k, dv, tokens<cut:, packed>, **axes)
     elif VERDICTS[case]:
         raise RuntimeError(
             f"{VERDICTS[case]} with Triton {triton.__version__} on {gpu}; take another version, "
@@ -344,39 +345,42 @@ def checked(
         )
 
 
-def part_of(x: Tensor, axes: str, n: int, ends: list[int], C: int) -> Tensor:
-    """Of an input with some axes behind its heads, what the n-th of packed sequences has."""
-    if axes in ("sequence", "heads"):
-        return x[n : n + 1] if axes == "sequence" else x
-    first, size = ends[n], ends[n + 1] - ends[n]
-    axes = axes.split()
-    if "T" in axes:
-        return x.narrow(2 + axes.index("T"), first, size)
-    first = sum(blocks_of(b - a, C) for a, b in zip(ends[:n], ends[1:], strict=False))
-    size = blocks_of(size, C)
-    if "all" in axes:
-        return x.unflatten(0, (16, -1)).narrow(1, first, size).flatten(0, 1)
-    return x.narrow(2, first, size)
-
-
-def differs(
-    operator, meaning, k: Tensor, dv: int, chunk: int, packed: bool = False, /, **axes: str | float
-) -> str:
-    """What is wrong with an operator or its slopes at random inputs, of two sequences where they
-    are packed; "" if nothing is."""
+def part_of(x: Tensor, axes: str, n: int, ends: list[int], C: int) -> Tensor:  #? cut
+    """Of an input with some axes behind its heads, what the n-th of packed sequences has."""  #? cut
+    if axes in ("sequence", "heads"):  #? cut
+        return x[n : n + 1] if axes == "sequence" else x  #? cut
+    first, size = ends[n], ends[n + 1] - ends[n]  #? cut
+    axes = axes.split()  #? cut
+    if "T" in axes:  #? cut
+        return x.narrow(2 + axes.index("T"), first, size)  #? cut
+    first = sum(blocks_of(b - a, C) for a, b in zip(ends[:n], ends[1:], strict=False))  #? cut
+    size = blocks_of(size, C)  #? cut
+    if "all" in axes:  #? cut
+        return x.unflatten(0, (16, -1)).narrow(1, first, size).flatten(0, 1)  #? cut
+    return x.narrow(2, first, size)  #? cut
+  #? cut
+  #? cut
+def differs(  #? cut
+    operator, meaning, k: Tensor, dv: int, chunk: int, packed: bool = False, /, **axes: str | float  #? cut
+) -> str:  #? cut
+def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | float) -> str:  #? !cut
+    """What is wrong with an operator or its slopes at random inputs, of two sequences where they  #? cut
+    are packed; "" if nothing is."""  #? cut
+    """What is wrong with an operator or its slopes at random inputs; "" if nothing is."""  #? !cut
     dtype, device, dk = k.dtype, k.device, k.shape[-1]
     noise = torch.Generator(device).manual_seed(0)
     C = axes.get("C", chunk)
     T, chunks = (min(C, chunk), 1) if C <= 16 else (2 * C + 16, 3)
-    ends, packing = [0, T], None
-    if packed:
-        ends = [0, C + 16 if T > C else 5, T]
-        packing = Packing(torch.tensor(ends, device=device), T).of(C)
-        chunks = chunks_of(packing, T, C)
+    ends, packing = [0, T], None  #? cut
+    if packed:  #? cut
+        ends = [0, C + 16 if T > C else 5, T]  #? cut
+        packing = Packing(torch.tensor(ends, device=device), T).of(C)  #? cut
+        chunks = chunks_of(packing, T, C)  #? cut
     size = {"dk": dk, "dv": dv, "T": T, "chunks": chunks, "all": 16 * chunks} | axes
     names = dict(S="dv dk", k="T dk", p="T dk", q="T dk", u="T dv", rows="T dv", b="T", log_a="T")
     names |= dict(w="T", starts="chunks dv dk", v="T dv") | axes
-    inputs, of = [], []
+    inputs, of = [], []  #? cut
+    inputs = []  #? !cut
     parameters = [*inspect.signature(meaning).parameters]
     last = {"C": chunk} if parameters[-1] == "C" else {}
     for name in parameters[: len(parameters) - len(last)]:
@@ -387,9 +391,9 @@ def differs(
         shape = [] if alone else [size[axis] for axis in each.split()]
         grouped = name in ("k", "p", "q") and each == names[name]
         heads = axes.get("groups", 16) if grouped else 16
-        sequences = len(ends) - 1 if name in ("S", "X") else 1
-        shape = shape if "all" in each else [sequences, heads, *shape][alone:]
-        of.append("sequence" if name in ("S", "X") else each)
+        sequences = len(ends) - 1 if name in ("S", "X") else 1  #? cut
+        shape = shape if "all" in each else [<cut:sequences><!cut:1>, heads, *shape][alone:]
+        of.append("sequence" if name in ("S", "X") else each)  #? cut
         x = torch.randn(shape, generator=noise, device=device)
         if name in ("k", "p", "q"):
             x = F.normalize(x, dim=-1)
@@ -404,19 +408,21 @@ def differs(
         x = as_numbers(x) if name.startswith("raw") else x
         inputs.append((x if exact else x.to(dtype)).requires_grad_())
     with torch.enable_grad():
-        more = len(inspect.signature(operator.function).parameters) - len(inputs) - 1
-        found = operator(*inputs, packing, *[None] * more)
+        more = len(inspect.signature(operator.function).parameters) - len(inputs)<cut: - 1>
+        found = operator(*inputs, <cut:packing, >*[None] * more)
         given = [x for x in inputs if isinstance(x, Tensor)]
         wide = [x.detach().double().requires_grad_() for x in given]
-        each = []
-        for n in range(len(ends) - 1):
-            parts = [part_of(x, axes, n, ends, C) for x, axes in zip(wide, of, strict=True)]
-            each.append(meaning(*parts, *inputs[len(given) :], **last))
-        found = (found,) if isinstance(found, Tensor) else found[: len(each[0])]
-        axis = [0 if len(x) > 1 else 2 for x in found]  # of sequences, or of tokens and chunks
-        expected = [torch.cat(x, n) for x, n in zip(zip(*each, strict=True), axis, strict=True)]
-        # behind the chunks that there are is room for others
-        found = [x[:, :, : y.shape[2]] for x, y in zip(found, expected, strict=True)]
+        each = []  #? cut
+        for n in range(len(ends) - 1):  #? cut
+            parts = [part_of(x, axes, n, ends, C) for x, axes in zip(wide, of, strict=True)]  #? cut
+            each.append(meaning(*parts, *inputs[len(given) :], **last))  #? cut
+        found = (found,) if isinstance(found, Tensor) else found[: len(each[0])]  #? cut
+        axis = [0 if len(x) > 1 else 2 for x in found]  # of sequences, or of tokens and chunks  #? cut
+        expected = [torch.cat(x, n) for x, n in zip(zip(*each, strict=True), axis, strict=True)]  #? cut
+        # behind the chunks that there are is room for others  #? cut
+        found = [x[:, :, : y.shape[2]] for x, y in zip(found, expected, strict=True)]  #? cut
+        expected = meaning(*wide, *inputs[len(given) :], **last)  #? !cut
+        found = (found,) if isinstance(found, Tensor) else found[: len(expected)]  #? !cut
         worth = [torch.randn(x.shape, generator=noise, device=device) for x in expected]
         narrow = [w.to(x.dtype) for w, x in zip(worth, found, strict=True)]
         worth = [w.double() for w in worth]
@@ -424,13 +430,13 @@ def differs(
         if operator.slope is not None:
             slopes = torch.autograd.grad(found, given, narrow)
             exact = torch.autograd.grad(expected, wide, worth, materialize_grads=True)
-    # a slope of a chunk that does not exist can be anything: it goes nowhere
-    there = sum(blocks_of(b - a, C) for a, b in zip(ends[:-1], ends[1:], strict=True))
-    chunked = [axes.startswith("chunks") for axes in of[: len(slopes)]]
-    slopes, exact = (
-        [x[:, :, :there] if c else x for x, c in zip(xs, chunked, strict=True)]
-        for xs in (slopes, exact)
-    )
+    # a slope of a chunk that does not exist can be anything: it goes nowhere  #? cut
+    there = sum(blocks_of(b - a, C) for a, b in zip(ends[:-1], ends[1:], strict=True))  #? cut
+    chunked = [axes.startswith("chunks") for axes in of[: len(slopes)]]  #? cut
+    slopes, exact = (  #? cut
+        [x[:, :, :there] if c else x for x, c in zip(xs, chunked, strict=True)]  #? cut
+        for xs in (slopes, exact)  #? cut
+    )  #? cut
     most = 3e-3 if dtype == torch.float32 else 3e-2
     for x, y in zip((*found, *slopes), (*expected, *exact), strict=True):
         if not (x.double() - y).norm() <= most * y.norm():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
 from itertools import product
 
 from nlc.backends.torch.helpers import TEXTS as ALGEBRA
@@ -30,14 +32,15 @@ from nlc.backends.triton import gates as gates_of
 from nlc.backends.triton.elements import FUNCTION_TEXTS
 from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.shared import SHARED
+from nlc.backends.writer import select
 
 _CHUNK = """
 CHUNK = 64  # tokens of a chunk
 """
 
 
-def forms() -> list[KernelForm]:
-    """Those that there are kernels for."""
+def forms(cut: bool = True) -> list[KernelForm]:
+    """Those that there are kernels for; ``cut``: of packed sequences, too."""
     both, kinds = (False, True), ("none", "scalar")
     out = []
     for kind, grouped in product(kinds, both):
@@ -45,7 +48,7 @@ def forms() -> list[KernelForm]:
             out.append(KernelForm(kind, unit=unit, grouped=grouped))
             out += [KernelForm(kind, True, rate=x, unit=unit, grouped=grouped) for x in both]
         out += [KernelForm(kind, True, True, rate=x, grouped=grouped) for x in both]
-    return out
+    return [replace(f, cut=cut) for f in out]
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -56,7 +59,7 @@ def of_form(f: KernelForm) -> dict[str, str]:
     """The scan of a form and its reads, by name, and each read with the scan in one."""
     name, gates = f.scan, f.gates
     parts = kernels.texts(name, f), gradients.texts(name, f), operators.scan(f)
-    made = {name: _joined([*([gates_of.texts(gates, name)] if gates else []), *parts])}
+    made = {name: _joined([*([gates_of.texts(gates, name, f.cut)] if gates else []), *parts])}
     for before in (False, True):
         when = "before" if before else "after"
         name, gates = f.fused(when), f.decay_gates
@@ -69,28 +72,32 @@ def of_form(f: KernelForm) -> dict[str, str]:
             gradients.read_text(name, f, before),
             read_operators.read(name, f, before),
         )
-        made[name] = _joined([*([gates_of.texts(gates, name)] if gates else []), *parts])
+        made[name] = _joined([*([gates_of.texts(gates, name, f.cut)] if gates else []), *parts])
     return made
 
 
-def _texts() -> dict[str, str]:
+@cache
+def texts(cut: bool) -> dict[str, str]:
+    """All that a file can have; ``cut``: of which kernels read where packed sequences are cut."""
+    shared = {n: select(text, cut=cut) for n, text in SHARED.items()}
     first = configs.tables(configs.KINDS)
-    first |= {n: SHARED[n] for n in ("OPERATORS", "Operator")}  # read where operators are defined
+    first |= {n: shared[n] for n in ("OPERATORS", "Operator")}  # read where operators are defined
     made: dict[str, str] = dict(kernels.SHARED)
-    for f in forms():
+    for f in forms(cut):
         made |= of_form(f)
-    made |= (
-        FUNCTION_TEXTS
-        | packing.TEXTS
-        | windows.TEXTS
-        | access.TEXTS
-        | decays.TEXTS
-        | gate_operators.TEXTS
-    )
-    made |= channel.TEXTS | channel_scans.TEXTS | channel_reads.TEXTS | channel_fused.TEXTS
-    made |= coupled.TEXTS | coupled_scans.TEXTS | coupled_reads.TEXTS
+    made |= FUNCTION_TEXTS | (packing.TEXTS | windows.TEXTS if cut else {})
+    made |= access.TEXTS | decays.TEXTS | gate_operators.TEXTS | coupled.TEXTS
+    for part in (
+        channel,
+        channel_scans,
+        channel_reads,
+        channel_fused,
+        coupled_scans,
+        coupled_reads,
+    ):
+        made |= part.texts(cut)
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}
-    return {**(rest | {"CHUNK": _CHUNK}), **first, **made, **SHARED}
+    return {**(rest | {"CHUNK": _CHUNK}), **first, **made, **shared}
 
 
-TEXTS: dict[str, str] = _texts()
+TEXTS: dict[str, str] = texts(True)
