@@ -42,6 +42,7 @@ class Scans:
     scans: dict[str, Scanned]
     around: tuple[Let | Scan, ...]  # the body of the method that is printed
     tiled: frozenset[str]  # scans of tiles
+    several = True  # whether scans return more than the last state where nothing reads another
     _inner: Callable[[object], None]
     _readers: tuple[object, dict[str, list[Expr]]] = (None, {})  # of a body, by scan
 
@@ -111,7 +112,8 @@ class Scans:
         new = self.parts(f"{s.name}_end", r.parts[0]) if self._shifted(s, 0) else states[0]
         rows, starts = (self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("rows", "starts"))
         call = f"{p.use(f.scan)}{f.call.removeprefix(f.scan)}"
-        self._call([new, rows, starts] if s.read else [f"{new}, *_"], call, args, s)
+        others = [rows, starts] if s.read else ["*_"] * self.several
+        self._call([new, *others], call, args, s)
         self._ended(s, 0, states[0], new)
         seen = [args[1], rows, starts, *self._gates(r, f, at, True), *self._last(r)]
         self.scans[s.name] = Scanned(f, r, tuple(seen), head=head)

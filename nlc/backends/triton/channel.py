@@ -208,7 +208,7 @@ def NAME_spread(
 def text(source: str, name: str, **flags: bool) -> str:
     """The text of kernels or of their operator under its name."""
     off = ("erase", "before", "turned", "grouped", "read", "decayed")
-    flags = dict.fromkeys(off, False) | flags
+    flags = dict.fromkeys(off, False) | dict(seen=True) | flags
     flags = dict(query=flags["grouped"] and not flags["erase"]) | flags  # probes have all heads
     at = "t-1" if flags["before"] else "t"
     read = f"S_{{{at}}}ᵀ v_t" if flags["turned"] else f"S_{{{at}}} q_t"

@@ -141,7 +141,7 @@ def NAME_step(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_back(
-    k, <erase:b, p, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, <cut:packing, >T, <cut:N, >H,
+    k, <erase:b, p, inverse, >whole, d_end, <seen:<erase:d_rows, >d_starts, >ends, du, dS, <cut:packing, >T, <cut:N, >H,
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -164,7 +164,7 @@ def NAME_back(
             put_block(ends + m * DK * DV + j * BD, dh[j], d, v, DK, 1, DK - j * BD, DV)
             K = taken(k + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)
             Y += tl.dot(K, dh[j].to(DOT), input_precision=PRECISION)
-        Y += taken(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase
+        Y += taken(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase seen
         X_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(X_t, Y.to(DOT), input_precision=PRECISION)  #? erase
         put(du + n * T * DV, Y, t, v, DV, stop, DV)  #? erase
@@ -176,7 +176,8 @@ def NAME_back(
             w = dh[j] * fade[:, None]
             P = taken(p + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)  #? erase
             w -= tl.dot(tl.trans(P), Y, input_precision=PRECISION)  #? erase
-            new += (w + taken_block(d_starts + m * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
+            w += taken_block(d_starts + m * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV)  #? seen
+            new += (w,)
         dh = new
     for j in tl.static_range(PARTS):
         put_block(dS + j * BD, dh[j], d, v, DK, 1, DK - j * BD, DV)
@@ -228,9 +229,9 @@ _SCAN_OPERATOR = '''
 def NAME(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >
     <cut:within: Packing | None = None,>
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> <seen:tuple[Tensor, Tensor, Tensor]><!seen:Tensor>:
     """S_t = S_{t-1} Diag(a_t) + <erase:(>u_t<erase: - b_t S_{t-1} <decayed:Diag(a_t) >p_t)> k_tᵀ: S after the last
-    token, <!erase:u, ><erase:the rows that were written, >S before each chunk.
+    token<seen:, <!erase:u, ><erase:the rows that were written, >S before each chunk>.
 
     S [..., dv, dk], k<erase:, p> and log_a [..., T, dk], u [..., T, dv]<erase:, b [..., T]>.<cut: Where sequences>
     <cut:are packed within one, S is [N, H, dv, dk], and there is one of those.> Products are computed in
@@ -253,29 +254,31 @@ def NAME(
     u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase !decayed
     packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)  #? cut
     S, table = resumed(S, within, C)  #? cut
-    end, <erase:rows, >starts<erase:, _> = NAME_forward(
+    end, <seen:<erase:rows, >starts<erase:, _>><!seen:*_> = NAME_forward(
         S, k, u, <erase:b, >log_a, <erase:p, ><cut:packing, table>
     )
     if within is not None:  #? cut
         within.keep(starts, C)  #? cut
-    return unfitted(lead, end, <!erase:u><erase:rows>, starts)
+    return unfitted(lead, end, <!erase:u><erase:rows>, starts)  #? seen
+    return unfitted(lead, end)[0]  #? !seen
 
 
 def NAME_meaning(
-    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >*, C: int,
+    S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, ><seen:*, C: int,>
 ) -> tuple[Tensor, ...]:
     """Token by token."""
     k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped !decayed
     k, p = (x.repeat_interleave(u.shape[1] // x.shape[1], 1) for x in (k, p))  #? grouped decayed
-    <erase:rows, >starts = <erase:[], >[]
+    <erase:rows, >starts = <erase:[], >[]  #? seen
     for t in range(k.shape[-2]):
-        starts += [S] if t % C == 0 else []
+        starts += [S] if t % C == 0 else []  #? seen
         row = u[..., t, :]
         kept = log_a[..., t, None, :].exp() * S
         row = row - b[..., t, None] * (<decayed:kept><!decayed:S> @ p[..., t, :, None]).squeeze(-1)  #? erase
-        rows.append(row)  #? erase
+        rows.append(row)  #? erase seen
         S = kept + row[..., :, None] * k[..., t, None, :]
-    return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)
+    return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)  #? seen
+    return (S,)  #? !seen
 
 
 @Operator
@@ -325,7 +328,7 @@ def NAME_shapes(S, k, u, *<cut:rest><!cut:_>):
 @Operator
 def NAME_backward(
     k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, rows: Tensor, >starts: Tensor,
-    <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <cut:packing: Tensor | None,>
+    <erase:inverse: Tensor, >d_end: Tensor, <seen:<erase:d_rows: Tensor, >d_starts: Tensor, ><cut:packing: Tensor | None,>
 ) -> tuple[<erase:Tensor, Tensor, >Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dk), dv, dtype = log_a.shape, u.shape[-1], wider(k.dtype)
@@ -336,7 +339,7 @@ def NAME_backward(
     du = <erase:u.new_empty(u.shape, dtype=dtype)><!erase:tokens_first(u, dtype=dtype)>
     ends = starts.new_empty(starts.shape, dtype=dtype)
     args = [
-        at_end, <erase:b, begun, inverse, >whole, d_end, <erase:d_rows, >d_starts, ends, du, dS, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, 
+        at_end, <erase:b, begun, inverse, >whole, d_end, <seen:<erase:d_rows, >d_starts, >ends, du, dS, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, 
     ]
     grid = (<cut:dS.shape[0]><!cut:X> * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_back, grid, args, dtype, **sizes)
@@ -357,23 +360,24 @@ def NAME_backward(
 
 
 @NAME_backward.register_fake
-def NAME_slopes(k, u, <erase:b, >log_a, <erase:p, >*rest):
+def NAME_slopes(k, u, <erase:b, >log_a, <erase:p, rows, >starts, <erase:inverse, >d_end, *_):
     """The shapes of the slopes."""
     du = <erase:u.new_empty(u.shape, dtype=wider(k.dtype))><!erase:tokens_first(u, dtype=wider(k.dtype))>
     dk, da<erase:, dp> = (tokens_first(log_a, dtype=x.dtype) for x in (k, log_a<erase:, p>))
-    return torch.empty_like(rest[<cut:<erase:-4><!erase:-3>><!cut:<erase:-3><!erase:-2>>]), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
+    return torch.empty_like(d_end), dk, du, <erase:torch.empty_like(b), >da<erase:, dp>
 
 
 def NAME_setup(ctx, inputs, output):
     _, k, u, <erase:b, >log_a<erase:, p><cut:, packing, _> = inputs
     _, <erase:rows, >starts<erase:, inverse> = output
     ctx.save_for_backward(k, u, <erase:b, >log_a, <erase:p, rows, >starts<erase:, inverse><cut:, packing>)
+    ctx.set_materialize_grads(False)  # of what nothing else reads  #? !seen
 
 
-def NAME_slope(ctx, *grads):
-    grads = [x.contiguous() for x in grads<erase:[:3]>]
+def NAME_slope(ctx, <seen:*grads><!seen:d_end, *_>):
+    grads = [x.contiguous() for x in grads<erase:[:3]>]  #? seen
     <cut:*>kept<cut:, packing> = ctx.saved_tensors
-    dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, *grads<cut:, packing>)
+    dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, <seen:*grads><!seen:d_end.contiguous()><cut:, packing>)
     dk = together(dk, kept[0])  #? grouped
     dp = together(dp, kept[4])  #? grouped decayed
     return dS, dk, du.to(kept[1].dtype), <erase:db, >da<erase:, dp><cut:, None, None>
@@ -386,15 +390,19 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 _KERNELS = SCAN, _STEP, _SCAN_BACK, _SCAN_GRADS
 
 
-def texts(cut: bool) -> dict[str, str]:
-    """Every scan; ``cut``: of packed sequences, too."""
+def texts(cut: bool, seen: bool) -> dict[str, str]:
+    """Every scan; ``cut``: of packed sequences, too, ``seen``: with what reads need."""
     out: dict[str, str] = {}
     for grouped in (False, True):
         name = f"channel_scan{'_grouped' * grouped}"
-        out[name] = entry(name, _FADE, *_KERNELS, _SCAN_OPERATOR, grouped=grouped, cut=cut)
+        out[name] = entry(
+            name, _FADE, *_KERNELS, _SCAN_OPERATOR, grouped=grouped, cut=cut, seen=seen
+        )
         for decayed in (False, True):
             name = f"channel_delta_scan{'_decayed' * decayed}{'_grouped' * grouped}"
-            flags = dict(grouped=grouped, decayed=decayed, query=grouped and decayed, cut=cut)
+            flags = dict(
+                grouped=grouped, decayed=decayed, query=grouped and decayed, cut=cut, seen=seen
+            )
             solved = _FADE, _SOLVE, *_KERNELS, SPREAD, _SCAN_OPERATOR
             out[name] = entry(name, *solved, erase=True, before=not decayed, **flags)
     return out

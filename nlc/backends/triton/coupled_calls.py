@@ -45,7 +45,7 @@ class CoupledCalls(Scans):
         seen = self.parts(f"{s.name}_scan", like)
         args += self._within
         found.arguments = (f"*{seen}", *(f"{x}={x}" for x in self._within))
-        self._call([X, seen if s.read else "_"], p.use(f.scan), args, s)
+        self._call([X, *[seen if s.read else "_"] * self.several], p.use(f.scan), args, s)
         down = {2: "", 1: ".squeeze(-1)", 0: "[..., 0, 0]"}[r.rank]
         for j, x in enumerate(states):
             self._ended(s, j, x, f"{X}[..., {j}, :, :]{down}")

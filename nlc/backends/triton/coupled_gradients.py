@@ -9,7 +9,7 @@ from __future__ import annotations
 SCAN_BACK = '''
 @triton.jit
 def NAME_back(
-    <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:dz, >dX, <cut:packing, >T, <cut:N, >H,
+    <erase:k, p, kept, >begun, <erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, <erase:dz, >dX, <cut:packing, >T, <cut:N, >H,
     <erase:<grouped:group, >k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, ROWS: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, <erase:DOT: tl.constexpr, PRECISION: tl.constexpr, >
@@ -24,7 +24,7 @@ def NAME_back(
         for s in tl.static_range(STATES):
             at = d_end + s * DK * DV + c * BD
             dh += (taken_block(at, d, own, DK, 1, DK - c * BD, rest),)
-    d_starts += first_value
+    d_starts += first_value  #? seen
     ends += first_value
     n, first, last = sequence(n, packing, T, N, H, C)  #? cut
     chunks = tl.cdiv(T, C)  #? !cut
@@ -42,8 +42,9 @@ def NAME_back(
         t = start + i  #? erase cut
         t = chunk * C + i  #? erase !cut
         erased = kept + m * STATES * ROWS * C * C + ((ROWS - 1) * C + C - 1) * C + i  #? erase
-        slope = d_rows + (n * T * ROWS + ROWS - 1) * DV  #? erase
-        Y = taken(slope, t, v, ROWS * DV, stop, DV).to(tl.float32)  #? erase
+        slope = d_rows + (n * T * ROWS + ROWS - 1) * DV  #? erase seen
+        Y = taken(slope, t, v, ROWS * DV, stop, DV).to(tl.float32)  #? erase seen
+        Y = tl.zeros([C, BV], tl.float32)  #? erase !seen
         for c in tl.static_range(PARTS):  #? erase
             apart(PARTS)  #? erase
             K = taken(k + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? erase
@@ -61,8 +62,9 @@ def NAME_back(
             for s in tl.static_range(STATES):
                 alone = 1.0 if s == SOURCE else 0.0  #? erase
                 seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
-                at = d_starts + (m * STATES + s) * DK * DV
-                g = taken_block(at + c * BD, d, own, DK, 1, DK - c * BD, rest).to(tl.float32)
+                at = d_starts + (m * STATES + s) * DK * DV  #? seen
+                g = taken_block(at + c * BD, d, own, DK, 1, DK - c * BD, rest).to(tl.float32)  #? seen
+                g = tl.zeros([BD, BV], tl.float32)  #? !seen
                 for e in tl.static_range(STATES):
                     g += tl.load(left + (e * STATES + s) * C + C - 1) * dh[c * STATES + e]
                 g += tl.dot(tl.trans(P), (seen * Y).to(DOT), input_precision=PRECISION)  #? erase
@@ -79,7 +81,7 @@ def NAME_back(
 SCAN_GRADS = '''
 @triton.jit
 def NAME_grads(
-    k, kept, rows, starts, ends, <erase:d_rows, >dk, du, d_kept, d_begun, <cut:packing, >T, <cut:N, >H, <grouped:group, >k_x, k_h, k_t, r_x, r_h, r_t, r_j,
+    k, kept, rows, starts, ends, <erase:<seen:d_rows, >>dk, du, d_kept, d_begun, <cut:packing, >T, <cut:N, >H, <grouped:group, >k_x, k_h, k_t, r_x, r_h, r_t, r_j,
     STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -102,9 +104,10 @@ def NAME_grads(
         for j in tl.static_range(ROWS):
             at = rows + x * r_x + head * r_h + j * r_j
             R += (taken_columns(at, v, t, r_t, stop, DV).to(tl.float32),)
-            at = d_rows + (n * T * ROWS + j) * DV  #? erase
-            G += (taken_columns(at, v, t, ROWS * DV, stop, DV).to(tl.float32),)  #? erase
+            at = d_rows + (n * T * ROWS + j) * DV  #? erase seen
+            G += (taken_columns(at, v, t, ROWS * DV, stop, DV).to(tl.float32),)  #? erase seen
             G += (tl.zeros([BV, C], tl.float32),)  #? !erase
+            G += (tl.zeros([BV, C], tl.float32),)  #? erase !seen
         since, left = (), ()
         for s in tl.static_range(STATES):
             at = ends + (m * STATES + s) * DK * DV

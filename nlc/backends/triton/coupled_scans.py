@@ -166,13 +166,13 @@ _SCAN_OPERATOR = '''
 def NAME(
     X: Tensor, kept: Tensor, begun: Tensor, k: Tensor, u: Tensor, <erase:p: Tensor, source: int, >
     <cut:within: Packing | None = None,>
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> <seen:tuple[Tensor, tuple[Tensor, ...]]><!seen:Tensor>:
     """X_t = A_t X_(t-1) + w_t r_t k_tᵀ, r_t the rows u_t<erase: and, last, z_t = X_(t-1)[source] p_t>.
 
     X [..., states, dv, dk], k<erase: and p> [..., T, dk], u [..., T, rows, dv]. kept
     [..., chunks, states, rows<erase: + 1>, C, C] is what of a row of token i is in a state at token t,
     begun [..., chunks, states, states, C] what of a state before the chunk. Returns X after the
-    last token, and what reads need.
+    last token<seen:, and what reads need>.
     Where sequences are packed within one, X is [N, H, states, dv, dk], and there is one of those.  #? cut
     Products are computed in the dtype of k and summed in float32, which X is in. TypeError for
     another dtype or device.<grouped: Heads of keys are fewer, each for as many in a row.>
@@ -192,13 +192,14 @@ def NAME(
     since = fitted(lead, 5, kept)[0].contiguous()
     C = kept.shape[-1]  #? cut
     X, table = resumed(X, within, C)  #? cut
-    X, <erase:rows, >starts<erase:, _> = NAME_forward(
+    X, <seen:<erase:rows, >starts<erase:, _>><!seen:*_> = NAME_forward(
         X, key, write, <erase:p, >since, left, <erase:source, ><cut:within and within.of(C), table,>
     )
     if within is not None:  #? cut
         within.keep(starts, C)  #? cut
-    X, <erase:rows, >starts = unfitted(lead, X, <erase:rows, >starts)
-    return X, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))
+    return unfitted(lead, X)[0]  #? !seen
+    X, <erase:rows, >starts = unfitted(lead, X, <erase:rows, >starts)  #? seen
+    return X, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))  #? seen
 
 
 def NAME_meaning(
@@ -206,11 +207,11 @@ def NAME_meaning(
 ) -> tuple[Tensor, ...]:
     """Chunk by chunk."""
     k<erase:, p> = (x.repeat_interleave(u.shape[1] // x.shape[1], 1) for x in (k, <erase:p>))  #? grouped
-    C, <erase:rows, >starts = kept.shape[-1], <erase:[], >[]
+    C<seen:, <erase:rows, >starts> = kept.shape[-1]<seen:, <erase:[], >[]>
     before = one_earlier(kept[..., source, :, :, :], begun[..., source, :, :], source)  #? erase
     flows = k.split(C, -2), u.split(C, -3)<erase:, p.split(C, -2)>
     for m, (K, R<erase:, P>) in enumerate(zip(*flows, strict=True)):
-        starts.append(X)
+        starts.append(X)  #? seen
         T = K.shape[-2]
         seen, left = before[0][..., m, :, :T, :T], before[1][..., m, :, :T]  #? erase
         A = (P @ K.mT).unsqueeze(-3) * seen  #? erase
@@ -219,11 +220,12 @@ def NAME_meaning(
         L = -A[..., -1, :, :]  #? erase
         z = torch.linalg.solve_triangular(L, z, upper=False, unitriangular=True)  #? erase
         R = torch.cat([R, z[..., None, :]], -2)  #? erase
-        rows.append(R)  #? erase
+        rows.append(R)  #? erase seen
         last = kept[..., m, :, :, -1, :T]
         X = torch.einsum("...sl,...lvd->...svd", begun[..., m, :, :, -1], X)
         X = X + torch.einsum("...sji,...ijv,...id->...svd", last, R, K)
-    return X, <erase:torch.cat(rows, -3), >torch.stack(starts, -4)
+    return X, <erase:torch.cat(rows, -3), >torch.stack(starts, -4)  #? seen
+    return (X,)  #? !seen
 
 
 @Operator
@@ -277,7 +279,7 @@ def NAME_shapes(X, k, u, <erase:p, >kept, *<!erase:_><erase:<cut:rest><!cut:_>>)
 @Operator
 def NAME_backward(
     k: Tensor, <erase:p: Tensor, >kept: Tensor, begun: Tensor, rows: Tensor, starts: Tensor,
-    <erase:inverse: Tensor, >d_end: Tensor, <erase:d_rows: Tensor, >d_starts: Tensor, <erase:source: int, >
+    <erase:inverse: Tensor, >d_end: Tensor, <seen:<erase:d_rows: Tensor, >d_starts: Tensor, ><erase:source: int, >
     <cut:packing: Tensor | None,>
 ) -> tuple[<erase:Tensor, >Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
@@ -290,14 +292,14 @@ def NAME_backward(
     inverse = filled(inverse, C)  #? erase
     k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
     args = [
-        <erase:k, p, kept, >begun, <erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, <erase:d_z, >d_X, <cut:*tokens_of(packing, T, C)><!cut:T>, H, 
+        <erase:k, p, kept, >begun, <erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, <erase:d_z, >d_X, <cut:*tokens_of(packing, T, C)><!cut:T>, H, 
         <erase:<grouped:H // k.shape[1], >*k.stride()[:3], *p.stride()[:3], >
     ]
     sizes = coupled_sizes("<erase:delta_>scan_back", states, written, dk, dv, C)
     grid = (<cut:d_X.shape[0]><!cut:N> * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_back, grid, args, dtype, <erase:SOURCE=source, >**sizes)
     args = [
-        k, kept, rows, starts, ends, <erase:d_rows, k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, <cut:*tokens_of(packing, T, C)><!cut:T>, H, <grouped:H // k.shape[1], >
+        k, kept, rows, starts, ends, <erase:<seen:d_rows, >k_end, u_end><!erase:d_k, d_u>, d_kept, d_begun, <cut:*tokens_of(packing, T, C)><!cut:T>, H, <grouped:H // k.shape[1], >
         *k.stride()[:3], *rows.stride()[:4],
     ]
     sizes = coupled_sizes("grads", states, written, dk, dv, C)
@@ -327,12 +329,13 @@ def NAME_setup(ctx, inputs, output):
     ctx.save_for_backward(
         k, <erase:p, >kept, begun, <erase:rows, ><!erase:u, >starts, <erase:inverse, ><cut:packing>
     )
+    ctx.set_materialize_grads(False)  # of what nothing else reads  #? !seen
 
 
-def NAME_slope(ctx, d_end, <erase:d_rows, >d_starts<erase:, _>):
-    grads = (x.contiguous() for x in (d_end, <erase:d_rows, >d_starts))
+def NAME_slope(ctx, d_end, <seen:<erase:d_rows, >d_starts<erase:, _>><!seen:*_>):
+    grads = (x.contiguous() for x in (d_end, <erase:d_rows, >d_starts))  #? seen
     <cut:*>kept<cut:, packing> = ctx.saved_tensors
-    out = NAME_backward(*kept, *grads<erase:, ctx.source><cut:, packing>)
+    out = NAME_backward(*kept, <seen:*grads><!seen:d_end.contiguous()><erase:, ctx.source><cut:, packing>)
     d_X, d_k, d_u, *rest = out
     d_k = together(d_k, kept[0])  #? grouped
     rest[0] = together(rest[0], kept[0])  #? grouped erase
@@ -345,13 +348,15 @@ NAME_forward.register_autograd(
 '''
 
 
-def _scan(erase: bool, grouped: bool, cut: bool) -> tuple[str, str]:
+def _scan(erase: bool, grouped: bool, cut: bool, seen: bool) -> tuple[str, str]:
     name = f"coupled_{'delta_' * erase}scan{'_grouped' * grouped}"
     kernels = [_SOLVE] * erase + [_SCAN, _STEP, SCAN_BACK, SCAN_GRADS] + [ERASE_GRADS] * erase
     source = "\n".join([*kernels, _SCAN_OPERATOR])
-    return name, worded(source, {"NAME": name}, cut, erase=erase, grouped=grouped)
+    return name, worded(source, {"NAME": name}, cut, seen=seen, erase=erase, grouped=grouped)
 
 
-def texts(cut: bool) -> dict[str, str]:
-    """Every scan; ``cut``: of packed sequences, too."""
-    return dict(_scan(erase, grouped, cut) for erase, grouped in product((False, True), repeat=2))
+def texts(cut: bool, seen: bool) -> dict[str, str]:
+    """Every scan; ``cut``: of packed sequences, too, ``seen``: with what reads need."""
+    return dict(
+        _scan(erase, grouped, cut, seen) for erase, grouped in product((False, True), repeat=2)
+    )

@@ -31,13 +31,15 @@ class KernelForm(Form):
     are brought to length one in the kernels. ``grouped``: they have fewer heads, each for several of the values'.
     ``decayed``: what is erased is the answer of a state that has decayed, by channel.
     ``gates``: what the kernels make gates of, if that is not done before; ``raw`` and ``raw_decay`` are what scans and
-    reads that do so have behind their names. ``cut``: kernels read where packed sequences are cut."""
+    reads that do so have behind their names. ``cut``: kernels read where packed sequences are cut.
+    ``seen``: something reads states on the way, not the last alone."""
 
     rate: bool = False
     unit: bool = False
     grouped: bool = False
     decayed: bool = False
     cut: bool = True
+    seen: bool = True
     gates: Gates | None = field(default=None, compare=False)
     raw: str = ""
     raw_decay: str = ""
@@ -79,7 +81,7 @@ def text(source: str, name: str, f: KernelForm, before: bool | None = None) -> s
     flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe)
     flags |= dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None)
     flags |= dict(state=decay or f.erase, keyed=decay or f.erase or f.unit)
-    flags |= dict(read=before is not None, before=bool(before))
+    flags |= dict(read=before is not None, before=bool(before), seen=f.seen)
     gates = ["b"] * f.erase + ["log_a"] * decay + ["w"] * f.rate
     source = _gated(told(source, f.cut, **flags), f.scan, gates, f.gates, f.cut)
     source = source.replace("NAME", name).replace("PROBE", probe)

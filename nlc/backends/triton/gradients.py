@@ -79,7 +79,7 @@ def NAME_back(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
-    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <erase:d_rows, >d_starts, ends, du, dS, <cut:packing, >T, <cut:N, >H, <grouped:group, >
+    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, du, dS, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -116,7 +116,7 @@ def NAME_scan_back(
         since = tl.exp2(total - c)<unit: * scale>  #? decay
         Y *= since[None, :]  #? decay
         Y *= scale[None, :]  #? unit !decay
-        Y += tl.trans(taken(d_rows + n * T * DV, t, v, DV, stop, DV))  #? erase
+        Y += tl.trans(taken(d_rows + n * T * DV, t, v, DV, stop, DV))  #? erase seen
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Y = tl.dot(Y.to(DOT), X, input_precision=PRECISION)  #? erase
         put(du + n * T * DV, tl.trans(Y), t, v, DV, stop, DV)  #? erase
@@ -125,7 +125,7 @@ def NAME_scan_back(
         new = ()
         for j in tl.static_range(PARTS):
             w = worth[j]<decay: * tl.exp2(total)>
-            w += taken_block(d_starts + m * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD)
+            w += taken_block(d_starts + m * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD)  #? seen
             P = <!probe:K[j] if PARTS == 1 else taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT)><probe:taken(p + j * BD, t, d, p_t, stop, DK - j * BD).to(DOT)>  #? erase
             w -= tl.dot(Y, P, input_precision=PRECISION)  #? erase
             new += (w,)

@@ -170,9 +170,9 @@ def NAME_scan(
         R *= tl.exp2(total - c)[:, None]  #? decay
         new = ()
         for j in tl.static_range(PARTS):
-            kept = h[j]<decay: * tl.exp2(total)>
+            kept = h[j] * tl.exp2(total)  #? decay
             K_j = K[j] if PARTS == 1 else taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT)
-            new += (kept + tl.dot(tl.trans(K_j), R.to(DOT), input_precision=PRECISION),)
+            new += (<decay:kept><!decay:h[j]> + tl.dot(tl.trans(K_j), R.to(DOT), input_precision=PRECISION),)
         h = new
     for j in tl.static_range(PARTS):
         put_block(end + j * BD, h[j], d, v, DK, 1, DK - j * BD, DV)

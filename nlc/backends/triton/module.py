@@ -45,7 +45,7 @@ def emit_module(program: Program, header: Header) -> str:
     program = emitter.program
     asked = {"CHUNK": program.tile or program.channel_tile}
     made = {n: operator(n, gates) for gates, n in emitter.row.operators.items()}
-    every = texts(emitter.apart is None) | made | emitter.made
+    every = texts(emitter.apart is None, emitter.several) | made | emitter.made
     helpers = emitter.printer.helpers
     found = defined(helpers, program, asked, every)
     own = configs.tables(configs.launched(found))
@@ -103,20 +103,24 @@ class TritonModule(CoupledCalls, TorchModule):
         self.coupled, self.weighed = {}, (None, {})
         self.negatives: tuple[object, dict[str, str]] = (None, {})  # names in a body
         self.apart = unpackable(program)
+        self.several = any(x.read for b in program.body for x in _scans(b))
         if self.apart is None:
             self.STREAMS, self.beside_flows = "packed_streams", ("within: Packing | None = None",)
             self.plain.within = self.row.within = "within"
+
+    @property
+    def _file(self) -> dict[str, bool]:
+        """What is the same for all forms of the file."""
+        return dict(cut=self.apart is None, seen=self.several)
 
     def form(self, r: Record, read: bool) -> Form:
         f = super().form(r, True)
         if f.kind not in ("none", "scalar"):
             shares = r.states[0] in self.sharing
-            return KernelForm(
-                f.kind, f.erase, grouped=shares, decayed=r.decayed, cut=self.apart is None
-            )
+            return KernelForm(f.kind, f.erase, grouped=shares, decayed=r.decayed, **self._file)
         unit, grouped = r.states[0] in self.lengths, r.states[0] in self.sharing
         found = KernelForm(f.kind, f.erase, f.probe, unit=unit, grouped=grouped)
-        found = replace(found, rate=rate(r) is not None, cut=self.apart is None)
+        found = replace(found, rate=rate(r) is not None, **self._file)
         if r.gates is None:
             return found
         found = replace(found, gates=r.gates)
@@ -243,7 +247,7 @@ class TritonModule(CoupledCalls, TorchModule):
         w(f"{one} = torch.ones_like({u}[..., :1], dtype={self.row.dtype})")
         begun = f"{state}.unsqueeze(-1)" if r.rank else f"{state}[..., None, None]"
         args = [begun, one, u, *self._gates(r, f, at), *self._last(r, False)]
-        given = [end, rows, starts] if s.read else [end, "*_"]
+        given = [end, rows, starts] if s.read else [end, *["*_"] * self.several]
         self._call(given, self.row.use(f.scan), args, s)
         w(f"{state} = {end}.squeeze(-1)" if r.rank else f"{state} = {end}[..., 0, 0]")
         seen = [one, rows, starts, *self._gates(r, f, at, True), *self._last(r)]

@@ -148,7 +148,7 @@ def _given(names: list[str]) -> str:
 def scan(f: KernelForm) -> str:
     """The operator of a scan, forward and backward."""
     erase, decay, rate, probe = f.erase, f.kind == "scalar", f.rate, f.probe
-    flags = dict(decay=decay, erase=erase, rate=rate, probe=probe, cut=f.cut)
+    flags = dict(decay=decay, erase=erase, rate=rate, probe=probe, cut=f.cut, seen=f.seen)
     text = Text(
         f.scan, flags | dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None), f.gates
     )
@@ -168,7 +168,7 @@ def _scan_called(
     text: Text, f: KernelForm, given: list[str], numbers: list[str], probes: list[str]
 ) -> None:
     """The function that the module calls."""
-    text.call("def NAME(", typed([*given, *within(f)]), f") -> {returns(3)}:", 0)
+    text.call("def NAME(", typed([*given, *within(f)]), f") -> {returns(3 if f.seen else 1)}:", 0)
     raw = f.gates.kind("raw") if f.gates else numbers
     each = f", {listed(raw)} [..., T]" if raw else ""
     at = "p" if f.probe else "k"
@@ -183,7 +183,8 @@ def _scan_called(
         said += f" {listed(f.gates.given)} {verbs[0]} what {listed(gates)} {verbs[1]} made of."
     said += " The rows of k are brought to length one." * f.unit
     said += f" Heads of {keys} may be fewer, each for as many in a row." * f.grouped
-    said += " Returns S after the last token, the rows that were written, and S before each chunk."
+    said += " Returns S after the last token"
+    said += ", the rows that were written, and S before each chunk." if f.seen else "."
     if f.cut:
         said += " Where sequences are packed within one, S is [N, H, dv, dk], and there is one of those."
     said += " Products are in the dtype of k, sums and S in float32."
@@ -195,12 +196,13 @@ def _scan_called(
     packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)  #? cut
     S, table = resumed(S, within, C)  #? cut""")
     found = "end, rows, starts, _" if f.erase else "end, starts"
-    text.call(f"{found} = NAME_forward(", [*given, *cuts(f)], ")")
+    text.call(f"{found if f.seen else 'end, *_'} = NAME_forward(", [*given, *cuts(f)], ")")
     text("""\
-    rows = u  #? !erase
+    rows = u  #? !erase seen
     if within is not None:  #? cut
         within.keep(starts, C)  #? cut
-    return unfitted(lead, end, rows, starts)
+    return unfitted(lead, end, rows, starts)  #? seen
+    return unfitted(lead, end)[0]  #? !seen
 """)
 
 
@@ -239,23 +241,29 @@ def fitted_flows(text: Text, f: KernelForm, numbers: list[str], probes: list[str
 def _scan_meaning(text: Text, given: list[str]) -> None:
     """The recurrence, which the check of a first launch compares with."""
     returns = "tuple[Tensor, ...]"
-    text.call("\ndef NAME_meaning(", [*typed(given), "*", "C: int"], f") -> {returns}:", 0)
+    text.call(
+        "\ndef NAME_meaning(",
+        [*typed(given), *["*", "C: int"] * text.flags["seen"]],
+        f") -> {returns}:",
+        0,
+    )
     at = "p" if text.flags["probe"] else "k"
     text('''\
     """Token by token."""
     k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped
     p = p.repeat_interleave(u.shape[1] // p.shape[1], 1)  #? grouped probe
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + eps)  #? unit
-    <erase:rows, >starts = <erase:[], >[]''')
+    <erase:rows, >starts = <erase:[], >[]  #? seen''')
     text.meant("u")
     text(f"""\
     for t in range(k.shape[-2]):
-        starts += [S] if t % C == 0 else []
+        starts += [S] if t % C == 0 else []  #? seen
         row = <rate:w[..., t, None] * >u[..., t, :]
         row = row - b[..., t, None] * (S @ {at}[..., t, :, None]).squeeze(-1)  #? erase
-        rows.append(row)  #? erase
+        rows.append(row)  #? erase seen
         S = <decay:log_a[..., t, None, None].exp() * >S + row[..., :, None] * k[..., t, None, :]
-    return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)
+    return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)  #? seen
+    return (S,)  #? !seen
 
 """)
 
@@ -337,7 +345,7 @@ def _scan_backward(
 ) -> None:
     erase = f.erase
     kept = ["k", "u", *numbers, *probes, *made[1:]]
-    grads = ["d_end", "d_rows", "d_starts"] if erase else ["d_end", "d_starts"]
+    grads = ["d_end", *[*["d_rows"] * erase, "d_starts"] * f.seen]
     fixed = [*(f.gates.fixed if f.gates else []), *["eps"] * f.unit]
     slopes = [f"d_{n}" for n in given if n not in fixed]
     eps = [*fixed, *["packing"] * f.cut]
@@ -400,18 +408,20 @@ def _scan_backward(
     for i, _ in enumerate(heads, len(raw)):
         back += f"    rest[{i}] = rest[{i}].sum((0, 2))\n"
     known = "".join(f", ctx.{n}" for n in fixed)
+    made = "d_S, d_k, d_u" + ", *rest" * (len(slopes) > 3)
     text(f"""
 
 def NAME_setup(ctx, inputs, output):
     _, *flows{known}<cut:, packing, _> = inputs
     ctx.save_for_backward(*flows, *output[1:]<cut:, packing>)
+    ctx.set_materialize_grads(False)  # of what nothing else reads  #? !seen
 
 
-def NAME_slope(ctx, d_end, {"d_rows, " * erase}d_starts{", _" * erase}):
+def NAME_slope(ctx, {", ".join([*grads, *["_"] * (erase and f.seen), *["*_"] * (not f.seen)])}):
     <cut:*>kept<cut:, packing> = ctx.saved_tensors
-    grads = ({", ".join(f"{g}.contiguous()" for g in grads)})
-    d_S, d_k, d_u, *rest = NAME_backward(*kept, *grads{known}<cut:, packing>)
-{back}    return d_S, d_k, d_u.to(d_k.dtype), *rest{", None" * len(fixed)}<cut:, None, None>
+    grads = ({", ".join(f"{g}.contiguous()" for g in grads)})  #? seen
+    {made} = NAME_backward(*kept, <seen:*grads><!seen:d_end.contiguous()>{known}<cut:, packing>)
+{back}    return {made.replace("d_u", "d_u.to(d_k.dtype)")}{", None" * len(fixed)}<cut:, None, None>
 
 """)
     text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")

@@ -39,8 +39,8 @@ CHUNK = 64  # tokens of a chunk
 """
 
 
-def forms(cut: bool = True) -> list[KernelForm]:
-    """Those that there are kernels for; ``cut``: of packed sequences, too."""
+def forms(cut: bool = True, seen: bool = True) -> list[KernelForm]:
+    """Those that there are kernels for; ``cut``: of packed sequences, too, ``seen``: with what reads need."""
     both, kinds = (False, True), ("none", "scalar")
     out = []
     for kind, grouped in product(kinds, both):
@@ -48,7 +48,7 @@ def forms(cut: bool = True) -> list[KernelForm]:
             out.append(KernelForm(kind, unit=unit, grouped=grouped))
             out += [KernelForm(kind, True, rate=x, unit=unit, grouped=grouped) for x in both]
         out += [KernelForm(kind, True, True, rate=x, grouped=grouped) for x in both]
-    return [replace(f, cut=cut) for f in out]
+    return [replace(f, cut=cut, seen=seen) for f in out]
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -60,6 +60,8 @@ def of_form(f: KernelForm) -> dict[str, str]:
     name, gates = f.scan, f.gates
     parts = kernels.texts(name, f), gradients.texts(name, f), operators.scan(f)
     made = {name: _joined([*([gates_of.texts(gates, name, f.cut)] if gates else []), *parts])}
+    if not f.seen:
+        return made
     for before in (False, True):
         when = "before" if before else "after"
         name, gates = f.fused(when), f.decay_gates
@@ -77,27 +79,22 @@ def of_form(f: KernelForm) -> dict[str, str]:
 
 
 @cache
-def texts(cut: bool) -> dict[str, str]:
-    """All that a file can have; ``cut``: of which kernels read where packed sequences are cut."""
+def texts(cut: bool, seen: bool) -> dict[str, str]:
+    """All that a file can have whose kernels read where packed sequences are ``cut``, and whose scans are ``seen`` by
+    reads."""
     shared = {n: select(text, cut=cut) for n, text in SHARED.items()}
     first = configs.tables(configs.KINDS)
     first |= {n: shared[n] for n in ("OPERATORS", "Operator")}  # read where operators are defined
     made: dict[str, str] = dict(kernels.SHARED)
-    for f in forms(cut):
+    for f in forms(cut, seen):
         made |= of_form(f)
     made |= FUNCTION_TEXTS | (packing.TEXTS | windows.TEXTS if cut else {})
     made |= access.TEXTS | decays.TEXTS | gate_operators.TEXTS | coupled.TEXTS
-    for part in (
-        channel,
-        channel_scans,
-        channel_reads,
-        channel_fused,
-        coupled_scans,
-        coupled_reads,
-    ):
+    made |= channel.texts(cut) | channel_scans.texts(cut, seen) | coupled_scans.texts(cut, seen)
+    for part in (channel_reads, channel_fused, coupled_reads) if seen else ():
         made |= part.texts(cut)
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}
     return {**(rest | {"CHUNK": _CHUNK}), **first, **made, **shared}
 
 
-TEXTS: dict[str, str] = texts(True)
+TEXTS: dict[str, str] = texts(True, True)
