@@ -15,7 +15,8 @@ import nlc
 from nlc.backends.reference import loops, weights
 from nlc.backends.reference.file import MODULE_ATTRIBUTES, MODULE_INTERNALS, TAKEN
 from nlc.backends.torch_helpers import HELPERS
-from nlc.backends.triton.texts import TEXTS, forms, of_form
+from nlc.backends.triton import packing, windows
+from nlc.backends.triton.texts import texts
 from nlc.pipeline import BACKENDS
 
 NASTY = """
@@ -120,11 +121,40 @@ def idle(text: str) -> list[str]:
     return found
 
 
-def test_functions_of_kernels_take_nothing_that_they_do_not_use() -> None:
+def unreached(text: str) -> list[str]:
+    """What a file defines that nothing in it refers to; torch is told what stands for an operator without its values."""
+    defined, named = [], set()
+    for x in ast.parse(text).body:
+        own = getattr(x, "name", "")
+        if isinstance(x, ast.Assign | ast.AnnAssign):
+            own = ast.unparse(x.targets[0] if isinstance(x, ast.Assign) else x.target)
+        told = "register_fake" in " ".join(map(ast.unparse, getattr(x, "decorator_list", [])))
+        defined += [own] if own and not told else []
+        inner = {n.id for n in ast.walk(x) if isinstance(n, ast.Name)}
+        inner |= {w for n in ast.walk(x) if isinstance(n, ast.arg) for w in [noted(n)]}
+        named |= inner - {own}
+    return [n for n in defined if n not in named and n != "__all__"]
+
+
+def made_class(text: str) -> str:
+    """The class that a file is for."""
+    return re.search(r'__all__ = \["(\w+)"\]', text)[1]  # type: ignore[index]
+
+
+def noted(a: ast.arg) -> str:
+    """What is annotated, which the file does not evaluate."""
+    return ast.unparse(a.annotation).partition(" ")[0] if a.annotation else ""
+
+
+# Whether kernels read where packed sequences are cut, and whether anything reads states on the way.
+FILES = ((True, True), (False, True), (False, False))
+
+
+@pytest.mark.parametrize(("cut", "seen"), FILES)
+def test_functions_of_kernels_take_nothing_that_they_do_not_use(cut: bool, seen: bool) -> None:
     """In every form that there is; what makes gates is written for a spec."""
-    texts = {**TEXTS, **{n: x for f in forms() for n, x in of_form(f).items()}}
-    own = {n: idle(x) for n, x in texts.items() if "@triton.jit" in x}
-    assert len(own) > 100 and {n: x for n, x in own.items() if x} == {}
+    own = {n: idle(x) for n, x in texts(cut, seen).items() if "@triton.jit" in x}
+    assert len(own) > (100 if seen else 40) and {n: x for n, x in own.items() if x} == {}
 
 
 @pytest.mark.parametrize("operator", (False, True))
@@ -133,7 +163,47 @@ def test_files_of_kernels_have_nothing_that_they_do_not_use(name: str, operator:
     spec = nlc.load(name, operator=operator)
     if operator and spec.check().has_errors:
         pytest.skip("it has no operator")
-    assert idle(spec.source_text("triton")) == []
+    text = spec.source_text("triton")
+    assert idle(text) == [] and unreached(text) == [made_class(text)]
+
+
+# What is there for packed sequences that run at once: kernels read where they are cut.
+CUTS = {"packing", "within", *packing.TEXTS, *windows.TEXTS}
+
+
+def words(text: str) -> set[str]:
+    """The names in a program, of what it defines, takes and refers to; nothing of its prose."""
+    found: set[str] = set()
+    for n in ast.walk(ast.parse(text)):
+        found |= {getattr(n, x) for x in ("id", "arg", "attr", "name") if hasattr(n, x)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    (
+        *((n, False) for n in ("hope", "hope_query", "titans", "ttt_linear", "ttt_mlp")),
+        *((n, False) for n in ("forgetting_transformer", "mesa_net", "mlstm", "srwm")),
+        *((n, True) for n in ("gated_delta_net", "gla", "mamba2", "retnet")),
+    ),
+)
+def test_what_packed_sequences_need_is_where_they_run_at_once(name: str, cut: bool) -> None:
+    """Neither a kernel nor a helper nor a branch knows of them where each runs by itself."""
+    mine = words(nlc.load(name).source_text("triton")) & CUTS
+    assert mine >= {"packing", "within", "Packing", "piece", "tokens_of"} if cut else mine == set()
+
+
+@pytest.mark.parametrize("name", ("linear_attention", "titans", "hope"))
+def test_slopes_by_states_on_the_way_are_where_something_reads_them(name: str) -> None:
+    mine = words(nlc.load(name).source_text("triton")) & {"d_rows", "d_starts"}
+    assert bool(mine) == (name != "hope")
+
+
+@pytest.mark.parametrize(("cut", "seen"), FILES)
+def test_no_text_has_what_another_file_needs(cut: bool, seen: bool) -> None:
+    """Of all forms, which specs of others can have."""
+    unlike = (set() if cut else CUTS) | (set() if seen else {"d_rows", "d_starts"})
+    assert {n for n, x in texts(cut, seen).items() if words(x) & unlike} == set()
 
 
 def test_what_is_not_used_is_found() -> None:
@@ -141,6 +211,7 @@ def test_what_is_not_used_is_found() -> None:
     assert idle(kernel) == ["f: y", "f: z"]
     shapes = "@op.register_fake\ndef g(x, y, z):\n    return y\n"
     assert idle(shapes) == ["g: z"]
+    assert unreached("A = 1\ndef f():\n    return f(A)\nclass B:\n    x: A\n") == ["f", "B"]
 
 
 def test_functions_that_make_gates_are_called_like_no_variable() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nlc.backends.torch.helpers import with_needed
 from nlc.backends.triton.forms import KernelForm
-from nlc.backends.triton.texts import TEXTS, forms
+from nlc.backends.triton.texts import forms, texts
 
 HEAD = """from __future__ import annotations
 import functools, hashlib, inspect, json, math, os, re, warnings
@@ -32,12 +32,21 @@ from torch import Tensor, nn
 Tensors = dict[str, Tensor]
 
 
-def module(folder: Path, names: Iterable[str], chunk: int | None = None) -> ModuleType:
+def module(
+    folder: Path,
+    names: Iterable[str],
+    chunk: int | None = None,
+    cut: bool = True,
+    seen: bool = True,
+) -> ModuleType:
     """The named helpers of a generated file, and what they need, as a module."""
-    text = HEAD + "\n\n".join(TEXTS[n] for n in with_needed(set(names), TEXTS))
+    known = texts(cut, seen)
+    text = HEAD + "\n\n".join(known[n] for n in with_needed(set(names), known))
     if chunk is not None:
         text = re.sub(r"(?m)^CHUNK = \d+", f"CHUNK = {chunk}", text)
-    name = f"kernels_{'_'.join(sorted(names))}_{chunk}"
+    name = (
+        f"kernels_{'_'.join(sorted(names))}_{chunk}{'_uncut' * (not cut)}{'_unseen' * (not seen)}"
+    )
     path = folder / f"{name}.py"
     path.write_text(text)
     spec = importlib.util.spec_from_file_location(name, path)

@@ -141,7 +141,7 @@ def NAME_step(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_back(
-    k, <erase:b, p, inverse, >whole, d_end, <seen:<erase:d_rows, >d_starts, >ends, du, dS, <cut:packing, >T, <cut:N, >H,
+    k, <erase:b, p, inverse, >whole, d_end, <seen:<erase:d_rows, >d_starts, >ends, du, dS, <cut:packing, >T, <cut:N, H, ><!cut:<!erase:H, >>
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -339,7 +339,7 @@ def NAME_backward(
     du = <erase:u.new_empty(u.shape, dtype=dtype)><!erase:tokens_first(u, dtype=dtype)>
     ends = starts.new_empty(starts.shape, dtype=dtype)
     args = [
-        at_end, <erase:b, begun, inverse, >whole, d_end, <seen:<erase:d_rows, >d_starts, >ends, du, dS, <cut:*tokens_of(packing, T, sizes["C"])><!cut:T>, H, 
+        at_end, <erase:b, begun, inverse, >whole, d_end, <seen:<erase:d_rows, >d_starts, >ends, du, dS, <cut:*tokens_of(packing, T, sizes["C"]), H><!cut:T<!erase:, H>>,
     ]
     grid = (<cut:dS.shape[0]><!cut:X> * H * blocks_of(dv, sizes["BV"]),)
     launch(NAME_back, grid, args, dtype, **sizes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 SCAN_BACK = '''
 @triton.jit
 def NAME_back(
-    <erase:k, p, kept, >begun, <erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, <erase:dz, >dX, <cut:packing, >T, <cut:N, >H,
+    <erase:k, p, kept, >begun, <erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, <erase:dz, >dX, <cut:packing, >T, <cut:N, H, ><!cut:<erase:H, >>
     <erase:<grouped:group, >k_x, k_h, k_t, p_x, p_h, p_t, SOURCE: tl.constexpr, ROWS: tl.constexpr, >
     STATES: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, <erase:DOT: tl.constexpr, PRECISION: tl.constexpr, >

@@ -292,7 +292,7 @@ def NAME_backward(
     inverse = filled(inverse, C)  #? erase
     k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
     args = [
-        <erase:k, p, kept, >begun, <erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, <erase:d_z, >d_X, <cut:*tokens_of(packing, T, C)><!cut:T>, H, 
+        <erase:k, p, kept, >begun, <erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, <erase:d_z, >d_X, <cut:*tokens_of(packing, T, C), H><!cut:T<erase:, H>>,
         <erase:<grouped:H // k.shape[1], >*k.stride()[:3], *p.stride()[:3], >
     ]
     sizes = coupled_sizes("<erase:delta_>scan_back", states, written, dk, dv, C)

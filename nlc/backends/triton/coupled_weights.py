@@ -352,11 +352,13 @@ class _Operator:
         args += [f"*{n}.stride()" for n in self.raw]
         S, J = len(self.S), len(self.J)
         chunks = "chunks_of(packing, T, C)" if self.cut else "blocks_of(T, C)"
+        sized = [*self.every, *self.packing] if self.cut else [first]
+        faked = sized if self.cut else [first, *["*_"] * (len(self.every) > 1)]
         lines = [
             "@Operator",
             packed(f"def {name}_forward(", typed, ") -> tuple[Tensor, Tensor]:"),
             f'    """Over tensors [X, H, T]{" and [H]" * bool(self.heads)}."""',
-            packed(f"kept, begun = out = {name}_shapes(", [*self.every, *self.packing], ")", 1),
+            packed(f"kept, begun = out = {name}_shapes(", sized, ")", 1),
             f"    (X, H, T), C = {first}.shape, kept.shape[-1]",
             *[packed("checked(", checked, ")", 1)] * self.learns,  # numbers alone have no slopes
             packed("args = [", args, "]", 1),
@@ -365,7 +367,7 @@ class _Operator:
             "",
             "",
             f"@{name}_forward.register_fake",
-            packed(f"def {name}_shapes(", [*self.every, *self.packing], "):"),
+            packed(f"def {name}_shapes(", faked, "):"),
             '    """What the operator returns, but for its values."""',
             f"    (X, H, T), C = {first}.shape, coupled_chunk({first}.shape[-1])",
             f"    shape = X, H, {chunks}, {S}, {J}, C, C",
