@@ -69,6 +69,11 @@ class _Inlined:
         self.body = tuple(y for x in self.parallel.body for y in self._statement(x))
 
     def _statement(self, x: Let | Scan | Loop) -> list[Let | Scan | Loop]:
+        found = self._planned(x)
+        self.inner = holding(self.inner, x)
+        return found
+
+    def _planned(self, x: Let | Scan | Loop) -> list[Let | Scan | Loop]:
         if isinstance(x, Let) and len(x.names) == 1 and x.when is None and x.names[0] in self.once:
             self.inner[x.names[0]] = x.expr
         if isinstance(x, Loop) and x.periods:
@@ -92,12 +97,12 @@ class _Inlined:
         self.tile = tile = _Tile(loop)
         body = []
         for x in loop.body:
-            tile.known(x)
             if isinstance(x, Scan) and x.record.kind in ("coupled", "signed"):
                 x = replace(x, record=self._coupled(x.record))
             elif isinstance(x, Scan) and x.record.kind in ("none", "scalar"):
                 x = self._made_of(x)
             body.append(x)
+            tile.behind(x)
         self.tile = None
         body = needed(body, tile.kept)
         used = {n for x in body for n in reads(x)} | tile.kept
@@ -137,7 +142,7 @@ class _Inlined:
 
     @property
     def _scope(self) -> tuple[dict[str, Expr], set[str]]:
-        """What names stand for where gates are made, and those whose values change there."""
+        """What names stand for where the next scan is, and those whose values change in the loop."""
         return (
             (self.inner, self.moving) if self.tile is None else (self.tile.lets, self.tile.moving)
         )
@@ -145,14 +150,12 @@ class _Inlined:
     def _written_out(self, r: Record) -> Record:
         """The record with its write as a number times a vector, if that is what it is and nothing else reads it."""
         name = str(r.write[0].attr) if r.write[0] is not None and r.write[0].op == "var" else ""
-        lets, moving = self._scope
+        value = self._scope[0].get(name)
         kept = self.tile.kept if self.tile else {*self.parallel.collects.values()}
-        if name not in lets or self.uses[name] > 1 or name in kept:
+        if value is None or self.uses[name] > 1 or name in kept:
             return r
-        value = lets[name]
-        moved = any(str(n.attr) in moving for n in walk(value) if n.op == "var")
-        whole = replace(r, write=(value,))
-        return r if moved or value.op != "mul" or rate(whole) is None else whole
+        whole = replace(r, write=(mul(*factored(value)),))
+        return r if rate(whole) is None else whole
 
     def _after_decay(self, r: Record) -> Record:
         """The record with its probe as it is where the state has decayed, if it is that times the decay."""
@@ -317,10 +320,18 @@ class _Tile:
         self.kept = {*loop.carries, *loop.collects.values()}
         self.kept |= {n for names in loop.stacks.values() for n in names}
 
-    def known(self, x: Let | Scan) -> None:
+    def behind(self, x: Let | Scan) -> None:
+        """What names stand for behind a statement."""
+        self.lets = holding(self.lets, x)
         alone = isinstance(x, Let) and len(x.names) == 1 and x.when is None
         if alone and x.names[0] not in self.moving:
             self.lets[x.names[0]] = x.expr
+
+
+def holding(lets: dict[str, Expr], x: Let | Scan | Loop) -> dict[str, Expr]:
+    """What names stand for, as far as nothing that it is made of has another value behind a statement."""
+    new = assigned(x)
+    return {n: e for n, e in lets.items() if not new & {str(v.attr) for v in walk(e)}}
 
 
 def with_slopes(gates: Gates, together: bool = False) -> Gates:
