@@ -18,6 +18,7 @@ from nlc.ir.program import Let, Loop, Parallel
 from nlc.ir.show import show
 from nlc.ir.types import Dim, Type
 from nlc.passes.plan.joined import joined
+from nlc.passes.plan.made import holding
 from nlc.passes.plan.statements import nodes
 
 D = 6
@@ -199,3 +200,13 @@ def test_sums_have_one_product_with_a_matrix() -> None:
     moved = Let(("W",), W)  # another W behind it: the value stays
     assert len(joined([value, moved, error], apart=set(), kept={"error"})) == 3
     assert len(joined([value, error], apart=set(), kept={"error", "value"})) == 2
+
+
+def test_a_definition_holds_until_what_it_is_made_of_has_another_value() -> None:
+    """As an answer at a boundary does, until the state there is another."""
+    n, number = Dim.of(4), Type((), True)
+    M, k = leaf("var", "M", Type((n, n), True)), leaf("var", "k", Type((n,), True))
+    lets = {"answer": make("matmul", M, k), "rate": leaf("var", "eta", number)}
+    assert holding(lets, Let(("other",), k)) == lets
+    assert holding(lets, Let(("M",), M)) == {"rate": lets["rate"]}
+    assert holding(lets, Let(("eta",), lets["rate"])) == {"answer": lets["answer"]}
