@@ -70,11 +70,14 @@ class Text:
         depth: int = 1,
         of: str = "",
     ) -> None:
-        """Sizes, grid and launch of a kernel, ``of`` another operator than this."""
+        """Sizes, grid and launch of a kernel, ``of`` another operator than this.
+
+        ``dtype`` is that of its products; its sizes are by that of the keys, which it may have to convert.
+        """
         pad = "    " * depth
         function = "scan_sizes" if kind in SCANS else "sizes_of"
         blocks = ' * blocks_of(dv, sizes["BV"])' if parted else ""
-        sized = [f'{pad}sizes = {function}("{kind}", dk, dv, T, {dtype})']
+        sized = [f'{pad}sizes = {function}("{kind}", dk, dv, T, k.dtype)']
         sized.append(f"{pad}grid = ({units}{blocks},)")
         for line in sized if sized != self.sized else []:
             self(line)

@@ -124,9 +124,9 @@ def sizes_of(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> di
 ''',
     "kind_of": '''
 def kind_of(kind: str, dtype: torch.dtype) -> str:
-    """The kind of a kernel with products of a dtype: of float32 it can be one of their own."""
-    own = f"{kind}_float32"
-    return own if dtype == torch.float32 and own in CONFIG else kind
+    """The kind of a kernel for keys of a dtype, which can be one of their own."""
+    own = f"{kind}_{str(dtype).removeprefix('torch.')}"
+    return own if own in CONFIG else kind
 ''',
     "scan_sizes": '''
 def scan_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
