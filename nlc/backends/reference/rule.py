@@ -146,10 +146,14 @@ class RuleWriter:
         w.depth -= 1
 
     def _read_at_first(self) -> list[str]:
-        """The hypers of which memories are made before the first step, as arguments."""
-        inits = [s.init for s in self.kept if s.init is not None and s.kind != "held"]
-        read = {str(n.attr).partition("[")[0] for e in inits for n in walk(e) if n.op == "hyper"}
-        found = [h for h in self.system.hypers.values() if h.name in read]
+        """The hypers of which memories are made before the first step, in value or size, as arguments."""
+        made = [s for s in self.kept if s.kind != "held"]
+        nodes = [n for s in made if s.init is not None for n in walk(s.init)]
+        read = {str(n.attr) for n in nodes if n.op == "hyper"}
+        types = [s.type for s in made] + [n.type for n in nodes if n.type is not None]
+        read |= {x for t in types for d in t.dims if isinstance(d, Dim) for x in d.symbols}
+        plain = {x.partition("[")[0] for x in read}
+        found = [h for h in self.system.hypers.values() if h.name in plain]
         return [f"{h.name}: {hypers.kind(h)}" for h in found]
 
     def _first(self) -> None:
