@@ -530,6 +530,29 @@ def test_a_memory_of_the_gradient_is_not_the_gradient(backend: str) -> None:
         assert {k: state[k][0].item() for k in expected} == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("way", ("reference", "torch", "fused"))
+def test_a_memory_can_have_the_size_of_a_hyper(way: str) -> None:
+    text = """
+nlc: 1
+system: sized
+context: gradients
+hyper: {lr: 0.1, r: 3, twice: 2 * r, start: 0.5}
+levels:
+  m: {frequency: every step, memory: vector(r + 1), init: start, update: 0.5 * m + norm(g)}
+  n: {frequency: every step, memory: "matrix(r, twice)", update: 0.5 * n + sum(m)}
+  W: {frequency: every step, objective: "dot(W, g * (sum(m) + sum(n)))", rule: gd(lr=lr)}
+"""
+    made = nlc.loads(text).compile(way if way != "fused" else "torch")
+    p = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+    opt = made([p], r=2, **({"fused": True} if way == "fused" else {}))
+    p.grad = torch.ones_like(p)
+    opt.step()
+    m, n = 0.5 * 0.5 + 2, 3 * (0.5 * 0.5 + 2)
+    kept = opt.state[p]
+    assert (kept["m"].shape, kept["n"].shape) == ((3,), (2, 4))
+    close([p.detach()], [torch.full((2, 2), 1 - 0.1 * (3 * m + 8 * n), dtype=torch.float64)])
+
+
 @plain_bare
 def test_what_it_cannot_train_is_refused_clearly(way: Way) -> None:
     name = way.made.__name__

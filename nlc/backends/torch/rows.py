@@ -21,6 +21,11 @@ def _learned(e: Expr) -> bool:
     return all(n.args or n.op in ("initial", "num") for n in walk(e))
 
 
+def bare(e: Expr) -> bool:
+    """Whether it has no axis for the batch: a slow weight, or a learned start."""
+    return not e.type.clock.batched or _learned(e)
+
+
 @dataclass
 class RowPrinter(TorchPrinter):
     """``tokens`` is how many there are, as text; ``reader`` prints what reads a scan."""
@@ -162,7 +167,9 @@ class RowPrinter(TorchPrinter):
                 f"{self.like}.new_full(({', '.join(shape)}{',' * (len(shape) == 1)}), {self(x)})",
                 ATOM,
             )
-        return f"{self.use('spread')}({self(x)}, {-1 - x.type.rank}, {self.tokens})", ATOM
+        text = self.at(x, ATOM) if bare(x) else self(x)
+        one = f"{text}[None]" if bare(x) else text  # flows of one batch for all have its axis
+        return f"{self.use('spread')}({one}, {-1 - x.type.rank}, {self.tokens})", ATOM
 
     def op_lane(self, e: Expr) -> tuple[str, int]:
         """One of several that are stacked."""

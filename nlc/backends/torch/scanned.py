@@ -321,12 +321,7 @@ class Scans:
         if s.form is None:
             return s.values[how.state] if how.when == "after" else s.starts[how.state]
         r = s.record
-        query = (
-            self.row.aligned(e.args[0], Type(e.args[0].type.dims, s.head, TOKEN), ATOM)
-            if e.args
-            else s.one
-        )
-        args = [query]
+        args = [self._query(e.args[0], s.head) if e.args else s.one]
         if s.form.kind == "coupled":
             args.append(str(how.state))
         given = s.arguments
@@ -338,6 +333,12 @@ class Scans:
         )
         shared = s.head and not e.type.head  # the axis for heads is of length 1
         return text + ".squeeze(1)" * shared + ".squeeze(-1)" * (not e.args and r.rank == 0)
+
+    def _query(self, q: Expr, head: bool) -> str:
+        """What a state is read at, for every token, as a read finds by it how many there are."""
+        if q.type.clock != TOKEN:
+            q = Expr("spread", (q,), None, q.type.at(TOKEN))
+        return self.row.aligned(q, Type(q.type.dims, head, TOKEN), ATOM)
 
     def _call(
         self, targets: list[str], function: str, args: list[str], s: Scan, behind: str = ""

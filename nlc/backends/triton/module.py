@@ -227,7 +227,7 @@ class TritonModule(CoupledCalls, TorchModule):
         at, f, state = self._at(s), self.form(r, True), p.place(r.states[0])
         args = [state, at(r.key), self._write(s, f, at), *self._gates(r, f, at)]
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
-        args += [at(read.args[0]), *self._last(r, False)]
+        args += [self._query(read.args[0], self._headed(s)), *self._last(r, False)]
         alone = let.expr == read
         out = let.names[0] if alone else self.parts(f"{s.name}_read", r.parts[0])
         self.read_already |= {out} if alone else set()

@@ -31,20 +31,20 @@ class Constants:
     program_expr: Callable[[Expr], Expr]
 
     def fixed(self, e: Expr) -> Expr | None:
-        """Such an expression with its flows written out; None if it is another, or a leaf."""
+        """Such an expression with its flows written out; None if it is another, or a leaf that is no flow."""
         if e.type.clock.batched:
             return None
         whole = self._written(e)
-        ops = {n.op for n in walk(whole)}
-        made = ops & {"weight", "index"} and not ops & {"delay", "conv", "attend"}  # not carried
-        return whole if whole.args and made else None
+        return whole if (whole.args or e.op == "flow") and _made_of_weights(whole) else None
 
     def _written(self, e: Expr) -> Expr:
         flows = {n for n in walk(e) if n.op == "flow"}
         return substitute(e, {n: self._written(self.system.flows[n.attr].expr) for n in flows})
 
     def constant(self, e: Expr, whole: Expr, where: str) -> Expr:
-        """The variable that holds it in the loop."""
+        """The variable that holds it in the loop; a flow that is but a weight's other name is the weight."""
+        if not whole.args:
+            return self.program_expr(whole)
         if e not in self.constants:
             new = self.program_expr(whole)
             flow = self.system.flows[e.attr] if e.op == "flow" else None
@@ -57,7 +57,8 @@ class Constants:
     def without_copies(self, loop: Loop, outputs: list[Expr]) -> Loop:
         """A flow that only the loop reads is not computed before it, and keeps its name there."""
         flows = self.system.flows
-        fixed = {self.flow_vars[n] for n, f in flows.items() if self.fixed(f.expr) is not None}
+        slow = {n: f.expr for n, f in flows.items() if not f.expr.type.clock.batched}
+        fixed = {self.flow_vars[n] for n, e in slow.items() if _made_of_weights(self._written(e))}
         read = [*outputs, *(x.expr for x in (*self.after, *loop.first, *loop.body))]
         asked, dropped = _variables(read), set()
         for let in reversed(self.before):
@@ -73,6 +74,12 @@ class Constants:
         }
         first, body = (tuple(_renamed(x, own) for x in lets) for lets in (loop.first, loop.body))
         return replace(loop, first=first, body=body)
+
+
+def _made_of_weights(whole: Expr) -> bool:
+    """Whether slow weights or head indices are in it, and nothing that is carried."""
+    ops = {n.op for n in walk(whole)}
+    return bool(ops & {"weight", "index"}) and not ops & {"delay", "conv", "attend"}
 
 
 def _variables(exprs: Iterable[Expr]) -> set[str]:
