@@ -63,7 +63,7 @@ def trained(routes: str, **groups: object) -> dict[str, str]:
         p.grad = g.clone()
         try:
             made([{"params": [p], **groups}]).step()
-        except RuntimeError:
+        except ValueError:
             out[name] = "refused"
             assert torch.equal(p, before)
             continue
@@ -99,9 +99,8 @@ def test_a_group_names_the_rule_of_another_kind() -> None:
 def test_what_is_refused_says_what_it_takes() -> None:
     made = nlc.loads(ROUTED.replace("ROUTES", f"square: self, vectors: {REST}")).compile()
     W = torch.zeros(2, 5, requires_grad=True)
-    W.grad = torch.ones(2, 5)
-    with pytest.raises(RuntimeError) as caught:
-        made([W]).step()
+    with pytest.raises(ValueError) as caught:
+        made([W])
     said = "Routed takes vectors and square, found a parameter of shape [2, 5]"
     assert str(caught.value) == said
 

@@ -430,6 +430,51 @@ def test_a_gathered_gradient_goes_on_bit_by_bit(way: Way) -> None:
     assert equal([p.detach() for p in params], expected)
 
 
+@plain
+@pytest.mark.parametrize("cut", (1, 2, 3))
+@pytest.mark.parametrize("now", (1, 2, 5))
+def test_a_gathering_that_changes_loses_no_gradient(way: Way, now: int, cut: int) -> None:
+    """Three gradients are added up for a step, then ``now``: a step comes as soon as so many are there."""
+    if way.name in LAYERS:  # to which several gradients are other samples than their sum is
+        return
+    parts, sums, left, at = tensors(), tensors(), 0, []
+    opt, plain = way([{"params": parts, "period": 3}], lr=0.02), way(sums, lr=0.02)
+    for tick in range(9):
+        opt.param_groups[0]["period"] = 3 if tick < cut else now
+        train(opt, parts, range(tick, tick + 1))
+        left, at = left + 1, [*at, tick]
+        if left >= opt.param_groups[0]["period"]:
+            for i, p in enumerate(sums):
+                p.grad = sum(slope(p, t, i) for t in at)
+            plain.step()
+            left, at = 0, []
+    assert equal([p.detach() for p in parts], [p.detach() for p in sums])
+
+
+@pytest.mark.parametrize("backend", ("reference", "torch"))
+@pytest.mark.parametrize(("name", "hyper"), (("m3", "f"), ("lookahead", "k"), ("shampoo", "f")))
+def test_a_period_is_that_with_which_its_memories_began(
+    name: str, hyper: str, backend: str
+) -> None:
+    """What is gathered over a period, or held in one, is of no use in another: ValueError, and nothing is changed."""
+    params = tensors()[:2]
+    opt = made_by(name, backend)(params, **{hyper: 3})
+    (group,) = opt.param_groups
+    group[hyper] = 2  # as if it had been made with it
+    before = train(opt, params, range(3))
+    group[hyper] = 4
+    with pytest.raises(ValueError, match=rf"{hyper} was 2 when .* not 4 \({name}.yaml:\d+\)"):
+        opt.step()
+    assert equal([p.detach() for p in params], before)
+    with pytest.raises(ValueError, match=f"{hyper} was 2"):
+        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    group[hyper] = 2
+    other = made_by(name, backend)(params, **{hyper: 3})
+    other.load_state_dict(opt.state_dict())
+    assert other.param_groups[0][hyper] == 2
+    train(other, params, range(3, 5))
+
+
 @plain_bare
 def test_a_copy_goes_its_own_way(way: Way) -> None:
     params = tensors()

@@ -139,7 +139,7 @@ def test_a_random_start_is_drawn_once_and_kept() -> None:
     first = made.initial_state(torch.zeros(5, 2))
     assert first["m.W1"].shape == (2, 4) and 0 < first["m.W1"].std() < 1
     assert torch.equal(first["m.W1"], first["m.W1.start"])
-    with pytest.raises(RuntimeError, match="takes matrices"):
+    with pytest.raises(ValueError, match="takes matrices"):
         made.initial_state(torch.zeros(5))
 
 

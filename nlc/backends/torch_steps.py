@@ -45,7 +45,7 @@ def gathered(g: Tensor, state: dict, period: int) -> Tensor | None:
     """The sum of the last ``period`` gradients once they are complete, None before."""
     total, count = state.get("sum of gradients"), state.get("gradients", 0) + 1
     total = g.clone() if total is None else total + g
-    complete = count == period
+    complete = count >= period  # it may have become shorter
     state["sum of gradients"] = None if complete else total
     state["gradients"] = 0 if complete else count
     return total if complete else None
@@ -62,7 +62,7 @@ def several(layers: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
     "so_far": '''
 def so_far(samples: dict[str, Tensor], state: dict, period: int) -> dict[str, Tensor]:
     """The samples of a period so far, which are kept until it is complete."""
-    complete, out = state.get("gradients", 0) + 1 == period, {}
+    complete, out = state.get("gradients", 0) + 1 >= period, {}
     for key, new in samples.items():
         old = state.get(f"samples of {key}")
         out[key] = new if old is None else torch.cat([old, new])

@@ -26,6 +26,7 @@ RESERVED = frozenset(
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     identity several so_far samples hooks names watch unwatch
     declared whole_sizes seen plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
+    MATRICES LASTING check_shapes check_lasting
     route_of route_in check_routes unused shown rejoined suits fnmatchcase Seen Part
     """.split()
 )
@@ -34,7 +35,7 @@ RESERVED = frozenset(
 GROUP = frozenset(
     """
     params param_names route routes modules view period rule fused matrix_dtype maximize capturable differentiable
-    state_dtype rounding_seed
+    state_dtype rounding_seed lasting
     """.split()
 )
 

@@ -4,7 +4,8 @@ Lines that begin with ``fused:`` are there only in files that have a compiled fo
 can take tensors together, with ``kernels:`` only where one is a kernel, with ``asked:`` only where routes ask for more
 than a tensor shows, with ``named:`` only where they go by names, with ``layers:`` only where samples of linear layers
 are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are, with ``evaluated:``
-where another tensor is evaluated than is trained; two such words are both asked. CLASS is the name of the class.
+where another tensor is evaluated than is trained, with ``lasting:`` where hypers are sizes or periods of memories, with
+``picky:`` where some tensors are taken by no rule; two such words are both asked. CLASS is the name of the class.
 """
 
 from __future__ import annotations
@@ -57,11 +58,12 @@ def add_param_group(self, param_group: dict) -> None:
             raise ValueError(f"the rule {name} needs {missing} in its group")
     self.check_group({**self.defaults, **param_group})
     super().add_param_group(param_group)
-asked:    try:
+guarded:    try:
 asked:        self.check_routes(self.param_groups[-1])
-asked:    except ValueError:
-asked:        self.param_groups.pop()
-asked:        raise
+picky:        self.check_shapes(self.param_groups[-1])
+guarded:    except ValueError:
+guarded:        self.param_groups.pop()
+guarded:        raise
     self.settle(self.param_groups[-1])
 alone:    self.find_rules(self.param_groups[-1])
 
@@ -85,9 +87,31 @@ asked:        self.check_routes(group)
                 if isinstance(x, Tensor):
                     self.state[W][key] = x.to(W.device, copy=True)
 
+picky:def check_shapes(self, group: dict) -> None:
+picky:    """ValueError for a tensor that no rule takes."""
+picky:    for i, W in enumerate(group["params"]):
+picky:        rule = self.rule_of(i, group)
+picky:        if W.ndim != 2 and getattr(rule, "MATRICES", False):
+picky:            found = f"takes matrices, found a parameter of shape {list(W.shape)}"
+picky:            raise ValueError(f"{rule.__name__} {found} ({declared(rule, 'W')})")
+picky:
+lasting:def check_lasting(self, group: dict) -> None:
+lasting:    """ValueError for a size or a period that is another than when its memories began."""
+lasting:    names = {n for rule in self.rules.values() for n in getattr(rule, "LASTING", ())}
+lasting:    now = {name: group[name] for name in sorted(names) if name in group}
+lasting:    begun = group.setdefault("lasting", now)
+lasting:    if begun == now:
+lasting:        return
+lasting:    if any(self.state.get(W) for W in group["params"]):
+lasting:        name = next(name for name in now if now[name] != begun.get(name))
+lasting:        said = f"{name} was {begun.get(name)} when the memories of this group began"
+lasting:        raise ValueError(f"{said}, not {now[name]} ({declared(self, name)})")
+lasting:    group["lasting"] = now
+lasting:
 def check_states(self) -> None:
     """ValueError for memories that another optimizer keeps, or of tensors of other shapes."""
     for group in self.param_groups:
+lasting:        self.check_lasting(group)
         for i, W in enumerate(group["params"]):
             kept = self.state.get(W)
             rule = self.rule_of(i, group) if kept else None
@@ -131,6 +155,7 @@ def settle(self, group: dict) -> None:
         if group["capturable"] and kind is float and group["params"]:
             number = torch.as_tensor(group[key], dtype=torch.float64)
             group[key] = number.to(group["params"][0].device)
+lasting:    self.check_lasting(group)
 
 def __getstate__(self) -> dict:
 plain:    return {**super().__getstate__(), "rules": self.rules}
@@ -214,6 +239,7 @@ named:    if not self.state:
 named:        for route in self.unused():
 named:            warnings.warn(f"route {route} of CLASS takes no parameter", stacklevel=2)
     for group in self.param_groups:
+lasting:        self.check_lasting(group)
 joins:        together = {}
 kernels:        launches = {}
         for i, W in enumerate(group["params"]):
@@ -263,6 +289,7 @@ joins:    started = state is not None and (state or not rule.KEEPS)
 joins:    if not started:
 joins:        return None
 joins:    alone = group["capturable"] or group["differentiable"] or group["period"] > 1
+joins:    alone = alone or bool(state.get("gradients"))
 joins:    if alone or group["rounding_seed"] is not None or type(W) not in PLAIN:
 joins:        return None
 joins:    counts = [x for x in state.values() if not isinstance(x, Tensor)]
@@ -314,7 +341,7 @@ layers:        return W
             elif group["capturable"]:
                 state[key] = W.new_full((), x, dtype=torch.float64)
     g = (-W.grad if group["maximize"] else W.grad).to(dtype)
-    if group["period"] > 1:
+    if group["period"] > 1 or state.get("gradients"):
 layers:        samples = so_far(samples, state, group["period"])
         g = gathered(g, state, group["period"])
         if g is None:

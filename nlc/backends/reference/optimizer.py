@@ -144,6 +144,7 @@ class OptimizerWriter:
                 w(line)
             w()
             names = ["RULE", "SPEC", "LINES", "HYPERS"] + ["advance"] * self._advances(rule)
+            names += ["LASTING"] if rule.lasting else []
             for name in names:
                 w(f"{name} = {rule.name}" + ("" if name == "RULE" else f".{name}"))
             w()
@@ -225,9 +226,9 @@ class OptimizerWriter:
                 w(line)
         w()
         refused = ["complex parameters", "sparse gradients"]
-        refused += ["parameters that are not matrices"] if self._only_matrices else []
-        refused += ["tensors of other kinds"] if self._partial else []
-        said = f"Raises RuntimeError for {', '.join(refused[:-1])} and {refused[-1]}."
+        said = f"Raises RuntimeError for {' and '.join(refused)}."
+        said += " ValueError for parameters that are not matrices." if self._only_matrices else ""
+        said += " ValueError for tensors of other kinds." if self._partial else ""
         if self.layers:
             said += " ValueError for parameters that nothing here trains."
         for line in wrap(said, WIDTH - 4 * w.depth):
@@ -251,13 +252,18 @@ class OptimizerWriter:
         return self.program.matrices and not self.system.routes and not self.layers
 
     @property
+    def _picky(self) -> bool:
+        """Whether some tensors are taken by no rule, which is told when they are given."""
+        return self._only_matrices or self._partial
+
+    @property
     def layers(self) -> bool:
         """Whether it captures samples of linear layers, in variables of the spec's names."""
         return self.system.context == "layers"
 
     @property
     def _partial(self) -> bool:
-        """Whether some tensor may have no route, which is told at its step."""
+        """Whether some tensor may have no route."""
         return bool(self.system.routes) and not self._whole and not self.layers
 
     @property
@@ -302,6 +308,9 @@ class OptimizerWriter:
             "joins": self.joins,
             "kernels": self.kernels,
             "asked": bool(self._by),
+            "guarded": bool(self._by) or self._picky,
+            "lasting": any(x.lasting for x in (self.rule, *self.routes.values())),
+            "picky": self._picky,
             "named": self._by == "names",
             "layers": self.layers,
             "plain": not self.layers,
@@ -363,7 +372,7 @@ class OptimizerWriter:
                     w('shape = list(group["params"][i].shape)')
                     names = " and ".join(r.name for r in system.routes)
                     found = f"takes {names}, found a parameter of shape {{shape}}"
-                    w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
+                    w.call("raise ValueError(", [f'f"{self.name} {found}"'], ")")
                 w("return self.rules[route]")
             else:
                 w("return self.rules[route]")

@@ -125,10 +125,29 @@ class RuleWriter:
         named = [f'"{h.name}": {hypers.sort(h)}' for h in self.system.hypers.values()]
         named += ['"matrix_dtype": torch.dtype'] if self.chooses else []
         self.w.collection("HYPERS = {", named, "}")
+        if self.picky:
+            self.w("MATRICES = True  # it takes no other tensors")
+        if self.lasting:
+            names = ", ".join(f'"{n}"' for n in self.lasting)
+            self.w(f"LASTING = ({names},)", "sizes and periods of what it remembers")
         if self.stacks is not None:
             how = "a stack of them" if self.stacks else "all their elements in a row"
             self.w(f"STACKS = {self.stacks}  # tensors that make a step as one: {how}")
             self.w(f"KEEPS = {bool(self.kept)}  # whether it remembers something")
+
+    @property
+    def picky(self) -> bool:
+        """Whether it takes matrices alone."""
+        return self.program.matrices and self.system.context != "layers"
+
+    @property
+    def lasting(self) -> list[str]:
+        """The hypers in sizes of memories and in periods: another value is no step of what has begun."""
+        sizes = [d for s in self.kept for d in s.type.dims if isinstance(d, Dim)]
+        sizes += [x.when.period for x in self.program.lets() if x.when is not None]
+        sizes += [Dim.of(s.window) for s in self.kept if s.kind == "recent"]
+        read = {x.partition("[")[0] for d in sizes for x in d.symbols}
+        return [n for n in self.system.hypers if n in read]
 
     @property
     def stacks(self) -> bool | None:
@@ -159,10 +178,10 @@ class RuleWriter:
     def _first(self) -> None:
         w, W = self.w, self.trained.var
         w('"""The memories of one tensor before its first step."""')
-        if self.program.matrices and self.system.context != "layers":
+        if self.picky:
             with w.block(f"if {W}.ndim != 2:"):
                 found = f"takes matrices, found a parameter of shape {{list({W}.shape)}}"
-                w.call("raise RuntimeError(", [f'f"{self.name} {found}"'], ")")
+                w.call("raise ValueError(", [f'f"{self.name} {found}"'], ")")
         copies = {s.key: s.init.attr[0] for s in self.kept if self._copies(s)}
         made = [s for s in self.kept if s.kind != "held" and s.key not in copies]
         pairs = [f'"{s.key}": {self._fresh(s)}' for s in made]

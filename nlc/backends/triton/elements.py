@@ -173,7 +173,8 @@ METHODS = '''def launches(self, W: Tensor, group: dict, rule: type) -> tuple | N
     started = state is not None and (state or not getattr(rule, "KEEPS", True))
     if not started or not hasattr(rule, "KERNEL") or self.error_if_nonfinite:
         return None
-    if group["differentiable"] or group["period"] > 1 or type(W) not in PLAIN:
+    gathers = group["period"] > 1 or state.get("gradients")
+    if group["differentiable"] or gathers or type(W) not in PLAIN:
         return None
     tensors = W, W.grad, *(state[key] for key in rule.KEPT)
     if not all(x.is_contiguous() and x.dtype in NARROW for x in tensors):
