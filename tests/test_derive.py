@@ -353,6 +353,57 @@ def test_gated_delta_net_is_derived_in_steps() -> None:
     assert any(line.startswith("∇ℓ(B) = (B k − v) kᵀ") for line in lines)
 
 
+REMEMBERED = {
+    "momentum(lr=1, rate=eta, beta=0.5, decay=0.9)": "S ← 0.9 S − (½m + η (S k − v) kᵀ)",
+    "momentum(lr=1, rate=eta, beta=0.5)": "S ← S − (½m + η (S k − v) kᵀ)",
+    "lion(lr=eta, beta1=0.5, beta2=0.5, weight_decay=0)": "S ← S − η sign(½m + ½(S k − v) kᵀ)",
+    "sgd(lr=eta)": None,  # it remembers nothing
+    "gd(lr=eta)": None,
+}
+
+
+@pytest.mark.parametrize("rule", REMEMBERED)
+def test_a_rule_that_remembers_shows_where_the_gradient_goes(rule: str) -> None:
+    text = f"""
+nlc: 1
+system: remembered
+context: tokens
+hyper: {{d: 4}}
+inputs: {{x: [d], eta: []}}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(d, d)
+    key: x
+    value: 2 * x
+    objective: 0.5 * sqnorm(S(key) - value)
+    rule: {rule}
+output: S(x)
+"""
+    said = nlc.loads(text).derive("S").split("\n")
+    found = [line for line in said if "remembers put in" in line]
+    assert [x.split("  ")[2].strip() for x in found] == [x for x in [REMEMBERED[rule]] if x]
+
+
+def test_a_memory_that_is_slower_than_its_rule_is_not_put_in() -> None:
+    text = """
+nlc: 1
+system: held
+context: tokens
+hyper: {d: 4}
+inputs: {x: [d]}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(d, d)
+    objective: -dot(S(x), x)
+    rule: m3(lr=1)
+output: S(x)
+"""
+    (put,) = [x for x in nlc.loads(text).derive("S").split("\n") if "remembers put in" in x]
+    assert "NS₅(M₁ − 0.1 x xᵀ)" in put and "NS₅(M₂)" in put  # the second ticks every f tokens
+
+
 def test_a_long_gradient_is_read_in_parts() -> None:
     lines = [line.strip().split("  ")[0] for line in nlc.load("ttt_linear").derive().split("\n")]
     assert lines[2:9] == [

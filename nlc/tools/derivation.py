@@ -61,7 +61,7 @@ def derivation(system: System, updates: dict[str, Update], level: str | None, fo
     if not chosen:
         name = _prose(system.name) if format == "latex" else system.name
         return f"{name} has no level with an update: its memories are solved anew for every query"
-    parts = [_level(system, updates[name], format) for name in chosen]
+    parts = [_level(system, updates, name, format) for name in chosen]
     return "\n\n".join(parts)
 
 
@@ -98,18 +98,56 @@ def _as_before(update: Update, names: list[Named]) -> list[Named]:
     return [replace(x, expr=simplify(update.started(x.expr))) for x in names]
 
 
-def rows(system: System, update: Update, latex: bool = False) -> list[Row]:
+def rows(system: System, updates: dict[str, Update], name: str, latex: bool = False) -> list[Row]:
     """The derivation of a level, line by line: left, relation, right, and why."""
-    level = system.levels[update.level]
+    level, update = system.levels[name], updates[name]
     out, names = [], parts(update, factors(update))
     for i, state in enumerate(update.new):
         out += _state(system, level, update, state, latex, first=i == 0, names=names)
+        remembered = _through_rule(system, updates, name, state)
+        if remembered is not None:
+            n = Notation(system, latex=latex, own=name, plain_base=True, marked=False)
+            whole = n.text(named(simplify(remembered), _as_before(update, names)))
+            arrow = r"\leftarrow" if latex else "←"
+            out.append(
+                (
+                    n.symbol(state),
+                    arrow,
+                    whole,
+                    "what its rule remembers put in, from before the tick",
+                )
+            )
     return out
 
 
-def _level(system: System, update: Update, format: str) -> str:
+def _through_rule(system: System, updates: dict[str, Update], name: str, state: str) -> Expr | None:
+    """A step by way of what its rule remembers, down to the gradient; None where that is as it stands already."""
+    update, level = updates[name], system.levels[name]
+    inside = [x for x in updates if x.startswith(f"{name}.") and level.inner]
+    if not inside:
+        return None
+    remembers = {s for x in inside for s in updates[x].new}
+
+    def fill(n: Expr) -> Expr | None:
+        if n.op == "flow" and str(n.attr).startswith(f"{name}."):
+            found = rewrite(system.flows[n.attr].expr, fill)
+            return found if found != system.flows[n.attr].expr else None
+        if n.op == "state" and n.attr[1] == "now" and n.attr[0] in remembers:
+            owner = system.states[n.attr[0]].level
+            if system.levels[owner].clock == level.clock:  # what is slower is held
+                return rewrite(updates[owner].expanded(n.attr[0]), fill)
+        if n.op == "gradient" and n.attr in update.gradient and n.attr not in remembers:
+            return update.started(update.gradient[n.attr])
+        return None
+
+    plain = update.expanded(state)
+    whole = rewrite(plain, fill)
+    return whole if whole != plain else None
+
+
+def _level(system: System, updates: dict[str, Update], name: str, format: str) -> str:
     latex = format != "text"
-    level, said = system.levels[update.level], rows(system, update, latex)
+    level, said = system.levels[name], rows(system, updates, name, latex)
     head = f"{level.name}, {level.clock}, {level.memory.text}" + (
         f": {level.doc}" if level.doc else ""
     )

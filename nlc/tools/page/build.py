@@ -184,7 +184,9 @@ class _Builder:
             update=tuple(update_lines(part.system, update)) if update is not None else (),
             derivation=tuple(
                 (f"{left} {rel} {right}", why)
-                for left, rel, right, why in (rows(part.system, update) if update else ())
+                for left, rel, right, why in (
+                    rows(part.system, part.spec.updates, name) if update else ()
+                )
             ),
             notes=_notes(fact, part.explained) if fact is not None else (),
             costs=_costs(fact, part.explained) if fact is not None else (),
