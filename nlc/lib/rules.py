@@ -6,8 +6,10 @@ decays towards, P the point of the gradient. ``passes/formulas`` has the formula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from nlc.ir.types import Dim, Dims
 
@@ -133,12 +135,32 @@ OF_MATRICES = ("nrows", "ncols")
 
 def shapes_of(kinds: Iterable[str]) -> frozenset[int]:
     """Of every kind of tensor that these differ by, those that they take; without a kind all of them."""
-    named = [KINDS[kind] for kind in kinds]
-    return frozenset(
-        i
-        for i, (dims, layer) in enumerate(_TENSORS)
-        if not named or any(k.takes(dims) and (layer or not k.context) for k in named)
-    )
+    asked = tuple(kinds)
+    return frozenset(i for i, (dims, layer) in enumerate(_TENSORS) if of_kind(asked, dims, layer))
+
+
+def of_kind(kinds: Collection[str], dims: Dims, layer: bool = False) -> bool:
+    """Whether a tensor is of one of these kinds, if there are any; ``layer``: it is the weight of a linear layer."""
+    found = (KINDS[kind] for kind in kinds)
+    return not kinds or any(k.takes(dims) and (layer or not k.context) for k in found)
+
+
+def matches(pattern: str | re.Pattern, name: str) -> bool:
+    """Whether it is a pattern of the whole name."""
+    if isinstance(pattern, str):
+        return fnmatchcase(name, pattern)
+    return pattern.fullmatch(name) is not None
+
+
+def is_asked(
+    name: str,
+    dims: Dims,
+    names: Collection[str | re.Pattern],
+    kinds: Collection[str],
+    layer: bool = False,
+) -> bool:
+    """Whether a route takes a tensor by its name and kind, of each of which one that it asks for is enough."""
+    return (not names or any(matches(x, name) for x in names)) and of_kind(kinds, dims, layer)
 
 
 RULES: dict[str, RuleKind] = {r.name: r for r in _TABLE}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from math import prod
 
 import networkx as nx
@@ -19,7 +18,7 @@ from nlc.ir.routes import Route
 from nlc.ir.shapes import HEADS
 from nlc.ir.system import Level, Rule, System
 from nlc.ir.types import STEP, TOKEN, Clock, Dim, Dims, Like
-from nlc.lib.rules import KINDS
+from nlc.lib.rules import is_asked
 from nlc.passes.cycles import level_of, within
 from nlc.passes.simplify import simplify
 
@@ -161,12 +160,8 @@ def _own(routes: tuple[Route, ...], weights: tuple[Weight, ...]) -> tuple[Weight
 def _takes(route: Route, weight: Weight) -> bool | None:
     if route.modules or route.where or weight.sizes is None:
         return None
-    named = not route.names or any(fnmatchcase(weight.path, x) for x in route.names)
-    kinds = [KINDS[kind] for kind in route.kinds]
     dims = tuple(map(Dim.of, weight.sizes))
-    return named and (
-        not kinds or any(k.takes(dims) and (weight.linear or not k.context) for k in kinds)
-    )
+    return is_asked(weight.path, dims, route.names, route.kinds, weight.linear)
 
 
 def order(graph: nx.DiGraph) -> None:

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from nlc.base.diagnostics import nearest
 from nlc.ir.routes import View
-from nlc.runtime.routes import Route, Trainer, matches, owns
+from nlc.lib.rules import matches
+from nlc.runtime.routes import Route, Trainer, owns
 from nlc.runtime.views import rejoined, shown
 
 APART = ("params", "param_names")  # of a group: what is no hyper

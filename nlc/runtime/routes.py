@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from nlc.base.diagnostics import nearest
@@ -14,6 +13,7 @@ from nlc.ir.expr import Expr
 from nlc.ir.routes import STEPS, View, pieces
 from nlc.ir.types import Dim
 from nlc.lib.rules import KINDS as ALL
+from nlc.lib.rules import is_asked
 from nlc.tools.sizes import constant, settled
 
 if TYPE_CHECKING:
@@ -83,18 +83,10 @@ class Route:
     def meets(self, name: str, p: Tensor, owners: Sequence[type]) -> bool:
         """Whether a parameter is what is asked for."""
         return (
-            (not self.names or any(matches(x, name) for x in self.names))
+            is_asked(name, tuple(map(Dim.of, p.shape)), self.names, self.kinds)
             and (not self.modules or any(owns(m, x) for m in self.modules for x in owners))
-            and (not self.kinds or any(KINDS[x].takes(_dims(p)) for x in self.kinds))
             and (self.where is None or self.where(name, p))
         )
-
-
-def matches(pattern: Pattern, name: str) -> bool:
-    """Whether it is a pattern of the whole name."""
-    if isinstance(pattern, str):
-        return fnmatchcase(name, pattern)
-    return pattern.fullmatch(name) is not None
 
 
 def owns(module: type | str, owner: type) -> bool:
@@ -106,10 +98,6 @@ def owns(module: type | str, owner: type) -> bool:
 
 def _several(x: Any) -> tuple:
     return (x,) if isinstance(x, str | type | re.Pattern) else tuple(x)
-
-
-def _dims(x: Tensor) -> tuple[Dim, ...]:
-    return tuple(map(Dim.of, x.shape))
 
 
 @dataclass(frozen=True)
