@@ -93,6 +93,39 @@ def test_keys_reach_every_card_and_its_panel(show: Callable) -> None:
     assert "M2.add_(M2_sum, alpha=beta3)" in browser.find_element("id", "panel").text
 
 
+STANDS = """
+const origin = document.getElementById('canvas').getBoundingClientRect();
+return [...document.querySelectorAll('.card, .lane, .order')].map((e) => {
+  const r = e.getBoundingClientRect();
+  return [r.left - origin.left, r.top + scrollY, r.width, r.height].map(Math.round).join(' ');
+});
+"""
+IN_SIGHT = """
+const r = document.querySelector('.card.chosen').getBoundingClientRect();
+const panel = document.getElementById('panel').getBoundingClientRect();
+return r.left >= 0 && r.right <= panel.left && r.top >= 0 && r.bottom <= innerHeight;
+"""
+
+
+@pytest.mark.parametrize("size", ((1280, 800), (1920, 1080)), ids=str)
+@pytest.mark.parametrize("name", ("hope by m3", "many 6 3"))
+def test_the_picture_stays_as_it_is_beside_a_panel(
+    name: str, size: tuple[int, int], show: Callable
+) -> None:
+    from selenium.webdriver import Keys
+
+    browser = show(page_of(name), size)
+    before = browser.execute_script(STANDS)
+    for card in range(len(texts(browser, ".card"))):
+        browser.execute_script("document.querySelectorAll('.card')[arguments[0]].click()", card)
+        settle(browser)
+        assert browser.execute_script(STANDS) == before
+        assert browser.execute_script(IN_SIGHT), card
+    press(browser, Keys.ESCAPE)
+    assert browser.execute_script(STANDS) == before
+    assert browser.execute_script("return document.querySelector('.graph').scrollLeft") == 0
+
+
 def test_the_looked_at_card_lights_its_edges(show: Callable) -> None:
     browser = show(page_of("hope by m3"))
     graph = load("hope").combined(load("m3"))

@@ -289,5 +289,6 @@ for (const [i, made] of cards.entries()) {
 }
 document.addEventListener("keydown", keys);
 new ResizeObserver(() => { redraw(); rasters(); }).observe($("canvas"));
+new ResizeObserver(([{ contentRect }]) => $("split").style.setProperty("--still", `${contentRect.width}px`)).observe($("split"));
 redraw();
 rasters();
