@@ -71,7 +71,8 @@ TAKEN = frozenset(
     """
     BLOCK BY_GENERATION CALL CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd
     DeltaAtEndTowards DeltaEnd DeltaEndTowards Edges F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
-    GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE LEAST LONG LONGEST NARROW
+    GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE LASTING LEAST LONG LONGEST
+    MATRICES NARROW
     OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS SETS SMALL STACKS Seen Sequence SiluBack TOGETHER
     Tensor ThreadPoolExecutor Through Tile VERDICTS
     """.split()
