@@ -391,6 +391,50 @@ def test_what_is_no_number_is_no_hyper() -> None:
         made_by("adamw", "torch")(tensors(), lr=float("nan"))
 
 
+BOUNDED = {  # what is refused, and what is said
+    "adamw": {"lr": -0.1, "beta1": 1.5, "beta2": -0.1, "weight_decay": -1.0},
+    "momentum": {"lr": -0.1, "rate": -1.0, "beta": 1.01},
+    "muon": {"lr": -0.1, "rest_lr": -0.1, "beta": 2.0},
+    "lion": {"lr": -0.1, "beta2": 1.5},
+    "lookahead": {"lr": -0.1, "a": -0.5},
+    "shampoo": {"lr": -0.1},
+}
+
+
+@pytest.mark.parametrize("backend", ("reference", "torch"))
+@pytest.mark.parametrize("name", BOUNDED)
+def test_numbers_by_which_a_level_climbs_or_grows_are_refused(name: str, backend: str) -> None:
+    made = made_by(name, backend)
+    for hyper, value in BOUNDED[name].items():
+        said = rf"{hyper}.* = .* must be (at least 0|between 0 and 1) \({name}.yaml:\d+\)"
+        with pytest.raises(ValueError, match=said):
+            made(tensors(), **{hyper: value})
+        opt = made(tensors())
+        with pytest.raises(ValueError, match=said):
+            opt.add_param_group({"params": tensors(), hyper: value})
+        assert len(opt.param_groups) == 1
+        made(tensors(), **{hyper: torch.tensor(value)})  # nobody waits for a tensor's value
+    made(tensors(), lr=0.0)
+
+
+def test_a_rate_keeps_the_sign_that_its_default_has() -> None:
+    text = """
+nlc: 1
+system: climbing
+context: gradients
+hyper: {lr: -0.1, free: 0.0, slow: 0.5, far: 2}
+levels:
+  m: {frequency: every step, memory: like(W), objective: "dot(m, g)", rule: "gd(lr=free, decay=far)"}
+  W: {frequency: every step, objective: "-dot(W, g)", rule: "gd(lr=slow * lr / sqrt(1 + sqnorm(g)))"}
+"""
+    made = nlc.loads(text).compile()
+    for given in ({}, {"free": 1.0}, {"free": -1.0}, {"far": -3.0}, {"lr": -2.0}):
+        made(tensors(), **given)
+    for given in ({"lr": 0.1}, {"slow": -0.5}):
+        with pytest.raises(ValueError, match=r"must be at least 0 \(<text>:8\)"):
+            made(tensors(), **given)
+
+
 @every
 @pytest.mark.parametrize("options", ({"rounding_seed": 3}, {}, {"state_dtype": torch.bfloat16}))
 def test_half_precision_goes_on_bit_by_bit_too(way: Way, options: dict) -> None:

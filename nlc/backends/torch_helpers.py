@@ -266,6 +266,14 @@ def plain_numbers(owner: object, **numbers: float | Tensor) -> None:
         if not hasattr(x, "__float__"):
             raise TypeError(f"{name} = {x!r} must be a number ({declared(owner, name)})")
 ''',
+    "in_bounds": '''
+def in_bounds(said: str, x: object, low: float, high: float | None, where: str) -> None:
+    """ValueError for a number out of bounds; a tensor is not asked, lest the device is waited for."""
+    if isinstance(x, Tensor) or (low <= x and (high is None or x <= high)):
+        return
+    wanted = f"at least {low}" if high is None else f"between {low} and {high}"
+    raise ValueError(f"{said} = {x:g} must be {wanted} ({where})")
+''',
     "takes_flow": '''
 def takes_flow(module: nn.Module, flow: str, x: Tensor, first: Tensor, *sizes: int) -> None:  #? !indexed
     """TypeError or ValueError where an input is not ``flow``, as x [B, T, d], like the first."""  #? !indexed

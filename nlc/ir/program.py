@@ -121,6 +121,16 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """Hypers of an optimizer for which ``expr`` is not within ``low`` and ``high`` are refused."""
+
+    expr: Expr
+    low: float
+    high: float
+    span: Span | None
+
+
+@dataclass(frozen=True)
 class About:
     """What a generated file's docstring says of levels: which, their equations, and where some of them differ."""
 
@@ -144,6 +154,7 @@ class Program:
         default_factory=dict
     )  # by kind of tensor, or by the rule's name
     groups: tuple[Group, ...] = ()
+    bounds: tuple[Bound, ...] = ()
     eval_at: Expr | None = None  # what takes the place of the trained tensor in evaluation
     nonnegative: tuple[str, ...] = ()  # inputs whose logarithms it takes
     indices: dict[str, str] = field(default_factory=dict)  # the variables of inputs that are none

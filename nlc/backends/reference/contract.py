@@ -5,7 +5,8 @@ can take tensors together, with ``kernels:`` only where one is a kernel, with ``
 than a tensor shows, with ``named:`` only where they go by names, with ``layers:`` only where samples of linear layers
 are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are, with ``evaluated:``
 where another tensor is evaluated than is trained, with ``lasting:`` where hypers are sizes or periods of memories, with
-``picky:`` where some tensors are taken by no rule; two such words are both asked. CLASS is the name of the class.
+``picky:`` where some tensors are taken by no rule, with ``bounded:`` where steps say what hypers must be; two such
+words are both asked. CLASS is the name of the class.
 """
 
 from __future__ import annotations
@@ -141,6 +142,10 @@ numbers:    plain_numbers(self, **{k: group[k] for k, x in self.HYPERS.items() i
 numbers:    for k in self.HYPERS:
 numbers:        if isinstance(group[k], float) and group[k] != group[k]:
 numbers:            raise ValueError(f"{k} is not a number ({declared(self, k)})")
+bounded:    own = [x for name, x in self.rules.items() if "." not in str(name)]  # not of other systems
+bounded:    for made in own if rule is None else [self.rules[rule]]:
+bounded:        if hasattr(made, "check_hypers"):
+bounded:            made.check_hypers(**{key: group[key] for key in made.HYPERS})
     if group["capturable"] and (period > 1 or group["rounding_seed"] is not None):
         raise ValueError("periods and roundings are counted in Python, so not with capturable")
     clash = group["capturable"] or group["rounding_seed"] is not None

@@ -124,6 +124,7 @@ class OptimizerWriter:
             if self.layers:
                 self._text(LAYERS)
                 w()
+            self.rule.check_hypers()
             self.rule.initial_state()
             w()
             self.rule.update()
@@ -145,6 +146,7 @@ class OptimizerWriter:
             w()
             names = ["RULE", "SPEC", "LINES", "HYPERS"] + ["advance"] * self._advances(rule)
             names += ["LASTING"] if rule.lasting else []
+            names += ["check_hypers"] if rule.program.bounds else []
             for name in names:
                 w(f"{name} = {rule.name}" + ("" if name == "RULE" else f".{name}"))
             w()
@@ -311,6 +313,7 @@ class OptimizerWriter:
             "guarded": bool(self._by) or self._picky,
             "lasting": any(x.lasting for x in (self.rule, *self.routes.values())),
             "picky": self._picky,
+            "bounded": any(x.program.bounds for x in (self.rule, *self.routes.values())),
             "named": self._by == "names",
             "layers": self.layers,
             "plain": not self.layers,

@@ -6,11 +6,14 @@ that are trained by a rule of their own.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
+from math import inf
+from pathlib import Path
 
 from nlc.backends.plain import BINDS, PLAIN, closed
 from nlc.backends.precedence import ATOM, CONDITIONAL
@@ -115,6 +118,7 @@ class RuleWriter:
         self.w()
         self.hypers()
         self.w()
+        self.check_hypers()
         self.initial_state()
         self.w()
         self.update()
@@ -134,6 +138,27 @@ class RuleWriter:
             how = "a stack of them" if self.stacks else "all their elements in a row"
             self.w(f"STACKS = {self.stacks}  # tensors that make a step as one: {how}")
             self.w(f"KEEPS = {bool(self.kept)}  # whether it remembers something")
+
+    def check_hypers(self) -> None:
+        """What hypers must be, as the steps say that read them."""
+        w, found = self.w, self.program.bounds
+        if not found:
+            return
+        read = {str(n.attr).partition("[")[0] for x in found for n in walk(x.expr) if not n.args}
+        args = [
+            f"{h.name}: {hypers.kind(h)}" for h in self.system.hypers.values() if h.name in read
+        ]
+        w("@staticmethod")
+        w.define("check_hypers", ["*", *args, "**hypers: object"], "None")
+        w.depth += 1
+        w('"""ValueError for numbers by which a level climbs, or keeps more than it has."""')
+        for x in found:
+            text, high = self.printer(x.expr), "None" if x.high == inf else f"{x.high:g}"
+            where = json.dumps(f"{Path(x.span.source.name).name}:{x.span.line}")
+            given = [json.dumps(text), text, f"{x.low:g}", high, where]
+            w.call(f"{self.printer.use('in_bounds')}(", given, ")")
+        w.depth -= 1
+        w()
 
     @property
     def picky(self) -> bool:

@@ -8,6 +8,7 @@ from nlc.ir.program import Let, Program, Return, Slot
 from nlc.ir.system import System
 from nlc.ir.types import STEP, Type
 from nlc.ir.update import Update
+from nlc.passes.bounds import bounds
 from nlc.passes.lower.periods import state_type
 from nlc.passes.lower.schedule import Item, schedule
 from nlc.passes.lower.step import Lowering
@@ -74,6 +75,7 @@ class Gradients(Lowering):
             (*slots, *self.timed, *self.past, *held, *ticks),
             (*lets, Return({}, {})),
             self.inputs,
+            bounds=bounds(system),
             eval_at=system.eval_at and self.program_expr(system.eval_at),
         )
 
