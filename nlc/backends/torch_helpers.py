@@ -268,7 +268,7 @@ def plain_numbers(owner: object, **numbers: float | Tensor) -> None:
 ''',
     "in_bounds": '''
 def in_bounds(said: str, x: object, low: float, high: float | None, where: str) -> None:
-    """ValueError for a number out of bounds; a tensor is not asked, lest the device is waited for."""
+    """ValueError for a number out of bounds; a tensor is not asked, lest a step waits for it."""
     if isinstance(x, Tensor) or (low <= x and (high is None or x <= high)):
         return
     wanted = f"at least {low}" if high is None else f"between {low} and {high}"
