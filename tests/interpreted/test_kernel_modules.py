@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from constant_specs import READS, STEPS, constant
 from grouped_specs import ADDED, AFTER, ERASED, GROUPED, MOMENTUM
 from recurrences import TESTED, error, inputs, module, names
 from shipped_specs import TOKENS
@@ -155,6 +156,15 @@ levels:
 output:
   y: merge(m * c)
 """
+
+
+@pytest.mark.parametrize("per", ("", ", per: head"), ids=("shared", "each head its own"))
+@pytest.mark.parametrize("step", ("key", "erased", "channels", "momentum", "anchored"))
+def test_what_all_tokens_share_is_given_to_kernels_for_each(step: str, per: str) -> None:
+    exact, kernels, given = pair(nlc.loads(constant(STEPS[step], READS["S(c)"], per)))
+    wanted = run(exact, given, torch.float64)
+    same(run(kernels, given, torch.float32), wanted)
+    same(forward(kernels, given), {n: x for n, x in wanted.items() if "slope" not in n})
 
 
 def test_vectors_between_boundaries_are_matrices_of_one_column() -> None:
