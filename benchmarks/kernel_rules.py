@@ -113,6 +113,7 @@ RULES = {
     "linear": Rule("linear attention", "linear_attention", "linear_attn", **SUM),
     "retnet": Rule("RetNet", "retnet", "retention", dict, lambda h, n: dict(d=h * n, heads=h, dv=n), **SUM),
     "gla": Rule("GLA", "gla", "gla", logged, lambda h, n: dict(d=h * n, heads=h, dk=n), **SUM),
+    "kda": Rule("KDA, the gated delta rule by channel", "kda", "kda", logged),
     "mamba2": Rule(
         "Mamba-2", "mamba2", "simple_gla", shared, lambda h, n: dict(d=h * n, expand=1, p=n, n=n), **SUM,
         note="fla: keys and queries written out for each head before",

@@ -83,6 +83,51 @@ def test_a_crash_costs_one_side_of_a_row(
     assert found == {row: {"sides": lost} for row in rows}
 
 
+SILENT = """
+import json, sys, time
+_, _, without = sys.argv[2].partition(":")
+if "AT" and "AT" not in without.split(","):
+    print(json.dumps({"at": "AT"}), flush=True)
+if without != "AT" or not "AT":
+    time.sleep(60)
+print(json.dumps({"result": {"sides": {}}}), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("at", "lost"), (("fla", {"fla"}), ("", {"triton", "fla", "torch"})))
+def test_silence_is_no_patience(
+    at: str, lost: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kernels: Any
+) -> None:
+    """A side that hangs is lost as one that crashes; so are all where nothing even starts."""
+    script = tmp_path / "silent.py"
+    script.write_text(SILENT.replace("AT", at))
+    monkeypatch.setattr(kernels, "__file__", str(script))
+    row = kernels.rows_of(quick=True, sweep="one", only=["linear"])[0]
+    ((_, found),) = kernels.results([row], [], limit=1)
+    assert {x for x, said in found["sides"].items() if "without a word" in said} == lost
+
+
+def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch, kernels: Any) -> None:
+    """Gradients and steps of each rule and width, once by our side and once by fla's where it has the rule."""
+    asked: list[tuple[Any, set[str]]] = []
+
+    def results(rows: Any, words: Any, limit: float, without: Any) -> list[Any]:
+        assert words[-2:] == ["--rounds", "0"]
+        asked.extend((row, {"triton", "fla", "torch"} - {*without}) for row in rows)
+        return []
+
+    monkeypatch.setattr(kernels, "results", results)
+    rows = kernels.rows_of(quick=False, sweep="one")
+    kernels.warmed(rows, [])
+    wanted = {(x.rule, x.n, x.mode) for x in rows if x.mode in ("forward+backward", "step")}
+    for side, rules in (
+        ("triton", kernels.RULES),
+        ("fla", {n for n, r in kernels.RULES.items() if r.fla}),
+    ):
+        found = [(x.rule, x.n, x.mode) for x, of in asked if side in of]
+        assert sorted(found) == sorted(x for x in wanted if x[0] in rules)
+
+
 def test_wrong_gradients_are_said_and_missed(monkeypatch: pytest.MonkeyPatch, kernels: Any) -> None:
     row = kernels.Row("linear", 2, 2, 16, 8, "forward+backward")
     assert kernels.wrong("torch", row) == ""
