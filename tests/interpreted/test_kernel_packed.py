@@ -10,6 +10,7 @@ import torch
 from grouped_specs import GROUPED
 from recurrences import error
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -206,6 +207,7 @@ def test_a_compiler_sees_one_graph_forward_and_backward(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of packed sequences, too, and with a checkpoint: of all tokens at once, which scans back run anew."""
+    torch.compiler.reset()
     spec, at = spec_of(kind), PACKED
     sizes = small(spec.system, {}, 8)
     net = spec.compile("triton", {"S": "chunked(16)"})(**sizes)
@@ -225,6 +227,23 @@ def test_a_compiler_sees_one_graph_forward_and_backward(
     names = [kernel.fn.__name__ for kernel in launched]
     assert {names.count(n) for n in names if n.endswith(("_scan", "_scan_chunks"))} == {2}
     assert {names.count(n) for n in names if n.endswith("_scan_back")} == {1}
+
+
+def test_one_graph_is_for_any_number_of_tokens() -> None:
+    """Which stands for a number in it, as it does in any that was compiled once more."""
+    torch.compiler.reset()
+    spec, counter = spec_of("scalar"), CompileCounter()
+    sizes = small(spec.system, {}, 8)
+    net = spec.compile("triton", {"S": "chunked(16)"})(**sizes)
+    compiled = torch.compile(net, backend=counter, fullgraph=True, dynamic=True)
+    for more in (0, 5):
+        at = torch.tensor([*PACKED[:-1], PACKED[-1] + more])
+        flows = draw(spec.system, settled(spec.system, sizes), 1, PACKED[-1] + more)
+        flows = {n: x.detach().float() for n, x in flows.items()}
+        with torch.no_grad():
+            found, wanted = (f(**flows, cu_seqlens=at)[0] for f in (compiled, net))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert counter.frame_count == 1
 
 
 class Waits(TorchDispatchMode):
