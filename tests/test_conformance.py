@@ -158,5 +158,8 @@ def test_mistakes_are_said(asked: tuple[str, ...]) -> None:
     done = verified(name, "--tokens", "4", "--against", peer, *more)
     assert done.exit_code == 2 and WRONG[asked] in done.output
     assert "--against" in done.output
+
+
+def test_a_mistake_from_python_is_one_of_a_hyper() -> None:
     with pytest.raises(BadHyper):
         nlc.load("adam").verify(against="torch.optim.AdmW")

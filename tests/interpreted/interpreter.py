@@ -12,6 +12,7 @@ from triton.runtime import interpreter
 def hasten() -> None:
     language_patched_once()
     types_made_once()
+    what_is_one_is_equal()
 
 
 def language_patched_once() -> None:
@@ -62,3 +63,19 @@ def types_made_once() -> None:
     make_tensor = core.tensor.__init__
     core.block_type.__init__, core.tensor.__init__ = block, tensor
     interpreter._get_np_dtype = np_dtype
+
+
+def what_is_one_is_equal() -> None:
+    """Types that are one object, and shapes beside lists of numbers, are compared without a copy of either."""
+    core = tl.core
+    types, shapes = core.dtype.__eq__, core.tuple.__eq__
+
+    def same_type(self: Any, other: Any) -> bool:
+        return self is other or types(self, other)
+
+    def same_shape(self: Any, other: Any) -> Any:
+        if type(other) is list and all(type(x) is int for x in (*self.values, *other)):
+            return core.constexpr(self.values == other)
+        return shapes(self, other)
+
+    core.dtype.__eq__, core.tuple.__eq__ = same_type, same_shape
