@@ -69,7 +69,7 @@ def attribute_path(path: str) -> str:
 # What generated files of any backend define or import that a class could be called too.
 TAKEN = frozenset(
     """
-    BLOCK BY_GENERATION CALL CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd
+    APART BLOCK BY_GENERATION CALL CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd
     DeltaAtEndTowards DeltaEnd DeltaEndTowards Edges F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
     GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE LASTING LEAST LONG LONGEST
     MATRICES NARROW

@@ -26,7 +26,7 @@ RESERVED = (
         "CHUNK CHANNEL_CHUNK flows fixed partial start stop carried body Sequence propagation earlier".split()
     )
     | frozenset(
-        "coupling channel_scores fused advance tensors numbers rooms given ROWS TOGETHER symmetric".split()
+        "coupling channel_scores fused advance tensors numbers rooms given APART ROWS TOGETHER symmetric".split()
     )
 )
 

@@ -12,25 +12,29 @@ from __future__ import annotations
 TEXTS: dict[str, str] = {
     "symmetric": '''
 ROWS = 128  # of a symmetric product at a time
+APART = 16  # elements between rows, which a cache would keep in the same few places otherwise
 
 
 def symmetric(
     A: Tensor, B: Tensor, C: Tensor | None = None, beta: float = 0.0, alpha: float = 1.0
 ) -> Tensor:
     """β C + α A B of stacks of matrices, where that is symmetric: on a CPU half is mirrored."""
-    size = A.shape[-2]
+    count, size = A.shape[:2]
     if A.requires_grad or A.device.type != "cpu" or size <= 2 * ROWS:
         return A @ B if C is None else torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
-    out = A.new_empty(len(A), size, size)
+    out = A.new_empty(count, size, size + APART)[:, :, :size]
     for i in range(0, size, ROWS):
-        j = i + ROWS
-        left, right = A[:, i:j], B[:, :, i:]
+        j = min(i + ROWS, size)
+        part = out[:, i:j, i:]
+        made = part if count == 1 else A.new_empty(part.shape)  # a batch is made in one piece
         if C is None:
-            part = left @ right
+            torch.bmm(A[:, i:j], B[:, :, i:], out=made)
         else:
-            part = torch.baddbmm(C[:, i:j, i:], left, right, beta=beta, alpha=alpha)
-        out[:, i:j, i:] = part
-        out[:, j:, i:j] = part[:, :, ROWS:].mT
+            terms = C[:, i:j, i:], A[:, i:j], B[:, :, i:]
+            torch.baddbmm(*terms, beta=beta, alpha=alpha, out=made)
+        if made is not part:
+            part.copy_(made)
+        out[:, j:, i:j] = made[:, :, j - i :].mT
     return out
 ''',
     "newton_schulz": '''
@@ -69,7 +73,8 @@ def newton_schulz(
             Q = symmetric(G, G, G, b, c) if c else b * G
             Q.diagonal(dim1=-2, dim2=-1).add_(a)
             P = symmetric(Q, P)
-        X = X @ P if tall else P @ X
+        for x in X.split(rows, 1 if tall else 2):  # in place, as new memory takes time
+            x.copy_(x @ P if tall else P @ x)
     return X.view(shape).to(A.dtype)
 ''',
 }
