@@ -73,8 +73,9 @@ def newton_schulz(
             Q = symmetric(G, G, G, b, c) if c else b * G
             Q.diagonal(dim1=-2, dim2=-1).add_(a)
             P = symmetric(Q, P)
-        for x in X.split(rows, 1 if tall else 2):  # in place, as new memory takes time
-            x.copy_(x @ P if tall else P @ x)
+        for x in X.split(rows, 1 if tall else 2):  # by way of G, as new memory takes time
+            terms = (x, P) if tall else (P, x)
+            x.copy_(torch.bmm(*terms, out=G[:, : x.shape[1], : x.shape[2]]))
     return X.view(shape).to(A.dtype)
 ''',
 }
