@@ -87,7 +87,7 @@ def test_torch_knows_the_operator(name: str, tmp_path: Path) -> None:
     f = FORMS[name]
     kernels, x = module(tmp_path, [f.fused("after")]), inputs(f, 20, 16, 16)
     given = [x[n].float() for n in ("S", "k", "u", "b", "log_a", "w", "p", "q") if n in x]
-    given += [EPS] * f.unit + [None, True]
+    given += [EPS] * f.unit + [None, True, None, None]
     operator = getattr(kernels, f"{f.fused('after')}_forward").known
     torch.library.opcheck(operator, given, test_utils=("test_schema", "test_faketensor"))
 

@@ -19,6 +19,7 @@ from nlc.pipeline import Spec
 from nlc.runtime.verify.draws import draw
 from nlc.tools.sizes import Values, settled, small
 
+LATER = pytest.mark.long
 MOST = 3e-5  # of float32 against float64
 MEMORY = """
 nlc: 1
@@ -195,9 +196,42 @@ def test_a_state_for_so_many_chunks_is_kept_and_the_rest_is_run_anew(
     wanted = run(exact.double(), flows, at, torch.float64)
     for a, b in zip(run(net, flows, at, torch.float32), wanted, strict=True):
         assert error(a, b) < MOST
-    (_, none), (S, table) = begun
-    assert none is None and S.shape[2] == len(table) - 1
+    *first, (S, table) = begun
+    assert len(first) == (kind != "layer")  # whose scan and read are one operator at first
+    assert all(none is None for _, none in first) and S.shape[2] == len(table) - 1
     assert table.tolist() == ([0, 1, 3, 4, 4, 4, 4] if at == PACKED else [0, 2, 3])
+
+
+@pytest.mark.parametrize("whole", (False, True))
+@pytest.mark.parametrize("at", ([0, 70], PACKED))
+@pytest.mark.parametrize("name", ("gated_delta_net", "gla", pytest.param("kda", marks=LATER)))
+def test_a_first_run_with_a_checkpoint_is_one_kernel_where_that_is_faster(
+    name: str, at: list[int], whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the states that the backward pass begins with, and only that has two kernels."""
+    spec = nlc.load(name, operator=True)
+    sizes = small(spec.system, {}, 8)
+    exact = spec.compile("torch")(**sizes)
+    net = spec.compile("triton", {"S": "chunked(16)"})(**sizes)
+    net.load_state_dict(exact.state_dict())
+    flows = draw(spec.system, settled(spec.system, sizes), 1, at[-1])
+    flows = {n: x.detach().double() for n, x in flows.items()}
+    made, launched = sys.modules[type(net).__module__], []
+    launch = made.launch
+    monkeypatch.setattr(
+        made, "launch", lambda kernel, *x, **y: (launched.append(kernel), launch(kernel, *x, **y))
+    )
+    monkeypatch.setattr(made, "in_one", lambda *_: whole)
+    net.checkpoint = 40
+    wanted = run(exact.double(), flows, at, torch.float64)
+    for a, b in zip(run(net, flows, at, torch.float32), wanted, strict=True):
+        assert error(a, b) < MOST
+    names = [kernel.fn.__name__ for kernel in launched]
+    ends = ("_scan", "_chunks")
+    read, scan = (
+        [n for n in names if n.endswith(ends) and ("_read" in n) == x] for x in (True, False)
+    )
+    assert (len(read), len(scan)) == ((1, 1) if whole else (0, 2))
 
 
 @pytest.mark.parametrize(

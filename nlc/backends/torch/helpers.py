@@ -141,7 +141,7 @@ def _uses(text: str, names: tuple[str, ...]) -> list[str]:
 
 def _use(name: str) -> str:
     """How a text is used: a constant by its name, a function by a call; a method of that name is another."""
-    constant = name.isupper() or name in ("Tile", "Operator", "Packing", "Edges")
+    constant = name.isupper() or name in ("Tile", "Operator", "Packing", "Edges", "Finished")
     return rf"\b{name}\b" if constant else rf"(?<![\w.])(?<!def ){name}(\(|\.apply)"
 
 

@@ -30,8 +30,11 @@ def NAME(
     <cut:within: Packing | None = None,>
 ) -> tuple[Tensor, Tensor]:
     """What `SCAN` has at the end, and what `READ` reads at q: by one
-    kernel that keeps nothing else, unless slopes are wanted."""
-    if slopes_wanted(S, k, u, <erase:b, >log_a, <erase:p, >q):
+    kernel that keeps nothing else, unless slopes are wanted<cut: and their backward pass does not>
+    <cut:run both anew>."""
+    if slopes_wanted(S, k, u, <erase:b, >log_a, <erase:p, >q):  #? !cut
+    wanted = slopes_wanted(S, k, u, <erase:b, >log_a, <erase:p, >q)  #? cut
+    if wanted and (within is None or not within.first()):  #? cut
         S, <!erase:_><erase:rows>, starts = SCAN(S, k, u, <erase:b, >log_a<erase:, p><cut:, within>)
         return S, READ(q, k, <erase:rows><!erase:u>, starts, log_a<cut:, within>)
     dtype = supported(k)
@@ -48,7 +51,25 @@ def NAME(
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped decayed
     u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase !decayed
     packing = packed(within, k, u)  #? cut
-    end, out = NAME_forward(S, k, u, <erase:b, >log_a, <erase:p, >q, <cut:packing, >True)
+    if wanted:  #? cut
+        with torch.no_grad():  #? cut
+            end, out, kept = NAME_forward(  #? cut
+                S, k, u, <erase:b, >log_a, <erase:p, >q, packing, True, *stretches(within, k, u)  #? cut
+            )  #? cut
+        within.kept.append(kept)  #? cut
+        _, <erase:rows, >starts<erase:, inverse> = SCAN_shapes(S, k, u, packing, None)  #? cut
+        found = end, <erase:rows, >starts<erase:, inverse>  #? cut
+        end, <erase:rows, >starts<erase:, _> = Finished.apply(  #? cut
+            SCAN_forward, found, S, k, u, <erase:b, >log_a, <erase:p, >packing, None  #? cut
+        )  #? cut
+        _, scores = READ_shapes(q, k, <erase:rows><!erase:u>, starts, log_a)  #? cut
+        found = out, scores  #? cut
+        out, _ = Finished.apply(READ_forward, found, q, k, <erase:rows><!erase:u>, starts, log_a, packing)  #? cut
+    else:  #? cut
+        end, out, _ = NAME_forward(  #? cut
+            S, k, u, <erase:b, >log_a, <erase:p, >q, packing, True, None, None  #? cut
+        )  #? cut
+    end, out = NAME_forward(S, k, u, <erase:b, >log_a, <erase:p, >q, True)  #? !cut
     return unfitted(lead, end, out)
 
 
@@ -63,18 +84,21 @@ def NAME_meaning(
 @Operator
 def NAME_forward(
     S: Tensor, k: Tensor, u: Tensor, <erase:b: Tensor, >log_a: Tensor, <erase:p: Tensor, >q: Tensor,
-    <cut:packing: Tensor | None, >divided: bool | None,
-) -> tuple[Tensor, Tensor]:
-    """S after the last token, and reads; ``divided``: by two kernels where that is faster."""
+    <cut:packing: Tensor | None, >divided: bool | None,<cut: table: Tensor | None, places: Tensor | None,>
+) -> tuple[Tensor, <cut:Tensor, >Tensor]:
+    """S after the last token, and reads; ``divided``: by two kernels where that is faster.<cut: Last>
+    <cut:S before stretches of a table, if there is one.>"""
     (_, H, T, dk), dv = log_a.shape, u.shape[-1]
     sizes = scan_sizes("channel_scan_read", dk, dv, T, k.dtype)
     programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])
     alone = T == 1<cut: and packing is None>
     if divided and (alone or not in_one(k.dtype, programs, k.device)):
         end, <erase:rows, >starts<erase:, _> = SCAN_forward(S, k, u, <erase:b, >log_a<erase:, p><cut:, packing, None>)
-        return end, READ_forward(q, k, <erase:rows><!erase:u>, starts, log_a<cut:, packing>)[0]
+        out, _ = READ_forward(q, k, <erase:rows><!erase:u>, starts, log_a, packing)  #? cut
+        return end, out, kept_of(starts, table)  #? cut
+        return end, READ_forward(q, k, <erase:rows><!erase:u>, starts, log_a)[0]  #? !cut
     checked(NAME_forward, NAME_meaning, k, dv, T, <cut:packing is not None, >log_a="T dk"<grouped:, groups=4<erase:<!decayed:, p="each T dk">>>)
-    end, out = NAME_shapes(S, k, u)
+    end, out<cut:, _> = NAME_shapes(S, k, u<cut:, None, None>)
     C = sizes["C"]
     at_end, <erase:begun, >whole = SCAN_faded(k, <erase:p, >log_a, <cut:packing, >k.dtype, dv)
     inverse = k.new_empty(*whole.shape[:3], C, C)  #? erase
@@ -91,18 +115,25 @@ def NAME_forward(
     ]
     grid = (whole.shape[:3].numel() * blocks_of(dk, fading["BD"]),)
     launch(NAME_fade, grid, args, q.dtype, **fading)
+    count = 0 if table is None else len(table) - 1  #? cut
+    kept = None if table is None else k.new_empty(*log_a.shape[:2], count, dv, dk)  #? cut
     args = [
-        S, at_end, u, <erase:b, begun, inverse, >whole, faded, scores, end, out, <cut:*tokens_of(packing, T, C)><!cut:T>, H,
+        S, at_end, u, <erase:b, begun, inverse, >whole, faded, scores, end, out, <cut:kept, places, count, *tokens_of(packing, T, C)><!cut:T>, H,
         *u.stride()[:3], *out.stride()[:3],
     ]
     launch(NAME_chunks, (programs,), args, k.dtype, **sizes)
-    return end, out
+    return end, out  #? !cut
+    return end, out, k.new_empty(0) if kept is None else kept  #? cut
 
 
 @NAME_forward.register_fake
-def NAME_shapes(S, k, u, *_):
+def NAME_shapes(S, k, u, *<cut:rest><!cut:_>):
     """What the operator returns, but for its values."""
-    return torch.empty_like(S), tokens_first(u, dtype=k.dtype)
+    end, out = torch.empty_like(S), tokens_first(u, dtype=k.dtype)  #? cut
+    return torch.empty_like(S), tokens_first(u, dtype=k.dtype)  #? !cut
+    (X, H, _, dv), table = u.shape, rest[-2]  #? cut
+    shape = (0,) if table is None else (X, H, len(table) - 1, dv, k.shape[-1])  #? cut
+    return end, out, k.new_empty(shape)  #? cut
 '''
 
 

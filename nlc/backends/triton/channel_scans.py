@@ -67,7 +67,7 @@ def NAME_solve(
 SCAN = '''
 @triton.jit
 def NAME_chunks(
-    S, k, u, <erase:b, p, inverse, >whole, <read:q, scores, >end, <!read:<erase:rows, >starts, ><read:out, ><cut:packing, >T, <cut:N, >H, <!read:<cut:table, count, >>
+    S, k, u, <erase:b, p, inverse, >whole, <read:q, scores, >end, <!read:<erase:rows, >starts, ><read:out, ><read:<cut:resume, places, count, >><cut:packing, >T, <cut:N, >H, <!read:<cut:table, count, >>
     u_x, u_h, u_t, <read:o_x, o_h, o_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -90,6 +90,7 @@ def NAME_chunks(
         R = taken(u, t, v, u_t, stop, DV)<erase:.to(tl.float32)><!erase:.to(DOT)>
         Z = tl.zeros([C, BV], tl.float32)  #? erase
         Y = tl.zeros([C, BV], tl.float32)  #? read
+        keep(resume, places, count, n, chunk, h, d, v, DK, DV, PARTS, BD)  #? read cut
         for j in tl.static_range(PARTS):
             put_block(starts + m * DK * DV + j * BD, h[j], d, v, DK, 1, DK - j * BD, DV)  #? !read
             Q = taken(q + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)  #? read

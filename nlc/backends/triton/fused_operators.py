@@ -40,15 +40,27 @@ def fused(f: KernelForm, before: bool) -> str:
 
     text.call("def NAME(", typed([*given, *within(f)]), f") -> {returns(2)}:", 0)
     said = f"What `{scan}` has at the end, and what `{read}` reads at q: by one kernel that keeps"
-    said += " nothing else, unless slopes are wanted."
+    said += " nothing else, unless slopes are wanted"
+    said += " and their backward pass does not run both anew." if f.cut else "."
     lines = wrap(f'"""{said}"""', WIDTH - 4)
     text("\n".join(f"    {x}" for x in lines))
-    text.call("if slopes_wanted(", [n for n in given if n not in fixed], "):")
+    tensors = [n for n in given if n not in fixed]
+    if f.cut:
+        text.call("wanted = slopes_wanted(", tensors, ")")
+        text("    if wanted and (within is None or not within.first()):")
+    else:
+        text.call("if slopes_wanted(", tensors, "):")
     text.call(f"S, rows, starts = {scan}(", [*scanned, *within(f)], ")", 2)
     text.call(f"return S, {read}(", ["q", "k", "rows", "starts", *more, *within(f)], ")", 2)
     fitted_flows(text, f, numbers, [*probes, "q"])
-    text("    packing = packed(within, k, u)  #? cut")
-    text.call("end, out = NAME_forward(", [*given, *packing, "True"], ")")
+    if f.cut:
+        text("    packing = packed(within, k, u)\n    if wanted:")
+        _anew(text, f, scan, read, given, scanned, more)
+        text("    else:")
+        last = [*packing, "True", "None", "None"]
+        text.call("end, out, _ = NAME_forward(", [*given, *last], ")", 2)
+    else:
+        text.call("end, out = NAME_forward(", [*given, "True"], ")")
     text("    return unfitted(lead, end, out)")
 
     text.call(
@@ -62,20 +74,24 @@ def fused(f: KernelForm, before: bool) -> str:
 
     text("\n\n@Operator")
     args = [*typed([*given, *packing]), "divided: bool | None"]
-    text.call("def NAME_forward(", args, f") -> {returns(2)}:", 0)
-    text('''\
-    """S after the last token, and reads; ``divided``: by two kernels where that is faster."""
+    args += ["table: Tensor | None", "places: Tensor | None"] * f.cut
+    text.call("def NAME_forward(", args, f") -> {returns(3 if f.cut else 2)}:", 0)
+    said = "S after the last token, and reads; ``divided``: by two kernels where that is faster."
+    said += " Last S before stretches of a table, if there is one." * f.cut
+    text("\n".join(f"    {x}" for x in wrap(f'"""{said}"""', WIDTH - 4)))
+    text("""\
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     sizes = scan_sizes("scan_read", dk, dv, T, k.dtype)
     programs = <cut:S.shape[:-2].numel()><!cut:X * H> * blocks_of(dv, sizes["BV"])
     alone = T == 1<cut: and packing is None>
-    if divided and (alone or not in_one(k.dtype, programs, k.device)):''')
+    if divided and (alone or not in_one(k.dtype, programs, k.device)):""")
     left = "end, rows, starts, _" if f.erase else "end, starts"
     text.call(f"{left} = {scan}_forward(", [*scanned, *(["packing", "None"] * f.cut)], ")", 2)
     read_args = ["q", "k", rows, "starts", *more, *packing]
-    text.call(f"return end, {read}_forward(", read_args, ")", 2)
+    behind = ", kept_of(starts, table)" * f.cut
+    text.call(f"return end, {read}_forward(", read_args, f"){behind}", 2)
     text.check()
-    text("    end, out = NAME_shapes(S, k, u)")
+    text("    end, out<cut:, _> = NAME_shapes(S, k, u<cut:, None, None>)")
     text('    C = sizes["C"]')
     text(
         "    scores = k.new_empty(X, H, <cut:chunks_of(packing, T, C)><!cut:blocks_of(T, C)>, C, C)"
@@ -88,15 +104,48 @@ def fused(f: KernelForm, before: bool) -> str:
         solving = gates.only("b", "log_a").tensors if gates else [x for x in numbers if x != "w"]
         args = ["k", *solving, *probes, "inverse", *tokens, *strides_of("k", *probes)]
         text.launch("solve", "solve", args, "k.dtype", chunks, of=scan)
-    args = [*own, "q", "scores", *["inverse"] * f.erase, "end", "out", *tokens]
+    text("""\
+    count = 0 if table is None else len(table) - 1  #? cut
+    kept = None if table is None else k.new_empty(X, H, count, dv, dk)  #? cut""")
+    keeps = ["kept", "places", "count"] * f.cut
+    args = [*own, "q", "scores", *["inverse"] * f.erase, "end", "out", *keeps, *tokens]
     args += strides_of("k", "u", *probes, "q", "out")
     text.launch("scan", "scan_read", args, "k.dtype", states(f), True)
     text('''\
-    return end, out
+    return end, out  #? !cut
+    return end, out, k.new_empty(0) if kept is None else kept  #? cut
 
 
 @NAME_forward.register_fake
-def NAME_shapes(S, k, u, *_):
+def NAME_shapes(S, k, u, *<cut:rest><!cut:_>):
     """What the operator returns, but for its values."""
-    return torch.empty_like(S), tokens_first(u, dtype=k.dtype)''')
+    end, out = torch.empty_like(S), tokens_first(u, dtype=k.dtype)  #? cut
+    return torch.empty_like(S), tokens_first(u, dtype=k.dtype)  #? !cut
+    (X, H, _, dv), table = u.shape, rest[-2]  #? cut
+    shape = (0,) if table is None else (X, H, len(table) - 1, dv, k.shape[-1])  #? cut
+    return end, out, k.new_empty(shape)  #? cut''')
     return text.text()
+
+
+def _anew(
+    text: Text,
+    f: KernelForm,
+    scan: str,
+    read: str,
+    given: list[str],
+    scanned: list[str],
+    more: list[str],
+) -> None:
+    """Where the backward pass runs both anew: one kernel computes what the two operators are said to have returned."""
+    text("        with torch.no_grad():")
+    args = [*given, "packing", "True", "*stretches(within, k, u)"]
+    text.call("end, out, kept = NAME_forward(", args, ")", 3)
+    text("        within.kept.append(kept)")
+    made, rows = ("rows, starts, inverse", "rows") if f.erase else ("starts", "u")
+    text.call(f"_, {made} = {scan}_shapes(", ["S", "k", "u", "packing", "None"], ")", 2)
+    text(f"        found = end, {made}")
+    left = "end, rows, starts, _" if f.erase else "end, starts"
+    args = [f"{scan}_forward", "found", *scanned, "packing", "None"]
+    text.call(f"{left} = Finished.apply(", args, ")", 2)
+    args = [f"{read}_forward", "(out,)", "q", "k", rows, "starts", *more, "packing"]
+    text.call("out = Finished.apply(", args, ")", 2)

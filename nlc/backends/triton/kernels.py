@@ -110,7 +110,7 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    S, k, u, GIVEN<probe:p, ><read:q, scores, ><erase:inverse, >end, <read:out, ><!read:<erase:rows, >starts, ><cut:packing, >T, <cut:N, >H, <!read:<cut:table, count, >><grouped:group, >
+    S, k, u, GIVEN<probe:p, ><read:q, scores, ><erase:inverse, >end, <read:out, ><!read:<erase:rows, >starts, ><read:<cut:resume, places, count, >><cut:packing, >T, <cut:N, >H, <!read:<cut:table, count, >><grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, ><read:q_x, q_h, q_t, o_x, o_h, o_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -142,6 +142,7 @@ def NAME_scan(
         length = tl.zeros([C], tl.float32) + EPS  #? unit
         Z = tl.zeros([C, BV], tl.float32)  #? erase
         Y = tl.zeros([C, BV], tl.float32)  #? read
+        keep(resume, places, count, n, chunk, h, d, v, DK, DV, PARTS, BD)  #? read cut
         length_q = tl.zeros([C], tl.float32) + EPS  #? read unit
         for j in tl.static_range(PARTS):
             put_block(starts + m * DK * DV + j * BD, h[j], d, v, DK, 1, DK - j * BD, DV)  #? !read

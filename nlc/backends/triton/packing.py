@@ -86,6 +86,23 @@ def stretch(n, packing, table, count, T, N, H, C: tl.constexpr):
         n = n // count
     return n, first, last
 ''',
+    "keep": '''
+@triton.jit
+def keep(
+    resume, places, count, n, chunk, h, d, v,
+    DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Sets the state before a chunk, in parts, if it is one that stays; ``places`` has its number.
+
+    That is no branch but a mask, for a loop with branches is not run ahead.
+    """
+    if resume is not None:
+        place = tl.load(places + chunk)
+        own = tl.where(place < 0, DV, v)
+        resume += (n * count + tl.maximum(place, 0)) * DK * DV
+        for j in tl.static_range(PARTS):
+            put_block(resume + j * BD, h[j], d, own, DK, 1, DK - j * BD, DV)
+''',
     "Packing": '''
 class Packing:
     """Sequences packed in one of T tokens, cut at cuts [N + 1]: where chunks of them are; and what
@@ -99,7 +116,7 @@ class Packing:
         if cuts is not None:  # cut to what is there, or a kernel reads elsewhere
             cuts = cuts.to(torch.int32).clamp(0, tokens).cummax(0).values
         self.cuts, self.tokens, self.every = cuts, tokens, every
-        self.found, self.tables, self.kept, self.left = {}, {}, [], None
+        self.found, self.tables, self.begun, self.kept, self.left = {}, {}, {}, [], None
         self.near = {}  #? windowed
 
     def again(self) -> None:
@@ -108,9 +125,22 @@ class Packing:
 
     def keep(self, starts: Tensor, C: int) -> None:
         """Of states before each chunk those that stay."""
-        if self.every and self.left is None:
-            first = self.table(C, starts.device)[:-1].clamp(max=starts.shape[2] - 1)
-            self.kept.append(starts.detach().index_select(2, first))
+        if self.first():
+            self.kept.append(kept_of(starts.detach(), self.table(C, starts.device)))
+
+    def first(self) -> bool:
+        """Whether what runs is what the backward pass runs anew."""
+        return self.every > 0 and self.left is None
+
+    def places(self, C: int, device: torch.device) -> Tensor:
+        """Of each chunk which stretch it begins, -1 if none."""
+        if C not in self.begun:
+            table = self.table(C, device)[:-1].long()
+            room = -(-self.tokens // C) + (0 if self.cuts is None else len(self.cuts)) + 1
+            one = torch.arange(len(table), dtype=torch.int32, device=device)
+            none = torch.full((room,), -1, dtype=torch.int32, device=device)
+            self.begun[C] = none.index_copy_(0, table, one)
+        return self.begun[C]
 
     def table(self, C: int, device: torch.device) -> Tensor:
         """[count + 1]: the first chunk of each stretch between states that are kept, and that
@@ -161,6 +191,40 @@ def resumed(S: Tensor, within: Packing | None, C: int) -> tuple[Tensor, Tensor |
     if within is None or within.left is None:
         return S, None
     return next(within.left).float(), within.table(C, S.device)
+''',
+    "kept_of": '''
+def kept_of(starts: Tensor, table: Tensor | None) -> Tensor:
+    """Of states before each chunk those before stretches of a table."""
+    if table is None:
+        return starts.new_empty(0)
+    return starts.index_select(2, table[:-1].clamp(max=starts.shape[2] - 1))
+''',
+    "stretches": '''
+def stretches(within: Packing | None, k: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Where stretches begin whose states are kept, if any are, and which of them each chunk begins."""
+    if within is None or not within.first():
+        return None, None
+    C = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)
+    return within.table(C, k.device), within.places(C, k.device)
+''',
+    "Finished": '''
+class Finished(torch.autograd.Function):
+    """A call of an operator whose output another kernel has computed, with the operator's slopes.
+
+    So the backward pass of a checkpoint finds what it keeps when it calls the operator itself.
+    """
+
+    @staticmethod
+    def forward(ctx, operator, output, *inputs):
+        ctx.slopes, setup = operator.slopes
+        output = output if output[1:] else output[0]
+        setup(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):
+        return None, None, *ctx.slopes(ctx, *grads)
 ''',
     "counted": '''
 def counted(table: Tensor | None) -> tuple[Tensor | None, int]:

@@ -20,6 +20,7 @@ class Operator:
     def register_autograd(self, slope, setup):
         """``slope`` of what ``setup`` keeps; kernels have no second one."""
         self.known.register_autograd(slope, setup_context=setup)
+        self.slopes = slope, setup  #? cut
 
         class Slope(torch.autograd.Function):
             backward = staticmethod(torch.autograd.function.once_differentiable(slope))
