@@ -3,6 +3,10 @@
 Two kernels write and read again the rows and the state before each chunk: of a gated delta rule of 128 channels in half
 precision 184 KB a chunk, where one takes 88. But they read chunks side by side, and one has them behind each other, so
 that it is the better one as soon as sequences, heads and blocks of values alone fill a GPU (`in_one`).
+
+Where a checkpoint keeps states now and then, the first run needs no slopes either: the backward pass runs both anew, by
+two kernels. Autograd must find there what it was told in the first run, so that is told of the two operators, which have
+not run (`Finished`): of what they keep no more than its shape matters.
 """
 
 from __future__ import annotations
