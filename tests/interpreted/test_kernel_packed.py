@@ -197,7 +197,7 @@ def test_a_state_for_so_many_chunks_is_kept_and_the_rest_is_run_anew(
     for a, b in zip(run(net, flows, at, torch.float32), wanted, strict=True):
         assert error(a, b) < MOST
     *first, (S, table) = begun
-    assert len(first) == (kind != "layer")  # whose scan and read are one operator at first
+    assert len(first) == (kind in ("channel", "coupled"))  # others scan and read as one at first
     assert all(none is None for _, none in first) and S.shape[2] == len(table) - 1
     assert table.tolist() == ([0, 1, 3, 4, 4, 4, 4] if at == PACKED else [0, 2, 3])
 
