@@ -274,7 +274,7 @@ def packed_streams(module: nn.Module, cu_seqlens: Tensor | None, states, *flows:
     ends = [0, tokens] if cuts.is_cuda or torch.compiler.is_compiling() else cuts.tolist()
     sound = N > 0 and len(x) == 1 and [ends[0], ends[-1]] == [0, tokens]
     count = N if states is None else -1 if isinstance(states, dict) else len(states)
-    if not sound or count != N or any(a > b for a, b in zip(ends, ends[1:])):
+    if not sound or count != N or any(a > b for a, b in zip(ends, ends[1:], strict=False)):
         return streams(module, cu_seqlens, states, *flows)  # which says what is wrong
     if states is None:
         state = module.initial_state(x.expand(N, *x.shape[1:]))
