@@ -201,7 +201,7 @@ def kept_of(starts: Tensor, table: Tensor | None) -> Tensor:
 ''',
     "stretches": '''
 def stretches(within: Packing | None, k: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Where stretches begin whose states are kept, if any are, and which of them each chunk begins."""
+    """Where stretches begin whose states are kept, if any are, and which of them chunks begin."""
     if within is None or not within.first():
         return None, None
     C = chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)
