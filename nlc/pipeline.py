@@ -8,7 +8,6 @@ behind ``soundness`` are imported when they are asked for, since a check is run 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from nlc.backends import BACKENDS, EXACT, backend_module, known_tiles
 from nlc.backends.words import free_names
-from nlc.base.diagnostics import InternalError, NotFused, Report, SpecError
+from nlc.base.diagnostics import InternalError, Report, SpecError
 from nlc.base.span import Source
+from nlc.generated import Asked, Plans, in_two, printed
 from nlc.ir.notation import Notation
 from nlc.ir.program import Program
 from nlc.ir.system import System
@@ -47,9 +47,9 @@ from nlc.syntax.parse import parse
 from nlc.syntax.text import decoded
 from nlc.syntax.tree import SpecTree
 from nlc.syntax.yamltree import read_source
-from nlc.version import __version__
 
 if TYPE_CHECKING:
+    from nlc.backends.printed import Printed
     from nlc.passes.plan import Choice
     from nlc.runtime.bench import Benchmark
     from nlc.runtime.places import Places
@@ -77,7 +77,6 @@ STAGES = {
     "placed": "Program -> Program: every statement with its place in the spec",
     "emit": "Program -> source text, by a backend",
 }
-Plans = Mapping[str, str]  # by level: "sequential", "chunked", "anchored", "chunked(32)"
 
 
 @contextmanager
@@ -264,11 +263,11 @@ class Spec:
         """Who prints the program; ``auto`` is ``torch``, which takes every system."""
         if name != "auto":
             if self.system.context not in backend_module(name).CONTEXTS:
-                self._without(name)
+                self.refuse(name)
             return name
         return "torch"
 
-    def _without(self, backend: str, why: str = "") -> None:
+    def refuse(self, backend: str, why: str = "") -> None:
         """Raises SpecError: the backend has no form of such a system."""
         report, system = Report(), self.system
         report.add(
@@ -308,37 +307,27 @@ class Spec:
         fused: bool = False,
     ) -> str:
         """The generated file; ``without`` are parts that it leaves out, ``fused`` as ``nlc.compile`` has it."""
-        from nlc.backends.features import known
-        from nlc.backends.writer import Header
-        from nlc.passes.plan.made import with_gates
+        return self._printed(Asked(backend, plan, without, fused)).text
 
-        name = self.backend(backend)
-        made = backend_module(name)
-        tokens = self.system.context == "tokens"
-        maker = f"the backend {name}" if tokens else "an optimizer"
-        left_out = known(maker, without, made.LEAVES_OUT if tokens else ())
-        header = Header(
-            __version__,
-            1,
-            name,
-            Path(self.source.name).name,
-            hashlib.sha256(self.source.text.encode()).hexdigest()[:16],
-            left_out,
-            fused,
-        )
+    def source_files(
+        self,
+        model: str,
+        helpers: str,
+        backend: str = "auto",
+        plan: Plans | None = None,
+        without: Iterable[str] = (),
+        fused: bool = False,
+    ) -> tuple[str, str]:
+        """The generated file in two: the class, and the functions and constants that it imports.
+
+        ``model`` is the name of the first file, ``helpers`` the module that it imports: ``.ops`` inside a package,
+        ``ops`` of a folder that is on Python's path.
+        """
+        return in_two(self._printed(Asked(backend, plan, without, fused)), model, helpers)
+
+    def _printed(self, asked: Asked) -> Printed:
         with _deep():
-            program = self.program(name, plan)
-            if fused and not tokens:
-                raise NotFused("an optimizer is fused where it is made: by `fused=True`")
-            if fused and not made.FUSES:
-                raise NotFused(f"the backend {name} fuses nothing; torch does")
-            if fused and not program.tiled:
-                raise NotFused("nothing runs between boundaries; torch.compile(module) fuses all")
-            if (why := made.refusal(program)) is not None:
-                self._without(name, why)
-            if made.GATES:
-                program = with_gates(program, made.RESERVED)
-            return made.emit(program, header)
+            return printed(self, asked)
 
     def places(self, backend: str = "auto", plan: Plans | None = None) -> Places:
         """Which lines of the generated file stem from which of the spec: ``places().of(line)``, ``.lines(place)``."""

@@ -195,6 +195,14 @@ class Writer:
             self(f'    "{" " if i else ""}{line}"')
         self(")" if plain else ").split()")
 
+    def imported(self, module: str, names: list[str]) -> None:
+        """``from module import names``, one a line where they do not fit on one."""
+        one = f"from {module} import {', '.join(names)}"
+        if len(one) <= WIDTH:
+            self(one)
+        else:
+            self.collection(f"from {module} import (", names, ")")
+
     def targets(self, names: list[str], value: str) -> None:
         """``a, b = value``, one name a line where they do not fit on one."""
         one = f"{', '.join(names)}{',' if len(names) == 1 else ''} = {value}"

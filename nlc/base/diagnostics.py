@@ -80,6 +80,12 @@ class NotFused(ValueError):
     option = "--fused"
 
 
+class BadHelpers(ValueError):
+    """A file that cannot be that of a model's helpers."""
+
+    option = "--helpers"
+
+
 class InternalError(Exception):
     """A bug of ours, never a mistake of the user's."""
 

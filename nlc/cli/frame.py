@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from nlc.base.diagnostics import BadFeature, BadPlan, NotFused, SpecError
+from nlc.base.diagnostics import BadFeature, BadHelpers, BadPlan, NotFused, SpecError
 from nlc.tools.sizes import BadHyper
 
 
@@ -46,7 +46,7 @@ def verb(f: Callable) -> Callable:
             sys.exit(1)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
-        except (BadHyper, BadPlan, BadFeature, NotFused) as error:
+        except (BadHyper, BadPlan, BadFeature, BadHelpers, NotFused) as error:
             raise click.BadParameter(str(error), param_hint=error.option) from None
         except OSError as error:
             place = kwargs.get("output") or kwargs.get("path") or error.filename or ""

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from nlc.backends import BACKENDS
-from nlc.cli import options
+from nlc.cli import beside, options
 from nlc.cli.frame import load, progress, verb, warn
 
 
@@ -29,6 +29,12 @@ from nlc.cli.frame import load, progress, verb, warn
     show_default=True,
     help="Who prints the program; auto: the fastest that can.",
 )
+@click.option(
+    "--helpers",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Put what the class calls into a file of its own beside --output, which imports it: as"
+    " `.NAME` where the folder has an `__init__.py`, else as `NAME`.",
+)
 @options.PLAN
 @options.WITHOUT
 @click.option(
@@ -42,6 +48,7 @@ from nlc.cli.frame import load, progress, verb, warn
 def compile(
     spec: str,
     output: Path | None,
+    helpers: Path | None,
     backend: str,
     plans: tuple[str, ...],
     without: tuple[str, ...],
@@ -50,18 +57,25 @@ def compile(
     format: str,
 ) -> None:
     """Write the generated PyTorch file."""
+    module = beside.module(output, helpers) if helpers is not None else ""
     loaded = load(spec, operator=operator)
-    text = loaded.source_text(backend, dict(map(options.plan, plans)), without, fused)
+    asked = (backend, dict(map(options.plan, plans)), without, fused)
+    if helpers is None or output is None:
+        files = {output: loaded.source_text(*asked)}
+    else:
+        text, other = loaded.source_files(output.name, module, *asked)
+        beside.free(helpers, other)
+        files = {helpers: other, output: text}  # the one that imports comes last
     warn(loaded)
     if output is None or str(output) == "-":
-        click.echo(text, nl=False)
-    else:
-        from nlc.runtime.loader import write_atomically
+        click.echo(files[output], nl=False)
+        return
+    from nlc.runtime.loader import write_atomically
 
-        write_atomically(output, text)
-        click.echo(
-            f"wrote {output}: {loaded.system.name}, {len(text.splitlines())} lines", err=True
-        )
+    for path, text in files.items():
+        write_atomically(path, text)
+        what = loaded.system.name if path == output else f"what {output} imports"
+        click.echo(f"wrote {path}: {what}, {len(text.splitlines())} lines", err=True)
 
 
 @click.command()

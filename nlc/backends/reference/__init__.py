@@ -7,6 +7,7 @@ tick of its clock, the loop over tokens is a loop, and all of it is differentiab
 from __future__ import annotations
 
 from nlc.backends.features import FEATURES
+from nlc.backends.printed import Printed
 from nlc.backends.reference.module import emit_module
 from nlc.backends.reference.optimizer import emit_optimizer
 from nlc.backends.words import RESERVED
@@ -21,8 +22,8 @@ FUSES = False  # whether its files can compile what runs between boundaries
 LEAVES_OUT: tuple[str, ...] = tuple(FEATURES)  # what its files of token systems can do without
 
 
-def emit(program: Program, header: Header) -> str:
-    """The text of the file; the same program and header give the same bytes."""
+def emit(program: Program, header: Header) -> Printed:
+    """The file; the same program and header give the same bytes."""
     trains = program.system.trains
     return emit_optimizer(program, header) if trains else emit_module(program, header)
 

@@ -83,8 +83,8 @@ def load_state_dict(self, state_dict: dict) -> None:
     for group, old in zip(self.param_groups, saved, strict=True):
         self.settle(group)
 asked:        self.check_routes(group)
-        for W, number in zip(group["params"], old["params"], strict=True):
-            for key, x in state_dict["state"].get(number, {}).items():
+        for W, i in zip(group["params"], old["params"], strict=True):
+            for key, x in state_dict["state"].get(i, {}).items():
                 if isinstance(x, Tensor):
                     self.state[W][key] = x.to(W.device, copy=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import groupby
 
+from nlc.backends.printed import Printed
 from nlc.backends.reference import hypers
 from nlc.backends.reference.file import (
     PartNames,
@@ -12,7 +13,7 @@ from nlc.backends.reference.file import (
     attribute_path,
     class_doc,
     class_name,
-    close_file,
+    closed,
     first_span,
     open_file,
     place,
@@ -31,24 +32,15 @@ from nlc.ir.expr import Expr, rewrite, walk
 from nlc.ir.program import Let, Loop, Parallel, Program, Return
 from nlc.ir.types import Dim, Type
 
-_IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
 
-
-def emit_module(program: Program, header: Header) -> str:
-    """The whole file."""
-    system = program.system
-    file = Writer()
-    open_file(file, system, header, program.about)
-    body = Writer()
+def emit_module(program: Program, header: Header) -> Printed:
+    """The file."""
+    file, body = Writer(), Writer()
+    open_file(file, program.system, header, program.about)
     emitter = ModuleWriter(program, header, body)
     emitter.write()
-    return close_file(
-        file,
-        reference_helpers(emitter.printer, program, header.without),
-        body,
-        _IMPORTS,
-        class_name(system),
-    )
+    texts = reference_helpers(emitter.printer, program, header.without)
+    return closed(file, texts, body, header, class_name(program.system))
 
 
 class ModuleWriter:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from nlc.backends.printed import Printed
 from nlc.backends.reference import hypers
 from nlc.backends.reference.contract import (
     EVALUATION,
@@ -22,7 +22,7 @@ from nlc.backends.reference.contract import (
 )
 from nlc.backends.reference.file import (
     class_name,
-    close_file,
+    closed,
     declarations,
     open_file,
     reference_helpers,
@@ -39,34 +39,23 @@ from nlc.ir.types import Dim
 from nlc.lib.rules import KINDS, SIZES, shapes_of
 from nlc.lib.rules import LAYERS as LAYER_KIND
 
-_IMPORTS = [
-    "import torch",
-    "import torch.nn.functional as F",
-    "from torch import Tensor",
-    "from torch.optim import Optimizer",
-]
-
 
 def emit_optimizer(
     program: Program, header: Header, writer: type[OptimizerWriter] | None = None
-) -> str:
-    """The whole file; ``writer`` writes the class."""
+) -> Printed:
+    """The file; ``writer`` writes the class."""
     writer = writer or OptimizerWriter
     file, body = Writer(), Writer()
     open_file(file, program.system, header, program.about)
     emitter = writer(program, header, body)
     emitter.write()
-    imports = list(emitter.IMPORTS)
-    if emitter.layers:
-        imports = [x + ", nn" if x == "from torch import Tensor" else x for x in imports]
-    return close_file(file, emitter.texts(), body, imports, class_name(program.system))
+    return closed(file, emitter.texts(), body, header, class_name(program.system))
 
 
 class OptimizerWriter:
     """Writes the class of an optimizer and, beside it, those of its other rules."""
 
     RULE = RuleWriter
-    IMPORTS: Sequence[str] = _IMPORTS
 
     def __init__(self, program: Program, header: Header, w: Writer):
         self.program, self.w = program, w

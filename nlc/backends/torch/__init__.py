@@ -7,6 +7,7 @@ where a step is not linear in its state. An optimizer changes its tensors in pla
 from __future__ import annotations
 
 from nlc.backends import reference
+from nlc.backends.printed import Printed
 from nlc.backends.torch.helpers import TEXTS
 from nlc.backends.torch.module import emit_module
 from nlc.backends.torch.optimizer import emit_optimizer
@@ -31,8 +32,8 @@ RESERVED = (
 )
 
 
-def emit(program: Program, header: Header) -> str:
-    """The text of the file; the same program and header give the same bytes."""
+def emit(program: Program, header: Header) -> Printed:
+    """The file; the same program and header give the same bytes."""
     trains = program.system.trains
     return emit_optimizer(program, header) if trains else emit_module(program, header)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nlc.backends.printed import Printed
 from nlc.backends.reference.file import (
     attribute_path,
     class_name,
-    close_file,
+    closed,
     first_span,
     open_file,
     place,
@@ -26,18 +27,16 @@ from nlc.backends.writer import Header, Writer
 from nlc.ir.program import Let, Loop, Parallel, Program, Return
 from nlc.ir.scan import Scan
 
-_IMPORTS = ["import torch", "import torch.nn.functional as F", "from torch import Tensor, nn"]
 
-
-def emit_module(program: Program, header: Header) -> str:
-    """The whole file."""
+def emit_module(program: Program, header: Header) -> Printed:
+    """The file."""
     file, body = Writer(), Writer()
     open_file(file, program.system, header, program.about)
     emitter = TorchModule(program, header, body)
     emitter.write()
     asked = {"CHUNK": program.tile, "CHANNEL_CHUNK": program.channel_tile}
     texts = defined(emitter.printer.helpers, program, asked, without=header.without)
-    return close_file(file, texts, body, _IMPORTS, class_name(program.system))
+    return closed(file, texts, body, header, class_name(program.system))
 
 
 class TorchModule(Scans, Components, ModuleWriter):

@@ -15,6 +15,7 @@ from itertools import groupby
 from string import ascii_lowercase
 from typing import ClassVar, NamedTuple
 
+from nlc.backends.printed import Printed
 from nlc.backends.reference.file import PartNames, ending_call, place, ticks_now, write_let
 from nlc.backends.reference.optimizer import OptimizerWriter
 from nlc.backends.reference.optimizer import emit_optimizer as reference
@@ -29,8 +30,8 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Program
 
 
-def emit_optimizer(program: Program, header: Header) -> str:
-    """The whole file."""
+def emit_optimizer(program: Program, header: Header) -> Printed:
+    """The file."""
     return reference(program, header, TorchOptimizer)
 
 

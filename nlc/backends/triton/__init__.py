@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from nlc.backends import torch
+from nlc.backends.printed import Printed
 from nlc.backends.triton import elements
 from nlc.backends.triton.module import emit_module
 from nlc.backends.triton.optimizer import emit_optimizer, has_kernels, unlike
@@ -37,8 +38,8 @@ RESERVED = (
 )
 
 
-def emit(program: Program, header: Header) -> str:
-    """The text of the file; the same program and header give the same bytes."""
+def emit(program: Program, header: Header) -> Printed:
+    """The file; the same program and header give the same bytes."""
     tokens = program.system.context == "tokens"
     return emit_module(program, header) if tokens else emit_optimizer(program, header)
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from nlc.backends.precedence import ATOM, SUM
-from nlc.backends.reference.file import class_name, close_file, open_file, place
+from nlc.backends.printed import Printed
+from nlc.backends.reference.file import class_name, closed, open_file, place
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
 from nlc.backends.torch.scanned import Scanned, all_nodes, assigned, reads
@@ -28,17 +29,9 @@ from nlc.ir.gates import Gates, named, parts, rate
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
 
-_IMPORTS = [
-    "import torch",
-    "import torch.nn.functional as F",
-    "import triton",
-    "import triton.language as tl",
-    "from torch import Tensor, nn",
-]
 
-
-def emit_module(program: Program, header: Header) -> str:
-    """The whole file."""
+def emit_module(program: Program, header: Header) -> Printed:
+    """The file."""
     file, body = Writer(), Writer()
     open_file(file, program.system, header, program.about)
     emitter = _written(program, header, body)
@@ -50,8 +43,8 @@ def emit_module(program: Program, header: Header) -> str:
     found = defined(helpers, program, asked, every)
     own = configs.tables(configs.launched(found))
     own["flow"] = "\n" + legend("\n".join(found)) + every["flow"].lstrip("\n")
-    parts = defined(helpers, program, asked, every | own)
-    return close_file(file, parts, body, _IMPORTS, class_name(program.system))
+    texts = defined(helpers, program, asked, every | own)
+    return closed(file, texts, body, header, class_name(program.system))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import ClassVar
 
 from nlc.backends.precedence import ATOM, UNARY
+from nlc.backends.printed import Printed
 from nlc.backends.reference.file import ticks_now, write_let
 from nlc.backends.reference.optimizer import emit_optimizer as reference
 from nlc.backends.torch.optimizer import ElementRule, TorchOptimizer
@@ -31,8 +32,8 @@ _LEAVES = ("num", "bool", "var", "g")
 _ARITHMETIC = ("neg", "add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")
 
 
-def emit_optimizer(program: Program, header: Header) -> str:
-    """The whole file."""
+def emit_optimizer(program: Program, header: Header) -> Printed:
+    """The file."""
     return reference(program, header, TritonOptimizer)
 
 
@@ -194,14 +195,6 @@ class TritonOptimizer(TorchOptimizer):
     RULE = KernelRule
     rule: KernelRule
     routes: dict[str, KernelRule]
-    IMPORTS = (
-        "import torch",
-        "import torch.nn.functional as F",
-        "import triton",
-        "import triton.language as tl",
-        "from torch import Tensor",
-        "from torch.optim import Optimizer",
-    )
 
     @property
     def kernels(self) -> bool:
