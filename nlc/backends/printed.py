@@ -36,6 +36,9 @@ _TORCH_NAMES = {
     "torch.optim": ("Optimizer",),
     "torch.utils.checkpoint": ("checkpoint",),
 }
+IMPORTED = frozenset(
+    (*_STANDARD, *_TORCH, *sum((*_STANDARD_NAMES.values(), *_TORCH_NAMES.values()), ()))
+)
 
 
 @dataclass(frozen=True)

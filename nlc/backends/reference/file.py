@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import keyword
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -249,7 +250,10 @@ def first_span(statements: Iterable[object]) -> Span | None:
 
 
 class PartNames:
-    """Names for parts of a statement: what it is part of, and what it does."""
+    """Names for parts of a statement: what it is part of, and what it does.
+
+    ``whose`` is what names need not begin with, since all that stands there is about it.
+    """
 
     WORDS: ClassVar = {
         "mul": "product",
@@ -261,8 +265,19 @@ class PartNames:
 
     def __init__(self, taken: Iterable[str]):
         self.taken = {*taken, *RESERVED, *keyword.kwlist}
+        self.whose = ""
+
+    @contextmanager
+    def inside(self, whose: str, names: Iterable[str]) -> Iterator[None]:
+        """Names of a function of its own, which has ``names``."""
+        before = self.taken, self.whose
+        self.taken, self.whose = {*self.taken, *names}, whose
+        yield
+        self.taken, self.whose = before
 
     def __call__(self, target: str, e: Expr) -> str:
+        own = target.removeprefix(f"{self.whose}_")
+        target = own if own.isidentifier() else target
         words = "|".join(dict.fromkeys(self.WORDS.values()))
         whole = re.sub(rf"(_({words})(_\d+)?)+$", "", target)  # parts of parts pile up no words
         base = f"{whole}_{self.WORDS.get(e.op, e.op)}" if e.args else target
@@ -371,7 +386,7 @@ def _narrow(let: Let, printer: TorchPrinter, indent: int, fresh: Fresh) -> list[
 
     out, current = [], let
     while not fits(current):
-        room = WIDTH - indent - len(let.names[0]) - 14
+        room = WIDTH - indent - len(printer.place(let.names[0])) - 14
         calls = (_part(current.expr, printer, most, calls=True) for most in (WIDTH, 4 * WIDTH))
         inner = _part(current.expr, printer, room) or next(filter(None, calls), None)
         if inner is None:

@@ -250,10 +250,12 @@ class ModuleWriter:
         if self.system.modules[let.expr.attr].bias:
             bias = self.printer(let.expr.args[2])
             scalar = let.expr.args[0].type.rank == 0
-            self.w(f"{let.names[0]} = {let.names[0]} + {bias}{'.squeeze(-1)' if scalar else ''}")
+            name = self.printer.place(let.names[0])
+            self.w(f"{name} = {name} + {bias}{'.squeeze(-1)' if scalar else ''}")
 
     def _conv_step(self, let: Let) -> None:
-        p, name, window = self.printer, let.names[0], let.names[1]
+        p = self.printer
+        name, window = map(p.place, let.names[:2])
         x, before = p.at(let.expr.args[0], ATOM), p(let.expr.args[-1])
         parts = f"{x}.unsqueeze(1), {p._conv_weight(let.expr)}, {before}"
         conv = f"{p.use('causal_conv')}({parts})"

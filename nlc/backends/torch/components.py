@@ -18,9 +18,16 @@ from nlc.backends.reference.file import (
     ticks_now,
 )
 from nlc.backends.torch.chains import WINDOWED, Chain, chained
-from nlc.backends.torch.methods import Method, form, renamed_hypers, shared_names, under_names
+from nlc.backends.torch.methods import (
+    Method,
+    form,
+    renamed_hypers,
+    shared_names,
+    under_names,
+    without_owner,
+)
 from nlc.backends.torch.rows import RowPrinter
-from nlc.backends.torch.scanned import own_nodes, tuple_of
+from nlc.backends.torch.scanned import assigned, own_nodes, tuple_of
 from nlc.backends.torch_printer import TorchPrinter
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.program import Let, Loop, Program
@@ -31,6 +38,7 @@ from nlc.ir.types import Type
 class Components:
     """The part of the writer that prints loops."""
 
+    OUTSIDE: frozenset[str]  # names of Python and of the file that a method may use
     program: Program
     header: Header
     w: Writer
@@ -70,7 +78,10 @@ class Components:
             taken.add(name)
             carried = [names.get(v, v) for v in self._carried(group[0])]
             whole = tuple(dict.fromkeys(level for ls in levels for level in ls))
-            method = Method(name, loop, tuple(carried), whole, tuple(inside.values()))
+            whose = name.strip("_") if all(len(ls) == 1 for ls in levels) else ""
+            given = [*inside.values()]
+            short = self._short(loop, whose, given)
+            method = Method(name, loop, tuple(carried), whole, tuple(given), whose, short)
             for i, x in enumerate(group):
                 self.methods[id(x)] = (method, [self.plain.hyper(hs[i]) for hs in differ])
 
@@ -83,6 +94,15 @@ class Components:
                 n.partition(".")[0] if n.partition(".")[0] in levels else n for n in names
             )
         )
+
+    def _short(self, loop: Loop, whose: str, given: list[str]) -> dict[str, str]:
+        """Names that do not repeat whose they are, where no variable is called like the level itself."""
+        names = {str(n.attr) for x in loop.body for n in own_nodes(x) if n.op == "var"}
+        names |= {n for x in loop.body for n in assigned(x)} | {*loop.carries}
+        names |= {*loop.slices.values(), *loop.collects.values()}
+        if not whose or whose in loop.carries:
+            return {}
+        return without_owner(sorted(names), whose, {*given, *self.OUTSIDE})
 
     def _method_name(self, levels: list[list[str]]) -> str:
         """After what the component's levels are called."""
@@ -255,13 +275,15 @@ class Components:
         """One method for every form."""
         for method in {id(m): m for m, _ in self.methods.values()}.values():
             self.w()
-            self._method(method)
+            with self.parts.inside(method.whose if method.short else "", method.short.values()):
+                self._method(method)
         self.plain.places = self.row.places = {}
 
     def _method(self, m: Method) -> None:
         w, loop = self.w, m.loop
-        tiled, carried = bool(loop.periods), list(m.carried)
-        flows, fixed = list(loop.slices.values()), self._fixed(loop)
+        called = lambda names: [m.short.get(n, n) for n in names]  # noqa: E731
+        tiled, carried = bool(loop.periods), called(m.carried)
+        flows, fixed = called(loop.slices.values()), called(self._fixed(loop))
         args = ["self", *(f"{n}: int" for n in m.parameters)]
         args += ["fixed: Sequence[Tensor]"] if fixed else []
         args += ["start: int", "stop: int"] if tiled else ["stop: int"]
@@ -274,7 +296,7 @@ class Components:
         self._taken(fixed, "fixed")
         self._taken(carried, "carried")
         self._taken(flows, "flows")
-        self.plain.places = self.row.places = {}
+        self.plain.places = self.row.places = m.short
         self.plain.like = self.row.like = like = next(iter(carried), self.first)
         hyper = self.plain.hyper
         inside = lambda name: name if name in m.parameters else hyper(name)  # noqa: E731
@@ -285,15 +307,15 @@ class Components:
             self._as_rows("stop - start")
         if loop.counter:
             self.plain.numbers.add(loop.counter)
-            self.plain.places = self.row.places = {loop.counter: "stop"}
+            self.plain.places = self.row.places = {**m.short, loop.counter: "stop"}
         self.around = loop.body
-        self._guarded(loop, tiled)
+        self._guarded(loop, tiled, m.short)
         self.around = ()
         self._as_tokens()
         self.row.dtype = self.plain.dtype = self.row.cast = self.plain.cast = None
         self.plain.hyper = self.row.hyper = hyper
         self.plain.like = self.row.like = self.first
-        self._returned(carried, list(loop.collects.values()))
+        self._returned(carried, called(loop.collects.values()))
         w.depth -= 1
 
     def _weights(self, loop: Loop) -> dict[str, str] | None:
@@ -339,7 +361,7 @@ class Components:
             self.w(f"carried {'+=' if i else '='} [{', '.join(line)}]")
         self.w.collection("return carried, [", collected, "]")
 
-    def _guarded(self, loop: Loop, tiled: bool) -> None:
+    def _guarded(self, loop: Loop, tiled: bool, short: dict[str, str]) -> None:
         """The statements, those of a boundary where it is one."""
         w = self.w
         key = lambda x: x.when if isinstance(x, Let) else None  # noqa: E731
@@ -352,7 +374,7 @@ class Components:
             condition = condition.replace("(start + 1 - 1)", "start")
             if loop.counter:
                 place = f"({counter})" if " " in counter else counter
-                self.plain.places = self.row.places = {loop.counter: place}
+                self.plain.places = self.row.places = {**short, loop.counter: place}
             with w.block(f"if {condition}:"):
                 self._at_boundary(list(part))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, replace
 
 from nlc.ir.expr import Expr, rewrite
@@ -15,7 +15,8 @@ from nlc.ir.types import Dim
 class Method:
     """A loop's body as a method: ``loop`` under the names of the method, which stands for the levels ``levels``.
 
-    ``parameters`` are what stands inside for hypers that differ from call to call.
+    ``parameters`` are what stands inside for hypers that differ from call to call, ``short`` what variables are called
+    that begin with the name of the one level, ``whose``, that the method is about.
     """
 
     name: str
@@ -23,6 +24,8 @@ class Method:
     carried: tuple[str, ...]
     levels: tuple[str, ...]
     parameters: tuple[str, ...]
+    whose: str
+    short: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,17 @@ def shared_names(groups: Iterable[tuple[str, ...]]) -> dict[str, str]:
             name += "_"
         taken.add(name)
         out[names[0]] = name
+    return out
+
+
+def without_owner(names: Collection[str], whose: str, taken: Collection[str]) -> dict[str, str]:
+    """Names that begin with whose they are as what is left of them, where that is no other name."""
+    out: dict[str, str] = {}
+    for n in names:
+        left = n.removeprefix(f"{whose}_")
+        left += "_" * (left in taken)
+        if left != n and left.isidentifier() and left not in {*names, *out.values(), *taken}:
+            out[n] = left
     return out
 
 

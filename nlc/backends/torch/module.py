@@ -6,9 +6,11 @@ boundaries is a method of its own, which ``tiles`` runs from boundary to boundar
 
 from __future__ import annotations
 
+import builtins
+import keyword
 from collections.abc import Iterable
 
-from nlc.backends.printed import Printed
+from nlc.backends.printed import IMPORTED, Printed
 from nlc.backends.reference.file import (
     attribute_path,
     class_name,
@@ -19,7 +21,7 @@ from nlc.backends.reference.file import (
 )
 from nlc.backends.reference.module import ModuleWriter
 from nlc.backends.torch.components import Components
-from nlc.backends.torch.helpers import defined
+from nlc.backends.torch.helpers import TEXTS, defined
 from nlc.backends.torch.rows import RowPrinter
 from nlc.backends.torch.scanned import Scanned, Scans, all_nodes
 from nlc.backends.torch.writes import factored
@@ -39,10 +41,14 @@ def emit_module(program: Program, header: Header) -> Printed:
     return closed(file, texts, body, header, class_name(program.system))
 
 
+_OWN = ("self", "start", "stop", "carried", "flows", "fixed", "dtype")  # of a method's text
+
+
 class TorchModule(Scans, Components, ModuleWriter):
     """The reference's writer with scans, tiles and statements for all tokens at once."""
 
     ROWS = RowPrinter
+    OUTSIDE = frozenset((*keyword.kwlist, *dir(builtins), *TEXTS, *IMPORTED, *_OWN))
 
     def __init__(self, program: Program, header: Header, w: Writer):
         super().__init__(program, header, w)
@@ -179,7 +185,7 @@ class TorchModule(Scans, Components, ModuleWriter):
         if self.inside and let.expr.op in ("conv", "delay"):
             super()._let(let)
             if let.expr.type.head:
-                name = let.names[0]
+                name = self.printer.place(let.names[0])
                 self.w(f"{name} = {name}.transpose(1, 2)")
             return
         super()._let(let)

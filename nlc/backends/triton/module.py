@@ -83,6 +83,7 @@ class TritonModule(CoupledCalls, TorchModule):
     """
 
     ROWS = KernelPrinter
+    OUTSIDE = TorchModule.OUTSIDE | frozenset(TEXTS)
     lengths: dict[str, Expr]
     sharing: set[str]
 
@@ -224,8 +225,8 @@ class TritonModule(CoupledCalls, TorchModule):
         alone = let.expr == read
         out = let.names[0] if alone else self.parts(f"{s.name}_read", r.parts[0])
         self.read_already |= {out} if alone else set()
-        self._call([state, out], p.use(f.fused(read.attr.when)), args, s)
-        self.scans[s.name] = Scanned(None, r, values={0: out}, starts={0: out})
+        self._call([state, p.place(out)], p.use(f.fused(read.attr.when)), args, s)
+        self.scans[s.name] = Scanned(None, r, values={0: p.place(out)}, starts={0: p.place(out)})
 
     def _running(self, s: Scan, state: str, at: Callable[..., str]) -> None:
         """A vector or a number is a matrix of one column, with a key of 1; it is summed in float32."""
