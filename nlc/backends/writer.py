@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 
 WIDTH = 100
 
@@ -171,6 +172,32 @@ class Writer:
         self.depth -= 1
         self(end)
 
+    def shortest(
+        self, start: str, arguments: Callable[[dict[str, str]], list[str]], parts: dict[str, str]
+    ) -> None:
+        """A call of ``arguments(parts)``, where it gets shorter with lines before it that name some of the parts."""
+        named = [n for n, text in parts.items() if text]
+        choices = (chosen for k in range(len(named) + 1) for chosen in combinations(named, k))
+
+        def write(chosen: Sequence[str]) -> None:
+            for n in chosen:
+                text, items = parts[n], elements(parts[n])
+                one = ", ".join(items) if text[0] == "(" and len(items) > 1 else text
+                if 4 * self.depth + len(f"{n} = {one}") <= WIDTH:
+                    self(f"{n} = {one}")
+                else:
+                    self.collection(f"{n} = {text[0]}", items, text[-1])
+            self.nested(start, arguments(parts | {n: n for n in chosen}), ")")
+
+        coming = self.coming
+
+        def lines(chosen: Sequence[str]) -> int:
+            count = len(self.tried(lambda: write(chosen)))
+            self.coming = coming
+            return count
+
+        write(min(choices, key=lines))
+
     def nested_items(self, start: str, items: list[str], end: str) -> None:
         """One item a line."""
         self(start)
@@ -243,8 +270,11 @@ class Writer:
 
 def elements(text: str) -> list[str]:
     """The elements of the text of a tuple or a dict."""
-    out, depth, start = [], 0, 1
+    out, depth, start, quoted = [], 0, 1, False
     for i, ch in enumerate(text):
+        quoted ^= ch == '"'
+        if quoted:
+            continue
         depth += (ch in "([{") - (ch in ")]}")
         if (ch == "," and depth == 1) or (ch in ")}" and depth == 0):
             out.append(text[start:i].strip())

@@ -102,16 +102,17 @@ def quoted(text: str) -> str:
 
 
 def open_file(w: Writer, system: System, header: Header, about: tuple[About, ...]) -> None:
-    """The module docstring: what it is, where it is from, its levels. The class says more of what it is."""
+    """The module docstring: where it is from, else what it is, which the class says too; and its levels."""
+    source = prose(system.ref).rstrip(".")
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z])", title(system))[0]
-    lines = wrap(f"{class_name(system)}: {first}", WIDTH - 4)
+    said = (
+        f"{class_name(system)}. Source: {source}." if source else f"{class_name(system)}: {first}"
+    )
+    lines = wrap(said, WIDTH - 4)
     w('"""' + lines[0])
     for line in lines[1:]:
         w(line)
     w()
-    if system.ref:
-        for line in wrap(f"Source: {prose(system.ref)}", WIDTH - 1):
-            w(line)
     for line in generated_by(header):
         w(line)
     if about:

@@ -24,7 +24,7 @@ RESERVED = (
     reference.RESERVED
     | frozenset(TEXTS)
     | frozenset(
-        "CHUNK CHANNEL_CHUNK flows fixed partial start stop carried body Sequence propagation earlier".split()
+        "CHUNK CHANNEL_CHUNK flows fixed level partial start stop carried body Sequence propagation earlier".split()
     )
     | frozenset(
         "coupling channel_scores fused advance tensors numbers rooms given APART ROWS TOGETHER symmetric".split()

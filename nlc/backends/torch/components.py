@@ -21,6 +21,7 @@ from nlc.backends.torch.chains import WINDOWED, Chain, chained
 from nlc.backends.torch.methods import (
     Method,
     form,
+    owner_of,
     renamed_hypers,
     shared_names,
     under_names,
@@ -78,7 +79,7 @@ class Components:
             taken.add(name)
             carried = [names.get(v, v) for v in self._carried(group[0])]
             whole = tuple(dict.fromkeys(level for ls in levels for level in ls))
-            whose = name.strip("_") if all(len(ls) == 1 for ls in levels) else ""
+            whose = owner_of([level.replace(".", "_") for ls in levels for level in ls])
             given = [*inside.values()]
             short = self._short(loop, whose, given)
             method = Method(name, loop, tuple(carried), whole, tuple(given), whose, short)
@@ -146,18 +147,22 @@ class Components:
         for v in held:
             w(f'state["held:{v}"] = {v}')
         fixed = self._fixed(loop)
-        given = [*values, *([tuple_of(fixed)] if fixed else [])]
-        body = (
-            f"partial(self.{method.name}, {', '.join(given)})" if given else f"self.{method.name}"
-        )
-        args = [body, "state", "seen" if loop.periods or loop.counter else "0"]
-        if loop.periods:
-            args += [self._carries(loop), tuple_of(self._cuts(loop))]
-        else:
-            args.append(tuple_of([f'"{self._key(v)}"' for v in carried]))
         called = lambda v: self.called.get(v, v)  # noqa: E731
-        args.append(tuple_of([f"({called(o)}, {axis(i)})" for o, i in loop.slices.items()]))
-        args.append(tuple_of([axis(i) for i in loop.collects.values()]))
+        parts = {
+            "fixed": tuple_of(fixed) if fixed else "",
+            "carried": self._carries(loop)
+            if loop.periods
+            else tuple_of([f'"{self._key(v)}"' for v in carried]),
+            "flows": tuple_of([f"({called(o)}, {axis(i)})" for o, i in loop.slices.items()]),
+        }
+        before = "seen" if loop.periods or loop.counter else "0"
+        cuts = [tuple_of(self._cuts(loop))] if loop.periods else []
+
+        def arguments(said: dict[str, str]) -> list[str]:
+            given = ", ".join([f"self.{method.name}", *values, *filter(None, [said["fixed"]])])
+            body = f"partial({given})" if "," in given else given
+            return [body, "state", before, said["carried"], *cuts, said["flows"]]
+
         w.at(place(self.header, first_span(loop.body)))
         helper = self.plain.use("tiles" if loop.periods else "tokens")
         names = [called(o) for o in loop.collects]
@@ -168,7 +173,7 @@ class Components:
             for n in names:
                 w(f"    {n},")
             start = f") = {helper}("
-        w.nested(start, args, ")")
+        w.shortest(start, arguments, parts)
         for v in held:
             w(f'{v} = state.pop("held:{v}")')
 
@@ -189,15 +194,20 @@ class Components:
             key = self._key(loop.stacks.get(v, (v,))[0])
             own = key.removeprefix(owner.split(" ")[0]).lstrip(".")
             parts.setdefault(owner, []).append(own or ".")
-        items = [f'{self._owned_by(owner)}: "{" ".join(names)}"' for owner, names in parts.items()]
+        groups: dict[tuple[str, str], list[str]] = {}  # owners in a row that carry the same
+        for owner, names in parts.items():
+            own = owner if self.looped else ""
+            groups.setdefault((own, " ".join(names)), []).append(owner)
+        items = [f'{self._owned_by(owners)}: "{names}"' for (_, names), owners in groups.items()]
         return f"{{{', '.join(items)}}}"
 
-    def _owned_by(self, owner: str) -> str:
-        """An owner of state as text; of what belongs to the level that a loop is at through its name."""
-        if self.looped and f"{owner}.".startswith(f"{self.looped}."):
+    def _owned_by(self, owners: list[str]) -> str:
+        """Owners of state as text; of what belongs to the level that a loop is at through its name."""
+        if self.looped and f"{owners[0]}.".startswith(f"{self.looped}."):
+            (owner,) = owners
             inner = owner.removeprefix(self.looped)
             return f'f"{{name}}{inner}"' if inner else "name"
-        return f'"{owner}"'
+        return f'"{", ".join(owners)}"'
 
     def _types(self, loop: Loop) -> dict[str, Type]:
         out: dict[str, Type] = {}
@@ -248,9 +258,7 @@ class Components:
             """What a level owns, through its name."""
             if not path.startswith(level):
                 return attribute(path)
-            inner, _, last = path.removeprefix(level).rpartition(".")
-            owner = f'f"{{name}}.{inner}"' if inner else "name"
-            return f"self.get_submodule({owner}).{last}"
+            return f"level.{attribute_path(path.removeprefix(level)).removeprefix('self.')}"
 
         given = {hyper(x): name for x, name in c.hypers.items()}
         loop = c.first[-1]
@@ -261,6 +269,8 @@ class Components:
         plain.places = row.places = {**places, **c.names}
         plain.attribute = row.attribute = owned
         plain.hyper = row.hyper = lambda x: c.hypers.get(x) or hyper(x)
+        if any(str(n.attr).startswith(level) for x in c.first[:-1] for n in own_nodes(x)):
+            w("level = self.get_submodule(name)")
         self._statements(c.first)
         self.called, self.looped = {**before, **c.leaves}, ""
         plain.attribute = row.attribute = attribute
@@ -315,7 +325,9 @@ class Components:
         self.row.dtype = self.plain.dtype = self.row.cast = self.plain.cast = None
         self.plain.hyper = self.row.hyper = hyper
         self.plain.like = self.row.like = self.first
-        self._returned(carried, called(loop.collects.values()))
+        types = self._types(loop)
+        collected = [(n, -1 - types[n].rank) for n in loop.collects.values()]
+        self._returned(carried, [f"({m.short.get(n, n)}, {axis})" for n, axis in collected])
         w.depth -= 1
 
     def _weights(self, loop: Loop) -> dict[str, str] | None:
@@ -343,7 +355,9 @@ class Components:
         """Names for the elements of a list, on as many lines as they need."""
         if not names:
             return
-        lines = _lines(names, 4 * self.w.depth + len(source) + 12)
+        whole = f"{', '.join(names)} = {source}"
+        fits = len(names) > 1 and 4 * self.w.depth + len(whole) <= WIDTH
+        lines = [names] if fits else _lines(names, 4 * self.w.depth + len(source) + 12)
         start = 0
         for line in lines:
             stop = start + len(line)
@@ -409,10 +423,13 @@ def _element(name: str, several: bool) -> str:
 
 
 def _lines(names: list[str], used: int) -> list[list[str]]:
-    """Names in as few lines as they fit."""
+    """Names in as few lines as they fit, as many in each where that is possible."""
+    fits = lambda line: used + len(", ".join(line)) <= WIDTH  # noqa: E731
     out: list[list[str]] = [[]]
     for n in names:
-        if out[-1] and used + len(", ".join([*out[-1], n])) > WIDTH:
+        if out[-1] and not fits([*out[-1], n]):
             out.append([])
         out[-1].append(n)
-    return out
+    size = -(-len(names) // len(out))
+    even = [names[i : i + size] for i in range(0, len(names), size)]
+    return even if all(map(fits, even)) else out

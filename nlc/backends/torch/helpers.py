@@ -62,16 +62,17 @@ class SiluBack(torch.autograd.Function):
         return dg.sum_to_size(g.shape), dx.sum_to_size(x.shape)
 ''',
     "Tile": """
-Tile = tuple[list[Tensor], list[Tensor]]  # what is carried on, and what is collected
+Tile = tuple[list[Tensor], list[tuple[Tensor, int]]]  # carried on; collected, with its token axis
 """,
     "tiles": '''
-def tiles(body, state, start, carries, periods, flows, axes) -> list[Tensor]:
+def tiles(body, state, start, carried, periods, flows) -> list[Tensor]:
     """Runs ``body`` over pieces of the flows that no boundary of the periods cuts.
 
-    ``body(start, stop, carried, *pieces)`` does tokens start + 1 to stop of the stream. ``carries``
-    is what of ``state``, of several as one, by whose it is; ``axes``: where ``flows`` have tokens.
+    ``body(start, stop, carried, *pieces)`` does tokens start + 1 to stop of the stream. Flows come
+    with their axis of tokens. ``carried`` is what of ``state``, of several as one, by whose it is.
     """
-    whose = [(names.split(" "), part) for names, parts in carries.items() for part in parts.split()]
+    owners = [(x.split(" "), y.split()) for xs, y in carried.items() for x in xs.split(", ")]
+    whose = [(names, part) for names, parts in owners for part in parts]
     keys = [[f"{name}.{part}".strip(".") for name in names] for names, part in whose]
     x, axis = flows[0]
     end = start + x.shape[axis]
@@ -85,19 +86,21 @@ def tiles(body, state, start, carries, periods, flows, axes) -> list[Tensor]:
         start = stop
     for ks, value in zip(keys, carried, strict=True):
         state.update(zip(ks, value if ks[1:] else [value], strict=True))
-    return [torch.cat(x, axis) for *x, axis in zip(*collected, axes, strict=True)]
+    found = (zip(*pairs, strict=True) for pairs in zip(*collected, strict=True))
+    return [torch.cat(x, axes[0]) for x, axes in found]
 ''',
     "tokens": '''
-def tokens(body, state, stop, keys, flows, axes) -> list[Tensor]:
+def tokens(body, state, stop, carried, flows) -> list[Tensor]:
     """Runs ``body(stop, carried, *flows)`` for each token, the one after ``stop`` others first."""
     collected = []
-    carried = [state[key] for key in keys]
+    keys, carried = carried, [state[key] for key in carried]
     for pieces in zip(*(x.unbind(axis) for x, axis in flows), strict=True):
         stop += 1
         carried, out = body(stop, carried, *pieces)
         collected.append(out)
     state.update(zip(keys, carried, strict=True))
-    return [torch.stack(x, axis) for *x, axis in zip(*collected, axes, strict=True)]
+    found = (zip(*pairs, strict=True) for pairs in zip(*collected, strict=True))
+    return [torch.stack(x, axes[0]) for x, axes in found]
 ''',
     "causal_attention": '''
 def causal_attention(

@@ -86,6 +86,11 @@ def shared_names(groups: Iterable[tuple[str, ...]]) -> dict[str, str]:
     return out
 
 
+def owner_of(levels: list[str]) -> str:
+    """What levels are called together: the one, or what all their names begin with; "" where that is nothing."""
+    return "_".join(_same([x.split("_") for x in levels])) if levels else ""
+
+
 def without_owner(names: Collection[str], whose: str, taken: Collection[str]) -> dict[str, str]:
     """Names that begin with whose they are as what is left of them, where that is no other name."""
     out: dict[str, str] = {}
