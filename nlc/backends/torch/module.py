@@ -98,7 +98,7 @@ class TorchModule(Scans, Components, ModuleWriter):
             w.call("raise ValueError(", [said], ")")
 
     def close_state(self, statement: Return) -> None:
-        if not self.plain.places:
+        if not self._parallels():
             super().close_state(statement)
 
     def statement(self, s: Let | Loop | Parallel | Return) -> None:
@@ -132,7 +132,18 @@ class TorchModule(Scans, Components, ModuleWriter):
         heads = self._heads(s)
         for outer, inner in s.collects.items():
             text = self.row.place(inner) + (".transpose(1, 2)" if heads[inner] else "")
-            w.call(f"{outer} = {text}.to(", [f"{self.first}.dtype"], ")")
+            self._named(outer)
+            w.call(f"{self.plain.place(outer)} = {text}.to(", [f"{self.first}.dtype"], ")")
+
+    def _named(self, variable: str) -> None:
+        """What a later statement only gives another name has that name at once."""
+        for x in self.program.body:
+            if not isinstance(x, Let) or x.expr.op != "var" or x.expr.attr != variable:
+                continue
+            if x.when is None and x.names[0] not in self.keys:
+                self.w.at(place(self.header, x.span))
+                self.plain.places = self.row.places = {**self.plain.places, variable: x.names[0]}
+                return
 
     def _dtype(self) -> str:
         held = next((s.var for s in self.program.slots if s.kind == "level"), None)
