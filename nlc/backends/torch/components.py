@@ -295,7 +295,7 @@ class Components:
         tiled, carried = bool(loop.periods), called(m.carried)
         flows, fixed = called(loop.slices.values()), called(self._fixed(loop))
         args = ["self", *(f"{n}: int" for n in m.parameters)]
-        args += ["fixed: tuple[Tensor, ...]"] if fixed else []
+        args += ["fixed: Sequence[Tensor]"] if fixed else []
         args += ["start: int", "stop: int"] if tiled else ["stop: int"]
         args += ["carried: list[Tensor]", *(["*flows: Tensor"] if flows else [])]
         if tiled and self.header.fused:
