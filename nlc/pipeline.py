@@ -9,19 +9,18 @@ behind ``soundness`` are imported when they are asked for, since a check is run 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nlc.answers import Answers
 from nlc.backends import BACKENDS, EXACT, backend_module, known_tiles
 from nlc.backends.words import free_names
 from nlc.base.diagnostics import InternalError, Report, SpecError
 from nlc.base.span import Source
-from nlc.generated import Asked, Plans, in_two, printed
+from nlc.generated import Plans
 from nlc.ir.notation import Notation
 from nlc.ir.program import Program
 from nlc.ir.system import System
@@ -35,7 +34,7 @@ from nlc.passes.expand import expand
 from nlc.passes.indices import indices
 from nlc.passes.infer import infer
 from nlc.passes.inline import inline
-from nlc.passes.limits import DEEPEST, few_states, limits
+from nlc.passes.limits import deep, few_states, limits
 from nlc.passes.outer import outer
 from nlc.passes.resolve import resolve
 from nlc.passes.rules import groups, rules
@@ -49,13 +48,8 @@ from nlc.syntax.tree import SpecTree
 from nlc.syntax.yamltree import read_source
 
 if TYPE_CHECKING:
-    from nlc.backends.printed import Printed
     from nlc.passes.plan import Choice
-    from nlc.runtime.bench import Benchmark
-    from nlc.runtime.places import Places
-    from nlc.runtime.verify import Verification
-    from nlc.tools.explain import Explanation
-    from nlc.tools.notebook import Derivation, LevelGraph
+    from nlc.tools.notebook import LevelGraph
 
 STAGES = {
     "parse": "text -> SpecTree: YAML and mathematics, every key and expression with its place",
@@ -79,22 +73,12 @@ STAGES = {
 }
 
 
-@contextmanager
-def _deep() -> Iterator[None]:
-    """Room for recursion over expressions: derived gradients are deeper than what they derive from."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, 100 * DEEPEST))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
-
-
 @dataclass(repr=False)
-class Spec:
+class Spec(Answers):
     """A spec and what the compiler makes of it, stage by stage, each computed when asked for.
 
-    Attributes raise ``SpecError`` with every mistake of the text; ``report`` never does.
+    Attributes raise ``SpecError`` with every mistake of the text; ``report`` never does. What is made of the stages is
+    in ``answers.py``.
     """
 
     source: Source
@@ -112,13 +96,13 @@ class Spec:
     def _repr_html_(self) -> str:
         from nlc.tools.notebook import spec_html
 
-        with _deep():
+        with deep():
             return spec_html(self)
 
     def _repr_latex_(self) -> str | None:
         from nlc.tools.notebook import spec_latex
 
-        with _deep():
+        with deep():
             return spec_latex(self)
 
     # -------------------------------------------------------------------------------------------- stages
@@ -141,7 +125,7 @@ class Spec:
     def _checked(self) -> tuple[System, dict[str, Update]]:
         """Through derivation; later stages pass over what earlier ones found wrong."""
         try:
-            with _deep():
+            with deep():
                 return self._check()
         finally:
             if self.report.has_errors:  # what nothing reads may be so for a mistake
@@ -237,7 +221,7 @@ class Spec:
         if asked not in self._plans:
             system, updates = self._checked
             reserved = backend_module(name).RESERVED
-            with _deep():
+            with deep():
                 lowered = lower(system, updates, reserved)
                 found = requested(lowered, reserved, plans or {}, name == "reference", self._said)
             known_tiles(name, found[0])
@@ -278,173 +262,6 @@ class Spec:
             helps=[f"compile it with `{self.backend()}`"],
         )
         report.raise_if_errors()
-
-    # -------------------------------------------------------------------------------------------- what users ask for
-
-    def check(self) -> Report:
-        """Everything that is wrong with the text, as a report; never raises for a mistake of the user's."""
-        with suppress(SpecError):
-            _ = self._checked
-        return self.report
-
-    def derive(self, level: str | None = None, format: str = "text") -> Derivation:
-        """The derivation, from objective to update, as a ``str``: ``text``, ``latex`` or ``markdown``.
-
-        ``level`` is a level or a family of them; all levels without it.
-        """
-        from nlc.tools.derivation import derivation
-        from nlc.tools.notebook import Derivation
-
-        with _deep():
-            text = derivation(self.system, self.updates, level, format)
-            return Derivation(text, derivation(self.system, self.updates, level, "latex"))
-
-    def source_text(
-        self,
-        backend: str = "auto",
-        plan: Plans | None = None,
-        without: Iterable[str] = (),
-        fused: bool = False,
-    ) -> str:
-        """The generated file; ``without`` are parts that it leaves out, ``fused`` as ``nlc.compile`` has it."""
-        return self._printed(Asked(backend, plan, without, fused)).text
-
-    def source_files(
-        self,
-        model: str,
-        helpers: str,
-        backend: str = "auto",
-        plan: Plans | None = None,
-        without: Iterable[str] = (),
-        fused: bool = False,
-    ) -> tuple[str, str]:
-        """The generated file in two: the class, and the functions and constants that it imports.
-
-        ``model`` is the name of the first file, ``helpers`` the module that it imports: ``.ops`` inside a package,
-        ``ops`` of a folder that is on Python's path.
-        """
-        return in_two(self._printed(Asked(backend, plan, without, fused)), model, helpers)
-
-    def _printed(self, asked: Asked) -> Printed:
-        with _deep():
-            return printed(self, asked)
-
-    def places(self, backend: str = "auto", plan: Plans | None = None) -> Places:
-        """Which lines of the generated file stem from which of the spec: ``places().of(line)``, ``.lines(place)``."""
-        from nlc.runtime.places import Places
-
-        return Places(self.source_text(backend, plan))
-
-    def compile(
-        self,
-        backend: str = "auto",
-        plan: Plans | None = None,
-        without: Iterable[str] = (),
-        fused: bool = False,
-    ) -> Any:
-        """The class that the generated file defines, ``without`` and ``fused`` as ``nlc.compile`` has them."""
-        from nlc.runtime.loader import load_source
-
-        system = self.system
-        module = load_source(
-            self.source_text(backend, plan, without, fused),
-            system.name + ("_operator" if self.as_operator else ""),
-            self.source.text,
-        )
-        made = getattr(module, module.__all__[0])
-        made.__source_file__ = module.__file__
-        return made
-
-    def verify(
-        self,
-        *,
-        seed: int = 0,
-        tokens: int = 2000,
-        hypers: dict[str, Any] | None = None,
-        against: type | str | None = None,
-        peer: dict[str, Any] | None = None,
-    ) -> Verification:
-        """What was compiled against the spec itself, on random inputs; ``runtime/verify`` says how.
-
-        ``tokens``: how long memories are watched. ``hypers`` are kept as given, others made small. ``against``: a class
-        of optimizers, or its path, that a gradient system is compared with, ``peer`` its other arguments.
-        """
-        from nlc.runtime.verify import verify
-
-        with _deep():
-            more = {"against": against, "peer": peer}
-            return verify(self, EXACT, seed=seed, tokens=tokens, hypers=hypers, **more)
-
-    def explain(
-        self,
-        backend: str = "auto",
-        plan: Plans | None = None,
-        *,
-        hypers: dict[str, Any] | None = None,
-        tokens: int = 2048,
-    ) -> Explanation:
-        """Class, plan, reason and cost of every level, at ``hypers`` and for streams of ``tokens``."""
-        from nlc.tools.explain import explain
-
-        with _deep():
-            return explain(self, backend, plan, hypers, tokens)
-
-    def bench(
-        self,
-        *,
-        backends: Sequence[str] = (),
-        tokens: Sequence[int] = (256, 1024, 4096),
-        batch: int = 1,
-        hypers: dict[str, Any] | None = None,
-        dtype: str = "float32",
-        device: str = "cpu",
-        threads: int | None = None,
-        seconds: float = 5.0,
-        seed: int = 0,
-        progress: Callable[[str], None] | None = None,
-    ) -> Benchmark:
-        """Tokens a second and peak memory at each T of ``tokens``; ``runtime/bench`` says how.
-
-        Args:
-            backends: those to measure; without them, every one that can compile this.
-            hypers: other than the spec's own.
-            threads: of torch, None for as many as there are now.
-            seconds: of timing for each backend, mode and T. What would take longer is skipped, and says so.
-            progress: is told what is being measured.
-
-        Raises SpecError, BadHyper as ``verify`` does, NotMeasurable for an optimizer or a device that is not there.
-        """
-        from nlc.runtime.bench import bench
-
-        with _deep():
-            return bench(
-                self,
-                backends or (EXACT if device == "cpu" else BACKENDS),
-                every=bool(backends),
-                tokens=tokens,
-                batch=batch,
-                hypers=hypers or {},
-                dtype=dtype,
-                device=device,
-                threads=threads,
-                seconds=seconds,
-                seed=seed,
-                progress=progress,
-            )
-
-    def combined(self, optimizer: Spec) -> LevelGraph:
-        """The level graph of this system trained by a gradient system."""
-        from nlc.passes.link import combine
-        from nlc.tools.notebook import LevelGraph
-
-        return LevelGraph(combine(self.graph, optimizer.graph))
-
-    def page(self, optimizer: Spec | None = None) -> str:
-        """The level graph as an HTML file that needs nothing else; with a gradient system, trained by it."""
-        from nlc.tools.page import page
-
-        with _deep():
-            return page(self, optimizer)
 
     @property
     def _folder(self) -> Path | None:

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner, Result
 
 import nlc
-from nlc import cli, pipeline
+from nlc import answers, cli, pipeline
 from nlc.base.diagnostics import Report, SpecError
 from nlc.base.span import Span
 from nlc.cli import options
@@ -203,7 +203,7 @@ def two(monkeypatch: pytest.MonkeyPatch, no_memory: None) -> Callable[[Callable]
     compile = pipeline.Spec.compile
 
     def install(other: Callable[[pipeline.Spec], type]) -> None:
-        monkeypatch.setattr(pipeline, "EXACT", ("reference", "other"))
+        monkeypatch.setattr(answers, "EXACT", ("reference", "other"))
         monkeypatch.setattr(
             pipeline.Spec,
             "compile",

@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # A layer is a folder or file right under nlc/. It may import itself and those named here.
 CORE = {"base", "ir", "syntax", "lib", "passes"}
-DRIVERS = {"library", "pipeline", "runtime", "tools"}
+DRIVERS = {"answers", "generated", "library", "pipeline", "runtime", "tools"}
 MAY_IMPORT = {
     "version": set(),
     "base": {"version"},

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from nlc.base.diagnostics import Report
 from nlc.ir.expr import walk
 from nlc.ir.system import Level, System
@@ -57,3 +61,14 @@ def _levels(system: System) -> int:
 
 def _states(level: Level) -> int:
     return len(level.states) + sum(map(_states, level.inner))
+
+
+@contextmanager
+def deep() -> Iterator[None]:
+    """Room for recursion over expressions: derived gradients are deeper than what they derive from."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 100 * DEEPEST))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
