@@ -23,17 +23,17 @@ from nlc.cli.frame import load, progress, verb, warn
     help="Write to a file; standard output without it.",
 )
 @click.option(
+    "--helpers",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Put what the class calls into a file of its own beside --output, which imports it: as"
+    " `.NAME` where the folder has an `__init__.py`, else as `NAME`.",
+)
+@click.option(
     "--backend",
     type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
     help="Who prints the program; auto: the fastest that can.",
-)
-@click.option(
-    "--helpers",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Put what the class calls into a file of its own beside --output, which imports it: as"
-    " `.NAME` where the folder has an `__init__.py`, else as `NAME`.",
 )
 @options.PLAN
 @options.WITHOUT
