@@ -82,8 +82,8 @@ def test_every_level_has_its_lines(name: str) -> None:
         names = {s.name.replace(".", "_") for s in spec.system.levels[card.name].states}
         keys = {f'"{s.name}"' for s in spec.system.levels[card.name].states}
         carried = re.compile(
-            rf'"(?:[^"]* )?{re.escape(card.name)}(?: [^"]*)?": "|{{name: "'
-        )  # "M_k M_v": "W1 W2"; {name: "W1 W2"} in a loop over levels
+            rf'"(?:[^"]* )?{re.escape(card.name)}(?:[, ][^"]*)?": "|{{name: "'
+        )  # "M_k M_v, M_eta": "W1 W2"; {name: "W1 W2"} in a loop over levels
         assert any(re.search(rf"\b{n}\b", line) for n in names for line in runs) or any(
             carried.search(line) or key in line for key in keys for line in runs
         )
@@ -108,10 +108,11 @@ def test_a_level_has_the_lines_that_it_alone_needs() -> None:
     assert not any(line.startswith(("M1", "V ", "V_", "V.", "W ", "W_", "W.")) for line in mine)
     mine = lines_of("hope", "cms.C_2")
     assert any(line.startswith("cms_C_value = ") for line in mine)  # in the loop over all three
-    assert any(
-        line.startswith("cms_C_W1 = cms_C_W1 - ") for line in mine
-    )  # in the method of all three
+    assert any(line.startswith("W1 = W1 - ") for line in mine)  # in the method of all three
     assert not any("M_k" in line for line in mine)
+    mine = lines_of("hope", "M_eta")  # in a method beside those of M_k and M_v
+    assert any(line.startswith("ea_W1_anchor, ea_W2_anchor = ea_W1, ea_W2") for line in mine)
+    assert not any(line.startswith("kv_W1_anchor") for line in mine)
     mine = lines_of("cms_independent", "C_2")
     assert any(line.startswith("C_2_value = ") for line in mine)
     assert not any(line.startswith(("C_1_value", "C_3_value")) for line in mine)

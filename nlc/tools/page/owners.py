@@ -19,6 +19,8 @@ from nlc.tools.page.model import Code
 
 Levels = frozenset[str]
 NOBODY: Levels = frozenset()
+_RUNS = ("tiles", "tokens")  # what runs a method
+_GIVEN = frozenset({"fixed", "carried", "flows"})  # names of what these are given
 _STEP = re.compile(r"initial_state|update|advance(_\d+)?")  # what a rule does to one tensor
 
 
@@ -44,6 +46,8 @@ class _Function:
     node: ast.FunctionDef
     heading: int  # the line of its class
     fixed: Levels | None  # of a rule that trains some levels
+    names: dict[str, Levels] = field(default_factory=dict)  # of what it is given by who calls it
+    last: dict[str, ast.expr] = field(default_factory=dict)  # what a name was given last
     parts: list[_Part] = field(default_factory=list)
     heads: list[tuple[int, int, int]] = field(default_factory=list)  # first, last, end of its body
     group: Levels = NOBODY
@@ -78,7 +82,9 @@ class _Reader:
         self.names = self._names()
         tree = ast.parse(text)
         self.functions = [f for c in tree.body if isinstance(c, ast.ClassDef) for f in self._of(c)]
+        given = {k: v for f in self.functions for k, v in self._given(f.node).items()}
         for f in self.functions:
+            f.names = dict(zip(_taken(f.node), given.get(f.node.name, ())))
             self._read(f, f.node.body, None)
 
     # ---------------------------------------------------------------- what is known before
@@ -98,6 +104,35 @@ class _Reader:
             if isinstance(x, Loop):
                 for name, members in x.stacks.items():
                     out[name] = NOBODY.union(*(out.get(m, NOBODY) for m in members))
+        return out
+
+    def _given(self, caller: ast.FunctionDef) -> dict[str, list[Levels]]:
+        """By method whose each value is that it carries on, where ``tiles`` or ``tokens`` runs it."""
+        out, said = {}, {}
+        for x in ast.walk(caller):
+            if isinstance(x, ast.Assign) and isinstance(x.targets[0], ast.Name):
+                said[x.lineno, x.targets[0].id] = x.value
+        for call in (x for x in ast.walk(caller) if isinstance(x, ast.Call)):
+            if not _runs(call):
+                continue
+            body, carried = call.args[0], call.args[3]
+            body = body.args[0] if isinstance(body, ast.Call) else body
+            if isinstance(carried, ast.Name):
+                before = [k for k in said if k[1] == carried.id and k[0] < call.lineno]
+                carried = said[max(before)]
+            out[_dotted(body).removeprefix("self.")] = self._whose(carried)
+        return out
+
+    def _whose(self, carried: ast.expr) -> list[Levels]:
+        """Of ``{"M_k M_v, M_eta": "W1 W2"}`` or ``("S", "held:x")``, in order."""
+        if not isinstance(carried, ast.Dict):
+            return [self._path(str(x.value)) for x in getattr(carried, "elts", [])]
+        out: list[Levels] = []
+        for key, parts in zip(carried.keys, carried.values, strict=True):
+            owners = key.value.split(", ") if isinstance(key, ast.Constant) else [""]
+            for owner in owners:
+                levels = NOBODY.union(*map(self._path, owner.split(" ")))
+                out += [levels] * len(ast.literal_eval(parts).split())
         return out
 
     def _path(self, path: str) -> Levels:
@@ -133,7 +168,7 @@ class _Reader:
     def _read(self, f: _Function, body: list[ast.stmt], within: _Part | None) -> None:
         for s in body:
             if isinstance(s, ast.For):
-                head = self._part(s.lineno, s.body[0].lineno - 1, [s.target], [s.iter], within)
+                head = self._part(f, s.lineno, s.body[0].lineno - 1, [s.target], [s.iter], within)
                 head.direct = head.direct or head.said
                 f.parts.append(head)
                 self._read(f, s.body, head)
@@ -144,26 +179,30 @@ class _Reader:
             elif isinstance(s, ast.Return) and _spread(s.value):
                 self._entries(f, s.value, within)
             elif isinstance(s, ast.Assign):
-                part = self._part(s.lineno, s.end_lineno, s.targets, [s.value], within)
+                named = [x.id for x in getattr(s.value, "args", ()) if isinstance(x, ast.Name)]
+                given = [f.last[n] for n in named if n in f.last and _runs(s.value)]
+                part = self._part(f, s.lineno, s.end_lineno, s.targets, [s.value, *given], within)
                 f.parts.append(part)
+                f.last |= {t.id: s.value for t in s.targets if isinstance(t, ast.Name)}
             elif isinstance(s, ast.AugAssign):
-                part = self._part(s.lineno, s.end_lineno, [s.target], [s.value], within)
+                part = self._part(f, s.lineno, s.end_lineno, [s.target], [s.value], within)
                 part.read |= part.made
                 f.parts.append(part)
             elif isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant):
                 continue  # a docstring
             else:
-                f.parts.append(self._part(s.lineno, s.end_lineno, [], [s], within))
+                f.parts.append(self._part(f, s.lineno, s.end_lineno, [], [s], within))
 
     def _entries(self, f: _Function, d: ast.Dict, within: _Part | None) -> None:
         for key, value in zip(d.keys, d.values, strict=True):
             if isinstance(key, ast.Constant):
-                part = self._part(key.lineno, value.end_lineno, [], [value], within)
+                part = self._part(f, key.lineno, value.end_lineno, [], [value], within)
                 part.direct = self._path(str(key.value))
                 f.parts.append(part)
 
     def _part(
         self,
+        f: _Function,
         first: int,
         last: int | None,
         targets: list[ast.expr],
@@ -188,16 +227,18 @@ class _Reader:
                 part.calls |= {path} if path == n.attr else set()
                 said |= self._path(path)
             elif isinstance(n, ast.Constant) and isinstance(n.value, str):
-                said = said.union(*map(self._path, n.value.split()))
+                said = said.union(*map(self._path, re.findall(r"[\w.]+", n.value)))
             elif isinstance(n, ast.keyword) and n.arg:
                 part.made |= {x.id for x in [n.value] if n.arg == "out" and isinstance(x, ast.Name)}
                 said |= frozenset({n.arg} & self.levels)
             elif isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute):
                 changed = _changed(n.func)
                 part.made |= {changed} if changed else set()
-        made |= NOBODY.union(*(self.names.get(n, NOBODY) for n in part.made))
-        only_passing = bool(part.made) and part.made <= self.passing
-        part.made -= self.passing
+        known = self.names | f.names
+        made |= NOBODY.union(*(known.get(n, NOBODY) for n in part.made))
+        passing = self.passing if f.names else self.passing - _GIVEN
+        only_passing = bool(part.made) and part.made <= passing
+        part.made -= passing
         part.stores = not part.made and any(isinstance(t, ast.Subscript) for t in targets)
         part.said = said
         part.direct = made or (NOBODY if only_passing else said)
@@ -276,6 +317,22 @@ class _Reader:
             for line in (f.node.lineno, f.heading):
                 out[line] = out.get(line, NOBODY).union(*inside)
                 self.frames.add(line)
+
+
+def _runs(call: ast.expr) -> bool:
+    """Whether it runs a method over pieces or tokens."""
+    return isinstance(call, ast.Call) and getattr(call.func, "id", "") in _RUNS
+
+
+def _taken(f: ast.FunctionDef) -> list[str]:
+    """The names that a method gives what is carried, in order."""
+    out: list[str] = []
+    for s in f.body:
+        value = s.value if isinstance(s, ast.Assign) else None
+        value = value.value if isinstance(value, ast.Subscript) else value
+        if isinstance(value, ast.Name) and value.id == "carried":
+            out += [n.id for n in ast.walk(s.targets[0]) if isinstance(n, ast.Name)]
+    return out
 
 
 def _dotted(node: ast.expr) -> str:
