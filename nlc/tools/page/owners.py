@@ -47,7 +47,9 @@ class _Function:
     heading: int  # the line of its class
     fixed: Levels | None  # of a rule that trains some levels
     names: dict[str, Levels] = field(default_factory=dict)  # of what it is given by who calls it
-    last: dict[str, ast.expr] = field(default_factory=dict)  # what a name was given last
+    given: dict[str, ast.Assign] = field(
+        default_factory=dict
+    )  # names for what the next run is given
     parts: list[_Part] = field(default_factory=list)
     heads: list[tuple[int, int, int]] = field(default_factory=list)  # first, last, end of its body
     group: Levels = NOBODY
@@ -179,11 +181,7 @@ class _Reader:
             elif isinstance(s, ast.Return) and _spread(s.value):
                 self._entries(f, s.value, within)
             elif isinstance(s, ast.Assign):
-                named = [x.id for x in getattr(s.value, "args", ()) if isinstance(x, ast.Name)]
-                given = [f.last[n] for n in named if n in f.last and _runs(s.value)]
-                part = self._part(f, s.lineno, s.end_lineno, s.targets, [s.value, *given], within)
-                f.parts.append(part)
-                f.last |= {t.id: s.value for t in s.targets if isinstance(t, ast.Name)}
+                self._assigned(f, s, within)
             elif isinstance(s, ast.AugAssign):
                 part = self._part(f, s.lineno, s.end_lineno, [s.target], [s.value], within)
                 part.read |= part.made
@@ -192,6 +190,19 @@ class _Reader:
                 continue  # a docstring
             else:
                 f.parts.append(self._part(f, s.lineno, s.end_lineno, [], [s], within))
+
+    def _assigned(self, f: _Function, s: ast.Assign, within: _Part | None) -> None:
+        """An assignment; what a run of a method is given is part of the run, where it has a name for it, too."""
+        named = s.targets[0].id if isinstance(s.targets[0], ast.Name) else ""
+        if named in _GIVEN and not f.names:
+            f.given[named] = s
+            return
+        given, f.given = [*f.given.values()] if _runs(s.value) else [], {}
+        first = min(x.lineno for x in (s, *given))
+        values = [s.value, *(x.value for x in given)]
+        part = self._part(f, first, s.end_lineno, s.targets, values, within)
+        part.read -= _GIVEN if given else set()
+        f.parts.append(part)
 
     def _entries(self, f: _Function, d: ast.Dict, within: _Part | None) -> None:
         for key, value in zip(d.keys, d.values, strict=True):
@@ -236,9 +247,8 @@ class _Reader:
                 part.made |= {changed} if changed else set()
         known = self.names | f.names
         made |= NOBODY.union(*(known.get(n, NOBODY) for n in part.made))
-        passing = self.passing if f.names else self.passing - _GIVEN
-        only_passing = bool(part.made) and part.made <= passing
-        part.made -= passing
+        only_passing = bool(part.made) and part.made <= self.passing
+        part.made -= self.passing
         part.stores = not part.made and any(isinstance(t, ast.Subscript) for t in targets)
         part.said = said
         part.direct = made or (NOBODY if only_passing else said)
