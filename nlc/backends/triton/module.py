@@ -21,7 +21,7 @@ from nlc.backends.triton.gates import ending
 from nlc.backends.triton.keys import groups, lengths, narrow
 from nlc.backends.triton.legend import legend
 from nlc.backends.triton.packing import unpackable
-from nlc.backends.triton.texts import of_form, texts
+from nlc.backends.triton.texts import TEXTS, of_form, texts
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.coupled import coupling
 from nlc.ir.expr import Expr, walk
@@ -43,8 +43,8 @@ def emit_module(program: Program, header: Header) -> Printed:
     found = defined(helpers, program, asked, every)
     own = configs.tables(configs.launched(found))
     own["flow"] = "\n" + legend("\n".join(found)) + every["flow"].lstrip("\n")
-    texts = defined(helpers, program, asked, every | own)
-    return closed(file, texts, body, header, class_name(program.system))
+    parts = defined(helpers, program, asked, every | own)
+    return closed(file, parts, body, header, class_name(program.system))
 
 
 @dataclass(frozen=True)
