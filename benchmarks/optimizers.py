@@ -252,6 +252,9 @@ def measured(kind: Kind, of: Iterable[tuple[int, ...]], rounds: int) -> dict[str
     """The median step of each side, and of a copy of all parameters."""
     noise = torch.Generator(DEVICE).manual_seed(0)
     draw = partial(torch.randn, generator=noise, device=DEVICE)
+    # glibc keeps as much as twice the largest block of up to 32 MiB that was given back. A process that trains gave
+    # back many; here it would depend on what ran before whether large temporary matrices are paged in anew.
+    draw(31, 2**20 // 4)
     params = [nn.Parameter(0.02 * draw(s)) for s in of]
     for p in params:
         p.grad = 1e-3 * draw(p.shape)
@@ -301,7 +304,8 @@ the processor. The floor is what reading and writing each parameter, gradient an
 a copy in the same rounds. Last column: our time over that of the fastest peer. Of Muon, the {hidden} hidden \
 matrices have its rule and the rest AdamW's, by torch's fused one beside the peers; rounds are a fourth as many. The \
 plain loop and the plain batch of matrices of a shape are written out in `benchmarks/optimizers.py`, with the \
-products in {matrices}."""
+products in {matrices}. The process gave back a block of 31 MiB before, as one that trains has given many: glibc then \
+keeps the memory of temporary matrices."""
 
 
 @click.command()

@@ -448,9 +448,9 @@ def test_small_tensors_make_their_steps_as_one(
     assert len(calls) == count
 
 
-@pytest.mark.parametrize("threads", (1, 2, 4))
+@pytest.mark.parametrize("threads", (1, 2))
 @pytest.mark.parametrize("name", ("m3", "muon", "shampoo"))
-def test_matrices_are_joined_one_for_two_threads(
+def test_matrices_are_joined_one_for_each_thread(
     name: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those between small and large ones, on a CPU, and to the same numbers as each by itself."""
@@ -468,7 +468,7 @@ def test_matrices_are_joined_one_for_two_threads(
     torch.set_num_threads(threads)
     try:
         found = trained(made, shapes, dtype=torch.float64)
-        assert {*calls} == ({2} if threads == 4 else set())
+        assert {*calls} == ({2} if threads == 2 else set())
         monkeypatch.setattr(module, "LARGE", 0)
         same(found, trained(made, shapes, dtype=torch.float64), 1e-12)
     finally:

@@ -117,12 +117,12 @@ def parted(whole: Tensor, tensors: list[Tensor]) -> None:
 def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     """Tensors that are joined, no more at a time than copies are worth.
 
-    On a CPU a matrix for two threads: more that share one wait for each other in each product.
+    On a CPU a matrix for each thread: threads that share one wait for each other in each product.
     """
     size = tensors[0].numel()
     count = max(1, 8 * LARGE // size)
     if size >= SMALL and tensors[0].device.type == "cpu":
-        count = min(count, max(1, torch.get_num_threads() // 2))
+        count = min(count, torch.get_num_threads())
     yield from (tensors[i : i + count] for i in range(0, len(tensors), count))
 ''',
     "blocks": '''

@@ -73,7 +73,7 @@ TAKEN = frozenset(
     DeltaAtEndTowards DeltaEnd DeltaEndTowards Edges F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
     GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE LASTING LEAST LONG LONGEST
     MATRICES NARROW
-    OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS SETS SMALL STACKS Seen Sequence SiluBack TOGETHER
+    OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS SETS SMALL SPARE STACKS Seen Sequence SiluBack
     Tensor ThreadPoolExecutor Through Tile VERDICTS
     """.split()
 )

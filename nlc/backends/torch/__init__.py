@@ -27,7 +27,7 @@ RESERVED = (
         "CHUNK CHANNEL_CHUNK flows fixed level partial start stop carried body Sequence propagation earlier".split()
     )
     | frozenset(
-        "coupling channel_scores fused advance tensors numbers rooms given APART ROWS TOGETHER symmetric".split()
+        "coupling channel_scores fused advance tensors numbers rooms given APART ROWS SPARE most symmetric".split()
     )
 )
 

@@ -2,9 +2,9 @@
 
 Every product but the last by X is a polynomial of G = X Xᵀ and therefore symmetric, so that of each a half can be
 mirrored. And since X' = Q X with Q = a + b G + c G² gives G' = Q² G, several iterations of a matrix that is much longer
-than wide need X only at their end. What that costs is precision: small singular values stand in G squared. Three
-iterations are as exact in float32 as the definition, five lose a digit and a half where singular values fall far
-(``tests/test_polar.py``). In half precision that begins with two, so there it is one.
+than wide need X only at their end. What that costs is precision: small singular values stand in G squared, and an
+error of G there grows by Q², by a² at most. It may take the bits that float32 has beyond bfloat16, in which Muon is
+mostly computed; how much it takes is measured in ``tests/test_polar.py``. In half precision it is one iteration.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def symmetric(
             torch.baddbmm(*terms, beta=beta, alpha=alpha, out=made)
         if made is not part:
             part.copy_(made)
-        out[:, j:, i:j] = made[:, :, j - i :].mT
+        if j < size:
+            out[:, j:, i:j] = made[:, :, j - i :].mT
     return out
 ''',
     "newton_schulz": '''
-TOGETHER = 3  # iterations of a long matrix between products with it; more would square away digits
+SPARE = 16  # bits of float32 beyond bfloat16's, which errors of G may take
 
 
 def newton_schulz(
@@ -49,33 +50,35 @@ def newton_schulz(
 ) -> Tensor:
     """A [..., m, n] towards its polar factor: X ← Q X, Q = a + b G + c G², G = X Xᵀ, from A / ‖A‖.
 
-    A long X is multiplied once in ``TOGETHER`` iterations, by the product P of their Q, as G
-    becomes Q² G. Not in half precision, nor where a graph is kept.
+    A long X is multiplied once in several iterations, by the product P of their Q, as G becomes
+    Q² G, so that its errors grow by a². Not in half precision, nor where a graph is kept.
     """
     a, b, c = coefficients
-    X = A / torch.linalg.matrix_norm(A, keepdim=True).clamp(min=1e-7)
-    shape, X = X.shape, X.reshape(-1, *X.shape[-2:]).to(dtype or A.dtype)
+    dtype = dtype or A.dtype
+    exact = torch.finfo(dtype).bits >= 32 and not A.requires_grad and steps > 0
+    norm = torch.linalg.matrix_norm(A, keepdim=True).clamp(min=1e-7)
+    X = A if exact else A / norm  # which G and P are divided by instead, as they are smaller
+    shape, X = X.shape, X.reshape(-1, *X.shape[-2:]).to(dtype)
     tall = shape[-2] > shape[-1]
     rows, columns = sorted(shape[-2:])
-    exact = torch.finfo(X.dtype).bits >= 32 and not X.requires_grad
-    together = TOGETHER if exact and 2 * columns > 3 * rows else 1
+    most = 1 + int(SPARE / 2 / math.log2(max(a, 2.0)))
+    together = most if exact and 2 * columns > 3 * rows else 1
+
+    def polynomial(G: Tensor) -> Tensor:
+        Q = symmetric(G, G, G, b, c) if c else b * G
+        Q.diagonal(dim1=-2, dim2=-1).add_(a)
+        return Q
+
     for done in range(0, steps, together):
         G = symmetric(X.mT, X) if tall else symmetric(X, X.mT)  # the smaller of the two
-        P = symmetric(G, G, G, b, c) if c else b * G
-        if together == 1:
-            terms = (X, P) if tall else (P, X)
-            X = torch.baddbmm(X, *terms, beta=a)
-            continue
-        P.diagonal(dim1=-2, dim2=-1).add_(a)
-        Q = P
+        scale = norm.reshape(-1, 1, 1).to(dtype) if exact and done == 0 else None
+        P = Q = polynomial(G if scale is None else G.div_(scale * scale))
         for _ in range(done + 1, min(done + together, steps)):
             G = symmetric(Q, symmetric(Q, G))
-            Q = symmetric(G, G, G, b, c) if c else b * G
-            Q.diagonal(dim1=-2, dim2=-1).add_(a)
+            Q = polynomial(G)
             P = symmetric(Q, P)
-        for x in X.split(rows, 1 if tall else 2):  # by way of G, as new memory takes time
-            terms = (x, P) if tall else (P, x)
-            x.copy_(torch.bmm(*terms, out=G[:, : x.shape[1], : x.shape[2]]))
+        P = P if scale is None else P / scale
+        X = X @ P if tall else P @ X
     return X.view(shape).to(A.dtype)
 ''',
 }
