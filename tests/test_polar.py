@@ -104,6 +104,17 @@ def test_any_number_of_iterations(fast: Callable, plain: Callable, steps: int) -
     assert fast(A, steps, QUINTIC) is not A
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (300, 310), (300, 500), (2, 500, 300)])
+def test_compiled_and_under_autocast(fast: Callable, plain: Callable, shape: tuple) -> None:
+    A = drawn(*shape).float()
+    expected = plain(A.double(), 5, QUINTIC)
+    compiled = torch.compile(fast, backend="eager", fullgraph=True)
+    assert (compiled(A, 5, QUINTIC) - expected).abs().max() < 1e-4
+    with torch.autocast("cpu"):  # which multiplies in bfloat16
+        half = fast(A, 5, QUINTIC)
+    assert half.dtype == A.dtype and (half - expected).abs().max() < 0.1
+
+
 def test_gradients_pass_through(fast: Callable, plain: Callable) -> None:
     found = []
     for f in (fast, plain):

@@ -69,12 +69,11 @@ def attribute_path(path: str) -> str:
 # What generated files of any backend define or import that a class could be called too.
 TAKEN = frozenset(
     """
-    APART BLOCK BY_GENERATION CALL CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt DeltaAtEnd
-    DeltaAtEndTowards DeltaEnd DeltaEndTowards Edges F GatedDelta GatedDeltaAt GatedDeltaAtEnd GatedDeltaAtEndTowards
-    GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE LASTING LEAST LONG LONGEST
-    MATRICES NARROW
-    OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS SETS SMALL SPARE STACKS Seen Sequence SiluBack
-    Tensor ThreadPoolExecutor Through Tile VERDICTS
+    APART BLOCK BY_GENERATION CALL CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt
+    DeltaAtEnd DeltaAtEndTowards DeltaEnd DeltaEndTowards Edges F Finished GatedDelta GatedDeltaAt GatedDeltaAtEnd
+    GatedDeltaAtEndTowards GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE
+    LASTING LEAST LONG LONGEST MATRICES NARROW OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS SETS
+    SMALL SPARE STACKS Seen Sequence SiluBack Tensor ThreadPoolExecutor Through Tile VERDICTS
     """.split()
 )
 

@@ -20,7 +20,8 @@ def symmetric(
 ) -> Tensor:
     """β C + α A B of stacks of matrices, where that is symmetric: on a CPU half is mirrored."""
     count, size = A.shape[:2]
-    if A.requires_grad or A.device.type != "cpu" or size <= 2 * ROWS:
+    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")  # takes no out=
+    if plain or A.requires_grad or A.device.type != "cpu" or size <= 2 * ROWS:
         return A @ B if C is None else torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
     out = A.new_empty(count, size, size + APART)[:, :, :size]
     for i in range(0, size, ROWS):
@@ -60,7 +61,7 @@ def newton_schulz(
     X = A if exact else A / norm  # which G and P are divided by instead, as they are smaller
     shape, X = X.shape, X.reshape(-1, *X.shape[-2:]).to(dtype)
     tall = shape[-2] > shape[-1]
-    rows, columns = sorted(shape[-2:])
+    rows, columns = min(shape[-2:]), max(shape[-2:])
     most = 1 + int(SPARE / 2 / math.log2(max(a, 2.0)))
     together = most if exact and 2 * columns > 3 * rows else 1
 
