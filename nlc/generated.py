@@ -7,6 +7,7 @@ import keyword
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +69,8 @@ def in_two(file: Printed, model: str, helpers: str) -> tuple[str, str]:
     module = helpers.removeprefix(".")
     if not module.isidentifier() or keyword.iskeyword(module) or module.startswith("__"):
         raise BadHelpers(f"{module!r} is no name of a module")
-    if module == helpers and module in {*sys.stdlib_module_names, "torch", "triton"}:
-        raise BadHelpers(f"a module {module!r} would hide the one that generated files import")
+    if module == helpers and module in {*sys.stdlib_module_names, *packages_distributions()}:
+        raise BadHelpers(f"a module {module!r} would hide the one that is installed")
     if not file.shared:
         raise BadHelpers(f"the file of {file.name or model} defines nothing beside its class")
     return file.split(model, helpers)

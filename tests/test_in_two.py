@@ -181,8 +181,9 @@ def test_what_is_no_module_is_refused() -> None:
         ("class", "'class' is no name of a module"),
         ("__init__", "'__init__' is no name of a module"),
         (".__main__", "'__main__' is no name of a module"),
-        ("torch", "a module 'torch' would hide the one that generated files import"),
-        ("math", "a module 'math' would hide the one that generated files import"),
+        ("torch", "a module 'torch' would hide the one that is installed"),
+        ("numpy", "a module 'numpy' would hide the one that is installed"),
+        ("math", "a module 'math' would hide the one that is installed"),
     ):
         with pytest.raises(BadHelpers) as error:
             spec.source_files("model.py", helpers)
