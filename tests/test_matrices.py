@@ -263,6 +263,12 @@ def test_an_optimizer_of_matrices_says_so_to_other_tensors(step: str) -> None:
         with pytest.raises(ValueError, match="takes matrices"):
             opt.add_param_group({"params": [W]})
         assert len(opt.param_groups) == 1
+        frozen = torch.zeros(shape)
+        made([frozen]).step()  # it never has a gradient
+        opt = made([frozen])
+        frozen.requires_grad_().grad = torch.ones(shape)
+        with pytest.raises(ValueError, match="takes matrices"):
+            opt.step()
 
 
 def test_an_optimizer_of_any_tensor_takes_any() -> None:

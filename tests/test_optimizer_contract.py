@@ -406,7 +406,8 @@ BOUNDED = {  # what is refused, and what is said
 def test_numbers_by_which_a_level_climbs_or_grows_are_refused(name: str, backend: str) -> None:
     made = made_by(name, backend)
     for hyper, value in BOUNDED[name].items():
-        said = rf"{hyper}.* = .* must be (at least 0|between 0 and 1) \({name}.yaml:\d+\)"
+        wanted = "at least 0|at most 1|between 0 and 1"
+        said = rf"{hyper}.* = .* must be ({wanted}) \((in .*, )?{name}.yaml:\d+\)"
         with pytest.raises(ValueError, match=said):
             made(tensors(), **{hyper: value})
         opt = made(tensors())
@@ -415,6 +416,64 @@ def test_numbers_by_which_a_level_climbs_or_grows_are_refused(name: str, backend
         assert len(opt.param_groups) == 1
         made(tensors(), **{hyper: torch.tensor(value)})  # nobody waits for a tensor's value
     made(tensors(), lr=0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), (("adamw", {"lr": 0.1, "weight_decay": 20.0}), ("lookahead", {"lr": 101.0}))
+)
+def test_a_decay_may_turn_weights_around_as_torchs_may(name: str, given: dict) -> None:
+    made_by(name, "torch")(tensors(), **given)
+
+
+def test_what_a_schedule_came_to_is_loaded() -> None:
+    """Of numbers that are bounded when they are given; rounding leaves this rate below 0."""
+    params = tensors()
+    opt = made_by("adamw", "torch")(params, lr=0.02)
+    schedule = lr_scheduler.LinearLR(opt, start_factor=0.03, end_factor=0.0, total_iters=10)
+    for tick in range(10):
+        train(opt, params, range(tick, tick + 1))
+        schedule.step()
+    (rate,) = (group["lr"] for group in opt.param_groups)
+    assert rate < 0
+    second = made_by("adamw", "torch")(params)
+    second.load_state_dict(saved(opt))
+    assert second.param_groups[0]["lr"] == rate
+
+
+DECAYING = """
+nlc: 1
+system: decaying
+context: gradients
+hyper: {lr: 0.1, a: 1.0, tau: 10.0}
+levels:
+  m: {frequency: every step, memory: like(W), objective: "dot(m, g)", rule: "gd(decay=DECAY)"}
+  W: {frequency: every step, objective: "dot(W, m)", rule: "gd(lr=RATE)"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("decay", "given"), (("exp(-a)", {"a": -1000.0}), ("1 - 1 / tau", {"tau": 0.0}))
+)
+def test_what_has_no_value_for_some_numbers_has_no_bounds(decay: str, given: dict) -> None:
+    text = DECAYING.replace("DECAY", decay).replace("RATE", "lr")
+    nlc.loads(text).compile()(tensors(), **given)
+
+
+@pytest.mark.parametrize(
+    ("rate", "hypers", "said"),
+    (
+        ("lr", "lr", ""),
+        ("lr * a", "lr * a", ""),
+        ("lr * sqrt(tau)", "lr", "in lr * sqrt(tau), "),
+    ),
+)
+def test_messages_name_hypers_and_the_rate_that_the_spec_has(
+    rate: str, hypers: str, said: str
+) -> None:
+    made = nlc.loads(DECAYING.replace("DECAY", "0.9").replace("RATE", rate)).compile()
+    with pytest.raises(ValueError) as caught:
+        made(tensors(), lr=-0.1)
+    assert str(caught.value) == f"{hypers} = -0.1 must be at least 0 ({said}<text>:8)"
 
 
 def test_a_rate_keeps_the_sign_that_its_default_has() -> None:
@@ -431,7 +490,9 @@ levels:
     for given in ({}, {"free": 1.0}, {"free": -1.0}, {"far": -3.0}, {"lr": -2.0}):
         made(tensors(), **given)
     for given in ({"lr": 0.1}, {"slow": -0.5}):
-        with pytest.raises(ValueError, match=r"must be at least 0 \(<text>:8\)"):
+        with pytest.raises(
+            ValueError, match=r"^slow \* lr = 0.05 must be at most 0 \(in slow .*:8\)"
+        ):
             made(tensors(), **given)
 
 

@@ -168,6 +168,33 @@ def test_a_fresh_one_goes_on_bit_by_bit(cut: int) -> None:
     assert same(whole, parts)
 
 
+def test_a_period_is_that_with_which_its_memories_began_in_every_route() -> None:
+    """As of an optimizer alone: it may change until the first step, and is saved and loaded with what began."""
+    model = nn.Linear(4, 3, bias=False)
+    opt = nlc.route(model, "m3", rest="adamw")
+    (group,) = opt.param_groups
+
+    def step() -> None:
+        model.weight.grad = torch.ones_like(model.weight)
+        opt.step()
+
+    group["f"] = 3
+    for _ in range(4):
+        step()
+    saved = copy.deepcopy(opt.state_dict())
+    opt.load_state_dict(saved)
+    step()
+    group["f"] = 4
+    with pytest.raises(ValueError, match="f was 3"):
+        step()
+    with pytest.raises(ValueError, match="f was 3"):
+        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    opt = nlc.route(model, "m3", rest="adamw")
+    opt.load_state_dict(saved)
+    assert opt.param_groups[0]["f"] == 3
+    step()
+
+
 def test_copies_and_pickles_go_on() -> None:
     model = net()
     opt = made(model)

@@ -267,11 +267,12 @@ def plain_numbers(owner: object, **numbers: float | Tensor) -> None:
             raise TypeError(f"{name} = {x!r} must be a number ({declared(owner, name)})")
 ''',
     "in_bounds": '''
-def in_bounds(said: str, x: object, low: float, high: float | None, where: str) -> None:
+def in_bounds(said: str, x: object, low: float | None, high: float | None, where: str) -> None:
     """ValueError for a number out of bounds; a tensor is not asked, lest a step waits for it."""
-    if isinstance(x, Tensor) or (low <= x and (high is None or x <= high)):
+    if isinstance(x, Tensor) or ((low is None or low <= x) and (high is None or x <= high)):
         return
-    wanted = f"at least {low}" if high is None else f"between {low} and {high}"
+    wanted = f"at most {high}" if low is None else f"between {low} and {high}"
+    wanted = f"at least {low}" if high is None else wanted
     raise ValueError(f"{said} = {x:g} must be {wanted} ({where})")
 ''',
     "takes_flow": '''

@@ -26,7 +26,7 @@ RESERVED = frozenset(
     abs max min like name value unknown piece pieces streams cu_seqlens checkpoint place set
     identity several so_far samples hooks names watch unwatch
     declared whole_sizes seen plain_numbers takes_flow state_layout started all_finite expect_finite Sequence
-    MATRICES LASTING check_shapes check_lasting check_hypers in_bounds
+    MATRICES LASTING check_shapes check_lasting check_bounds check_hypers in_bounds
     route_of route_in check_routes unused shown rejoined suits fnmatchcase Seen Part
     """.split()
 )

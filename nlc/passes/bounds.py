@@ -1,18 +1,20 @@
 """System -> bounds of what its hypers may be, told from the steps that they are read in.
 
 A rate keeps the sign that it has at the defaults, since with the other one a level climbs the objective that it is
-there to descend; a retention that is within [0, 1] at the defaults stays there, since beyond 1 a memory grows with
-every tick and below 0 it turns its sign. Both are asked of expressions over hypers alone; of a rate that is more, of
-its factors over hypers, where the others cannot be negative.
+there to descend; a retention that is within [0, 1] at the defaults stays below 1, since beyond it a memory grows with
+every tick, and above 0 if it is a hyper; one that is computed may turn the sign, as `1 - lr * weight_decay` does under
+a large rate. Both are asked of sums and products of hypers, which have a value whatever those are; of a rate that is
+more, of its factors of that kind, where the others cannot be negative.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import inf
 
 from nlc.ir.expr import Expr, walk
-from nlc.ir.ops import mul, neg, num
+from nlc.ir.ops import mul, num
 from nlc.ir.program import Bound
 from nlc.ir.ranges import UNIT
 from nlc.ir.system import Level, System
@@ -22,6 +24,7 @@ _POSITIVE = frozenset(
     "sqrt exp abs sigmoid softplus relu sqnorm norm size numel nrows ncols index ticks".split()
 )
 _ALL_OF = frozenset({"add", "mul", "div", "minimum", "sum", "mean", "stop"})
+_TOTAL = frozenset({"num", "hyper", "add", "sub", "mul", "neg"})  # what no number is wrong for
 
 
 def bounds(system: System) -> tuple[Bound, ...]:
@@ -30,8 +33,10 @@ def bounds(system: System) -> tuple[Bound, ...]:
     found = [*_retentions(steps), *_rates(system, [x for x in steps if x.rule.name in RULES])]
     out: dict[Expr, Bound] = {}
     for x in found:
-        out.setdefault(x.expr, x)
-    within = {x.expr for x in out.values() if x.high == 1}
+        known = out.setdefault(x.expr, x)
+        low, high = max(known.low, x.low), min(known.high, x.high)
+        out[x.expr] = replace(known, low=low, high=high)
+    within = {x.expr for x in out.values() if (x.low, x.high) == (0, 1)}
     needed = [x for x in out.values() if x.high == 1 or not _rest_of(x.expr, within)]
     return tuple(sorted(needed, key=lambda x: bool(x.expr.args)))
 
@@ -45,7 +50,8 @@ def _retentions(steps: list[Level]) -> Iterator[Bound]:
     for level in steps:
         for e in (level.retain, level.rule.args.get("decay")):
             if e is not None and _of_hypers(e) and e.type.range.within(UNIT.low, UNIT.high):
-                yield Bound(e, 0.0, 1.0, e.span or level.rule.span)
+                low = 0.0 if e.op == "hyper" else -inf
+                yield Bound(e, low, 1.0, e.span or level.rule.span)
 
 
 def _rates(system: System, steps: list[Level]) -> Iterator[Bound]:
@@ -66,8 +72,8 @@ def _rates(system: System, steps: list[Level]) -> Iterator[Bound]:
             whole = mul(whole, e)
         known = whole.type.range
         if known.low == known.high != 0:
-            up = whole if known.low > 0 else neg(whole)
-            yield Bound(up, 0.0, inf, rate.span or level.rule.span)
+            low, high = (0.0, inf) if known.low > 0 else (-inf, 0.0)
+            yield Bound(whole, low, high, rate.span or level.rule.span)
 
 
 def _factors(e: Expr) -> list[Expr]:
@@ -78,8 +84,8 @@ def _factors(e: Expr) -> list[Expr]:
 
 
 def _of_hypers(e: Expr) -> bool:
-    leaves = [n for n in walk(e) if not n.args]
-    return all(n.op in ("num", "hyper") for n in leaves) and any(n.op == "hyper" for n in leaves)
+    ops = {n.op for n in walk(e)}
+    return ops <= _TOTAL and "hyper" in ops
 
 
 def _nonnegative(system: System, e: Expr) -> bool:

@@ -74,9 +74,9 @@ class Part:
         return {key: x for key, x in group.items() if key not in APART}
 
     def follow(self, group: dict) -> None:
-        """Takes over the hypers of the visible group."""
+        """Takes over the hypers of the visible group, but not with what its memories began."""
         (own,) = self.optimizer.param_groups
-        own.update({key: group[key] for key in own if key not in APART})
+        own.update({key: group[key] for key in own if key not in (*APART, "lasting")})
 
     def step(self, group: dict) -> None:
         """One step with the hypers of the visible group."""
@@ -235,6 +235,7 @@ class Routed(Optimizer):
         self.state.clear()
         for part, group in zip(self.parts, self.param_groups, strict=True):
             self.state.update(part.state(group["params"]))
+            group.update({k: x for k, x in part.hypers.items() if k == "lasting"})  # to be saved
 
     def load_state_dict(self, state_dict: dict) -> None:
         """ValueError for the state of other routes."""

@@ -58,6 +58,7 @@ def add_param_group(self, param_group: dict) -> None:
         if missing:
             raise ValueError(f"the rule {name} needs {missing} in its group")
     self.check_group({**self.defaults, **param_group})
+bounded:    self.check_bounds({**self.defaults, **param_group})
     super().add_param_group(param_group)
 guarded:    try:
 asked:        self.check_routes(self.param_groups[-1])
@@ -89,8 +90,10 @@ asked:        self.check_routes(group)
                     self.state[W][key] = x.to(W.device, copy=True)
 
 picky:def check_shapes(self, group: dict) -> None:
-picky:    """ValueError for a tensor that no rule takes."""
+picky:    """ValueError for a tensor that no rule takes; a frozen one needs none."""
 picky:    for i, W in enumerate(group["params"]):
+picky:        if not W.requires_grad:
+picky:            continue
 picky:        rule = self.rule_of(i, group)
 picky:        if W.ndim != 2 and getattr(rule, "MATRICES", False):
 picky:            found = f"takes matrices, found a parameter of shape {list(W.shape)}"
@@ -142,10 +145,6 @@ numbers:    plain_numbers(self, **{k: group[k] for k, x in self.HYPERS.items() i
 numbers:    for k in self.HYPERS:
 numbers:        if isinstance(group[k], float) and group[k] != group[k]:
 numbers:            raise ValueError(f"{k} is not a number ({declared(self, k)})")
-bounded:    own = [x for name, x in self.rules.items() if "." not in str(name)]  # not of other systems
-bounded:    for made in own if rule is None else [self.rules[rule]]:
-bounded:        if hasattr(made, "check_hypers"):
-bounded:            made.check_hypers(**{key: group[key] for key in made.HYPERS})
     if group["capturable"] and (period > 1 or group["rounding_seed"] is not None):
         raise ValueError("periods and roundings are counted in Python, so not with capturable")
     clash = group["capturable"] or group["rounding_seed"] is not None
@@ -153,6 +152,14 @@ fused:    clash = clash or group["fused"]
     if group["differentiable"] and clash:
         raise ValueError("differentiable goes with none of capturable, rounding_seed and fused")
 
+bounded:def check_bounds(self, group: dict) -> None:
+bounded:    """ValueError for given hypers; a state is loaded as a schedule left it."""
+bounded:    rule = group["rule"]
+bounded:    own = [x for name, x in self.rules.items() if "." not in str(name)]  # not of other systems
+bounded:    for made in own if rule is None else [self.rules[rule]]:
+bounded:        if hasattr(made, "check_hypers"):
+bounded:            made.check_hypers(**{key: group[key] for key in made.HYPERS})
+bounded:
 def settle(self, group: dict) -> None:
     """Numbers on the device, where steps are captured."""
     brought = self.rules[group["rule"]].HYPERS if group["rule"] is not None else {}

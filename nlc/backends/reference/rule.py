@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
-from math import inf
+from math import isfinite
 from pathlib import Path
 
 from nlc.backends.plain import BINDS, PLAIN, closed
@@ -153,9 +153,11 @@ class RuleWriter:
         w.depth += 1
         w('"""ValueError for numbers by which a level climbs, or keeps more than it has."""')
         for x in found:
-            text, high = self.printer(x.expr), "None" if x.high == inf else f"{x.high:g}"
-            where = json.dumps(f"{Path(x.span.source.name).name}:{x.span.line}")
-            given = [json.dumps(text), text, f"{x.low:g}", high, where]
+            text, where = self.printer(x.expr), f"{Path(x.span.source.name).name}:{x.span.line}"
+            if x.span.quote() != text:
+                where = f"in {x.span.quote()}, {where}"
+            ends = [f"{x:g}" if isfinite(x) else "None" for x in (x.low, x.high)]
+            given = [json.dumps(text), text, *ends, json.dumps(where)]
             w.call(f"{self.printer.use('in_bounds')}(", given, ")")
         w.depth -= 1
         w()
