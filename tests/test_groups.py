@@ -312,7 +312,8 @@ def test_a_rule_with_routes_of_its_own_trains_each_tensor_by_its_kind() -> None:
         optimizer.step()
     other.A.W1.grad, other.A.W2.grad = sums["W1"], sums["W2"]
     alone.step()
-    same([module.A.W1, module.A.W2], [other.A.W1, other.A.W2], 1e-6)
+    # sums of gradients in another order, whose rounding joined iterations of long matrices enlarge
+    same([module.A.W1, module.A.W2], [other.A.W1, other.A.W2], 1e-5)
 
 
 def test_torch_s_optimizers_take_the_groups() -> None:
