@@ -14,9 +14,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 import click
@@ -274,8 +276,11 @@ def measured(kind: Kind, of: Iterable[tuple[int, ...]], rounds: int) -> dict[str
     return {n: statistics.median(x) for n, x in times.items()}
 
 
-def line(kind: Kind, threads: int, found: dict[str, float]) -> list[str]:
-    """Rows of the table."""
+def table(name: str, threads: int, sizes: list[tuple[int, ...]], rounds: int) -> list[str]:
+    """The rows of a kind, in a process of its own: what ran before decides which memory is at hand."""
+    torch.set_num_threads(threads)
+    kind = next(x for x in kinds() if x.name == name)
+    found = measured(kind, sizes, rounds)
     mine = {s.name for s in kind.sides if s.ours or s.beside}
     best = min((x for n, x in found.items() if n not in {*mine, "copy"}), default=None)
     floor = found["copy"] / 2 * kind.passes if kind.passes else None
@@ -304,8 +309,8 @@ the processor. The floor is what reading and writing each parameter, gradient an
 a copy in the same rounds. Last column: our time over that of the fastest peer. Of Muon, the {hidden} hidden \
 matrices have its rule and the rest AdamW's, by torch's fused one beside the peers; rounds are a fourth as many. The \
 plain loop and the plain batch of matrices of a shape are written out in `benchmarks/optimizers.py`, with the \
-products in {matrices}. The process gave back a block of 31 MiB before, as one that trains has given many: glibc then \
-keeps the memory of temporary matrices."""
+products in {matrices}. Each kind has a process of its own, which gave back a block of 31 MiB before, as one that \
+trains has given many: glibc then keeps the memory of temporary matrices."""
 
 
 @click.command()
@@ -336,11 +341,10 @@ def main(
         "|---|---:|---|---:|---:|---:|",
     ]
     for n in counts if DEVICE == "cpu" else counts[:1]:
-        torch.set_num_threads(n)
-        for kind in (x for x in kinds() if not only or x.name in only):
-            found = measured(kind, sizes, rounds)
-            rows += line(kind, n, found)
-            click.echo("\n".join(rows[-len(kind.sides) :]), err=True)
+        for name in (x.name for x in kinds() if not only or x.name in only):
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                rows += (found := alone.submit(table, name, n, sizes, rounds).result())
+            click.echo("\n".join(found), err=True)
     text = "\n\n".join(["# Optimizers", surroundings(), said, "\n".join(rows)]) + "\n"
     if quick:
         text += "\nA trial of the script at tiny sizes: no number here says anything.\n"
