@@ -125,11 +125,8 @@ class Runs:
             key = self._key(loop.stacks.get(v, (v,))[0])
             own = key.removeprefix(owner.split(" ")[0]).lstrip(".")
             parts.setdefault(owner, []).append(own or ".")
-        groups: dict[tuple[str, str], list[str]] = {}  # owners in a row that carry the same
-        for owner, names in parts.items():
-            own = owner if self.looped else ""
-            groups.setdefault((own, " ".join(names)), []).append(owner)
-        items = [f'{self._owned_by(owners)}: "{names}"' for (_, names), owners in groups.items()]
+        alike = groupby(parts, lambda x: (x if self.looped else "", " ".join(parts[x])))
+        items = [f'{self._owned_by([*owners])}: "{names}"' for (_, names), owners in alike]
         return f"{{{', '.join(items)}}}"
 
     def _owned_by(self, owners: list[str]) -> str:
