@@ -35,9 +35,13 @@ def cache_dir() -> Path:
 def write_atomically(path: Path, text: str) -> None:
     """All of the file or nothing, also where several processes write it at once.
 
-    A file that is there keeps its mode, and a link to it stays a link.
+    A file that is there keeps its mode, and a link to it stays a link. What is no file (a pipe, a device such as
+    ``/dev/null``) is written into, as to put a file in its place would take it from everybody.
     """
     path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", newline="")
+        return
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
