@@ -222,6 +222,10 @@ def test_a_first_run_with_a_checkpoint_is_one_kernel_where_that_is_faster(
         made, "launch", lambda kernel, *x, **y: (launched.append(kernel), launch(kernel, *x, **y))
     )
     monkeypatch.setattr(made, "in_one", lambda *_: whole)
+    finished, told = made.Finished.apply, []
+    monkeypatch.setattr(
+        made.Finished, "apply", lambda of, out, *x: (told.append(out), finished(of, out, *x))[1]
+    )
     net.checkpoint = 40
     wanted = run(exact.double(), flows, at, torch.float64)
     for a, b in zip(run(net, flows, at, torch.float32), wanted, strict=True):
@@ -232,6 +236,10 @@ def test_a_first_run_with_a_checkpoint_is_one_kernel_where_that_is_faster(
         [n for n in names if n.endswith(ends) and ("_read" in n) == x] for x in (True, False)
     )
     assert (len(read), len(scan)) == ((1, 1) if whole else (0, 2))
+    # the slopes of what has not run want to know shapes, which take no memory
+    assert len(told) == 2 and told[0][1:] and all(x.numel() > 1 for x in told[0])
+    unread = [x for out in told for x in out[1:]]
+    assert all(x.untyped_storage().nbytes() == x.element_size() for x in unread)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,11 @@ def ends(kernels: ModuleType, form: KernelForm, x: Tensors) -> Tensors:
     return {"end": end if isinstance(end, Tensor) else end[0]}
 
 
+def other_ends(kernels: ModuleType, scan: str, x: Tensors) -> Tensors:
+    end, _ = scanned(kernels, scan, x)
+    return {"end": end if isinstance(end, Tensor) else end[0]}
+
+
 @pytest.mark.parametrize("T", (1, 40))
 @pytest.mark.parametrize("form", FORMS)
 def test_scans_that_nothing_reads(form: KernelForm, T: int, tmp_path: Path) -> None:
@@ -132,13 +137,9 @@ def test_scans_that_nothing_reads(form: KernelForm, T: int, tmp_path: Path) -> N
 @pytest.mark.parametrize("T", (1, 40))
 @pytest.mark.parametrize("scan", OTHERS)
 def test_other_scans_that_nothing_reads(scan: str, T: int, tmp_path: Path) -> None:
-    def end(kernels: ModuleType, x: Tensors) -> Tensors:
-        found, _ = scanned(kernels, scan, x)
-        return {"end": found if isinstance(found, Tensor) else found[0]}
-
     own = [scan, *["weighed"] * scan.startswith("coupled")]
     ways = [module(tmp_path, own, cut=seen, seen=seen) for seen in (True, False)]
-    same([lambda x, k=k: end(k, x) for k in ways], other_inputs(scan, T))
+    same([lambda x, k=k: other_ends(k, scan, x) for k in ways], other_inputs(scan, T))
 
 
 @pytest.mark.parametrize(
@@ -161,3 +162,30 @@ def test_a_first_launch_checks_scans_that_nothing_reads(scan: str, tmp_path: Pat
     assert kernels.differs(*given, **axes) == ""
     idle.append(getattr(kernels, f"{scan}{'_scan_back' if form else '_back'}"))
     assert scan in kernels.differs(*given, **axes)
+
+
+class NoSlope(torch.autograd.Function):
+    """What is computed on, whose slope is None."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("seen", (False, True))
+@pytest.mark.parametrize(
+    "scan", ("gated_delta_rated", "additive_memory", "coupled_delta_scan", "channel_scan")
+)
+def test_where_a_last_state_has_no_slope(scan: str, seen: bool, tmp_path: Path) -> None:
+    """What a user's own function leaves out is 0, whether others read states on the way or not."""
+    kernels = module(tmp_path, [scan, "weighed"], cut=False, seen=seen)
+    form = next((f for f in TESTED if f.scan == scan), None)
+    x = inputs(form, 40, 20, 9) if form else other_inputs(scan, 40)
+    x = {n: y.float().requires_grad_() for n, y in x.items() if n not in ("q", "v")}
+    end = (ends(kernels, form, x) if form else other_ends(kernels, scan, x))["end"]
+    slopes = torch.autograd.grad(NoSlope.apply(end).sum(), list(x.values()), allow_unused=True)
+    assert [n for n, y in zip(x, slopes, strict=True) if y is not None and y.any()] == []

@@ -57,12 +57,12 @@ def NAME(
                 S, k, u, <erase:b, >log_a, <erase:p, >q, packing, True, *stretches(within, k, u)  #? cut
             )  #? cut
         within.kept.append(kept)  #? cut
-        _, <erase:rows, >starts<erase:, inverse> = SCAN_shapes(S, k, u, packing, None)  #? cut
+        _, <erase:rows, >starts<erase:, inverse> = unwritten(SCAN_shapes, S, k, u, packing, None)  #? cut
         found = end, <erase:rows, >starts<erase:, inverse>  #? cut
         end, <erase:rows, >starts<erase:, _> = Finished.apply(  #? cut
             SCAN_forward, found, S, k, u, <erase:b, >log_a, <erase:p, >packing, None  #? cut
         )  #? cut
-        _, scores = READ_shapes(q, k, <erase:rows><!erase:u>, starts, log_a)  #? cut
+        _, scores = unwritten(READ_shapes, q, k, <erase:rows><!erase:u>, starts, log_a)  #? cut
         found = out, scores  #? cut
         out, _ = Finished.apply(READ_forward, found, q, k, <erase:rows><!erase:u>, starts, log_a, packing)  #? cut
     else:  #? cut

@@ -376,6 +376,8 @@ def NAME_setup(ctx, inputs, output):
 
 
 def NAME_slope(ctx, <seen:*grads><!seen:d_end, *_>):
+    if d_end is None:  # the state is not part of what is differentiated  #? !seen
+        return (None,) * len(ctx.needs_input_grad)  #? !seen
     grads = [x.contiguous() for x in grads<erase:[:3]>]  #? seen
     <cut:*>kept<cut:, packing> = ctx.saved_tensors
     dS, dk, du, <erase:db, >da<erase:, dp> = NAME_backward(*kept, <seen:*grads><!seen:d_end.contiguous()><cut:, packing>)

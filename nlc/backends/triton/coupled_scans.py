@@ -333,6 +333,8 @@ def NAME_setup(ctx, inputs, output):
 
 
 def NAME_slope(ctx, d_end, <seen:<erase:d_rows, >d_starts<erase:, _>><!seen:*_>):
+    if d_end is None:  # the state is not part of what is differentiated  #? !seen
+        return (None,) * len(ctx.needs_input_grad)  #? !seen
     grads = (x.contiguous() for x in (d_end, <erase:d_rows, >d_starts))  #? seen
     <cut:*>kept<cut:, packing> = ctx.saved_tensors
     out = NAME_backward(*kept, <seen:*grads><!seen:d_end.contiguous()><erase:, ctx.source><cut:, packing>)

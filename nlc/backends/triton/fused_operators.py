@@ -6,7 +6,7 @@ that it is the better one as soon as sequences, heads and blocks of values alone
 
 Where a checkpoint keeps states now and then, the first run needs no slopes either: the backward pass runs both anew, by
 two kernels. Autograd must find there what it was told in the first run, so that is told of the two operators, which have
-not run (`Finished`): of what they keep no more than its shape matters.
+not run (`Finished`): of what they keep no more than its shape matters, so it has no memory (`unwritten`).
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def _anew(
     text.call("end, out, kept = NAME_forward(", args, ")", 3)
     text("        within.kept.append(kept)")
     made, rows = ("rows, starts, inverse", "rows") if f.erase else ("starts", "u")
-    text.call(f"_, {made} = {scan}_shapes(", ["S", "k", "u", "packing", "None"], ")", 2)
+    args = [f"{scan}_shapes", "S", "k", "u", "packing", "None"]
+    text.call(f"_, {made} = unwritten(", args, ")", 2)
     text(f"        found = end, {made}")
     left = "end, rows, starts, _" if f.erase else "end, starts"
     args = [f"{scan}_forward", "found", *scanned, "packing", "None"]

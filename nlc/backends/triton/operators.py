@@ -421,6 +421,8 @@ def NAME_setup(ctx, inputs, output):
 
 
 def NAME_slope(ctx, {", ".join([*grads, *["_"] * (erase and f.seen), *["*_"] * (not f.seen)])}):
+    if d_end is None:  # the state is not part of what is differentiated  #? !seen
+        return (None,) * len(ctx.needs_input_grad)  #? !seen
     <cut:*>kept<cut:, packing> = ctx.saved_tensors
     grads = ({", ".join(f"{g}.contiguous()" for g in grads)})  #? seen
     {made} = NAME_backward(*kept, <seen:*grads><!seen:d_end.contiguous()>{known}<cut:, packing>)

@@ -226,6 +226,13 @@ class Finished(torch.autograd.Function):
     def backward(ctx, *grads):
         return None, None, *ctx.slopes(ctx, *grads)
 ''',
+    "unwritten": '''
+def unwritten(shapes, *inputs: Tensor | None) -> list[Tensor]:
+    """What an operator would return, by its ``shapes``, without memory or values."""
+    device = inputs[0].device
+    like = shapes(*(x if x is None else torch.empty_like(x, device="meta") for x in inputs))
+    return [torch.empty((), dtype=x.dtype, device=device).expand(x.shape) for x in like]
+''',
     "counted": '''
 def counted(table: Tensor | None) -> tuple[Tensor | None, int]:
     """A table of stretches, and how many there are."""
