@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import nlc
@@ -248,9 +249,57 @@ def test_what_a_rule_does_not_need_is_not_in_its_kernels() -> None:
     assert ["inverse" in x for x in texts] == [False, False, True, True]
 
 
+def launched(monkeypatch: pytest.MonkeyPatch, spec: str, **options: Any) -> list[Any]:
+    """What would be compiled ahead of time."""
+    from nlc.runtime import ahead
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(ahead, "_compiled", lambda module, launch, arch: launch)
+    return ahead.ahead(nlc.load(spec, operator=True), **options)
+
+
+@pytest.mark.parametrize("packed", (False, True))
+def test_what_a_checkpoint_launches_is_compiled_too(
+    packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first run in one kernel, which keeps some states, and scans that go on from these."""
+    found = launched(monkeypatch, "gated_delta_net", packed=packed)
+    runs = [(x.run, x.name.rpartition("_raw")[2], dict(x.constants)) for x in found]
+    scans = [(run, name) for run, name, _ in runs if name in ("_scan", "_read_scan")]
+    assert scans == [
+        *(("training", "_scan"), ("inference", "_read_scan")),
+        *(("checkpoint", "_read_scan"), ("checkpoint", "_scan")),
+    ]
+    without = {(run, name): [n for n, x in known.items() if x is None] for run, name, known in runs}
+    alone = ["packing"] * (not packed)
+    assert without["inference", "_read_scan"] == ["resume", "places", *alone]
+    assert without["training", "_scan"] == [*alone, "table"]
+    assert without["checkpoint", "_scan"] == without["checkpoint", "_read_scan"] == alone
+
+
+@pytest.mark.parametrize(("tokens", "chunk"), ((16, {16}), (17, {64, 16}), (256, {64, 16})))
+def test_kernels_are_for_a_number_of_tokens(
+    tokens: int, chunk: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside which there are those of one token, in a chunk of 16."""
+    found = launched(monkeypatch, "linear_attention", tokens=tokens)
+    assert {dict(x.constants)["C"] for x in found if "C" in dict(x.constants)} == chunk
+
+
+@pytest.mark.parametrize(("precision", "products"), (("highest", "tf32x3"), ("high", "tf32")))
+def test_products_of_float32_are_in_a_precision(
+    precision: str, products: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_float32_matmul_precision()
+    found = launched(monkeypatch, "linear_attention", dtype="float32", precision=precision)
+    known = [dict(x.constants) for x in found]
+    assert {x["PRECISION"] for x in known if "PRECISION" in x} == {products}
+    assert torch.get_float32_matmul_precision() == before
+
+
 def test_a_table_marks_what_spills() -> None:
     from nlc.runtime.ahead import Kernel, table
 
-    lines = table([Kernel("scan", 64, 64, "sm_90", 4, 2, 255, 8, 300000)]).splitlines()
+    lines = table([Kernel("scan", "training", 64, 64, "sm_90", 4, 2, 255, 8, 300000)]).splitlines()
     assert lines[1].endswith("300,000 of 232,448  spills, does not fit")
     assert table([]).startswith("no kernels")

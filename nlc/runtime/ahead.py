@@ -11,8 +11,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,12 @@ class NotAhead(RuntimeError):
 class Kernel:
     """What one kernel takes at a size of keys and values (0 where it has none).
 
-    Registers and bytes of spills of a thread, bytes of shared memory of a program.
+    Registers and bytes of spills of a thread, bytes of shared memory of a program. ``run`` is what launches it first:
+    training, inference, a checkpoint, or one token; of an optimizer a step.
     """
 
     name: str
+    run: str
     dk: int
     dv: int
     arch: str
@@ -68,13 +71,14 @@ class Kernel:
 
 @dataclass(frozen=True)
 class _Launch:
-    """What a kernel is compiled for."""
+    """What a kernel is compiled for; by ``run``, what launches it, no two differ."""
 
     name: str
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, Any], ...]
     aligned: tuple[int, ...]
     options: tuple[tuple[str, int], ...]
+    run: str = field(compare=False)
 
 
 def ahead(
@@ -85,11 +89,14 @@ def ahead(
     dtype: str = "bfloat16",
     tokens: int = 256,
     packed: bool = False,
+    precision: str = "highest",
     wanted: Callable[[str], bool] | None = None,
 ) -> list[Kernel]:
-    """Every kernel of a token system, forward, backward and of one token, and of an optimizer, for each of ``archs``.
+    """Every kernel that a token system launches for so many tokens and for one, or an optimizer, for each of ``archs``.
 
-    ``packed``: as they are where ``cu_seqlens`` packs two sequences in the tokens. ``wanted``: which, by their names.
+    That is with gradients and without, and where ``checkpoint`` computes a part anew. ``packed``: as they are where
+    ``cu_seqlens`` packs two sequences in the tokens. ``precision``: that of products of float32, as
+    `torch.set_float32_matmul_precision` has it. ``wanted``: which, by their names.
     Raises SpecError for a spec with mistakes, BadHyper for a hyper that it cannot have, NotAhead where Triton is
     missing or interprets.
     """
@@ -111,10 +118,21 @@ def ahead(
         else:
             of = int(arch.removeprefix("sm_")) // 10
             names = {"generation": lambda: of} if hasattr(module, "generation") else {}  # noqa: B023
-            with patched(module, **names):
+            with patched(module, **names), _precise(precision):
                 launches = _recorded(spec, *given, tokens, packed)
         out += [_compiled(module, x, arch) for x in launches if wanted is None or wanted(x.name)]
     return out
+
+
+@contextmanager
+def _precise(precision: str) -> Iterator[None]:
+    """Products of float32 in a precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _steps(made: type, module: Any, hypers: dict, dtype: torch.dtype) -> list[_Launch]:
@@ -122,7 +140,7 @@ def _steps(made: type, module: Any, hypers: dict, dtype: torch.dtype) -> list[_L
     found: dict[_Launch, None] = {}
 
     def launch(kernel: Any, grid: tuple, args: list, of: torch.dtype, **sizes: int) -> None:
-        found[_launch(kernel, args, sizes)] = None
+        found[_launch(kernel, args, sizes, "step")] = None
 
     ways: list[dict[str, Any]] = [{}, {"capturable": True}]
     ways += [{"rounding_seed": 0}] if dtype != torch.float32 else []
@@ -150,13 +168,14 @@ def _recorded(
     tokens: int,
     packed: bool = False,
 ) -> list[_Launch]:
-    """The launches of a call with gradients, of one without and of one token, each kind once."""
+    """The launches of calls with gradients, without, with a checkpoint, and of one token, each kind once."""
     found: dict[_Launch, None] = {}
+    run, again = "", max(16, tokens // 2)
 
     def launch(kernel: Any, grid: tuple, args: list, of: torch.dtype, **sizes: int) -> None:
         with patched(module, INTERPRETED=False):
             sizes |= module.arithmetic(of)
-        found[_launch(kernel, args, sizes)] = None
+        found.setdefault(_launch(kernel, args, sizes, run))
 
     try:
         net = made(**hypers).to(dtype)
@@ -168,13 +187,20 @@ def _recorded(
             given = named(draw(spec.system, values, 1, tokens))
             given |= {n: x.to(dtype).requires_grad_() for n, x in numbers(given).items()}
             cuts = torch.tensor([0, tokens // 2, tokens]) if packed else None
-            outputs, state = net(**given, cu_seqlens=cuts)
-            outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
-            states = state if packed else [state]
-            every = [*outputs, *(x for each in states for x in each.values())]
-            sum(x.float().sum() for x in every if x.requires_grad).backward()
+            for run, net.checkpoint in (
+                ("training", None),
+                ("inference", None),
+                ("checkpoint", again),
+            ):
+                with torch.set_grad_enabled(run != "inference"):
+                    outputs, state = net(**given, cu_seqlens=cuts)
+                outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
+                states = state if packed else [state]
+                every = [*outputs, *(x for each in states for x in each.values())]
+                if run != "inference":
+                    sum(x.float().sum() for x in every if x.requires_grad).backward()
+            run = "one token"
             with torch.no_grad():
-                net(**given, cu_seqlens=cuts)
                 start = net.initial_state(next(iter(given.values())))
                 net.step(**{n: x[:, 0] for n, x in given.items()}, state=start)
     except (TypeError, ValueError) as error:  # what the kernels do not take
@@ -182,7 +208,7 @@ def _recorded(
     return list(found)
 
 
-def _launch(kernel: Any, args: list, sizes: Mapping[str, Any]) -> _Launch:
+def _launch(kernel: Any, args: list, sizes: Mapping[str, Any], run: str) -> _Launch:
     signature, constants, aligned = [], [], []
     for i, (name, value) in enumerate(zip(kernel.arg_names, args)):
         if isinstance(value, Tensor):
@@ -201,7 +227,7 @@ def _launch(kernel: Any, args: list, sizes: Mapping[str, Any]) -> _Launch:
     options = tuple((n, x) for n, x in sizes.items() if n in launched)
     signature += [(n, "constexpr") for n, _ in known]
     return _Launch(
-        kernel.fn.__name__, tuple(signature), (*constants, *known), tuple(aligned), options
+        kernel.fn.__name__, tuple(signature), (*constants, *known), tuple(aligned), options, run
     )
 
 
@@ -224,6 +250,7 @@ def _compiled(module: Any, x: _Launch, arch: str) -> Kernel:
     options = dict(x.options)
     return Kernel(
         x.name,
+        x.run,
         dict(x.constants).get("DK", 0),
         dict(x.constants).get("DV", 0),
         arch,
@@ -256,6 +283,7 @@ def table(kernels: list[Kernel]) -> str:
         return "no kernels: no state of this system is a matrix that is scanned"
     head = (
         "kernel",
+        "run",
         "dk",
         "dv",
         "arch",
@@ -273,9 +301,9 @@ def table(kernels: list[Kernel]) -> str:
         shared = f"{k.shared:,} of {limit:,}"
         numbers = (str(x) for x in (k.warps, k.stages, k.registers, k.spills))
         sizes = (str(x) if x else "" for x in (k.dk, k.dv))
-        rows.append((k.name, *sizes, k.arch, *numbers, shared, ", ".join(marks)))
+        rows.append((k.name, k.run, *sizes, k.arch, *numbers, shared, ", ".join(marks)))
     wide = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    left = (0, 3, 9)
+    left = (0, 1, 4, 10)
     lines = [
         "  ".join(x.ljust(w) if i in left else x.rjust(w) for i, (x, w) in enumerate(zip(r, wide)))
         for r in rows
