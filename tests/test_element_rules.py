@@ -448,29 +448,63 @@ def test_small_tensors_make_their_steps_as_one(
     assert len(calls) == count
 
 
+READ_BOTH_WAYS = """\
+nlc: 1
+system: read_both_ways
+context: gradients
+hyper: {lr: 0.01}
+applies_to: {matrices: self}
+levels:
+  m: {frequency: every step, memory: like(W), update: 0.9 * m + g}
+  v: {frequency: every step, memory: like(W), init: 1, update: 0.9 * v + g * g}
+  W: {frequency: every step, update: "W - lr * (newton_schulz(m, 2) @ g.T @ tanh(g)) / sqrt(v)"}
+"""
+
+
+@pytest.mark.parametrize("options", ({}, {"maximize": True}, {"fused": True}), ids=str)
+@pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16))
 @pytest.mark.parametrize("threads", (1, 2))
-@pytest.mark.parametrize("name", ("m3", "muon", "shampoo"))
-def test_matrices_are_joined_one_for_each_thread(
-    name: str, threads: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    (("m3", 0), ("muon", 0), ("shampoo", 7), ("soap", 10), (READ_BOTH_WAYS, 1)),
+    ids=("m3", "muon", "shampoo", "soap", "read both ways"),
+)
+def test_matrices_make_a_step_together_one_for_each_thread(
+    name: str,
+    whole: int,
+    threads: int,
+    dtype: torch.dtype,
+    options: dict[str, bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Those between small and large ones, on a CPU, and to the same numbers as each by itself."""
-    made = nlc.load(name).compile("torch")
+    """Those between small and large ones, on a CPU, and to the same numbers as each by itself.
+
+    Only ``whole`` of what they have is stacked before the step, as regions take each where it is.
+    """
+    made = (nlc.loads if "\n" in name else nlc.load)(name).compile("torch")
+    assert len(made.WHOLE) == whole
     module, before = sys.modules[made.__module__], torch.get_num_threads()
+    monkeypatch.setattr(module, "compiled", lambda run: run)
     calls: list[int] = []
-    joined = made.stepped_as_one
+    together, joined = made.stepped_as_one, module.joined
+    stacked: list[int] = []
     monkeypatch.setattr(
         made,
         "stepped_as_one",
-        lambda self, rule, ps, group: (calls.append(len(ps)), joined(self, rule, ps, group))[1],
+        lambda self, rule, ps, group: (calls.append(len(ps)), together(self, rule, ps, group))[1],
     )
+    monkeypatch.setattr(module, "joined", lambda *x: (stacked.append(1), joined(*x))[1])
     monkeypatch.setattr(module, "SMALL", 10)
+    monkeypatch.setattr(module, "CALL", 10)
     shapes = [(3, 4), (4, 3), (3, 4), (3, 4), (3, 4), (3, 4)]
     torch.set_num_threads(threads)
     try:
-        found = trained(made, shapes, dtype=torch.float64)
+        found = trained(made, shapes, dtype=dtype, **options)
         assert {*calls} == ({2} if threads == 2 else set())
+        assert len(stacked) == whole * len(calls)
         monkeypatch.setattr(module, "LARGE", 0)
-        same(found, trained(made, shapes, dtype=torch.float64), 1e-12)
+        alone = trained(made, shapes, dtype=dtype, **options)
+        same(found, alone, 1e-12 if dtype == torch.float64 else 1e-6)
     finally:
         torch.set_num_threads(before)
 

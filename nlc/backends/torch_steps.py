@@ -108,10 +108,27 @@ def joined(tensors: list[Tensor], stacked: bool) -> Tensor:
     return torch.cat([x if x.ndim == 1 else x.flatten() for x in tensors])
 
 
-def parted(whole: Tensor, tensors: list[Tensor]) -> None:
-    """Gives each tensor its own of what ``joined`` made one of."""
-    parts = zip(whole.flatten().split([x.numel() for x in tensors]), tensors, strict=True)
-    torch._foreach_copy_(tensors, [x if y.ndim == 1 else x.view_as(y) for x, y in parts])
+class Matrices(list[Tensor]):  #? apart
+    """Matrices of one shape that make a step together, each in its place."""  #? apart
+  #? apart
+    @property  #? apart
+    def shape(self) -> torch.Size:  #? apart
+        """That of each."""  #? apart
+        return self[0].shape  #? apart
+  #? apart
+  #? apart
+def calls_are_cheap(tensors: list[Tensor]) -> bool:
+    """Whether a call for each of some tensors of one shape costs less than copies of them."""
+    return tensors[0].numel() >= SMALL and tensors[0].device.type == "cpu"
+
+
+def parted(whole: Tensor<apart: | Matrices>, tensors: list[Tensor]) -> None:
+    """Gives each tensor its own of what they were together."""
+    parts = whole.flatten().split([x.numel() for x in tensors])  #? !apart
+    sizes = [x.numel() for x in tensors]  #? apart
+    parts = whole.flatten().split(sizes) if isinstance(whole, Tensor) else whole  #? apart
+    both = zip(parts, tensors, strict=True)
+    torch._foreach_copy_(tensors, [x if x.shape == y.shape else x.view_as(y) for x, y in both])
 
 
 def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -119,11 +136,15 @@ def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 
     On a CPU a matrix for each thread: threads that share one wait for each other in each product.
     """
-    size = tensors[0].numel()
-    count = max(1, 8 * LARGE // size)
-    if size >= SMALL and tensors[0].device.type == "cpu":
+    count = max(1, 8 * LARGE // tensors[0].numel())
+    if calls_are_cheap(tensors):
         count = min(count, torch.get_num_threads())
     yield from (tensors[i : i + count] for i in range(0, len(tensors), count))
+''',
+    "room_for": '''
+def room_for(W: Tensor | Matrices) -> Tensor:
+    """An empty tensor like W; a stack for several, as it is multiplied next."""
+    return torch.empty_like(W) if isinstance(W, Tensor) else W[0].new_empty(len(W), *W.shape)
 ''',
     "blocks": '''
 BLOCK = 131072  # elements: they and what is computed of them stay in a cache; calls cost more
@@ -133,6 +154,10 @@ def blocks(
     changed: tuple[Tensor, ...], read: tuple[Tensor, ...], rooms: int = 0
 ) -> Iterator[tuple[Tensor, ...]]:
     """The elements of tensors of one shape, some after the others, and room for as many."""
+    if any(isinstance(x, Matrices) for x in (*changed, *read)):  #? apart
+        for some in zip(*changed, *read, strict=True):  #? apart
+            yield from blocks(some[: len(changed)], some[len(changed) :], rooms)  #? apart
+        return  #? apart
     first = changed[0]
     block = BLOCK * torch.get_num_threads()  # each operation is shared out among all cores
     if first.numel() <= block or not all(x.is_contiguous() for x in changed):
@@ -187,6 +212,10 @@ def one_pass(
 ) -> tuple:
     """A compiled step of tensors of one shape, in place."""
     tensors = *changed, *read
+    if any(isinstance(x, Matrices) for x in tensors):  #? apart
+        for some in zip(*tensors, strict=True):  #? apart
+            one_pass(advance, some[: len(changed)], some[len(changed) :], numbers, *due)  #? apart
+        return changed  #? apart
     if all(x.is_contiguous() for x in tensors):
         tensors = tuple(x.view(-1).data for x in tensors)  # the shape behind a view would count
     if any(isinstance(x, Tensor) for x in numbers):

@@ -19,7 +19,8 @@ RESERVED = frozenset(
     add_param_group load_state_dict check_group rule_of HYPERS
     initial_state param_groups reset_parameters defaults maximize g grad sum float int bool tuple
     list dict sorted type isinstance rules rule_of gathered param_group add_param_group missing
-    joined parted portions SMALL LARGE PLAIN together stepped_as_one joins following
+    joined parted portions calls_are_cheap room_for Matrices WHOLE SMALL LARGE PLAIN together
+    stepped_as_one joins following
     functools blocks one_pass as_tensor compiled BLOCK CALL SETS Passes in_passes spare
     in_place on_device out_of_place of either filled chosen
     computed_in runner widened rounded sqrt due new old memory given advance run dtype settle stepped tensors numbers

@@ -50,6 +50,11 @@ def listed(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+def tupled(parts: Sequence[str]) -> str:
+    """``(a,)`` or ``(a, b)``."""
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
 @dataclass
 class Writer:
     """Collects lines at the current indentation."""

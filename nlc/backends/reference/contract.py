@@ -1,7 +1,8 @@
 """What every generated optimizer does for its groups and tensors, as text: ``torch.optim``'s contract.
 
 Lines that begin with ``fused:`` are there only in files that have a compiled form, with ``joins:`` only where a rule
-can take tensors together, with ``kernels:`` only where one is a kernel, with ``asked:`` only where routes ask for more
+can take tensors together, with ``apart:`` where one takes matrices each in its place, with ``rows:`` where none does,
+with ``kernels:`` only where one is a kernel, with ``asked:`` only where routes ask for more
 than a tensor shows, with ``named:`` only where they go by names, with ``layers:`` only where samples of linear layers
 are captured, with ``alone:`` where only their weights are trained, with ``plain:`` where none are, with ``evaluated:``
 where another tensor is evaluated than is trained, with ``lasting:`` where hypers are sizes or periods of memories, with
@@ -310,20 +311,28 @@ joins:
 joins:def stepped_as_one(self, rule: type, tensors: list[Tensor], group: dict) -> None:
 joins:    """A step of tensors that are joined for it, where calls would cost more than copies."""
 joins:    given, states = {key: group[key] for key in rule.HYPERS}, [self.state[W] for W in tensors]
-joins:    dtype = computed_in(tensors[0], group)
-joins:    W, g = (joined(x, rule.STACKS).to(dtype) for x in (tensors, [W.grad for W in tensors]))
-joins:    memory = dict(states[0])
-joins:    apart = {None: tensors}
-joins:    for key, x in memory.items():
-joins:        if isinstance(x, Tensor):
-joins:            apart[key] = [state[key] for state in states]
-joins:            memory[key] = widened(joined(apart[key], rule.STACKS), dtype)
-joins:fused:    if group["fused"] and hasattr(rule, "advance") and W.numel() >= CALL:
+joins:    dtype, memory = computed_in(tensors[0], group), dict(states[0])
+joins:    own = {key: [state[key] for state in states] for key in memory}
+joins:    own = {key: x for key, x in own.items() if isinstance(x[0], Tensor)}  # not counts
+joins:    own[None] = tensors
+joins:apart:    apart = rule.STACKS and calls_are_cheap(tensors)
+joins:apart:
+joins:apart:    def together(key: str | None, some: list[Tensor]) -> Tensor | Matrices:
+joins:apart:        if apart and key not in rule.WHOLE:
+joins:apart:            return Matrices(widened(x, dtype) for x in some)
+joins:apart:        return widened(joined(some, rule.STACKS), dtype)
+joins:apart:
+joins:    slopes = [-W.grad if group["maximize"] else W.grad for W in tensors]
+joins:apart:    g = together("g", slopes)
+joins:apart:    memory |= {key: together(key, x) for key, x in own.items()}
+joins:rows:    g = widened(joined(slopes, rule.STACKS), dtype)
+joins:rows:    memory |= {key: widened(joined(x, rule.STACKS), dtype) for key, x in own.items()}
+joins:fused:    if group["fused"] and hasattr(rule, "advance") and sum(W.numel() for W in tensors) >= CALL:
 joins:fused:        given["run"] = one_pass
-joins:    new = rule.update(W, -g if group["maximize"] else g, memory, **given)
+joins:    new = rule.update(memory.pop(None), g, memory, **given)
 joins:    for key, x in {None: new, **memory}.items():
-joins:        if key in apart:
-joins:            parted(x, apart[key])
+joins:        if key in own:
+joins:            parted(x, own[key])
 joins:            continue
 joins:        for state in states:
 joins:            state[key] = x

@@ -72,8 +72,8 @@ TAKEN = frozenset(
     APART BLOCK BY_GENERATION CALL CAPTURED CHANNEL_CHUNK CHUNK CONFIG COUPLED_CHUNK Callable Delta DeltaAt
     DeltaAtEnd DeltaAtEndTowards DeltaEnd DeltaEndTowards Edges F Finished GatedDelta GatedDeltaAt GatedDeltaAtEnd
     GatedDeltaAtEndTowards GatedDeltaEnd GatedDeltaEndTowards HYPERS INTERPRETED Iterator KEEPS KEPT KERNEL LARGE
-    LASTING LEAST LONG LONGEST MATRICES NARROW OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS SETS
-    SMALL SPARE STACKS Seen Sequence SiluBack Tensor ThreadPoolExecutor Through Tile VERDICTS
+    LASTING LEAST LONG LONGEST MATRICES Matrices NARROW OPERATORS Operator Optimizer PLAIN Packing Part Passes Path ROWS
+    SETS SMALL SPARE STACKS Seen Sequence SiluBack Tensor ThreadPoolExecutor Through Tile VERDICTS WHOLE
     """.split()
 )
 

@@ -239,6 +239,11 @@ class OptimizerWriter:
         return any(x.stacks is not None for x in (self.rule, *self.routes.values()))
 
     @property
+    def apart(self) -> bool:
+        """Whether one of its rules takes matrices together, which need be a stack only where they are multiplied."""
+        return any(x.stacks for x in (self.rule, *self.routes.values()))
+
+    @property
     def _only_matrices(self) -> bool:
         return self.program.matrices and not self.system.routes and not self.layers
 
@@ -297,6 +302,8 @@ class OptimizerWriter:
             "evaluated": self.program.eval_at is not None,
             "fused": "fused" in self.options(),
             "joins": self.joins,
+            "apart": self.apart,
+            "rows": not self.apart,
             "kernels": self.kernels,
             "asked": bool(self._by),
             "guarded": bool(self._by) or self._picky,

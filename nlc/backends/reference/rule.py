@@ -21,7 +21,7 @@ from nlc.backends.reference import hypers
 from nlc.backends.reference.file import PartNames, declarations, place, ticks_now, title, write_let
 from nlc.backends.reference.states import started
 from nlc.backends.torch_printer import TorchPrinter
-from nlc.backends.writer import WIDTH, Header, Writer, wrap
+from nlc.backends.writer import WIDTH, Header, Writer, tupled, wrap
 from nlc.ir.expr import Expr, walk
 from nlc.ir.matrices import NewtonSchulz
 from nlc.ir.ops import leaf, sub
@@ -132,11 +132,15 @@ class RuleWriter:
         if self.picky:
             self.w("MATRICES = True  # it takes no other tensors")
         if self.lasting:
-            names = ", ".join(f'"{n}"' for n in self.lasting)
-            self.w(f"LASTING = ({names},)", "sizes and periods of what it remembers")
+            names = [f'"{n}"' for n in self.lasting]
+            self.w(f"LASTING = {tupled(names)}", "sizes and periods of what it remembers")
         if self.stacks is not None:
             how = "a stack of them" if self.stacks else "all their elements in a row"
             self.w(f"STACKS = {self.stacks}  # tensors that make a step as one: {how}")
+            if self.stacks:
+                names = [json.dumps(x) if x else "None" for x in self.whole]
+                self.w.comment("What it needs as a stack even where copies cost more than calls.")
+                self.w.collection("WHOLE = [", names, "]")
             self.w(f"KEEPS = {bool(self.kept)}  # whether it remembers something")
 
     def check_hypers(self) -> None:
@@ -180,6 +184,11 @@ class RuleWriter:
     def stacks(self) -> bool | None:
         """Whether tensors can make a step as a stack, as all their elements in a row, or each by itself alone."""
         return None
+
+    @property
+    def whole(self) -> list[str | None]:
+        """Of matrices that make a step together, the keys of those that it needs as a stack; None is the trained."""
+        return []
 
     def initial_state(self) -> None:
         w, W = self.w, self.trained.var

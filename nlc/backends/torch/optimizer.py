@@ -25,7 +25,7 @@ from nlc.backends.torch.between import Cut, Region, parted
 from nlc.backends.torch.regions import InPlace, by_elements, calls, steps
 from nlc.backends.torch.terms import with_numbers
 from nlc.backends.torch_helpers import HELPERS, for_program
-from nlc.backends.writer import WIDTH, Header
+from nlc.backends.writer import WIDTH, Header, select, tupled
 from nlc.ir.expr import Expr, walk
 from nlc.ir.program import Let, Program
 
@@ -68,6 +68,19 @@ class ElementRule(RuleWriter):
             return False
         nodes = [n for x in self.program.lets() for n in walk(x.expr)]
         return True if self.program.matrices and all(map(_of_matrices, nodes)) else None
+
+    @cached_property
+    def whole(self) -> list[str | None]:
+        """What is read by more than regions, sizes, and ``newton_schulz``, which makes a stack itself."""
+        kept = [s for s in self.kept if s.kind != "tick"]
+        named = {self.trained.var: None, "g": "g"} | {s.var: s.key for s in kept}
+        if self.cut is None:
+            return [*named.values()]
+        read = [x.expr for part in self.cut for x in part if isinstance(x, Let)]
+        read += [s.init for s in kept if s.kind == "held"]
+        text = "; ".join(map(self.printer, read))
+        as_one = r"(?<!newton_schulz\()\b{}\b(?!\.shape)"
+        return [key for n, key in named.items() if re.search(as_one.format(n), text)]
 
     def update(self) -> None:
         if not self.advances:
@@ -175,7 +188,8 @@ class ElementRule(RuleWriter):
         w = self.w
         for n in region.changed:
             if n not in self.held:
-                w(f"{n} = torch.empty_like({self.trained.var})")
+                room = self.printer.use("room_for") if self.stacks else "torch.empty_like"
+                w(f"{n} = {room}({self.trained.var})")
         name = self._named(region)
         with w.block("if run is not None:"):
             self._run(name, region.changed)
@@ -191,7 +205,7 @@ class ElementRule(RuleWriter):
         """The name of the function of a region, which has its tensors."""
         name = f"advance_{len(self.regions) + 1}" if self.regions else "advance"
         self.regions[name] = region
-        both = _tuple(region.changed), _tuple(region.read)
+        both = tupled(region.changed), tupled(region.read)
         if 4 * self.w.depth + len(f"tensors = {', '.join(both)}") <= WIDTH:
             self.w(f"tensors = {', '.join(both)}")
         else:
@@ -351,13 +365,9 @@ def _names(part: Region | Let) -> set[str]:
     return {str(n.attr or "g") for n in nodes}
 
 
-def _tuple(names: list[str]) -> str:
-    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
-
-
 def _unpacked(names: list[str]) -> str:
     """Names that take the parts of a tuple."""
-    return ", ".join(names) if len(names) > 1 else _tuple(names)
+    return ", ".join(names) if len(names) > 1 else tupled(names)
 
 
 def _of_matrices(e: Expr) -> bool:
@@ -387,7 +397,8 @@ class TorchOptimizer(OptimizerWriter):
     def texts(self) -> list[str]:
         asked = self.printer.helpers
         asked |= {"symmetric"} if "newton_schulz" in asked else set()
-        return for_program([t for name, t in self.TEXTS.items() if name in asked], self.program)
+        texts = for_program([t for name, t in self.TEXTS.items() if name in asked], self.program)
+        return [select(t, apart=self.apart) if "apart" in t else t for t in texts]
 
     def options(self) -> dict[str, tuple[str, str]]:
         said = (

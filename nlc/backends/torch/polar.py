@@ -44,7 +44,7 @@ SPARE = 16  # bits of float32 beyond bfloat16's, which errors of G may take
 
 
 def newton_schulz(
-    A: Tensor,
+    A: Tensor<apart: | Matrices>,
     steps: int,
     coefficients: tuple[float, float, float],
     dtype: torch.dtype | None = None,
@@ -54,6 +54,7 @@ def newton_schulz(
     A long X is multiplied once in several iterations, by the product P of their Q, as G becomes
     Q² G, so that its errors grow by a². Not in half precision, nor where a graph is kept.
     """
+    A = A if isinstance(A, Tensor) else torch.stack(A)  #? apart
     a, b, c = coefficients
     dtype = dtype or A.dtype
     exact = torch.finfo(dtype).bits >= 32 and not A.requires_grad and steps > 0
