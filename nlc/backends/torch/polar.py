@@ -1,10 +1,10 @@
-"""Newton-Schulz as optimizers have it: nearly all of Muon's step, so with the fewest multiplications.
+"""Newton-Schulz as optimizers have it: nearly all of a step that orthogonalises, so with the fewest multiplications.
 
 Every product but the last by X is a polynomial of G = X Xᵀ and therefore symmetric, so that of each a half can be
 mirrored. And since X' = Q X with Q = a + b G + c G² gives G' = Q² G, several iterations of a matrix that is much longer
 than wide need X only at their end. What that costs is precision: small singular values stand in G squared, and an
-error of G there grows by Q², by a² at most. It may take the bits that float32 has beyond bfloat16, in which Muon is
-mostly computed; how much it takes is measured in ``tests/test_polar.py``. In half precision it is one iteration.
+error of G there grows by Q², by a² at most. It may take the bits that float32 has beyond bfloat16, in which such steps
+are mostly computed; how much it takes is measured in ``tests/test_polar.py``. In half precision it is one iteration.
 """
 
 from __future__ import annotations
