@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from nlc.ir.coupled import coupling
+from nlc.ir.coupled import coupling, factored
 from nlc.ir.expr import Expr, walk
 from nlc.ir.ops import leaf, make
 from nlc.ir.scan import Record
@@ -94,14 +94,15 @@ def leaves(e: Expr) -> list[Expr]:
 
 
 def rate(r: Record) -> tuple[Expr, Expr] | None:
-    """The number and the vector that a write is made of, where the states are matrices that are erased."""
+    """The number and the vector that a write is made of; not where terms of a state's start are part of it."""
     write = r.write[0]
-    toward = r.start and r.start[0] is not None
-    if r.source is None or write is None or write.op != "mul" or (toward and not r.answered):
+    toward = r.erases and r.start and r.start[0] is not None
+    if write is None or write.type.rank == 0 or (toward and not r.answered):
         return None
-    a, b = write.args
-    pairs = [(x, y) for x, y in ((a, b), (b, a)) if x.type.rank == 0 and y.type.rank == 1]
-    return pairs[0] if pairs and pairs[0][0].op != "num" else None
+    number, vector = factored(write)
+    return (
+        None if (number.args[0] if number.op == "neg" else number).op == "num" else (number, vector)
+    )
 
 
 def parts(r: Record) -> dict[str, Expr]:

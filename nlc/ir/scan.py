@@ -103,6 +103,12 @@ class Scan:
     note: str = ""
     span: Span | None = None
 
+    @property
+    def product(self) -> bool:
+        """Whether it adds one product of all tokens' writes and keys to a matrix, and no more is asked of it."""
+        r = self.record
+        return r.rank == 2 and r.kind == "none" and not (r.erases or self.read)
+
 
 @dataclass(frozen=True)
 class Read:

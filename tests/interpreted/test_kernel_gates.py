@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 
 import pytest
 import torch
-from test_kernel_modules import pair, run, same
+from test_kernel_modules import forward, pair, run, same
 
 import nlc
 
@@ -53,6 +54,55 @@ def test_gates_are_made_in_kernels(text: str) -> None:
     same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
     one = {n: x[:, :1] for n, x in given.items()}
     same(run(kernels, one, torch.float32), run(exact, one, torch.float64))
+
+
+# What writes are multiplied by: a flow, a weight of each head, a number.
+RATED = """
+nlc: 1
+system: rated
+context: tokens
+hyper: {d: 32, n: d / heads, tau: 0.3}
+heads: 2
+inputs: {x: [d]}
+outputs: {y: [d]}
+weights: {a: {shape: [], per: head, init: "uniform(-1, 1)"}}
+let: {q: split(linear(x)), rate: "sigmoid(split(linear(x, heads)))"}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(n, n)
+    key: l2norm(split(linear(x)))
+    value: split(linear(x))
+    objective: OBJECTIVE
+    rule: gd(lr=RATE)
+  m: {frequency: every token, memory: vector(n), update: m + RATE * split(linear(x))}
+output: {y: merge(S(q) + m)}
+"""
+RATES = {"flow": "rate", "head": "sigmoid(a)", "number": "tau"}
+OBJECTIVES = {"added": "-dot(S(key), value)", "erased": "0.5 * sqnorm(S(key) - value)"}
+
+
+@pytest.mark.parametrize("of", RATES)
+@pytest.mark.parametrize("how", OBJECTIVES)
+def test_kernels_take_what_a_write_is_multiplied_by(how: str, of: str) -> None:
+    """Of matrices and of vectors, with slopes by both, and by one kernel that reads, too."""
+    text = RATED.replace("OBJECTIVE", OBJECTIVES[how]).replace("RATE", RATES[of])
+    exact, kernels, given = pair(nlc.loads(text))
+    piece = inspect.getsource(type(kernels).piece)
+    called = re.findall(r"\b(\w*(?:memory|delta)\w*)\(", piece)
+    assert len(called) == 2 and all("_rated" in n for n in called)
+    assert "[..., None] *" not in piece and "within" in piece
+    wanted = run(exact, given, torch.float64)
+    same(run(kernels, given, torch.float32), wanted)
+    found = forward(kernels, given)
+    same(found, {n: wanted[n] for n in found})
+
+
+def test_a_product_that_only_a_scan_reads_is_made_in_its_kernel() -> None:
+    """Also where it is written out before, with what else the gates are made of."""
+    _, kernels, _ = pair(nlc.load("mamba2"))
+    piece = inspect.getsource(type(kernels).piece)
+    assert "gated_memory_rated_raw_read(" in piece and "softplus" not in piece
 
 
 def test_gates_come_in_half_precision() -> None:

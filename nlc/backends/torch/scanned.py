@@ -97,7 +97,7 @@ class Scans:
             self._running(s, states[0], at)
             return
         f = self.form(r, True)
-        if r.rank == 2 and f.kind == "none" and not f.erase and not s.read:
+        if s.product:
             u, k = at(r.write[0]), at(r.key)
             u, k = (k, u) if r.transposed else (u, k)
             self._assign([states[0]], f"{states[0]} + {u}.mT @ {k}", s)

@@ -50,8 +50,13 @@ class KernelForm(Form):
             return f"{super().scan}{'_decayed' * self.decayed}{self.keys}"
         first, last = "gated_" if self.kind == "scalar" else "", self.keys + self.raw
         if not self.erase:
-            return f"{first or 'additive_'}memory{last}"
+            return f"{first or 'additive_'}memory{'_rated' * self.rate}{last}"
         return f"{first}delta{'_at' * self.probe}{'_rated' * self.rate}{last}"
+
+    @property
+    def rows(self) -> bool:
+        """Whether the rows that are written are others than those that are given."""
+        return self.erase or self.rate
 
     @property
     def decay_gates(self) -> Gates | None:
@@ -78,7 +83,7 @@ class KernelForm(Form):
 def text(source: str, name: str, f: KernelForm, before: bool | None = None) -> str:
     """The text of a scan's kernels under its name; with ``before`` of what also reads, before a write or after it."""
     decay, probe = f.kind == "scalar", "p" if f.probe else "k"
-    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe)
+    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe, rows=f.rows)
     flags |= dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None)
     flags |= dict(state=decay or f.erase, keyed=decay or f.erase or f.unit)
     flags |= dict(read=before is not None, before=bool(before), seen=f.seen)
@@ -123,7 +128,7 @@ def _gated(source: str, name: str, gates: list[str], raw: Gates | None, cut: boo
 def _used(kernel: str, fixed: list[str]) -> str:
     """A kernel without what is fixed of gates that it does not make."""
     for n in fixed:
-        if kernel.count(n) == 1:
+        if len(re.findall(rf"\b{n}\b", kernel)) == 1:
             kernel = kernel.replace(f" {n}: tl.constexpr,", "")
     return kernel
 

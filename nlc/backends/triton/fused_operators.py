@@ -15,6 +15,7 @@ from nlc.backends.triton.forms import KernelForm
 from nlc.backends.triton.operators import (
     Text,
     fitted_flows,
+    outputs,
     returns,
     states,
     strides_of,
@@ -30,7 +31,7 @@ def fused(f: KernelForm, before: bool) -> str:
     when = "before" if before else "after"
     name, scan, read = f.fused(when), f.scan, f.read(when)
     decay, gates, decays = f.kind == "scalar", f.gates, f.decay_gates
-    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe, before=before)
+    flags = dict(decay=decay, erase=f.erase, rate=f.rate, probe=f.probe, rows=f.rows, before=before)
     flags |= dict(unit=f.unit, grouped=f.grouped, raw=gates is not None, cut=f.cut)
     text = Text(name, flags, gates)
     numbers = gates.tensors if gates else ["b"] * f.erase + ["log_a"] * decay + ["w"] * f.rate
@@ -71,9 +72,9 @@ def fused(f: KernelForm, before: bool) -> str:
         "\n\ndef NAME_meaning(", [*typed(given), "*", "C: int"], ") -> tuple[Tensor, ...]:", 0
     )
     text('    """Token by token."""')
-    rows = "end, rows, starts" if f.erase else "end, starts"
-    text.call(f"{rows} = {scan}_meaning(", [*scanned, "C=C"], ")")
-    rows = "rows" if f.erase else "u"
+    rows = "rows" if f.rows else "u"
+    made = ", ".join(n for n in outputs(f) if n != "inverse")
+    text.call(f"{made} = {scan}_meaning(", [*scanned, "C=C"], ")")
     text.call(f"return end, *{read}_meaning(", ["q", "k", rows, "starts", *more, "C=C"], ")")
 
     text("\n\n@Operator")
@@ -89,7 +90,7 @@ def fused(f: KernelForm, before: bool) -> str:
     programs = <cut:S.shape[:-2].numel()><!cut:X * H> * blocks_of(dv, sizes["BV"])
     alone = T == 1<cut: and packing is None>
     if divided and (alone or not in_one(k.dtype, programs, k.device)):""")
-    left = "end, rows, starts, _" if f.erase else "end, starts"
+    left = ", ".join(outputs(f, "_"))
     text.call(f"{left} = {scan}_forward(", [*scanned, *(["packing", "None"] * f.cut)], ")", 2)
     read_args = ["q", "k", rows, "starts", *more, *packing]
     behind = ", kept_of(starts, table)" * f.cut
@@ -145,11 +146,11 @@ def _anew(
     args = [*given, "packing", "True", "*stretches(within, k, u)"]
     text.call("end, out, kept = NAME_forward(", args, ")", 3)
     text("        within.kept.append(kept)")
-    made, rows = ("rows, starts, inverse", "rows") if f.erase else ("starts", "u")
+    made, rows = ", ".join(outputs(f)[1:]), "rows" if f.rows else "u"
     args = [f"{scan}_shapes", "S", "k", "u", "packing", "None"]
     text.call(f"_, {made} = unwritten(", args, ")", 2)
     text(f"        found = end, {made}")
-    left = "end, rows, starts, _" if f.erase else "end, starts"
+    left = ", ".join(outputs(f, "_"))
     args = [f"{scan}_forward", "found", *scanned, "packing", "None"]
     text.call(f"{left} = Finished.apply(", args, ")", 2)
     args = [f"{read}_forward", "(out,)", "q", "k", rows, "starts", *more, "packing"]

@@ -79,7 +79,7 @@ def NAME_back(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
-    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, du, dS, <cut:packing, >T, <cut:N, >H, <grouped:group, >
+    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <seen:<rows:d_rows, >d_starts, >ends, du, dS, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -116,11 +116,11 @@ def NAME_scan_back(
         since = tl.exp2(total - c)<unit: * scale>  #? decay
         Y *= since[None, :]  #? decay
         Y *= scale[None, :]  #? unit !decay
-        Y += tl.trans(taken(d_rows + n * T * DV, t, v, DV, stop, DV))  #? erase seen
+        Y += tl.trans(taken(d_rows + n * T * DV, t, v, DV, stop, DV))  #? rows seen
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Y = tl.dot(Y.to(DOT), X, input_precision=PRECISION)  #? erase
-        put(du + n * T * DV, tl.trans(Y), t, v, DV, stop, DV)  #? erase
-        put(du + (n // H * T * H + n % H) * DV, tl.trans(Y), t, v, H * DV, stop, DV)  #? !erase
+        put(du + n * T * DV, tl.trans(Y), t, v, DV, stop, DV)  #? rows
+        put(du + (n // H * T * H + n % H) * DV, tl.trans(Y), t, v, H * DV, stop, DV)  #? !rows
         Y = (Y * erase[None, :]).to(DOT)  #? erase
         new = ()
         for j in tl.static_range(PARTS):
@@ -137,7 +137,7 @@ def NAME_scan_back(
 _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
-    <keyed:k, ><rate:u, >GIVEN<probe:p, >rows, <state:starts, >ends, <erase:du, >
+    <keyed:k, ><rate:u, >GIVEN<probe:p, >rows, <state:starts, >ends, <rows:du, >
     <rate:d_u, >dk, SLOPES<probe:dp, ><cut:packing, >T, <cut:N, >H, <grouped:<keyed:group, >>
     <keyed:k_x, k_h, k_t, >r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
@@ -169,8 +169,8 @@ def NAME_scan_grads(
         at, _ = block(starts + m * DK * DV, d, v, DK, 1, DK, DV)  #? state
         h = tl.load(at, mask=held, other=0.0).to(DOT)  #? state
         last += tl.sum(g.to(tl.float32) * h, 1)  #? decay
-        at, there = flow(du + n * T * DV, t, v, DV, stop, DV)  #? erase
-        Y = tl.load(at, mask=there, other=0.0)  #? erase
+        at, there = flow(du + n * T * DV, t, v, DV, stop, DV)  #? rows
+        Y = tl.load(at, mask=there, other=0.0)  #? rows
         YR += tl.dot(Y.to(DOT), tl.trans(R), input_precision=PRECISION)  #? erase
         YR_t += tl.dot(R, tl.trans(Y.to(DOT)), input_precision=PRECISION)  #? erase
         Yh += tl.dot(Y.to(DOT), tl.trans(h), input_precision=PRECISION)  #? erase

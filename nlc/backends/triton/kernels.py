@@ -110,12 +110,12 @@ def NAME_solve(
 _SCAN = '''
 @triton.jit
 def NAME_scan(
-    S, k, u, GIVEN<probe:p, ><read:q, scores, ><erase:inverse, >end, <read:out, ><!read:<erase:rows, >starts, ><read:<cut:resume, places, count, >><cut:packing, >T, <cut:N, >H, <!read:<cut:table, count, >><grouped:group, >
+    S, k, u, GIVEN<probe:p, ><read:q, scores, ><erase:inverse, >end, <read:out, ><!read:<rows:rows, >starts, ><read:<cut:resume, places, count, >><cut:packing, >T, <cut:N, >H, <!read:<cut:table, count, >><grouped:group, >
     k_x, k_h, k_t, u_x, u_h, u_t, <probe:p_x, p_h, p_t, ><read:q_x, q_h, q_t, o_x, o_h, o_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Chunk after chunk for a block of dv: <read:SAID><!read:S before each, <erase:what it writes, >>S after the last.
+    """Chunk after chunk for a block of dv: <read:SAID><!read:S before each, <rows:what it writes, >>S after the last.
 
     S is held in `PARTS` of its channels.<grouped: Of `group` heads in a row, keys are the same.>
     """
@@ -161,7 +161,7 @@ def NAME_scan(
         R -= erase[:, None] * Z  #? erase
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         R = tl.dot(X, R.to(DOT), input_precision=PRECISION)  #? erase
-        put(rows + n * T * DV, R, t, v, DV, stop, DV)  #? erase !read
+        put(rows + n * T * DV, R, t, v, DV, stop, DV)  #? rows !read
         Y *= tl.exp2(<before:c - a><!before:c>)[:, None]  #? read decay
         Y *= to_unit(length_q)[:, None]  #? read unit
         A = tl.load(scores + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? read
@@ -182,7 +182,7 @@ def NAME_scan(
 _STEP = '''
 @triton.jit
 def NAME_step(
-    S, k, u, GIVEN<probe:p, >end, <erase:rows, >starts, H, <grouped:group, >
+    S, k, u, GIVEN<probe:p, >end, <rows:rows, >starts, H, <grouped:group, >
     k_x, k_h, u_x, u_h, <probe:p_x, p_h, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
 ):
@@ -198,7 +198,7 @@ def NAME_step(
     row *= ONE_W  #? rate
     probe = tl.load(p + n // H * p_x + n % H<grouped: // group> * p_h + d, mask=d < DK, other=0.0)  #? probe
     row -= ONE_B * tl.sum(h * <probe:probe.to(tl.float32)><!probe:key>[None, :], 1)  #? erase
-    tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
+    tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? rows
     h *= tl.exp(ONE_LOG_A)  #? decay
     tl.store(end + at, h + row[:, None] * key[None, :], mask=held)
 '''

@@ -28,6 +28,7 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.gates import Gates, named, parts, rate
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
+from nlc.ir.types import TOKEN
 
 
 def emit_module(program: Program, header: Header) -> Printed:
@@ -163,6 +164,8 @@ class TritonModule(CoupledCalls, TorchModule):
     def _rate(self, r: Record, at: Callable[..., str]) -> str:
         """What a write is multiplied by; what is erased, with another sign, has a name for all scans of a body."""
         number = rate(r)[0]  # type: ignore[index]
+        if number.type.clock != TOKEN:
+            number = Expr("spread", (number,), None, number.type.at(TOKEN))
         text = at(number, SUM)
         if not text.removeprefix("-").isidentifier() or text.isidentifier():
             return text
@@ -231,12 +234,14 @@ class TritonModule(CoupledCalls, TorchModule):
     def _running(self, s: Scan, state: str, at: Callable[..., str]) -> None:
         """A vector or a number is a matrix of one column, with a key of 1; it is summed in float32."""
         r, w, f = s.record, self.w, self.form(s.record, True)
-        u = at(r.write[0]) if r.rank else f"{at(r.write[0], ATOM)}.unsqueeze(-1)"
+        write = rate(r)[1] if f.rate else r.write[0]  # type: ignore[index, attr-defined]
+        like = next(e for e in (r.log, write) if e is not None)
+        u = at(write) if r.rank else f"{at(write, ATOM)}.unsqueeze(-1)"
         end, rows, starts, one = (
-            self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("end", "rows", "starts", "one")
+            self.parts(f"{s.name}_{x}", like) for x in ("end", "rows", "starts", "one")
         )
         if not u.isidentifier():
-            text, u = u, self.parts(f"{s.name}_writes", r.parts[0])
+            text, u = u, self.parts(f"{s.name}_writes", like)
             w(f"{u} = {text}")
         w(f"{one} = torch.ones_like({u}[..., :1], dtype={self.row.dtype})")
         begun = f"{state}.unsqueeze(-1)" if r.rank else f"{state}[..., None, None]"
@@ -273,7 +278,7 @@ class TritonModule(CoupledCalls, TorchModule):
             super()._let(let)
 
     def takes(self, s: Scan) -> bool:
-        return rate(s.record) is not None
+        return rate(s.record) is not None and not s.product
 
     def _to_rows(self, s: Parallel) -> None:
         heads, raw = self._heads(s), self._raw(s)

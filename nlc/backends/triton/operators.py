@@ -54,11 +54,6 @@ class Text:
         for line in meant(self.raw, like) if self.raw else []:
             self(f"    {line}")
 
-    def whole(self, start: str, inner: str, end: str) -> None:
-        """A call on one line, or its arguments on one of their own."""
-        one = f"{start}{inner}{end}".replace("NAME", self.name)
-        self(one if len(one) <= WIDTH else f"{start}\n    {inner}\n{end}")
-
     def launch(
         self,
         kernel: str,
@@ -85,9 +80,7 @@ class Text:
         self.call("args = [", args, "]", depth)
         length = ", EPS=eps" if self.flags["unit"] else ""
         length += "".join(f", {n}={n}" for n in (self.raw.fixed if self.raw else []))
-        self.whole(
-            f"{pad}launch(", f"{of or 'NAME'}_{kernel}, grid, args, {dtype}, **sizes{length}", ")"
-        )
+        self(f"{pad}launch({of or 'NAME'}_{kernel}, grid, args, {dtype}, **sizes{length})")
 
     def text(self) -> str:
         return "\n".join(self.parts) + "\n"
@@ -148,18 +141,22 @@ def _given(names: list[str]) -> str:
     return f"({', '.join(names)}{',' * (len(names) == 1)})"
 
 
+def outputs(f: KernelForm, inverse: str = "inverse") -> list[str]:
+    """What the operator of a scan returns."""
+    return ["end", *["rows"] * f.rows, "starts", *[inverse] * f.erase]
+
+
 def scan(f: KernelForm) -> str:
     """The operator of a scan, forward and backward."""
     erase, decay, rate, probe = f.erase, f.kind == "scalar", f.rate, f.probe
-    flags = dict(decay=decay, erase=erase, rate=rate, probe=probe, cut=f.cut, seen=f.seen)
-    text = Text(
-        f.scan, flags | dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None), f.gates
-    )
+    flags = dict(decay=decay, erase=erase, rate=rate, probe=probe, rows=f.rows)
+    flags |= dict(unit=f.unit, grouped=f.grouped, raw=f.gates is not None, cut=f.cut, seen=f.seen)
+    text = Text(f.scan, flags, f.gates)
     numbers = f.gates.tensors if f.gates else ["b"] * erase + ["log_a"] * decay + ["w"] * rate
     fixed = f.gates.fixed if f.gates else []
     probes = ["p"] * probe
     given = ["S", "k", "u", *numbers, *probes, *fixed, *["eps"] * f.unit]
-    made = ["end", "rows", "starts", "inverse"] if erase else ["end", "starts"]
+    made = outputs(f)
     _scan_called(text, f, given, numbers, probes)
     _scan_meaning(text, given)
     _scan_forward(text, f, given, numbers, probes, made)
@@ -198,10 +195,10 @@ def _scan_called(
     text("""\
     packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)  #? cut
     S, table = resumed(S, within, C)  #? cut""")
-    found = "end, rows, starts, _" if f.erase else "end, starts"
-    text.call(f"{found if f.seen else 'end, *_'} = NAME_forward(", [*given, *cuts(f)], ")")
+    found = ", ".join(outputs(f, "_")) if f.seen else "end, *_"
+    text.call(f"{found} = NAME_forward(", [*given, *cuts(f)], ")")
     text("""\
-    rows = u  #? !erase seen
+    rows = u  #? !rows seen
     if within is not None:  #? cut
         within.keep(starts, C)  #? cut
     return unfitted(lead, end, rows, starts)  #? seen
@@ -256,16 +253,16 @@ def _scan_meaning(text: Text, given: list[str]) -> None:
     k = k.repeat_interleave(u.shape[1] // k.shape[1], 1)  #? grouped
     p = p.repeat_interleave(u.shape[1] // p.shape[1], 1)  #? grouped probe
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + eps)  #? unit
-    <erase:rows, >starts = <erase:[], >[]  #? seen''')
+    <rows:rows, >starts = <rows:[], >[]  #? seen''')
     text.meant("u")
     text(f"""\
     for t in range(k.shape[-2]):
         starts += [S] if t % C == 0 else []  #? seen
         row = <rate:w[..., t, None] * >u[..., t, :]
         row = row - b[..., t, None] * (S @ {at}[..., t, :, None]).squeeze(-1)  #? erase
-        rows.append(row)  #? erase seen
+        rows.append(row)  #? rows seen
         S = <decay:log_a[..., t, None, None].exp() * >S + row[..., :, None] * k[..., t, None, :]
-    return S, <erase:torch.stack(rows, -2), >torch.stack(starts, -3)  #? seen
+    return S, <rows:torch.stack(rows, -2), >torch.stack(starts, -3)  #? seen
     return (S,)  #? !seen
 
 """)
@@ -282,15 +279,14 @@ def _scan_forward(
     erase = f.erase
     text("@Operator")
     text.call("def NAME_forward(", typed([*given, *cuts(f)]), f") -> {returns(len(made))}:", 0)
-    said = "S after the last token, "
-    said += "rows, S before each chunk, inverses" if erase else "S before each chunk"
+    said = dict(end="S after the last token", starts="S before each chunk", inverse="inverses")
     text(f'''\
-    """{said}: [X, H, ...]."""
+    """{", ".join(said.get(n, n) for n in made)}: [X, H, ...]."""
     (X, H, T, dv), dk = u.shape, k.shape[-1]''')
     text.check()
     text(f"    {', '.join(made)} = out = NAME_shapes(S, k, u<cut:, packing, table>)")
     tokens = told_tokens(f)
-    small = ["S", "k", "u", *numbers, *probes, *made[:3], *tokens[1:]]
+    small = ["S", "k", "u", *numbers, *probes, *(n for n in made if n != "inverse"), *tokens[1:]]
     text("    if T == 1<cut: and packing is None>:")
     args = [*small, *[f"*{n}.stride()[:2]" for n in ("k", "u", *probes)]]
     text.launch("step", "step", args, "k.dtype", "X * H", parted=True, depth=2)
@@ -305,9 +301,7 @@ def _scan_forward(
         *numbers,
         *probes,
         *["inverse"] * erase,
-        "end",
-        *["rows"] * erase,
-        "starts",
+        *(n for n in made if n != "inverse"),
     ]
     text.launch(
         "scan",
@@ -330,10 +324,9 @@ def NAME_shapes(S, k, u, *<cut:rest><!cut:_>):
     (X, H, T, dv), dk = u.shape, k.shape[-1]
     C = chunk_of(dk, dv, T, k.dtype)
     starts = k.new_empty(X, H, <cut:chunks_of(rest[-2], T, C)><!cut:blocks_of(T, C)>, dv, dk)
-    return torch.empty_like(S), starts  #? !erase
     inverse = inverses(u, <cut:rest[-2], >starts.shape[2], C)  #? erase
-    rows = k.new_empty(X, H, T, dv)  #? erase
-    return torch.empty_like(S), rows, starts, inverse  #? erase
+    rows = k.new_empty(X, H, T, dv)  #? rows
+    return torch.empty_like(S), <rows:rows, >starts<erase:, inverse>
 
 ''')
 
@@ -348,7 +341,7 @@ def _scan_backward(
 ) -> None:
     erase = f.erase
     kept = ["k", "u", *numbers, *probes, *made[1:]]
-    grads = ["d_end", *[*["d_rows"] * erase, "d_starts"] * f.seen]
+    grads = ["d_end", *[*["d_rows"] * f.rows, "d_starts"] * f.seen]
     fixed = [*(f.gates.fixed if f.gates else []), *["eps"] * f.unit]
     slopes = [f"d_{n}" for n in given if n not in fixed]
     eps = [*fixed, *["packing"] * f.cut]
@@ -371,11 +364,11 @@ def _scan_backward(
     text.launch(
         "scan_back", "scan_back", args, "dtype", "d_S.shape[0] * H" if f.cut else "X * H", True
     )
-    written = "rows" if erase else "u"
+    written = "rows" if f.rows else "u"
     state = erase or f.kind == "scalar"
     keyed = ["k"] * (state or f.unit)
     args = [*keyed, *["u"] * f.rate, *numbers, *probes, written, *["starts"] * state, "ends"]
-    args += [*[worth] * erase, *["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes))]
+    args += [*[worth] * f.rows, *["d_u"] * f.rate, "d_k", *(f"d_{n}" for n in (*numbers, *probes))]
     args += [
         *tokens[: None if keyed else 2],
         *strides_of(*keyed, written, *["u"] * f.rate, *probes),
@@ -429,4 +422,4 @@ def NAME_slope(ctx, {", ".join([*grads, *["_"] * (erase and f.seen), *["*_"] * (
 {back}    return {made.replace("d_u", "d_u.to(d_k.dtype)")}{", None" * len(fixed)}<cut:, None, None>
 
 """)
-    text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
+    text("NAME_forward.register_autograd(NAME_slope, NAME_setup)")

@@ -35,7 +35,8 @@ def unpackable(program: Program) -> str | None:
     for s in scans:
         if not s.read:
             return f"nothing reads `{states.get(s.name, s.name)}` from token to token"
-        if all(str(e.attr) in spread for e in s.record.parts if e.op == "var"):
+        entering = (n for e in s.record.parts for n in walk(e) if n.op == "var")
+        if all(str(n.attr) in spread for n in entering):
             return f"nothing of a token enters `{states.get(s.name, s.name)}`"
     exprs = [x.expr for x in (*program.body, *body) if isinstance(x, Let)]
     exprs += [e for s in scans for e in s.record.parts]

@@ -152,5 +152,5 @@ def NAME_slope(ctx, grad):
     lines.append(f"return {', '.join(back)}")
     source = source.replace("SLOPES", "\n    ".join(lines))
     text(source.replace("KNOWN", known).replace("NONES", ", None" * len([*fixed, *last])))
-    text.whole("NAME_forward.register_autograd(", "NAME_slope, NAME_setup", ")")
+    text("NAME_forward.register_autograd(NAME_slope, NAME_setup)")
     return text.text()

@@ -44,9 +44,8 @@ def forms(cut: bool = True, seen: bool = True) -> list[KernelForm]:
     both, kinds = (False, True), ("none", "scalar")
     out = []
     for kind, grouped in product(kinds, both):
-        for unit in both:
-            out.append(KernelForm(kind, unit=unit, grouped=grouped))
-            out += [KernelForm(kind, True, rate=x, unit=unit, grouped=grouped) for x in both]
+        for unit, erase in product(both, both):
+            out += [KernelForm(kind, erase, rate=x, unit=unit, grouped=grouped) for x in both]
         out += [KernelForm(kind, True, True, rate=x, grouped=grouped) for x in both]
     return [replace(f, cut=cut, seen=seen) for f in out]
 

@@ -80,17 +80,19 @@ class _Inlined:
             return [self._tiles(x)]
         if isinstance(x, Scan) and x.record.kind in ("coupled", "signed"):
             return [replace(x, record=self._coupled(x.record))]
-        if not isinstance(x, Scan) or x.record.rank != 2:
+        if not isinstance(x, Scan):
             return [x]
         if x.record.kind == "channel":
-            return self._decays_first(x)
+            return self._decays_first(x) if x.record.rank == 2 else [x]
         return [self._made_of(x) if x.record.kind in ("none", "scalar") else x]
 
     def _made_of(self, x: Scan) -> Scan:
-        """A scan whose gates are numbers, over what they are made of."""
+        """A scan whose gates are numbers, over what they are made of, if it is more than a product."""
+        if x.product:
+            return x
         x = replace(x, record=answered(x.record, self._definition))
         record = self._record(self._written_out(x.record)) if x.record.rank == 2 else None
-        return x if record is None else replace(x, record=record)
+        return replace(x, record=record or self._written_out(x.record, made=False))
 
     def _tiles(self, loop: Loop) -> Loop:
         """A loop over tiles: what is made of flows from outside of it takes them in."""
@@ -147,15 +149,38 @@ class _Inlined:
             (self.inner, self.moving) if self.tile is None else (self.tile.lets, self.tile.moving)
         )
 
-    def _written_out(self, r: Record) -> Record:
-        """The record with its write as a number times a vector, if that is what it is and nothing else reads it."""
+    def _written_out(self, r: Record, made: bool = True) -> Record:
+        """The record with its write as a number times a vector, if that is what it is and nothing else reads it;
+        where gates are not ``made``, of what stands before the loop alone: the rest is done where scans are printed."""
         name = str(r.write[0].attr) if r.write[0] is not None and r.write[0].op == "var" else ""
         value = self._scope[0].get(name)
         kept = self.tile.kept if self.tile else {*self.parallel.collects.values()}
-        if value is None or self.uses[name] > 1 or name in kept:
+        if self.uses[name] > 1 or name in kept:
             return r
-        whole = replace(r, write=(mul(*factored(value)),))
+        if value is None:
+            product = self._product_outside(name, made)
+        else:
+            product = mul(*factored(value)) if made else None
+        whole = r if product is None else replace(r, write=(product,))
         return r if rate(whole) is None else whole
+
+    def _product_outside(self, name: str, made: bool) -> Expr | None:
+        """A number, which can be ``made`` of others, times a vector that a variable in the loop over tokens is, if only
+        for that there is a statement before the loop."""
+        outer = next((o for o, i in self.slices.items() if i == name), "")
+        value = self.outer.get(outer) if self.tile is None else None
+        others = (x for x in self.whole.body if x is not self.parallel)
+        if value is None or any(outer in reads(x) for x in others):
+            return None
+        number, vector = factored(value)
+        if number.op == "num":
+            return None
+        taken = lambda e: self._flow(Expr("flow", (), (outer, e), e.type))  # noqa: E731
+        if made:
+            number = self._expanded(number, outer)
+        elif number.type.clock.batched:
+            number = taken(number)
+        return mul(number, taken(vector))
 
     def _after_decay(self, r: Record) -> Record:
         """The record with its probe as it is where the state has decayed, if it is that times the decay."""
@@ -196,6 +221,8 @@ class _Inlined:
         gates = {n: self._expanded(e) for n, e in parts(r).items()}
         toward = any(r.start)
         if not gates or (toward and r.erases and "w" not in gates):  # T is erased before
+            return None
+        if [*gates] == ["w"]:  # a number that several scans can have
             return None
         if self._refused([*gates.values()]) or all(map(number, gates.values())):
             return None
