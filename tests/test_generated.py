@@ -17,6 +17,7 @@ from nlc.backends.reference.file import MODULE_ATTRIBUTES, MODULE_INTERNALS, TAK
 from nlc.backends.torch.helpers import TEXTS as ALGEBRA
 from nlc.backends.torch_helpers import HELPERS
 from nlc.backends.triton import packing, windows
+from nlc.backends.triton.shared import SHARED
 from nlc.backends.triton.texts import texts
 from nlc.pipeline import BACKENDS
 
@@ -198,6 +199,11 @@ def test_what_packed_sequences_need_is_where_they_run_at_once(name: str, cut: bo
 def test_slopes_by_states_on_the_way_are_where_something_reads_them(name: str) -> None:
     mine = words(nlc.load(name).source_text("triton")) & {"d_rows", "d_starts"}
     assert bool(mine) == (name != "hope")
+
+
+def test_what_all_kernels_share_has_no_name_of_the_other_backend() -> None:
+    """A file can have both: one of the two would be called in the place of the other."""
+    assert len(SHARED) > 20 and [n for n in SHARED if ALGEBRA.get(n, SHARED[n]) != SHARED[n]] == []
 
 
 @pytest.mark.parametrize(("cut", "seen"), FILES)

@@ -149,9 +149,9 @@ def NAME_back(
     """Backwards over chunks for a block of dv: what S behind each and its rows are worth."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
-    d, dh = tl.arange(0, BD), ()
+    d, g = tl.arange(0, BD), ()
     for j in tl.static_range(PARTS):
-        dh += (taken_block(d_end + n * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
+        g += (taken_block(d_end + n * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV),)
     dS += n * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)  #? cut
     chunks = tl.cdiv(T, C)  #? !cut
@@ -162,9 +162,9 @@ def NAME_back(
         m, t = n * chunks + chunk, chunk * C + i  #? !cut
         Y = tl.zeros([C, BV], tl.float32)
         for j in tl.static_range(PARTS):
-            put_block(ends + m * DK * DV + j * BD, dh[j], d, v, DK, 1, DK - j * BD, DV)
+            put_block(ends + m * DK * DV + j * BD, g[j], d, v, DK, 1, DK - j * BD, DV)
             K = taken(k + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)
-            Y += tl.dot(K, dh[j].to(DOT), input_precision=PRECISION)
+            Y += tl.dot(K, g[j].to(DOT), input_precision=PRECISION)
         Y += taken(d_rows + n * T * DV, t, v, DV, stop, DV)  #? erase seen
         X_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(X_t, Y.to(DOT), input_precision=PRECISION)  #? erase
@@ -174,14 +174,14 @@ def NAME_back(
         new = ()
         for j in tl.static_range(PARTS):
             fade = tl.load(whole + m * DK + j * BD + d, mask=d < DK - j * BD, other=0.0)
-            w = dh[j] * fade[:, None]
+            g_j = g[j] * fade[:, None]
             P = taken(p + n * T * DK + j * BD, t, d, DK, stop, DK - j * BD).to(DOT)  #? erase
-            w -= tl.dot(tl.trans(P), Y, input_precision=PRECISION)  #? erase
-            w += taken_block(d_starts + m * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV)  #? seen
-            new += (w,)
-        dh = new
+            g_j -= tl.dot(tl.trans(P), Y, input_precision=PRECISION)  #? erase
+            g_j += taken_block(d_starts + m * DK * DV + j * BD, d, v, DK, 1, DK - j * BD, DV)  #? seen
+            new += (g_j,)
+        g = new
     for j in tl.static_range(PARTS):
-        put_block(dS + j * BD, dh[j], d, v, DK, 1, DK - j * BD, DV)
+        put_block(dS + j * BD, g[j], d, v, DK, 1, DK - j * BD, DV)
 '''
 
 _SCAN_GRADS = '''
@@ -318,12 +318,12 @@ def NAME_forward(
 @NAME_forward.register_fake
 def NAME_shapes(S, k, u, *<cut:rest><!cut:_>):
     """What the operator returns, but for its values."""
-    (X, H, T, dv), dk = u.shape, k.shape[-1]
+    (X, H, T, dv), dk<cut:, packing> = u.shape, k.shape[-1]<cut:, rest[-2]>
     C = chunk_of(dk, dv, T, k.dtype)
-    chunks = <cut:chunks_of(rest[-2], T, C)><!cut:blocks_of(T, C)>
+    chunks = <cut:chunks_of(packing, T, C)><!cut:blocks_of(T, C)>
     end, starts = torch.empty_like(S), k.new_empty(X, H, chunks, dv, dk)
     return end, starts  #? !erase
-    return end, k.new_empty(X, H, T, dv), starts, inverses(u, <cut:rest[-2], >chunks, C)  #? erase
+    return end, k.new_empty(X, H, T, dv), starts, inverses(u, <cut:packing, >chunks, C)  #? erase
 
 
 @Operator
@@ -334,7 +334,7 @@ def NAME_backward(
     """The slopes by all that goes in, from those of all that comes out."""
     (X, H, T, dk), dv, dtype = log_a.shape, u.shape[-1], wider(k.dtype)
     at_end, <erase:begun, >whole = NAME_faded(k, <erase:p, >log_a, <cut:packing, >dtype, dv)
-    inverse = filled(inverse, chunk_of(dk, dv, T, k.dtype))  #? erase
+    inverse = all_inverses(inverse, chunk_of(dk, dv, T, k.dtype))  #? erase
     dS = torch.empty_like(d_end)
     sizes = scan_sizes("<erase:channel_delta_back><!erase:scan_back>", dk, dv, T, dtype)
     du = <erase:u.new_empty(u.shape, dtype=dtype)><!erase:tokens_first(u, dtype=dtype)>

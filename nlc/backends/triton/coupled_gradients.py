@@ -17,13 +17,13 @@ def NAME_back(
     """For a block of dv, from the last chunk: what states behind it<erase:, and z in it,> are worth."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)  #? erase
-    d, own, dh = tl.arange(0, BD), tl.arange(0, BV), ()
+    d, own, g = tl.arange(0, BD), tl.arange(0, BV), ()
     rest, first_value = DV - part * BV, part * BV * DK
     d_end += n * STATES * DK * DV + first_value
     for c in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
             at = d_end + s * DK * DV + c * BD
-            dh += (taken_block(at, d, own, DK, 1, DK - c * BD, rest),)
+            g += (taken_block(at, d, own, DK, 1, DK - c * BD, rest),)
     d_starts += first_value  #? seen
     ends += first_value
     n, first, last = sequence(n, packing, T, N, H, C)  #? cut
@@ -37,7 +37,7 @@ def NAME_back(
         for c in tl.static_range(PARTS):
             for s in tl.static_range(STATES):
                 at = ends + (m * STATES + s) * DK * DV
-                put_block(at + c * BD, dh[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
+                put_block(at + c * BD, g[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
         start, stop = span(chunk, packing, T, C)  #? erase cut
         t = start + i  #? erase cut
         t = chunk * C + i  #? erase !cut
@@ -50,8 +50,8 @@ def NAME_back(
             K = taken(k + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? erase
             for s in tl.static_range(STATES):  #? erase
                 apart(PARTS)  #? erase
-                g = tl.dot(K, dh[c * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
-                Y += tl.load(erased + s * ROWS * C * C)[:, None] * g  #? erase
+                g_s = tl.dot(K, g[c * STATES + s].to(DOT), input_precision=PRECISION)  #? erase
+                Y += tl.load(erased + s * ROWS * C * C)[:, None] * g_s  #? erase
         inv_t = tl.load(inverse + m * C * C + i[None, :] * C + i[:, None]).to(DOT)  #? erase
         Y = tl.dot(inv_t, Y.to(DOT), input_precision=PRECISION)  #? erase
         put(dz + n * T * DV, Y, t, v, DV, stop, DV)  #? erase
@@ -63,19 +63,19 @@ def NAME_back(
                 alone = 1.0 if s == SOURCE else 0.0  #? erase
                 seen = token_before(left + (SOURCE * STATES + s) * C, i, alone)[:, None]  #? erase
                 at = d_starts + (m * STATES + s) * DK * DV  #? seen
-                g = taken_block(at + c * BD, d, own, DK, 1, DK - c * BD, rest).to(tl.float32)  #? seen
-                g = tl.zeros([BD, BV], tl.float32)  #? !seen
+                g_s = taken_block(at + c * BD, d, own, DK, 1, DK - c * BD, rest).to(tl.float32)  #? seen
+                g_s = tl.zeros([BD, BV], tl.float32)  #? !seen
                 for e in tl.static_range(STATES):
-                    g += tl.load(left + (e * STATES + s) * C + C - 1) * dh[c * STATES + e]
-                g += tl.dot(tl.trans(P), (seen * Y).to(DOT), input_precision=PRECISION)  #? erase
-                new += (g,)
-        dh = new
+                    g_s += tl.load(left + (e * STATES + s) * C + C - 1) * g[c * STATES + e]
+                g_s += tl.dot(tl.trans(P), (seen * Y).to(DOT), input_precision=PRECISION)  #? erase
+                new += (g_s,)
+        g = new
     head = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV)  # found anew: kept, it would spill
     dX += (head * STATES * DV + part * BV) * DK
     for c in tl.static_range(PARTS):
         for s in tl.static_range(STATES):
             at = dX + s * DK * DV + c * BD
-            put_block(at, dh[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
+            put_block(at, g[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
 '''
 
 SCAN_GRADS = '''

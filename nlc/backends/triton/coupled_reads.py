@@ -73,14 +73,14 @@ def NAME_back(
     A_t = tl.zeros([C, C], tl.float32)  #? turned
     dA = tl.zeros([C, C], tl.float32)  #? turned
     dA_t = tl.zeros([C, C], tl.float32)  #? turned
-    D, D_t, F, lefts = (), (), (), ()  #? !turned
-    F, lefts = (), ()  #? turned
+    D, D_t, Oh, lefts = (), (), (), ()  #? !turned
+    Oh, lefts = (), ()  #? turned
     for s in tl.static_range(STATES):
         left = tl.load(begun + m * b_n + s * C + i)  #? !before
         alone = 1.0 if s == STATE else 0.0  #? before
         left = token_before(begun + m * b_n + s * C, i, alone)  #? before
         lefts += (left,)
-        F += (tl.zeros([C, BK], tl.float32),)
+        Oh += (tl.zeros([C, BK], tl.float32),)
     for <turned:j><!turned:_> in tl.static_range(ROWS):
         D += (tl.zeros([C, C], tl.float32),)  #? !turned
         D_t += (tl.zeros([C, C], tl.float32),)  #? !turned
@@ -99,7 +99,7 @@ def NAME_back(
         reads = ()  #? turned
         for s in tl.static_range(STATES):
             h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
-            reads += (F[s] + tl.dot(dO, tl.trans(h), input_precision=PRECISION),)
+            reads += (Oh[s] + tl.dot(dO, tl.trans(h), input_precision=PRECISION),)
             dh = (lefts[s][:, None] * dO.to(tl.float32)).to(DOT)
             dh = tl.dot(tl.trans(Q), dh, input_precision=PRECISION)
             put_block(d_starts + (m * STATES + s) * DK * DV, dh, d, v, DK, 1, DK, DV)
@@ -111,16 +111,16 @@ def NAME_back(
             S_t = A_t * tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)  #? !turned
             dR = tl.dot(S_t.to(DOT), dO, input_precision=PRECISION)  #? !turned
             put(d_rows + (n * T * ROWS + j) * DV, dR, t, v, ROWS * DV, stop, DV)  #? !turned
-        D, D_t, F = E, E_t, reads  #? !turned
-        F = reads  #? turned
+        D, D_t, Oh = E, E_t, reads  #? !turned
+        Oh = reads  #? turned
     dQ = tl.zeros([C, BK], tl.float32)
     dA, dA_t = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)  #? !turned
     A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
     row = (i + C - 1) % C  # the last token is before none  #? before
     at_slope = d_kept + m * ROWS * C * C + <before:row><!before:i>[:, None] * C + i[None, :]
     for s in tl.static_range(STATES):
-        dQ += lefts[s][:, None] * F[s]
-        d_left = tl.sum(Q.to(tl.float32) * F[s], 1)
+        dQ += lefts[s][:, None] * Oh[s]
+        d_left = tl.sum(Q.to(tl.float32) * Oh[s], 1)
         d_left = tl.where(i > 0, d_left, 0.0)  #? before
         tl.store(d_begun + (m * STATES + s) * C + <before:row><!before:i>, d_left)
     for j in tl.static_range(ROWS):

@@ -269,11 +269,10 @@ def NAME_forward(
 @NAME_forward.register_fake
 def NAME_shapes(X, k, u, <erase:p, >kept, *<!erase:_><erase:<cut:rest><!cut:_>>):
     """What the operator returns, but for its values."""
-    chunks, C = kept.shape[2], kept.shape[-1]  #? erase
-    end, starts = torch.empty_like(X), k.new_empty(*kept.shape[:3], *X.shape[-3:])
-    return end, starts  #? !erase
+    starts = k.new_empty(*kept.shape[:3], *X.shape[-3:])
     rows = k.new_empty(*u.shape[:3], kept.shape[4], u.shape[-1])  #? erase
-    return end, rows, starts, inverses(u, <cut:rest[-2], >chunks, C)  #? erase
+    inverse = inverses(u, <cut:rest[-2], >kept.shape[2], kept.shape[-1])  #? erase
+    return torch.empty_like(X), <erase:rows, >starts<erase:, inverse>
 
 
 @Operator
@@ -283,13 +282,14 @@ def NAME_backward(
     <cut:packing: Tensor | None,>
 ) -> tuple[<erase:Tensor, >Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The slopes by all that goes in, from those of all that comes out."""
-    out = NAME_slopes(k, <erase:p, >kept, begun, rows, starts, <erase:inverse, >d_end)
-    d_X, d_k, d_u, <erase:d_p, >d_kept, d_begun = out
+    d_X, d_k, d_u, <erase:d_p, >d_kept, d_begun = out = NAME_slopes(
+        k, <erase:p, >kept, begun, rows, starts, <erase:inverse, >d_end
+    )
     (N, H, T, _, dv), dk, (states, written, C) = rows.shape, k.shape[-1], kept.shape[3:6]
     dtype = wider(k.dtype)
     ends = starts.new_empty(starts.shape, dtype=dtype)
     d_z = rows.new_empty(N, H, T, dv, dtype=dtype)  #? erase
-    inverse = filled(inverse, C)  #? erase
+    inverse = all_inverses(inverse, C)  #? erase
     k_end, u_end = torch.empty_like(d_k), torch.empty_like(d_u)  #? erase
     args = [
         <erase:k, p, kept, >begun, <erase:inverse, >d_end, <seen:<erase:d_rows, >d_starts, >ends, <erase:d_z, >d_X, <cut:*tokens_of(packing, T, C), H><!cut:T<erase:, H>>,
@@ -337,8 +337,7 @@ def NAME_slope(ctx, d_end, <seen:<erase:d_rows, >d_starts<erase:, _>><!seen:*_>)
         return (None,) * len(ctx.needs_input_grad)  #? !seen
     grads = (x.contiguous() for x in (d_end, <erase:d_rows, >d_starts))  #? seen
     <cut:*>kept<cut:, packing> = ctx.saved_tensors
-    out = NAME_backward(*kept, <seen:*grads><!seen:d_end.contiguous()><erase:, ctx.source><cut:, packing>)
-    d_X, d_k, d_u, *rest = out
+    d_X, d_k, d_u, *rest = NAME_backward(*kept, <seen:*grads><!seen:d_end.contiguous()><erase:, ctx.source><cut:, packing>)
     d_k = together(d_k, kept[0])  #? grouped
     rest[0] = together(rest[0], kept[0])  #? grouped erase
     return d_X, d_k, d_u.to(d_k.dtype), *rest<erase:, None><cut:, None, None>

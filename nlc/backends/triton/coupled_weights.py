@@ -141,7 +141,8 @@ class _Operator:
         head = packed(f"def {self.name}_{kind}(", args, "):")
         begin = [f"{n} += n // H * {n}_x + n % H * {n}_h" for n in raw]
         begin += [f"{n}_own = tl.load({n} + n % H)" for n in heads]
-        head = "\n".join(["@triton.jit", head, f'    """{said}"""', told(_HEAD, self.cut)])
+        doc = [f"    {x}" for x in wrap(f'"""{said}"""', WIDTH - 4)]
+        head = "\n".join(["@triton.jit", head, *doc, told(_HEAD, self.cut)])
         return f"{head}\n{_block(begin)}".rstrip()
 
     def _gates(self, decays: bool = False) -> list[str]:
@@ -188,7 +189,7 @@ class _Operator:
 
     def values(self) -> str:
         """The kernel that goes forward."""
-        said = "What of rows, and of states before a chunk, is in states; behind the last token it stays."
+        said = "What is in states: v of rows, b of states before a chunk; behind the last token it stays."
         sizes = _times(len(self.written), "C * C"), _times(len(self.pairs), "C")
         first = [f"kept += m * {sizes[0]} + i", f"begun += m * {sizes[1]} + i"]
         first += [f"v{self.at(*x)} = {_ZERO}" for x in self.written]
@@ -222,7 +223,7 @@ class _Operator:
 
     def slopes(self) -> str:
         """The kernel that goes back."""
-        said = "The slopes by what gates are made of, from the last token"
+        said = "The slopes by what gates are made of, from the last token: g by v, e by b"
         said += "; by what is a head's, their sum." if self.heads else "."
         sizes = _times(len(self.written), "C * C"), _times(len(self.pairs), "C")
         first = [f"{x} += m * {sizes[0]} + i" for x in ("kept", "d_kept")]

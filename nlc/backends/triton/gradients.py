@@ -79,7 +79,7 @@ def NAME_back(
 _SCAN_BACK = '''
 @triton.jit
 def NAME_scan_back(
-    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <seen:<rows:d_rows, >d_starts, >ends, du, dS, <cut:packing, >T, <cut:N, >H, <grouped:group, >
+    k, GIVEN_SOLVE<probe:p, ><erase:inverse, >d_end, <seen:<rows:d_rows, >d_starts, >ends, <rows:worth, ><!rows:d_u, >dS, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -87,9 +87,9 @@ def NAME_scan_back(
     """From the last chunk back, for a block of dv: what S behind each is worth, and its rows."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     i, v = tl.arange(0, C), part * BV + tl.arange(0, BV)
-    d, worth = tl.arange(0, BD), ()
+    d, g = tl.arange(0, BD), ()
     for j in tl.static_range(PARTS):
-        worth += (taken_block(d_end + n * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD),)
+        g += (taken_block(d_end + n * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD),)
     dS += n * DK * DV
     n, first, last = sequence(n, packing, T, N, H, C)  #? cut
     chunks = tl.cdiv(T, C)  #? !cut
@@ -107,10 +107,10 @@ def NAME_scan_back(
         K = ()
         length = tl.zeros([C], tl.float32) + EPS  #? unit
         for j in tl.static_range(PARTS):
-            put_block(ends + m * DK * DV + j * BD, worth[j], v, d, 1, DK, DV, DK - j * BD)
+            put_block(ends + m * DK * DV + j * BD, g[j], v, d, 1, DK, DV, DK - j * BD)
             K += (taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT),)
             length += squares(K[j])  #? unit
-            Y += tl.dot(worth[j].to(DOT), tl.trans(K[j]), input_precision=PRECISION)
+            Y += tl.dot(g[j].to(DOT), tl.trans(K[j]), input_precision=PRECISION)
         scale = to_unit(length)  #? unit
         erase *= scale  #? unit erase
         since = tl.exp2(total - c)<unit: * scale>  #? decay
@@ -119,25 +119,25 @@ def NAME_scan_back(
         Y += tl.trans(taken(d_rows + n * T * DV, t, v, DV, stop, DV))  #? rows seen
         X = tl.load(inverse + m * C * C + i[:, None] * C + i[None, :]).to(DOT)  #? erase
         Y = tl.dot(Y.to(DOT), X, input_precision=PRECISION)  #? erase
-        put(du + n * T * DV, tl.trans(Y), t, v, DV, stop, DV)  #? rows
-        put(du + (n // H * T * H + n % H) * DV, tl.trans(Y), t, v, H * DV, stop, DV)  #? !rows
+        put(worth + n * T * DV, tl.trans(Y), t, v, DV, stop, DV)  #? rows
+        put(d_u + (n // H * T * H + n % H) * DV, tl.trans(Y), t, v, H * DV, stop, DV)  #? !rows
         Y = (Y * erase[None, :]).to(DOT)  #? erase
         new = ()
         for j in tl.static_range(PARTS):
-            w = worth[j]<decay: * tl.exp2(total)>
-            w += taken_block(d_starts + m * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD)  #? seen
+            g_j = g[j]<decay: * tl.exp2(total)>
+            g_j += taken_block(d_starts + m * DK * DV + j * BD, v, d, 1, DK, DV, DK - j * BD)  #? seen
             P = <!probe:K[j] if PARTS == 1 else taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT)><probe:taken(p + j * BD, t, d, p_t, stop, DK - j * BD).to(DOT)>  #? erase
-            w -= tl.dot(Y, P, input_precision=PRECISION)  #? erase
-            new += (w,)
-        worth = new
+            g_j -= tl.dot(Y, P, input_precision=PRECISION)  #? erase
+            new += (g_j,)
+        g = new
     for j in tl.static_range(PARTS):
-        put_block(dS + j * BD, worth[j], v, d, 1, DK, DV, DK - j * BD)
+        put_block(dS + j * BD, g[j], v, d, 1, DK, DV, DK - j * BD)
 '''
 
 _SCAN_GRADS = '''
 @triton.jit
 def NAME_scan_grads(
-    <keyed:k, ><rate:u, >GIVEN<probe:p, >rows, <state:starts, >ends, <rows:du, >
+    <keyed:k, ><rate:u, >GIVEN<probe:p, >rows, <state:starts, >ends, <rows:worth, >
     <rate:d_u, >dk, SLOPES<probe:dp, ><cut:packing, >T, <cut:N, >H, <grouped:<keyed:group, >>
     <keyed:k_x, k_h, k_t, >r_x, r_h, r_t, <rate:u_x, u_h, u_t, ><probe:p_x, p_h, p_t, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
@@ -169,7 +169,7 @@ def NAME_scan_grads(
         at, _ = block(starts + m * DK * DV, d, v, DK, 1, DK, DV)  #? state
         h = tl.load(at, mask=held, other=0.0).to(DOT)  #? state
         last += tl.sum(g.to(tl.float32) * h, 1)  #? decay
-        at, there = flow(du + n * T * DV, t, v, DV, stop, DV)  #? rows
+        at, there = flow(worth + n * T * DV, t, v, DV, stop, DV)  #? rows
         Y = tl.load(at, mask=there, other=0.0)  #? rows
         YR += tl.dot(Y.to(DOT), tl.trans(R), input_precision=PRECISION)  #? erase
         YR_t += tl.dot(R, tl.trans(Y.to(DOT)), input_precision=PRECISION)  #? erase

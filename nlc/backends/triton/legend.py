@@ -30,7 +30,7 @@ def legend(text: str) -> str:
     if coupled or has("u"):
         said += " X inverses," * (has("X") and has("inverse"))
         said += " h a block of the state transposed; what they are worth are g and, of rows, Y."
-    products = [n for n in ("Rg", "Yh", "YR") if has(n)]
+    products = [n for n in ("Rg", "Yh", "YR", "Oh") if has(n)]
     said += f" {listed(products)} are products of two." if products[1:] else ""
     if twice := next((n for n in ("YR_t", "A_t", "D_t") if has(n)), None):
         said += (

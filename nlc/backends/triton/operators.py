@@ -321,10 +321,10 @@ def _scan_forward(
 @NAME_forward.register_fake
 def NAME_shapes(S, k, u, *<cut:rest><!cut:_>):
     """What the operator returns, but for its values."""
-    (X, H, T, dv), dk = u.shape, k.shape[-1]
+    (X, H, T, dv), dk<cut:, packing> = u.shape, k.shape[-1]<cut:, rest[-2]>
     C = chunk_of(dk, dv, T, k.dtype)
-    starts = k.new_empty(X, H, <cut:chunks_of(rest[-2], T, C)><!cut:blocks_of(T, C)>, dv, dk)
-    inverse = inverses(u, <cut:rest[-2], >starts.shape[2], C)  #? erase
+    starts = k.new_empty(X, H, <cut:chunks_of(packing, T, C)><!cut:blocks_of(T, C)>, dv, dk)
+    inverse = inverses(u, <cut:packing, >starts.shape[2], C)  #? erase
     rows = k.new_empty(X, H, T, dv)  #? rows
     return torch.empty_like(S), <rows:rows, >starts<erase:, inverse>
 
@@ -355,7 +355,7 @@ def _scan_backward(
     (X, H, T, dv), dk, dtype = u.shape, k.shape[-1], wider(k.dtype)''')
     tokens = told_tokens(f)
     text.call(call, [*kept, "d_end"], ")")
-    text("    inverse = filled(inverse, chunk_of(dk, dv, T, k.dtype))  #? erase")
+    text("    inverse = all_inverses(inverse, chunk_of(dk, dv, T, k.dtype))  #? erase")
     text("    ends = starts.new_empty(starts.shape, dtype=dtype)")
     text("    worth = u.new_empty(u.shape, dtype=dtype)  # of rows  #? rate")
     worth = "worth" if f.rate else "d_u"

@@ -245,8 +245,8 @@ def inverses(u: Tensor, <cut:packing: Tensor | None, >chunks: int, C: int) -> Te
     C = 0 if u.shape[2] == 1<cut: and packing is None> else C
     return u.new_empty(*u.shape[:2], chunks, C, C)
 ''',
-    "filled": '''
-def filled(inverse: Tensor, C: int) -> Tensor:
+    "all_inverses": '''
+def all_inverses(inverse: Tensor, C: int) -> Tensor:
     """Inverses of chunks of C tokens, also those that were not kept."""
     if inverse.shape[-1]:
         return inverse
@@ -404,10 +404,10 @@ def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | 
             x = F.logsigmoid(x + 3)
         elif name == "kept":
             x = (x / 2).tril()
-        exact = name in ("S", "X", "b", "log_a", "w", "kept", "begun")
-        exact = exact or name.startswith(("raw", "head"))
+        given = name.startswith(("raw", "head"))
+        full = given or name in ("S", "X", "b", "log_a", "w", "kept", "begun")
         x = as_numbers(x) if name.startswith("raw") else x
-        inputs.append((x if exact else x.to(dtype)).requires_grad_())
+        inputs.append((x if full else x.to(dtype)).requires_grad_())
     with torch.enable_grad():
         more = len(inspect.signature(operator.function).parameters) - len(inputs)<cut: - 1>
         found = operator(*inputs, <cut:packing, >*[None] * more)

@@ -377,10 +377,15 @@ def with_slopes(gates: Gates, together: bool = False) -> Gates:
 
 
 def _shared(lets: list[Let], taken: set[str]) -> tuple[tuple[str, Expr], ...]:
-    """Statements in which nothing is made twice; parts have the names x1, x2 and so on."""
+    """Statements in which nothing is made twice; parts that are not asked for have the names x1, x2 and so on."""
     kept = {x.names[0] for x in lets}
     made = share(lets, Names(frozenset(taken | kept)))
     others = [x.names[0] for x in made if x.names[0] not in kept]
-    new = {n: f"x{i}" for i, n in enumerate(others, 1)}
+    new: dict[str, str] = {}
+    for x in made:  # what is nothing but a part gives it its name
+        if x.names[0] in kept and x.expr.op == "var" and x.expr.attr in others:
+            new.setdefault(str(x.expr.attr), x.names[0])
+    made = [x for x in made if x.names[0] not in new.values()]
+    new |= {n: f"x{i}" for i, n in enumerate((n for n in others if n not in new), 1)}
     known = {leaf("var", n, NUMBER): leaf("var", x, NUMBER) for n, x in new.items()}
     return tuple((new.get(x.names[0], x.names[0]), substitute(x.expr, known)) for x in made)
