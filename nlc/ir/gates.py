@@ -100,9 +100,8 @@ def rate(r: Record) -> tuple[Expr, Expr] | None:
     if write is None or write.type.rank == 0 or (toward and not r.answered):
         return None
     number, vector = factored(write)
-    return (
-        None if (number.args[0] if number.op == "neg" else number).op == "num" else (number, vector)
-    )
+    bare = number.args[0] if number.op == "neg" else number
+    return None if bare.op == "num" else (number, vector)
 
 
 def parts(r: Record) -> dict[str, Expr]:

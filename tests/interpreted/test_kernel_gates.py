@@ -71,6 +71,7 @@ levels:
   S:
     frequency: every token
     memory: matrix(n, n)
+    ANCHOR
     key: l2norm(split(linear(x)))
     value: split(linear(x))
     objective: OBJECTIVE
@@ -83,15 +84,20 @@ OBJECTIVES = {"added": "-dot(S(key), value)", "erased": "0.5 * sqnorm(S(key) - v
 
 
 @pytest.mark.parametrize("of", RATES)
-@pytest.mark.parametrize("how", OBJECTIVES)
+@pytest.mark.parametrize("how", (*OBJECTIVES, "anchored"))
 def test_kernels_take_what_a_write_is_multiplied_by(how: str, of: str) -> None:
     """Of matrices and of vectors, with slopes by both, and by one kernel that reads, too."""
-    text = RATED.replace("OBJECTIVE", OBJECTIVES[how]).replace("RATE", RATES[of])
-    exact, kernels, given = pair(nlc.loads(text))
-    piece = inspect.getsource(type(kernels).piece)
-    called = re.findall(r"\b(\w*(?:memory|delta)\w*)\(", piece)
+    anchor = "anchor: every 4 tokens" * (
+        how == "anchored"
+    )  # what is written is an error, and nothing erases
+    text = RATED.replace("OBJECTIVE", OBJECTIVES.get(how, OBJECTIVES["erased"]))
+    exact, kernels, given = pair(
+        nlc.loads(text.replace("ANCHOR", anchor).replace("RATE", RATES[of]))
+    )
+    module = inspect.getsource(type(kernels))
+    called = re.findall(r"\b(\w*(?:memory|delta)\w*)\(", module)
     assert len(called) == 2 and all("_rated" in n for n in called)
-    assert "[..., None] *" not in piece and "within" in piece
+    assert "[..., None] *" not in module and ("within: Packing" in module) == (not anchor)
     wanted = run(exact, given, torch.float64)
     same(run(kernels, given, torch.float32), wanted)
     found = forward(kernels, given)
