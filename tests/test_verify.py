@@ -81,6 +81,40 @@ def test_periods_boundaries_and_resets_pass(text: str, seed: int) -> None:
     assert failed(nlc.loads(text), seed=seed) == []
 
 
+def test_a_loop_that_gives_more_than_a_line_of_flows_passes() -> None:
+    """Its call stands behind lines that name what it is given, and its targets are one a line."""
+    spec = nlc.loads(MANY)
+    assert "        ) = tokens(self._memory, state, seen, carried, flows)\n" in spec.source_text(
+        "torch"
+    )
+    assert failed(spec) == []
+
+
+MANY = """
+nlc: 1
+system: many
+context: tokens
+hyper: {d: 3}
+inputs: {a_long_key: [d], a_long_value: [d], a_long_query: [d]}
+levels:
+  memory:
+    frequency: every token
+    anchor: every 4 tokens
+    memory: mlp(d, 2, bias=true)
+    key: a_long_key
+    value: a_long_value
+    objective: 0.5 * sqnorm(memory(key) - value)
+    rule: gd(lr=0.1)
+    init: learned
+  other:
+    frequency: every token
+    memory: matrix(d, d)
+    objective: 0.5 * sqnorm(other(tanh(memory(a_long_key))) - anchor(memory)(a_long_value))
+    rule: gd(lr=0.1 * sqnorm(memory.W1) / (1 + sqnorm(memory.b1) + sqnorm(memory.W2) + sqnorm(memory.b2)))
+output: memory(a_long_query) + other(a_long_query) + memory(a_long_value) + anchor(memory)(a_long_query)
+"""
+
+
 def test_systems_that_exist_only_in_tests_pass() -> None:
     for name, (text, _) in MATRICES.items():
         assert failed(nlc.loads(textwrap.dedent(text))) == [], name

@@ -178,9 +178,16 @@ class Writer:
         self(end)
 
     def shortest(
-        self, start: str, arguments: Callable[[dict[str, str]], list[str]], parts: dict[str, str]
+        self,
+        start: str,
+        arguments: Callable[[dict[str, str]], list[str]],
+        parts: dict[str, str],
+        begun: Sequence[str] = (),
     ) -> None:
-        """A call of ``arguments(parts)``, where it gets shorter with lines before it that name some of the parts."""
+        """A call of ``arguments(parts)``, where it gets shorter with lines before it that name some of the parts.
+
+        ``begun``: lines of the statement before ``start``.
+        """
         named = [n for n, text in parts.items() if text]
         choices = (chosen for k in range(len(named) + 1) for chosen in combinations(named, k))
 
@@ -192,6 +199,8 @@ class Writer:
                     self(f"{n} = {one}")
                 else:
                     self.collection(f"{n} = {text[0]}", items, text[-1])
+            for line in begun:
+                self(line)
             self.nested(start, arguments(parts | {n: n for n in chosen}), ")")
 
         coming = self.coming

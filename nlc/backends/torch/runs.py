@@ -99,12 +99,10 @@ class Runs:
         names = [called(o) for o in loop.collects]
         targets = ", ".join(names) if len(names) > 1 else f"({''.join(names)},)"
         start = f"{targets} = {helper}(" if names else f"{helper}("
+        begun = []
         if 4 * w.depth + len(start) > WIDTH:
-            w("(")
-            for n in names:
-                w(f"    {n},")
-            start = f") = {helper}("
-        w.shortest(start, arguments, parts)
+            begun, start = ["(", *(f"    {n}," for n in names)], f") = {helper}("
+        w.shortest(start, arguments, parts, begun)
         for v in held:
             w(f'{v} = state.pop("held:{v}")')
 
