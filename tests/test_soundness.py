@@ -53,6 +53,37 @@ def system(
     return text.replace("OBJECTIVE", objective)
 
 
+def optimizer(
+    field="",
+    clock="every k steps",
+    memory="like(W)",
+    value="g * g",
+    step="g / (sqrt(v) + eps)",
+    let="u: g",
+) -> str:
+    """One that divides by a memory v of squares."""
+    squares = value if clock == "every step" else f"mean({value})"
+    return f"""\
+nlc: 1
+system: divides
+context: gradients
+hyper: {{lr: 0.1, k: 5, eps: 1e-8}}
+levels:
+  v:
+    frequency: {clock}
+    memory: {memory}
+    objective: -dot(v, {squares})
+    rule: gd(lr=0.1, decay=0.9)
+    {field}
+  W:
+    frequency: every step
+    let:
+      {let}
+    objective: dot(W, {step})
+    rule: gd(lr=lr)
+"""
+
+
 def said(text: str) -> list[str]:
     """The codes of the soundness warnings of a spec without mistakes."""
     report = nlc.loads(text, "spec.yaml").check()
@@ -276,6 +307,37 @@ CASES = [
         "what momentum remembers is 0 as well",
         system("rule: momentum(lr=0.1)", memory=MLP),
         system("rule: momentum(lr=0.1)"),
+    ),
+    *pair("NLC807", "a slow level", optimizer(), optimizer("phase: start")),
+    *pair(
+        "NLC807",
+        "through a let, by a power; another start",
+        optimizer(step="g * r", let="r: (v + eps)**-0.5"),
+        optimizer("init: normal(1)", step="g * r", let="r: (v + eps)**-0.5"),
+    ),
+    *pair(
+        "NLC807",
+        "the state before the tick; behind it",
+        optimizer(clock="every step", step="g / (sqrt(prev(v)) + eps)"),
+        optimizer(clock="every step"),
+    ),
+    *pair(
+        "NLC807",
+        "a divisor that bounds; what is 0 over it",
+        optimizer(step="g / (0.5 * sqrt(v) + eps)"),
+        optimizer(step="g / (sqrt(v) + 0.5) + tanh(v) / (sqrt(v) + eps)"),
+    ),
+    *pair(
+        "NLC807",
+        "where it is not passed over at the first steps",
+        optimizer(step="where(t > k, g, g / (sqrt(v) + eps))"),
+        optimizer(step="where(t <= k, g, g / (sqrt(v) + eps))"),
+    ),
+    *pair(
+        "NLC807",
+        "a root of a matrix",
+        optimizer(memory="gram(W, left)", value="g @ g.T", step="inv_root(v, 4) @ g"),
+        optimizer(memory="gram(W, left)", value="g @ g.T", step="inv_root(v + identity(v), 4) @ g"),
     ),
 ]
 

@@ -437,6 +437,30 @@ def test_a_wrong_line_of_an_optimizer_fails(sources: Callable) -> None:
     ]
 
 
+@pytest.mark.parametrize("phase, fails", [("end", True), ("start", False)])
+def test_an_optimizer_that_blows_up_what_it_trains_fails(phase: str, fails: bool) -> None:
+    """A slow memory of squares is 0 for k - 1 steps, and what is divided by its root as large as 1 / eps."""
+    text = nlc.load("momentum").source.text.replace("hyper:", "hyper:\n  k: 5")
+    text = text.replace("  W:\n", SQUARES.format(phase)).replace(
+        "dot(W, m", "dot(W, m / (sqrt(v) + 1e-8)"
+    )
+    found = nlc.loads(text).verify()
+    what = "the loss stays below 100 times that of the start for 16 steps"
+    (check,) = [c for c in found.checks if c.what == what]
+    assert (check.passed, found.passed) == (not fails, not fails)
+    assert ("its steps blow up what they train" in str(found)) == fails
+
+
+SQUARES = """\
+  v:
+    frequency: every k steps
+    phase: {}
+    memory: like(W)
+    objective: -dot(v, mean(g * g))
+    rule: gd(lr=0.1, decay=0.9)
+  W:
+"""
+
 ROUTED = """
 nlc: 1
 system: routed

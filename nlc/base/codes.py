@@ -275,6 +275,13 @@ CODES.update(
             " where what it remembers stays 0 too.",
             "warning",
         ),
+        "NLC807": Code(
+            "division by a memory that is 0 still",
+            "Up to its first tick a memory is what it starts as. What is divided by one that starts at 0 becomes"
+            " as large as the divisor is small there, 1e8 times as large over an eps of 1e-8: the first step throws"
+            " away what is trained. `phase: start` lets a slow level tick at the first of its ticks.",
+            "warning",
+        ),
         # 9 ours
         "NLC901": Code("internal error", "A bug of nlc, not a mistake of yours."),
     }

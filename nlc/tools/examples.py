@@ -116,6 +116,11 @@ STEP = "rule: gd(lr=lr)"
 MLP = "W1: [d, d]\n      W2: [d, d]\n      read(z): z + W1 @ silu(W2 @ z)"
 USED = ("output: S(q)", "output: S(q) + mem(x)")
 DEEP = (MEMORY, f"memory:\n      {MLP}")
+SLOW = (
+    "levels:\n  W:\n    frequency: every step\n    objective: dot(W, g)",
+    "levels:\n  V:\n    frequency: every 5 steps\n    memory: like(W)\n    objective: -dot(V, mean(g * g))\n"
+    "    rule: gd(lr=0.1, decay=0.9)\n  W:\n    frequency: every step\n    objective: dot(W, g / (sqrt(V) + 1e-8))",
+)
 
 EXAMPLES: dict[str, Example] = {
     # 0 the text
@@ -301,6 +306,11 @@ EXAMPLES.update(
             good=(DEEP, (RULE, "rule: gd(lr=0.5, decay=0.9)\n    init: learned\n    toward: init")),
         ),
         "NLC806": Example(bad=(DEEP,), good=(DEEP, (RULE, f"{RULE}\n    init: learned"))),
+        "NLC807": Example(
+            bad=(SLOW,),
+            good=(SLOW, ("every 5 steps", "every 5 steps\n    phase: start")),
+            base=GRADIENTS,
+        ),
     }
 )
 

@@ -20,6 +20,7 @@ from nlc.passes.affine import NotAffine, affine
 from nlc.passes.collect import collect
 from nlc.passes.simplify import simplify
 from nlc.passes.soundness.carried import adds_up, forgets
+from nlc.passes.soundness.divided import Divided, divided, zero_start
 from nlc.passes.soundness.joint import Joint
 from nlc.passes.soundness.reach import Reach, Reaches, point
 from nlc.passes.soundness.step import Linear, linear, strength, without_stops
@@ -81,6 +82,10 @@ class _Level:
             if self._chunk(running, bound, s):
                 break
         self._dead()
+        for s in self.level.states:
+            if (found := divided(self.system, self.level, self.joint.written(s.name))) is not None:
+                self._blown(found)
+                break
 
     def _reads(self, n: Expr, s: State, time: str) -> bool:
         """Whether a node is the state at that time; with boundaries at every tick both are one."""
@@ -374,9 +379,9 @@ class _Level:
 
     def _fresh(self) -> set[str]:
         """The states that start at 0; what its rule remembers may start as a copy of them."""
-        own = {s.name for s in self.level.states if _zero_start(s)}
+        own = {s.name for s in self.level.states if zero_start(s)}
         copies = {s.name for s in self.joint.inner if _copied(s) in own}
-        return own | copies | {s.name for s in self.joint.inner if _zero_start(s)}
+        return own | copies | {s.name for s in self.joint.inner if zero_start(s)}
 
     def _stuck(self, steps: dict[str, tuple[Expr, ...]], zero: set[str]) -> frozenset[str]:
         """Which of its own states never leave 0."""
@@ -392,6 +397,30 @@ class _Level:
 
     def _order(self) -> list[str]:
         return [s.name for s in self.level.states]
+
+    # -------------------------------------------------------------------------------------------- first ticks
+
+    def _blown(self, found: Divided) -> None:
+        """A step that is as long as a divisor is small, before what it divides by has ticked."""
+        name, other = found.state.name, self.system.levels[found.state.level]
+        held = other.clock.held_for(self.level.clock)
+        late = f"first ticks at the end of {other.clock.valued.removeprefix('every ')}"
+        foreign = other.span.source is not self.level.span.source
+        where = f"`{other.name.rpartition('.')[2]}`" + (
+            f" of `{self.level.rule.name}`" if foreign and self.level.rule else ""
+        )
+        self.report.add(
+            "NLC807",
+            f"the first step of level `{self.level.name}` divides by next to nothing",
+            self._place(found.by, "rule" if self.level.rule else "update"),
+            f"what it divides by is {number(found.left)} while `{name}` is 0",
+            notes=[f"`{name}` starts at 0, and {late if held else 'is read before it ticks'}"],
+            helps=[
+                f"write `phase: start` in level {where}, so that it ticks first"
+                if held
+                else f"read `{name}` as it is behind its tick, or start it elsewhere by `init:`"
+            ],
+        )
 
     # -------------------------------------------------------------------------------------------- places
 
@@ -413,12 +442,6 @@ class _Level:
 def _flow(system: System, name: str) -> Expr:
     expr = system.flows[name].expr
     return Expr("flow", (), name, expr.type, expr.span)
-
-
-def _zero_start(s: State) -> bool:
-    if s.learned or s.borrowed:
-        return False
-    return s.init is None or (s.init.op == "num" and s.init.attr == 0)
 
 
 def _copied(s: State) -> str | None:

@@ -12,14 +12,14 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.system import System
 
 # f(0, …) = 0, whatever the other operands are; all operands 0; one operand 0.
-_FIRST = frozenset(
+ALONE = frozenset(
     "neg abs sign sqrt expm1 tanh silu gelu relu erf sum mean sqnorm norm T per_key per_value sum_rows sum_cols"
     " split merge slice flatten unflatten diag diagonal stop total l2norm rmsnorm rotary newton_schulz".split()
 )
 _ALL = frozenset({"add", "sub", "maximum", "minimum", "concat", "delay"})
 _SINGULAR = {"div": 1, "log": 0, "l2norm": 1}  # the operand that must not be 0
-_ANY = frozenset({"mul", "dot", "matmul", "outer"})
-_COMPARED = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+ANY = frozenset({"mul", "dot", "matmul", "outer"})
+COMPARED = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 
 Found = bool | None  # of a value: it is zero, it may be any number, it may be none (0 / 0)
 
@@ -63,7 +63,7 @@ def stuck(
 
 def _holds(condition: Expr, found: dict[int, Found]) -> bool | None:
     """Whether a comparison of numbers holds; None if they are not known."""
-    compared = _COMPARED.get(condition.op)
+    compared = COMPARED.get(condition.op)
     if compared is None or not all(x.op == "num" or found[id(x)] for x in condition.args):
         return None
     return compared(*(x.attr if x.op == "num" else 0 for x in condition.args))
@@ -105,13 +105,13 @@ class _Zero:
             return True
         if node.op == "state":
             return node.attr[0] in self.states
-        if node.op in _FIRST or node.op == "div":
+        if node.op in ALONE or node.op == "div":
             return args[0]
         if node.op in ("linear", "conv"):  # without a bias
             return args[0] and len(args) == 2
         if node.op in _ALL:
             return all(args)
-        if node.op in _ANY:
+        if node.op in ANY:
             return any(args)
         if node.op == "pow":
             return args[0] and node.args[1].op == "num" and node.args[1].attr > 0

@@ -28,7 +28,7 @@ NO_NUMBERS = (ArithmeticError, torch.linalg.LinAlgError)
 class Check:
     """``error`` is relative. ``passed`` None: a fact about the system, which is no verdict.
 
-    ``life``: of how the spec's memories live, not of what was compiled.
+    ``life``: of how the spec's memories live and its steps go, not of what was compiled.
     """
 
     what: str
@@ -138,7 +138,12 @@ class Verification:
             return f"{passed} checks passed"
         end = f"{len(failed)} of {len(failed) + passed} checks failed"
         if all(c.life for c in failed):
-            end += ": what was compiled is what the spec says, but its memories do not live"
+            fate = (
+                "its steps blow up what they train"
+                if self.trajectories
+                else "its memories do not live"
+            )
+            end += f": what was compiled is what the spec says, but {fate}"
         return end
 
 

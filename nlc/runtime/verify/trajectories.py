@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SHAPES = ((2, 3), (3,), (), (2, 2), (2, 2, 2))  # of a kind the first that its system takes
 MOST = 64
 SAMPLES = 3  # of a layer
+GROWN = 100.0  # times the loss of the start, as a memory's norm in `alive`: no step size alone explains it
 DECIMALS, ROUGH = 9, 5  # printed; fewer where a function asks for a shorter format
 
 
@@ -42,7 +43,7 @@ def trajectories(
     spec: Spec, backends: Iterable[str], fixed: Mapping[str, Any]
 ) -> tuple[list[Trajectory], list[Check]]:
     """One of each kind of tensor, at the spec's own hypers but for those given; steps 1, 2, 4, … past two periods."""
-    found, errors = [], dict.fromkeys(backends, 0.0)
+    found, lives, errors = [], [], dict.fromkeys(backends, 0.0)
     failed: dict[str, Exception] = {}
     tolerance = EXACT
     for kind in (k for k in kinds(spec, SHAPES) if not k.view):
@@ -59,6 +60,7 @@ def trajectories(
         tolerance = max(tolerance, wanted)
         decimals = DECIMALS if wanted == EXACT else ROUGH
         shown = [W, *(expected[m - 1] for m in marks)]
+        lives.append(_descends(kind.name, kind.system.context == "layers", shown, marks[-1]))
         rows = tuple(
             tuple(f"{x:.{decimals}f}" for x in (w + 0.0).flatten().tolist()) for w in shown
         )
@@ -80,7 +82,25 @@ def trajectories(
         else compared(what.format(n), e, max(tolerance, 1e-8))
         for n, e in errors.items()
     ]
-    return found, checks
+    return found, checks + lives
+
+
+def _descends(kind: str, layer: bool, passed: list[Tensor], steps: int) -> Check:
+    """Whether the weights stay where the loss says something of them."""
+    of = f" of {kind}" if kind else ""
+    what = f"the loss{of} stays below {GROWN:.0f} times that of the start for {steps} steps"
+    losses = torch.stack([loss(W, layer) for W in passed])
+    worst = (losses / losses[0]).nan_to_num(torch.inf).max().item()
+    return Check(what, passed=worst < GROWN, note=f"{worst:.2g} times at most", life=True)
+
+
+def loss(W: Tensor, layer: bool) -> Tensor:
+    """What ``slope`` is the slope of: ½ Σ c (W − b)², of a layer the mean over its inputs."""
+    if layer:
+        W = start((SAMPLES, W.shape[1])) @ W.mT
+    k = torch.arange(W.numel(), dtype=W.dtype).reshape(W.shape)
+    found = ((1 + k % 3) * (W - ((3 * k + 1) % 5 - 2) / 2).square()).sum() / 2
+    return found / SAMPLES if layer else found
 
 
 def start(shape: tuple[int, ...]) -> Tensor:
