@@ -49,6 +49,14 @@ def spec(routes: str = BY_NAME) -> nlc.Spec:
     return nlc.loads(SPEC.replace("ROUTES", routes.strip("\n")), "routed.yaml")
 
 
+def test_a_rule_of_hypers_by_position_is_a_route_and_no_let() -> None:
+    by_position, by_name = (
+        spec(f"  matrices: self\n  rest: adamw({lr})") for lr in ("rest_lr", "lr=rest_lr")
+    )
+    assert not by_position.check().has_errors
+    assert by_position.system.routes[1].rule.args == by_name.system.routes[1].rule.args
+
+
 @pytest.fixture(params=["torch", "reference"])
 def made(request: pytest.FixtureRequest) -> type[Optimizer]:
     return spec().compile(request.param)

@@ -94,10 +94,12 @@ def _is_route(block: str, text: str) -> bool:
 
 def _is_let(block: str, text: str, hypers: set[str]) -> bool:
     """Whether it computes what no hyper, size, shape, system or route is."""
-    if block in _CALLS:
-        return bool(_OF_NAMES.fullmatch(text) or _ARITHMETIC.search(_CALLED.sub("", text)))
     called = set(_CALL.findall(text))
-    if not set(_NAME.findall(_NUMBER.sub("", text))) - hypers - called:
+    flows = set(_NAME.findall(_NUMBER.sub("", text))) - hypers - called
+    if block in _CALLS:
+        of_flows = flows and _OF_NAMES.fullmatch(text)  # `adamw(rest_lr)` is a rule
+        return bool(of_flows or _ARITHMETIC.search(_CALLED.sub("", text)))
+    if not flows:
         return False  # of hypers alone, as sizes and defaults are: `ceil(d / 4)`
     if block in _SIZES:
         return bool(called or _ARITHMETIC.search(text))

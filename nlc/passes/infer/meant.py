@@ -121,8 +121,8 @@ class Meant:
                 continue
             if node.op == "mul":
                 return f"write `{a.attr[0]}({quoted(b)})` to read the memory"
-            if "key" in level.keys:
-                return f"write `{a.attr[0]}(key)` to read the memory"
+            asked = "key" if "key" in level.keys else "…"
+            return f"write `{a.attr[0]}({asked})` to read the memory"
         return ""
 
     def _sides(self, node: Expr) -> str:

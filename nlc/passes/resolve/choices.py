@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection
 from nlc.base.diagnostics import certain, nearest
 from nlc.ir.expr import Expr
 from nlc.ir.matrices import COEFFICIENTS, DTYPES, NewtonSchulz
+from nlc.ir.shapes import HEADS
 from nlc.ir.types import Dim
 from nlc.passes.resolve.arguments import Bound
-from nlc.passes.resolve.sizes import size
+from nlc.passes.resolve.sizes import at_defaults, size
 from nlc.passes.resolve.terms import Terms, quoted
 
 
@@ -24,6 +25,9 @@ def _channels(terms: Terms, bound: Bound) -> tuple[Dim, Dim] | None:
     return None if start is None or stop is None else (start, stop)
 
 
+_OF_SPLIT = "`split(x)` alone makes [heads * n] into n per head, whatever n is"
+
+
 def _groups(terms: Terms, bound: Bound) -> Dim | None:
     """Into how many parts ``split`` takes channels; as many heads get each."""
     groups = bound["groups"]
@@ -31,7 +35,9 @@ def _groups(terms: Terms, bound: Bound) -> Dim | None:
     each = Expr(
         "div", (Expr("name", (), "heads", None, groups.span), groups), None, None, groups.span
     )
-    whole = found and size(terms.scope, each, "the number of heads in a group")
+    count, heads = (at_defaults(terms.scope, x) for x in (found or HEADS, HEADS))
+    help = _OF_SPLIT if None not in (count, heads) and count > heads else ""
+    whole = found and size(terms.scope, each, "the number of heads in a group", help)
     return found if whole else None
 
 

@@ -120,7 +120,10 @@ def _no_key(terms: Terms, name: str, e: Expr) -> None:
 
 
 def _rules() -> list[str]:
-    return [f"rules: {', '.join(RULES)}, and every gradient system that `nlc list` shows"]
+    return [
+        f"rules: {', '.join(RULES)}, and every gradient system that `nlc list` shows",
+        "one of your own is looked for beside this spec, and in the folders of NLC_PATH",
+    ]
 
 
 def _formula(name: str, e: Expr, terms: Terms, at: Place) -> Rule | None:

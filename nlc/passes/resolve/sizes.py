@@ -17,7 +17,7 @@ from nlc.syntax.tree import ClockTree
 _TERMS = 64  # of a size, multiplied out
 
 
-def size(scope: Scope, e: Expr, what: str) -> Dim | None:
+def size(scope: Scope, e: Expr, what: str, help: str = "") -> Dim | None:
     """An expression over hypers as an exact size, at least 1 and whole at the defaults."""
     dim = _dim(scope, e, what)
     if dim is None:
@@ -49,7 +49,7 @@ def size(scope: Scope, e: Expr, what: str) -> Dim | None:
             e.span or scope.tree.system.span,
             f"this is {said}" + ("" if dim.constant is not None else " at the default hypers"),
             notes=values_of(scope, dim.symbols),
-            helps=_divided(e, value),
+            helps=[*_divided(e, value), *([help] if help else [])],
         )
     scope.blamed.add(dim)
     return None
