@@ -13,21 +13,22 @@ from nlc.base.diagnostics import Label, Report
 from nlc.base.span import Span
 from nlc.ir.expr import Expr, contains, part
 from nlc.ir.notation import Notation
-from nlc.ir.system import Level, State, System
+from nlc.ir.system import State, System
 from nlc.ir.types import Range
 from nlc.ir.update import Update
 from nlc.passes.affine import NotAffine, affine
 from nlc.passes.collect import collect
 from nlc.passes.simplify import simplify
-from nlc.passes.soundness.carried import adds_up, forgets
-from nlc.passes.soundness.divided import Divided, divided, zero_start
+from nlc.passes.soundness.carried import adds_up
+from nlc.passes.soundness.dead import Lifeless
+from nlc.passes.soundness.divided import FirstTick
 from nlc.passes.soundness.joint import Joint
+from nlc.passes.soundness.judge import SLACK
 from nlc.passes.soundness.reach import Reach, Reaches, point
 from nlc.passes.soundness.step import Linear, linear, strength, without_stops
-from nlc.passes.soundness.words import between, listed, number, over, scaled
-from nlc.passes.soundness.zeros import Reads, states_of_flows, stuck
+from nlc.passes.soundness.words import between, number, over, scaled
+from nlc.passes.soundness.zeros import states_of_flows
 
-SLACK = 1e-9  # rounding of bounds: 1 / n * n
 _UNIT = Reach(Range(0.0, 1.0))
 
 
@@ -49,23 +50,8 @@ def soundness(system: System, updates: dict[str, Update], report: Report) -> Non
     report.take(Report([d for d in between if (d.code, d.span) not in said]))
 
 
-class _Level:
+class _Level(Lifeless, FirstTick):
     """The checks of one level; each fact is said once."""
-
-    def __init__(
-        self,
-        system: System,
-        level: Level,
-        update: Update,
-        joint: Joint,
-        reaches: Reaches,
-        reads: Reads,
-        report: Report,
-    ):
-        self.system, self.level, self.update, self.joint = system, level, update, joint
-        self.reaches, self.reads, self.report = reaches, reads, report
-        self.names = {s.name for s in level.states}
-        self.period = float(level.anchor.default) if level.anchor is not None else 1.0
 
     def check(self) -> None:
         sound = self._gates()
@@ -82,10 +68,7 @@ class _Level:
             if self._chunk(running, bound, s):
                 break
         self._dead()
-        for s in self.level.states:
-            if (found := divided(self.system, self.level, self.joint.written(s.name))) is not None:
-                self._blown(found)
-                break
+        self._divides()
 
     def _reads(self, n: Expr, s: State, time: str) -> bool:
         """Whether a node is the state at that time; with boundaries at every tick both are one."""
@@ -104,11 +87,6 @@ class _Level:
         for key, e in self._retentions():
             sound = self._unit(self.reaches.of(e), self._place(e, key)) and sound
         return sound
-
-    def _retentions(self) -> list[tuple[str, Expr]]:
-        rule = self.level.rule
-        fields = (("retain", self.level.retain), ("rule", rule and rule.args.get("decay")))
-        return [(key, e) for key, e in fields if e is not None]
 
     def _kept(self, step: Linear, e: Expr, s: State) -> bool:
         """What the step leaves of the state beside what it erases at the key.
@@ -337,113 +315,7 @@ class _Level:
         length = self.reaches.norm(key)
         return Reach(Range(0.0, length.range.high**2), length.sources)
 
-    # -------------------------------------------------------------------------------------------- dead memories
-
-    def _dead(self) -> None:
-        """A memory that is zero, or decays to it, where its own step is zero."""
-        level, fresh = self.level, self._fresh()
-        steps = self.joint.steps()
-        stays = self._stuck(steps, fresh)
-        if stays:
-            many = len(stays) > 1
-            who = f"level `{level.name}`" if stays == self.names else listed(stays, self._order())
-            self.report.add(
-                "NLC806",
-                f"{who} can never learn",
-                level.keys.get("init") or level.keys.get("memory") or level.span,
-                f"{listed(stays, self._order())} {'start' if many else 'starts'} at 0, where every step is 0",
-                notes=[
-                    "every term of the step has a factor that is 0 there",
-                    *self._too("starts at 0 as well"),
-                ],
-                helps=["write `init: learned`"],
-            )
-            return
-        falling = [(k, e) for k, e in self._retentions() if e.type.range.low < 1 - SLACK]
-        if not falling or level.update is not None or not forgets(self.joint, self.reaches):
-            return
-        stays = self._stuck(steps, {s.name for s in self.joint.all})
-        if stays:
-            key, e = falling[0]
-            self.report.add(
-                "NLC805",
-                f"level `{level.name}` decays towards 0, where it can no longer learn",
-                self._place(e, key),
-                f"{listed(stays, self._order())} fade{'' if len(stays) > 1 else 's'} to 0",
-                notes=[
-                    "every term of the step has a factor that is 0 there",
-                    *self._too("fades too"),
-                ],
-                helps=["write `toward: init`, so that it decays to where it started"],
-            )
-
-    def _fresh(self) -> set[str]:
-        """The states that start at 0; what its rule remembers may start as a copy of them."""
-        own = {s.name for s in self.level.states if zero_start(s)}
-        copies = {s.name for s in self.joint.inner if _copied(s) in own}
-        return own | copies | {s.name for s in self.joint.inner if zero_start(s)}
-
-    def _stuck(self, steps: dict[str, tuple[Expr, ...]], zero: set[str]) -> frozenset[str]:
-        """Which of its own states never leave 0."""
-        found = stuck(self.system, self.reads, steps, zero) if zero & self.names else frozenset()
-        return found & self.names
-
-    def _too(self, what: str) -> list[str]:
-        """Of a rule that remembers."""
-        rule = self.level.rule
-        return (
-            [f"what its rule `{rule.name}` remembers {what}"] if rule and self.joint.inner else []
-        )
-
-    def _order(self) -> list[str]:
-        return [s.name for s in self.level.states]
-
-    # -------------------------------------------------------------------------------------------- first ticks
-
-    def _blown(self, found: Divided) -> None:
-        """A step that is as long as a divisor is small, before what it divides by has ticked."""
-        name, other = found.state.name, self.system.levels[found.state.level]
-        held = other.clock.held_for(self.level.clock)
-        late = f"first ticks at the end of {other.clock.valued.removeprefix('every ')}"
-        foreign = other.span.source is not self.level.span.source
-        where = f"`{other.name.rpartition('.')[2]}`" + (
-            f" of `{self.level.rule.name}`" if foreign and self.level.rule else ""
-        )
-        self.report.add(
-            "NLC807",
-            f"the first step of level `{self.level.name}` divides by next to nothing",
-            self._place(found.by, "rule" if self.level.rule else "update"),
-            f"what it divides by is {number(found.left)} while `{name}` is 0",
-            notes=[f"`{name}` starts at 0, and {late if held else 'is read before it ticks'}"],
-            helps=[
-                f"write `phase: start` in level {where}, so that it ticks first"
-                if held
-                else f"read `{name}` as it is behind its tick, or start it elsewhere by `init:`"
-            ],
-        )
-
-    # -------------------------------------------------------------------------------------------- places
-
-    def _step_size(self) -> Expr | None:
-        """``lr`` as the spec writes it."""
-        lr = self.level.rule.args.get("lr") if self.level.rule else None
-        return lr if lr is not None and self._written(lr) else None
-
-    def _written(self, e: Expr) -> bool:
-        return e.span is not None and e.span.source is self.level.span.source
-
-    def _place(self, e: Expr | None, key: str) -> Span:
-        """Where an expression stands in the spec, else the key of the level under which it stands."""
-        if e is not None and self._written(e):
-            return e.span
-        return self.level.keys.get(key) or self.level.span
-
 
 def _flow(system: System, name: str) -> Expr:
     expr = system.flows[name].expr
     return Expr("flow", (), name, expr.type, expr.span)
-
-
-def _copied(s: State) -> str | None:
-    """The state whose start is also the start of ``s``."""
-    return s.init.attr[0] if s.init is not None and s.init.op == "state" and not s.learned else None

@@ -14,6 +14,8 @@ from math import sqrt
 from nlc.ir.expr import Expr, walk
 from nlc.ir.system import Level, State, System
 from nlc.ir.types import ONE
+from nlc.passes.soundness.judge import Judge, zero_start
+from nlc.passes.soundness.words import number
 from nlc.passes.soundness.zeros import ALONE, ANY, COMPARED
 
 LEAST = 1e-3  # a constant below is an eps, which keeps a quotient finite but bounds nothing
@@ -41,13 +43,6 @@ class Divided:
     by: Expr
     left: float
     state: State
-
-
-def zero_start(s: State) -> bool:
-    """Whether a state starts at 0, and is not learned to start elsewhere."""
-    if s.learned or s.borrowed:
-        return False
-    return s.init is None or (s.init.op == "num" and s.init.attr == 0)
 
 
 def divided(system: System, level: Level, step: Expr) -> Divided | None:
@@ -151,3 +146,35 @@ class _First:
         before = not clock.faster(self.level.clock) if time != "now" else False
         held = time == "now" and clock.held_for(self.level.clock)
         return s if (before or held) and zero_start(s) else None
+
+
+class FirstTick(Judge):
+    """NLC807."""
+
+    def _divides(self) -> None:
+        """A step that is as long as a divisor is small, before what it divides by has ticked."""
+        steps = (divided(self.system, self.level, self.joint.written(n)) for n in self._order())
+        found = next((x for x in steps if x is not None), None)
+        if found is not None:
+            self._blown(found)
+
+    def _blown(self, found: Divided) -> None:
+        name, other = found.state.name, self.system.levels[found.state.level]
+        held = other.clock.held_for(self.level.clock)
+        late = f"first ticks at the end of {other.clock.valued.removeprefix('every ')}"
+        foreign = other.span.source is not self.level.span.source
+        where = f"`{other.name.rpartition('.')[2]}`" + (
+            f" of `{self.level.rule.name}`" if foreign and self.level.rule else ""
+        )
+        self.report.add(
+            "NLC807",
+            f"the first step of level `{self.level.name}` divides by next to nothing",
+            self._place(found.by, "rule" if self.level.rule else "update"),
+            f"what it divides by is {number(found.left)} while `{name}` is 0",
+            notes=[f"`{name}` starts at 0, and {late if held else 'is read before it ticks'}"],
+            helps=[
+                f"write `phase: start` in level {where}, so that it ticks first"
+                if held
+                else f"read `{name}` as it is behind its tick, or start it elsewhere by `init:`"
+            ],
+        )
