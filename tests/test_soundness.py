@@ -53,6 +53,12 @@ def system(
     return text.replace("OBJECTIVE", objective)
 
 
+def slow(gather: str, lr: object, objective: str = SQUARE, **more: str) -> str:
+    """A memory that steps once in a period by what it gathers over it."""
+    text = system(f"rule: gd(lr={lr})", objective=f"{gather}({objective})", **more)
+    return text.replace("frequency: every token", "frequency: every chunk tokens")
+
+
 def optimizer(
     field="",
     clock="every k steps",
@@ -307,6 +313,19 @@ CASES = [
         "what momentum remembers is 0 as well",
         system("rule: momentum(lr=0.1)", memory=MLP),
         system("rule: momentum(lr=0.1)"),
+    ),
+    *pair(
+        "NLC801",
+        "a slow level's mean, where all ticks of a period are alike",
+        slow("mean", 2.1),
+        slow("mean", 2),
+    ),
+    *pair("NLC801", "a slow level's sum", slow("sum", "2.1 / chunk"), slow("sum", "2 / chunk")),
+    *pair(
+        "NLC803",
+        "a slow level's key; what its steps add does not erase",
+        slow("mean", 0.1, key="linear(x, n)"),
+        slow("mean", 0.1, key="linear(x, n)", objective=DOT),
     ),
     *pair("NLC807", "a slow level", optimizer(), optimizer("phase: start")),
     *pair(

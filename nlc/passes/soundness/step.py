@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nlc.ir.expr import Expr, rewrite
+from nlc.ir.nodes import mul, num
 from nlc.ir.types import Range
 from nlc.passes.affine import Factor, NotAffine, Word, affine
 from nlc.passes.soundness.reach import Reach, Reaches, point
@@ -30,7 +31,7 @@ class Linear:
 def linear(e: Expr, is_state: Callable[[Expr], bool], reaches: Reaches) -> Linear | None:
     """The coefficients of ``e``; None where it is not of this form."""
     try:
-        words = [w for w in affine(without_stops(e), is_state) if w.linear]
+        words = [w for w in affine(at_alike(without_stops(e)), is_state) if w.linear]
     except NotAffine:
         return None
     if not words:
@@ -65,6 +66,22 @@ def linear(e: Expr, is_state: Callable[[Expr], bool], reaches: Reaches) -> Linea
 def without_stops(e: Expr) -> Expr:
     """``stop`` changes gradients, not values."""
     return rewrite(e, lambda n: n.args[0] if n.op == "stop" else None)
+
+
+def at_alike(e: Expr) -> Expr:
+    """What a slow level gathers, where all ticks of its period are alike: their mean is one, their sum so many."""
+
+    def fill(n: Expr) -> Expr | None:
+        if n.op != "total" or n.attr[0] not in ("mean", "sum") or n.args[0].type is None:
+            return None
+        inside, outer, inner = at_alike(n.args[0]), n.attr[1], n.args[0].type.clock
+        if n.attr[0] == "mean":
+            return inside
+        if outer.name or inner.name or outer.unit != inner.unit:
+            return None
+        return mul(num(float(outer.default) / float(inner.default)), inside)
+
+    return rewrite(e, fill)
 
 
 def _place(w: Word) -> int:
