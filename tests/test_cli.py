@@ -343,6 +343,13 @@ def test_compile_prints_a_file_that_needs_torch_alone(name: str) -> None:
     assert roots - set(sys.stdlib_module_names) == {"torch"}
 
 
+@pytest.mark.parametrize("name, none", [("rwkv7", True), ("linear_attention", False)])
+def test_compile_says_where_the_backend_of_kernels_has_none(name: str, none: bool) -> None:
+    result = run(f"compile {name} --backend triton -o made.py")
+    assert ("nothing in it runs as a kernel" in result.stderr) == none
+    assert ("import triton" in Path("made.py").read_text()) != none
+
+
 def test_compile_to_a_file_says_so_on_stderr() -> None:
     result = run("compile sgd -o out/made.py")
     assert (result.exit_code, result.stdout) == (0, "")

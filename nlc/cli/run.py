@@ -76,6 +76,9 @@ def compile(
         write_atomically(path, text)
         what = loaded.system.name if path == output else f"what {output} imports"
         click.echo(f"wrote {path}: {what}, {len(text.splitlines())} lines", err=True)
+    if backend == "triton" and not any("import triton\n" in text for text in files.values()):
+        why = f"`nlc explain {spec} --backend triton` says why"
+        click.echo(f"nothing in it runs as a kernel, it is the file of `torch`; {why}", err=True)
 
 
 @click.command()
