@@ -241,7 +241,8 @@ class Scope:
         elif close and close == own:
             flows = ", ".join(f"`{flow}`" for flow in ("key", "value") if flow in visible)
             helps = [f"in this level: {flows}"]
-        shown = ", ".join(visible[:SHOWN]) + (", …" if len(visible) > SHOWN else "")
+        seen = [*(["g"] if self.gradients and level else []), *visible]
+        shown = ", ".join(seen[:SHOWN]) + (", …" if len(seen) > SHOWN else "")
         place = self.spans.get(f"{level}.{close}", self.spans.get(close or ""))
         helps += self._advice(name) if not close else []
         self.report.add(
@@ -250,7 +251,7 @@ class Scope:
             span or self.tree.system.span,
             f"did you mean `{close}`?" if close else "nothing of this name is visible here",
             related=[Label(place, f"`{close}` is defined here")] if close and place else [],
-            notes=[f"visible here: {shown}"] if visible else [],
+            notes=[f"visible here: {shown}"] if seen else [],
             helps=helps,
             fix=Fix(span, alien)
             if alien and span
