@@ -173,8 +173,9 @@ class FirstTick(Judge):
             f"what it divides by is {number(found.left)} while `{name}` is 0",
             notes=[f"`{name}` starts at 0, and {late if held else 'is read before it ticks'}"],
             helps=[
-                f"write `phase: start` in level {where}, so that it ticks first"
-                if held
-                else f"read `{name}` as it is behind its tick, or start it elsewhere by `init:`"
-            ],
+                f"write `phase: start` in level {where}, so that it ticks first",
+                "or divide by more than an eps: where its first values are 0, they hold up to the next tick",
+            ]
+            if held
+            else [f"read `{name}` as it is behind its tick, or start it elsewhere by `init:`"],
         )
