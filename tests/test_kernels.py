@@ -113,14 +113,34 @@ def test_kernels_compile_for_other_gpus(arch: str) -> None:
 EACH = """
 import json, sys
 import nlc
+import test_kernels
 from nlc.runtime.ahead import ahead
-from test_kernels import serial
-spec, hypers, dtype, archs = json.loads(sys.argv[1])
+spec, hypers, dtype, archs, which = json.loads(sys.argv[1])
+wanted = getattr(test_kernels, which)
 found = ahead(
-    nlc.load(spec), archs, hypers=hypers, dtype=dtype, tokens=128, wanted=lambda n: serial(dict(name=n))
+    nlc.load(spec), archs, hypers=hypers, dtype=dtype, tokens=128, wanted=lambda n: wanted(dict(name=n))
 )
 print(json.dumps([k.asdict() for k in found]))
 """
+
+
+def each(
+    spec: str, n: int, dtype: str, archs: tuple[str, ...] = ARCHS, which: str = "serial"
+) -> list[dict[str, Any]]:
+    """Kernels of a spec whose keys and values have n channels, in a process of its own."""
+    system = nlc.load(spec).system
+    hypers: dict[str, int] = {"d": 2 * n, "heads": 2, "expand": 1, "dk": n, "dv": n, "n": n, "p": n}
+    hypers = {k: x for k, x in hypers.items() if k in system.hypers}
+    if spec == "mamba2":  # whose heads are made of channels
+        del hypers["heads"]
+    free = {k: x for k, x in os.environ.items() if k != "TRITON_INTERPRET"}
+    free["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", EACH, json.dumps([spec, hypers, dtype, archs, which])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=free)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 # One for each form of scans: nothing is forgotten, one number, by channel, erased at the key or at another, coupled.
 ONES = (
     *("linear_attention", "mlstm", "mamba2", "delta_net", "srwm", "gated_delta_net"),
@@ -143,20 +163,30 @@ def test_scans_and_steps_do_not_spill(spec: str, n: int, dtype: str, tmp_path: P
     if spec == "momentum":
         spec = str(tmp_path / "erased_momentum.yaml")
         Path(spec).write_text(MOMENTUM)
-    system = nlc.load(spec).system
-    hypers: dict[str, int] = {"d": 2 * n, "heads": 2, "expand": 1, "dk": n, "dv": n, "n": n, "p": n}
-    hypers = {k: x for k, x in hypers.items() if k in system.hypers}
-    if spec == "mamba2":  # whose heads are made of channels
-        del hypers["heads"]
-    free = {k: x for k, x in os.environ.items() if k != "TRITON_INTERPRET"}
-    free["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, "-c", EACH, json.dumps([spec, hypers, dtype, ARCHS])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=free)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = each(spec, n, dtype)
     keys = {k["dk"] for k in found} - {1}  # of vectors and numbers, beside matrices
     assert keys == {n} and all(k["fits"] for k in found)
     assert [k for k in found if k["spills"]] == []
+
+
+def gradients(kernel: dict[str, Any]) -> bool:
+    """Whether it makes the slopes by what a chunk of a scan is made of."""
+    return kernel["name"].endswith("_scan_grads")
+
+
+@pytest.mark.parametrize(
+    ("spec", "archs"),
+    (
+        ("gated_delta_net", ("sm_90",)),
+        *(pytest.param(n, ARCHS, marks=pytest.mark.long) for n in ("gated_delta_net", "comba")),
+        pytest.param("mamba2", ARCHS, marks=pytest.mark.long),
+    ),
+)
+def test_gradients_of_scans_in_float32_do_not_spill(spec: str, archs: tuple[str, ...]) -> None:
+    for n in (64, 128):
+        found = each(spec, n, "float32", archs, "gradients")
+        assert {k["arch"] for k in found} == {*archs} and all(k["fits"] for k in found)
+        assert [k for k in found if k["spills"]] == []
 
 
 WIDE = [

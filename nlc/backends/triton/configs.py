@@ -36,6 +36,7 @@ KINDS: dict[str, _Kind] = {
     "scan_back_float16": _Kind((32, 4, 2), by={9: (64, 8, 2), 10: (32, 8, 2)}),
     "out_back": _Kind((64, 8, 2)),
     "grads": _Kind((64, 8, 2)),
+    "grads_float32": _Kind((16, 8, 2), longest=(16, 8, 2)),  # products take no fewer than 16
     "step": _Kind((32, 4, 1)),
     # decays by channel
     "paired": _Kind((16, 4, 1)),
@@ -83,8 +84,8 @@ def tables(kinds: Iterable[str]) -> dict[str, str]:
         said = "# The same up to 128 channels, on a generation of GPUs."
         made["BY_GENERATION"] = _table(said, "BY_GENERATION", rows)
     for name, table, said in (
-        ("LONG", long, "# The same beyond 64 channels, so that no values spill."),
-        ("LONGEST", longest, "# The same beyond 128 channels, so that no values spill."),
+        ("LONG", long, "# The same beyond 64 channels, where more values would spill."),
+        ("LONGEST", longest, "# The same beyond 128 channels, where more values would spill."),
     ):
         if table:
             made[name] = _table(said, name, [f'    "{n}": {row},' for n, row in table.items()])
