@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
@@ -31,10 +33,14 @@ def run(net: nn.Module, flows: dict[str, Tensor], dtype: torch.dtype) -> list[Te
     return [x.detach() for x in (*found, *(torch.zeros(1) if s is None else s for s in slopes))]
 
 
-def check(text: str) -> None:
+def sure(holds: bool) -> None:
+    assert holds
+
+
+def check(text: str, holds: Callable[[bool], object] = assume) -> None:
     spec = nlc.loads(text, "random.yaml")
-    assume(not spec.check().has_errors)
-    assume("launch(" in spec.source_text("triton"))
+    holds(not spec.check().has_errors)
+    holds("launch(" in spec.source_text("triton"))
     sizes = small(spec.system, {}, 8)
     torch.manual_seed(0)
     exact, kernels, plain = (spec.compile(b)(**sizes) for b in ("torch", "triton", "torch"))
@@ -42,7 +48,7 @@ def check(text: str) -> None:
         net.load_state_dict(exact.state_dict())
     flows = draw(spec.system, settled(spec.system, sizes), 2, LENGTH)
     wanted = run(exact.double(), flows, torch.float64)
-    assume(all(x.isfinite().all() and x.abs().max() < LARGE for x in wanted))
+    holds(all(x.isfinite().all() and x.abs().max() < LARGE for x in wanted))
     found, rounded = (run(net, flows, torch.float32) for net in (kernels, plain))
     for a, b, c in zip(found, rounded, wanted, strict=True):
         assert error(a, c) < max(MOST, 50 * error(b, c))
@@ -66,3 +72,34 @@ def test_random_memories_with_kernels_are_those_without(
         check(text)
 
     holds()
+
+
+def test_weights_of_coupled_states_are_those_of_as_many_memories() -> None:
+    """Two memories that run as one share no weights with one that runs alone, also where these are the same."""
+    text = """
+nlc: 1
+system: modifying
+context: tokens
+hyper: {n: 3}
+heads: 2
+inputs: {z: [n], q: [n], a: []}
+outputs: {y: [n]}
+let:
+  k: l2norm(anchor(M[k])(z))
+  v: l2norm(anchor(M[v])(z))
+  alpha: sigmoid(sum(anchor(M[alpha])(z)) + 2)
+levels:
+  M[s]:
+    for: {s: [k, v, alpha, memory], out: [n, n, 1, n]}
+    frequency: every token
+    anchor: every 3 tokens
+    memory: mlp(n, 1, out=out, act=tanh)
+    key: k
+    value: v
+    objective: 0.5 * sqnorm(M[s](key) - value)
+    rule: momentum(lr=1, rate=0.1 * a, beta=0.5, decay=alpha)
+    init: learned
+    toward: init
+output: anchor(M[memory])(q)
+"""
+    check(text, sure)

@@ -116,9 +116,9 @@ class Components(Runs):
         if loop.counter:
             self.plain.numbers.add(loop.counter)
             self.plain.places = self.row.places = {**m.short, loop.counter: "stop"}
-        self.around = loop.body
+        self.around, self.stacks = loop.body, loop.stacks
         self._guarded(loop, tiled, m.short)
-        self.around = ()
+        self.around, self.stacks = (), {}
         self._as_tokens()
         self.row.dtype = self.plain.dtype = self.row.cast = self.plain.cast = None
         self.plain.hyper = self.row.hyper = hyper

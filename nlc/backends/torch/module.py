@@ -62,6 +62,7 @@ class TorchModule(Scans, Components, ModuleWriter):
         self.row.numbers, self.row.reader = self.plain.numbers, self._read
         self.scans: dict[str, Scanned] = {}
         self.around: tuple[Let | Scan, ...] = ()
+        self.stacks: dict[str, tuple[str, ...]] = {}
         self.inside = False  # of what takes the place of the loop over tokens
 
     # -------------------------------------------------------------------------------------------- forward

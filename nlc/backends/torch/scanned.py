@@ -41,6 +41,7 @@ class Scans:
     parts: PartNames
     scans: dict[str, Scanned]
     around: tuple[Let | Scan, ...]  # the body of the method that is printed
+    stacks: dict[str, tuple[str, ...]]  # of its variables, what each is of
     tiled: frozenset[str]  # scans of tiles
     several = True  # whether scans return more than the last state where nothing reads another
     _inner: Callable[[object], None]

@@ -23,7 +23,8 @@ class CoupledCalls(Scans):
     parts: PartNames
     made: dict[str, str]
     coupled: dict[tuple, str]  # operators of weights, by what they compute
-    weighed: tuple[object, dict[str, tuple[str, str]]]  # of a body: weights that are there, by call
+    # of a body: weights that are there, by call and by how many memories they are of
+    weighed: tuple[object, dict[tuple[str, int], tuple[str, str]]]
 
     def _coupled(self, s: Scan, states: list[str], at: Callable[..., str], f: Form) -> None:
         r, p, w = s.record, self.row, self.w
@@ -90,8 +91,9 @@ class CoupledCalls(Scans):
             self.weighed = self.around, {}
         known = self.weighed[1]
         text = f"{call}({', '.join([*args, str(self._headed(s))])})"
-        if text not in known:
+        asked = text, len(self.stacks.get(r.states[0], ()))
+        if asked not in known:
             like = next(e for e in (*c.vectors, r.key) if e is not None)
-            known[text] = tuple(self.parts(f"{s.name}_{x}", like) for x in ("kept", "begun"))
-            self.w.call(f"{', '.join(known[text])} = {call}(", [*args, u, *self._within], ")")
-        return known[text]
+            known[asked] = tuple(self.parts(f"{s.name}_{x}", like) for x in ("kept", "begun"))
+            self.w.call(f"{', '.join(known[asked])} = {call}(", [*args, u, *self._within], ")")
+        return known[asked]
