@@ -460,14 +460,21 @@ levels:
   W: {frequency: every step, update: "W - lr * (newton_schulz(m, 2) @ g.T @ tanh(g)) / sqrt(v)"}
 """
 
+READ_TURNED = READ_BOTH_WAYS.replace("read_both_ways", "read_turned").replace(
+    "newton_schulz(m, 2) @ g.T @ tanh(g)", "newton_schulz(m.T, 2).T"
+)
+
 
 @pytest.mark.parametrize("options", ({}, {"maximize": True}, {"fused": True}), ids=str)
 @pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16))
 @pytest.mark.parametrize("threads", (1, 2))
 @pytest.mark.parametrize(
     ("name", "whole"),
-    (("m3", 0), ("muon", 0), ("shampoo", 7), ("soap", 10), (READ_BOTH_WAYS, 1)),
-    ids=("m3", "muon", "shampoo", "soap", "read both ways"),
+    (
+        *(("m3", 0), ("muon", 0), ("shampoo", 7), ("soap", 10)),
+        *((READ_BOTH_WAYS, 1), (READ_TURNED, 1)),
+    ),
+    ids=("m3", "muon", "shampoo", "soap", "read both ways", "read turned"),
 )
 def test_matrices_make_a_step_together_one_for_each_thread(
     name: str,

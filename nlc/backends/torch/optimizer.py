@@ -79,8 +79,8 @@ class ElementRule(RuleWriter):
         read = [x.expr for part in self.cut for x in part if isinstance(x, Let)]
         read += [s.init for s in kept if s.kind == "held"]
         text = "; ".join(map(self.printer, read))
-        as_one = r"(?<!newton_schulz\()\b{}\b(?!\.shape)"
-        return [key for n, key in named.items() if re.search(as_one.format(n), text)]
+        text = re.sub(r"\b(newton_schulz\()\w+(?=[,)])|\b\w+\.shape\b", r"\1", text)
+        return [key for n, key in named.items() if re.search(rf"\b{n}\b", text)]
 
     def update(self) -> None:
         if not self.advances:
