@@ -352,6 +352,21 @@ CASES = [
         optimizer(step="where(t > k, g, g / (sqrt(v) + eps))"),
         optimizer(step="where(t <= k, g, g / (sqrt(v) + eps))"),
     ),
+    *(
+        pytest.param(
+            optimizer(step=step, let="u: g / (sqrt(v) + eps)"), [], id=f"NLC807 not: in {step}"
+        )
+        for step in (
+            "clip(u, -1, 1)",
+            "newton_schulz(u)",
+            "min(1, norm(u)) * g",
+            "exp(-norm(u)) * g",
+            "tanh(v) * u",
+            "u / max(1, norm(u))",
+            "u * min(1, 1 / norm(u))",
+            "g / (1 + norm(u))",
+        )
+    ),
     *pair(
         "NLC807",
         "a root of a matrix",

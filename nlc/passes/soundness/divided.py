@@ -1,7 +1,9 @@
 """Steps that divide by a memory while it is 0 still: a slow one up to its first tick, any one before it.
 
 In ``m / (sqrt(P) + eps)`` of a P that first ticks at step 5 the divisor is eps for four steps. What a step is at its
-level's first tick is told from the numbers in it: states that are 0 there, hypers at their defaults, and t.
+level's first tick is told from the numbers in it: states that are 0 there, hypers at their defaults, and t. Nothing is
+said of a quotient whose size the step does not have: one that is clipped, made orthogonal or multiplied by 0, or by
+which something is divided.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from nlc.passes.soundness.words import number
 from nlc.passes.soundness.zeros import ALONE, ANY, COMPARED
 
 LEAST = 1e-3  # a constant below is an eps, which keeps a quotient finite but bounds nothing
-_THROUGH = frozenset("T per_key per_value stop mean total".split())  # of one number, the same
+_THROUGH = frozenset("T per_key per_value stop mean".split())  # of one number, the same
+# Whose size is not that of what they take; others that bound have a range that says so.
+_RESIZED = frozenset("exp expm1 log l2norm rmsnorm layernorm newton_schulz eigh_basis qr".split())
 _NUMBERS: dict[str, Callable[..., float]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -60,7 +64,13 @@ class _First:
         self.seen: set[str] = set()  # flows that were looked through
 
     def quotients(self, e: Expr) -> Iterator[Divided]:
-        """Those that certainly are computed, also through flows."""
+        """Those that certainly are computed, and whose size is that of the step."""
+        made_up = {
+            n
+            for node in self._through(e, set())
+            if (by := self._divisor(node)) is not None
+            for n in self._through(by, set())
+        }
         stack = [e]
         while stack:
             node = stack.pop()
@@ -72,28 +82,45 @@ class _First:
                 if holds is not None:
                     stack.append(node.args[1 if holds else 2])
                 continue  # nothing is said of what may be passed over
-            yield from self._quotient(node)
-            stack += reversed(node.args)
+            if self._bounded(node):
+                continue
+            by = self._divisor(node)
+            if by is not None and node not in made_up:
+                yield from self._quotient(node, by)
+            stack += [a for a in reversed(node.args) if a is not by]
 
-    def _quotient(self, node: Expr) -> Iterator[Divided]:
-        by = node.args[_INVERTED[node.op]] if node.op in _INVERTED else None
-        if node.op == "pow" and (self.of(node.args[1]) or 0) < 0:
-            by = node.args[0]
-        left = self.of(by) if by is not None else None
-        if left is None or abs(left) >= LEAST or (node.op == "div" and self.of(node.args[0]) == 0):
+    def _bounded(self, node: Expr) -> bool:
+        """Whether a value is no larger than over a divisor that bounds, whatever is in it."""
+        most = [a.type.range.high for a in node.args if a.type] if node.op == "minimum" else []
+        known = self.of(node)
+        sizes = [node.type.range.magnitude] if node.type else []
+        sizes += [abs(known)] if known is not None else []
+        return node.op in _RESIZED or any(x <= 1 / LEAST for x in (*most, *sizes))
+
+    def _divisor(self, node: Expr) -> Expr | None:
+        if node.op == "pow":
+            return node.args[0] if (self.of(node.args[1]) or 0) < 0 else None
+        return node.args[_INVERTED[node.op]] if node.op in _INVERTED else None
+
+    def _quotient(self, node: Expr, by: Expr) -> Iterator[Divided]:
+        left = self.of(by)
+        if left is None or abs(left) >= LEAST:
             return
-        state = next((s for s in map(self._zero, self._leaves(by, set())) if s is not None), None)
+        state = next((s for s in map(self._zero, self._leaves(by)) if s is not None), None)
         if state is not None:
             yield Divided(by, abs(left), state)
 
-    def _leaves(self, e: Expr, passed: set[str]) -> Iterator[Expr]:
+    def _leaves(self, e: Expr) -> Iterator[Expr]:
         """The states in an expression, through flows."""
+        return (n for n in self._through(e, set()) if n.op == "state")
+
+    def _through(self, e: Expr, passed: set[str]) -> Iterator[Expr]:
+        """All that is in an expression, and in the flows that it reads."""
         for n in walk(e):
+            yield n
             if n.op == "flow" and n.attr not in passed:
                 passed.add(n.attr)
-                yield from self._leaves(self.system.flows[n.attr].expr, passed)
-            elif n.op == "state":
-                yield n
+                yield from self._through(self.system.flows[n.attr].expr, passed)
 
     def of(self, e: Expr) -> float | None:
         """What all elements of a value are; None where they differ or are not known."""
@@ -114,7 +141,7 @@ class _First:
             return 0.0
         if None in args:
             return None
-        if node.op in _THROUGH:
+        if node.op in _THROUGH or (node.op == "total" and node.attr[0] != "sum"):
             return args[0]
         try:
             return float(_NUMBERS[node.op](*args)) if node.op in _NUMBERS else None
