@@ -104,6 +104,20 @@ def test_kernels_take_what_a_write_is_multiplied_by(how: str, of: str) -> None:
     same(found, {n: wanted[n] for n in found})
 
 
+@pytest.mark.parametrize(
+    "rule", ("gd(lr=rate)", "momentum(lr=1, rate=rate, beta=0.5)"), ids=("gd", "momentum")
+)
+@pytest.mark.parametrize("how", OBJECTIVES)
+def test_kernels_take_a_weight_that_all_tokens_write(how: str, rule: str) -> None:
+    """A number of each token times it: kernels have no product that would be one for each token."""
+    text = RATED.replace("    ANCHOR\n", "").replace("OBJECTIVE", OBJECTIVES[how])
+    text = text.replace("value: split(linear(x))", "value: b").replace("gd(lr=RATE)", rule)
+    text = text.replace("RATE * split(linear(x))", "rate * b")
+    text = text.replace("{a: {shape: [], per: head,", "{b: {shape: [n],")
+    exact, kernels, given = pair(nlc.loads(text))
+    same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
+
+
 def test_a_product_that_only_a_scan_reads_is_made_in_its_kernel() -> None:
     """Also where it is written out before, with what else the gates are made of."""
     _, kernels, _ = pair(nlc.load("mamba2"))

@@ -26,6 +26,11 @@ def bare(e: Expr) -> bool:
     return not e.type.clock.batched or _learned(e)
 
 
+def of_tokens(e: Expr) -> Expr:
+    """A value for each token, also where all of them share it, as a weight is."""
+    return e if e.type.clock == TOKEN else Expr("spread", (e,), None, e.type.at(TOKEN))
+
+
 @dataclass
 class RowPrinter(TorchPrinter):
     """``tokens`` is how many there are, as text; ``reader`` prints what reads a scan."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nlc.backends.reference.file import PartNames
+from nlc.backends.torch.rows import of_tokens
 from nlc.backends.torch.scanned import Scanned, Scans, alike
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton.coupled_weights import weights
@@ -65,7 +66,7 @@ class CoupledCalls(Scans):
             if e is None:
                 text = f"{at(r.probe or r.key)} @ {self._towards(s, r.source or 0)}.mT"
             else:
-                text = at(e)
+                text = at(of_tokens(e))
             rows.append(f"({text}){row}" if row and " " in text else f"{text}{row}")
         if len(rows) == 1:
             text = f"({rows[0]})" if " " in rows[0] else rows[0]

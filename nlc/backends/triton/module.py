@@ -10,6 +10,7 @@ from nlc.backends.printed import Printed
 from nlc.backends.reference.file import class_name, closed, open_file, place
 from nlc.backends.torch.helpers import defined
 from nlc.backends.torch.module import TorchModule
+from nlc.backends.torch.rows import of_tokens
 from nlc.backends.torch.scanned import Scanned, all_nodes, assigned, reads
 from nlc.backends.torch.scans import Form
 from nlc.backends.triton import configs
@@ -28,7 +29,6 @@ from nlc.ir.expr import Expr, walk
 from nlc.ir.gates import Gates, named, parts, rate
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
-from nlc.ir.types import TOKEN
 
 
 def emit_module(program: Program, header: Header) -> Printed:
@@ -163,9 +163,7 @@ class TritonModule(CoupledCalls, TorchModule):
 
     def _rate(self, r: Record, at: Callable[..., str]) -> str:
         """What a write is multiplied by; what is erased, with another sign, has a name for all scans of a body."""
-        number = rate(r)[0]  # type: ignore[index]
-        if number.type.clock != TOKEN:
-            number = Expr("spread", (number,), None, number.type.at(TOKEN))
+        number = of_tokens(rate(r)[0])  # type: ignore[index]
         text = at(number, SUM)
         if not text.removeprefix("-").isidentifier() or text.isidentifier():
             return text
@@ -179,7 +177,9 @@ class TritonModule(CoupledCalls, TorchModule):
 
     def _write(self, s: Scan, f: Form, at: Callable[..., str]) -> str:
         rated = isinstance(f, KernelForm) and f.rate
-        return at(rate(s.record)[1], SUM) if rated else super()._write(s, f, at)
+        if not rated:
+            return super()._write(s, f, at)
+        return at(of_tokens(rate(s.record)[1]), SUM)  # type: ignore[index]
 
     def _written(self, s: Scan, j: int, at: Callable[..., str]) -> str:
         """u of a state; what its T answers at the probe on a line of its own, where it decays towards one."""
@@ -234,7 +234,7 @@ class TritonModule(CoupledCalls, TorchModule):
     def _running(self, s: Scan, state: str, at: Callable[..., str]) -> None:
         """A vector or a number is a matrix of one column, with a key of 1; it is summed in float32."""
         r, w, f = s.record, self.w, self.form(s.record, True)
-        write = rate(r)[1] if f.rate else r.write[0]  # type: ignore[index, attr-defined]
+        write = of_tokens(rate(r)[1]) if f.rate else r.write[0]  # type: ignore[index, attr-defined]
         like = next(e for e in (r.log, write) if e is not None)
         u = at(write) if r.rank else f"{at(write, ATOM)}.unsqueeze(-1)"
         end, rows, starts, one = (
