@@ -250,17 +250,21 @@ def seconds(run: Callable[[], object]) -> float:
     return clock() - start
 
 
-def measured(
-    kind: Kind, of: Iterable[tuple[int, ...]], rounds: int, freed: bool
-) -> dict[str, float]:
+def measured(kind: Kind, of: Iterable[tuple[int, ...]], rounds: int) -> dict[str, float]:
     """The median step of each side, and of a copy of all parameters."""
     noise = torch.Generator(DEVICE).manual_seed(0)
     draw = partial(torch.randn, generator=noise, device=DEVICE)
-    if freed:  # glibc keeps as much as twice the largest block of up to 32 MiB that was given back
-        draw(31, 2**20 // 4)
     params = [nn.Parameter(0.02 * draw(s)) for s in of]
-    for p in params:
-        p.grad = 1e-3 * draw(p.shape)
+    slopes = [1e-3 * draw(p.shape) for p in params]
+
+    def backward() -> None:
+        """Gradients in new memory, from the last parameter to the first."""
+        for p in params:
+            p.grad = None
+        for p, slope in zip(reversed(params), reversed(slopes), strict=True):
+            p.grad = slope.clone()
+
+    backward()
     sides = {side.name: side.make(params) for side in kind.sides}
     for opt in sides.values():
         for _ in range(3 if kind.every == 1 else 1):
@@ -272,35 +276,36 @@ def measured(
     steps = {side.name: side.steps for side in kind.sides}
     for _ in range(-(-rounds // kind.every)):
         for name, run in runs.items():
-            count = steps.get(name, 1)
-            times[name].append(seconds(lambda: [run() for _ in range(count)]) / count)  # noqa: B023
+            took = []
+            for _ in range(steps.get(name, 1)):
+                backward()
+                took.append(seconds(run))
+            times[name].append(statistics.mean(took))
     return {n: statistics.median(x) for n, x in times.items()}
 
 
-def in_a_process(
-    name: str, threads: int, sizes: list[tuple[int, ...]], rounds: int, freed: bool
-) -> dict[str, float]:
-    """What a kind's sides take where nothing ran before, which would decide what memory is at hand."""
+def table(name: str, threads: int, sizes: list[tuple[int, ...]], rounds: int) -> list[str]:
+    """The rows of a kind, in a process of its own: what ran before decides which memory is at hand."""
     torch.set_num_threads(threads)
-    return measured(next(x for x in kinds() if x.name == name), sizes, rounds, freed)
-
-
-def table(kind: Kind, threads: int, found: list[dict[str, float]]) -> list[str]:
-    """The rows of a kind, of processes that begin and of those that gave memory back."""
+    kind = next(x for x in kinds() if x.name == name)
+    found = measured(kind, sizes, rounds)
     mine = {s.name for s in kind.sides if s.ours or s.beside}
+    best = min((x for n, x in found.items() if n not in {*mine, "copy"}), default=None)
+    floor = found["copy"] / 2 * kind.passes if kind.passes else None
     out = []
     for side in kind.sides:
-        cells = [kind.name, str(threads), side.name]
-        for took in found:
-            best = min((x for n, x in took.items() if n not in {*mine, "copy"}), default=None)
-            floor = took["copy"] / 2 * kind.passes if kind.passes else None
-            other = took[side.beside] if side.beside else best if side.ours else None
-            ratio = f"{took[side.name] / other:.2f}" if other else ""
-            cells += [
-                f"{took[side.name] * 1e3:,.1f}",
-                f"{took[side.name] / floor:.1f}" if floor else "",
-                ratio + (f" of {side.beside}" if side.beside else ""),
-            ]
+        took = found[side.name]
+        other = found[side.beside] if side.beside else best if side.ours else None
+        ratio = f"{took / other:.2f}" if other else ""
+        ratio += f" of {side.beside}" if side.beside else ""
+        cells = (
+            kind.name,
+            str(threads),
+            side.name,
+            f"{took * 1e3:,.1f}",
+            f"{took / floor:.1f}" if floor else "",
+            ratio,
+        )
         out.append(f"| {' | '.join(cells)} |")
     return out
 
@@ -314,11 +319,9 @@ matrices have its rule and the rest AdamW's, by torch's fused one beside the pee
 plain loop and the plain batch of matrices of a shape are written out in `benchmarks/optimizers.py`, with the \
 products in {matrices}.
 
-Each kind has a process of its own{states}."""
-
-STATES = """, in fact two: one that has just begun, and, "kept", one that has given back a block of 31 MiB, after \
-which glibc keeps the memory of temporary tensors for the next instead of paging it in anew. A process that trains is \
-in one state or the other, by the sizes of what it gave back"""
+Each kind has a process of its own, and before each step, outside of its time, all gradients are made anew, as a \
+backward pass does. Else it is left to chance whether the C library has memory for the temporary tensors of a step or \
+pages it in, on which the time of loops over tensors depends."""
 
 
 @click.command()
@@ -343,21 +346,16 @@ def main(
         rounds=rounds,
         hidden=len(parted([torch.empty(s, device="meta") for s in sizes])[0]),
         matrices="bfloat16" if DEVICE == "cuda" else "float32",
-        states=STATES if DEVICE == "cpu" else "",
     )
-    states = (False, True) if DEVICE == "cpu" else (False,)
-    heads = ["ms", "times the floor", "of the best peer"]
-    heads = ["optimizer", "threads", "step", *heads, *(f"{x}, kept" for x in heads if states[1:])]
-    rows = [f"| {' | '.join(heads)} |", f"|---|---:|---|{'---:|' * (len(heads) - 3)}"]
+    rows = [
+        "| optimizer | threads | step | ms | times the floor | of the best peer |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
     for n in counts if DEVICE == "cpu" else counts[:1]:
-        for kind in (x for x in kinds() if not only or x.name in only):
-            found = []
-            for freed in states:
-                with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-                    work = alone.submit(in_a_process, kind.name, n, sizes, rounds, freed)
-                    found.append(work.result())
-            rows += (made := table(kind, n, found))
-            click.echo("\n".join(made), err=True)
+        for name in (x.name for x in kinds() if not only or x.name in only):
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                rows += (found := alone.submit(table, name, n, sizes, rounds).result())
+            click.echo("\n".join(found), err=True)
     text = "\n\n".join(["# Optimizers", surroundings(), said, "\n".join(rows)]) + "\n"
     if quick:
         text += "\nA trial of the script at tiny sizes: no number here says anything.\n"
