@@ -448,6 +448,12 @@ def test_small_tensors_make_their_steps_as_one(
     assert len(calls) == count
 
 
+def test_a_tensor_without_elements_changes_nothing() -> None:
+    made = nlc.load("adamw").compile("torch")
+    found = [x[1:] for x in trained(made, [(0, 3), (4, 3), (2,)])]
+    same(found, trained(made, [(4, 3), (2,)]), 0)
+
+
 READ_BOTH_WAYS = """\
 nlc: 1
 system: read_both_ways

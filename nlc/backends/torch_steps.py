@@ -136,7 +136,7 @@ def portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 
     On a CPU a matrix for each thread: threads that share one wait for each other in each product.
     """
-    count = max(1, 8 * LARGE // tensors[0].numel())
+    count = max(1, 8 * LARGE // max(1, tensors[0].numel()))
     if calls_are_cheap(tensors):
         count = min(count, torch.get_num_threads())
     yield from (tensors[i : i + count] for i in range(0, len(tensors), count))
