@@ -319,3 +319,15 @@ def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
         assert pipe.is_fifo() and os.read(end, 100) == b"text\n"
     finally:
         os.close(end)
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="what is open has no path on this system")
+def test_a_pipe_that_has_no_path_is_written_into() -> None:
+    """As ``/dev/stdout`` is before a ``|``: the link leads nowhere."""
+    out, into = os.pipe()
+    try:
+        write_atomically(Path(f"/dev/fd/{into}"), "text\n")
+        assert os.read(out, 100) == b"text\n"
+    finally:
+        os.close(out)
+        os.close(into)

@@ -38,10 +38,12 @@ def write_atomically(path: Path, text: str) -> None:
     A file that is there keeps its mode, and a link to it stays a link. What is no file (a pipe, a device such as
     ``/dev/null``) is written into, as to put a file in its place would take it from everybody.
     """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
+    if (
+        path.exists() and not path.is_file()
+    ):  # before links are followed: that of a pipe leads to no path
         path.write_text(text, encoding="utf-8", newline="")
         return
+    path = path.resolve()
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
