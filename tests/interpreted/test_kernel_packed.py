@@ -202,6 +202,48 @@ def test_a_state_for_so_many_chunks_is_kept_and_the_rest_is_run_anew(
     assert table.tolist() == ([0, 1, 3, 4, 4, 4, 4] if at == PACKED else [0, 2, 3])
 
 
+TOWARDS = """
+nlc: 1
+system: towards
+context: tokens
+hyper: {d: 8}
+heads: 2
+inputs: {q: [d], k: [d], v: [d], a: []}
+outputs: {y: [d]}
+levels:
+  S:
+    frequency: every token
+    memory: matrix(d, d)
+    key: l2norm(k)
+    value: v
+    objective: 0.5 * sqnorm(S(key) - value)
+    rule: RULE
+    init: learned
+    toward: init
+output: S(q)
+"""
+
+
+@pytest.mark.parametrize("at", ([0, 50], [0, 5, 6, 50]))
+@pytest.mark.parametrize(
+    "rule",
+    (
+        "gd(lr=0.1, decay=sigmoid(a))",
+        pytest.param("momentum(lr=0.1, beta=sigmoid(a), decay=0.9)", marks=LATER),
+    ),
+)
+def test_what_decays_towards_its_start_is_run_anew(rule: str, at: list[int]) -> None:
+    """The second run begins with more states than there are to end with, which what is added then would not fit."""
+    spec = nlc.loads(TOWARDS.replace("RULE", rule))
+    net = spec.compile("triton", {"S": "chunked(16)"})()
+    flows = draw(spec.system, settled(spec.system, {}), 1, at[-1])
+    flows = {n: x.detach() for n, x in flows.items()}
+    wanted = run(net, flows, at, torch.float32)
+    net.checkpoint = 16
+    for a, b in zip(run(net, flows, at, torch.float32), wanted, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("whole", (False, True))
 @pytest.mark.parametrize("at", ([0, 70], PACKED))
 @pytest.mark.parametrize("name", ("gated_delta_net", "gla", pytest.param("kda", marks=LATER)))

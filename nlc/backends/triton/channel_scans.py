@@ -254,10 +254,11 @@ def NAME(
     u = rows_of(dtype, *fitted(lead, 2, u))  #? grouped decayed
     u, p = (rows_of(dtype, x) for x in fitted(lead, 2, u, p))  #? grouped erase !decayed
     packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)  #? cut
-    S, table = resumed(S, within, C)  #? cut
+    first, table = resumed(S, within, C)  #? cut
     end, <seen:<erase:rows, >starts<erase:, _>><!seen:*_> = NAME_forward(
-        S, k, u, <erase:b, >log_a, <erase:p, ><cut:packing, table>
+        <cut:first><!cut:S>, k, u, <erase:b, >log_a, <erase:p, ><cut:packing, table>
     )
+    end = end if table is None else S  # a second run's end is not asked for  #? cut
     if within is not None:  #? cut
         within.keep(starts, C)  #? cut
     return unfitted(lead, end, <!erase:u><erase:rows>, starts)  #? seen

@@ -191,15 +191,16 @@ def NAME(
     left = fitted(lead, 4, begun)[0].contiguous()
     since = fitted(lead, 5, kept)[0].contiguous()
     C = kept.shape[-1]  #? cut
-    X, table = resumed(X, within, C)  #? cut
-    X, <seen:<erase:rows, >starts<erase:, _>><!seen:*_> = NAME_forward(
-        X, key, write, <erase:p, >since, left, <erase:source, ><cut:within and within.of(C), table,>
+    first, table = resumed(X, within, C)  #? cut
+    end, <seen:<erase:rows, >starts<erase:, _>><!seen:*_> = NAME_forward(
+        <cut:first><!cut:X>, key, write, <erase:p, >since, left, <erase:source, ><cut:within and within.of(C), table,>
     )
+    end = end if table is None else X  # a second run's end is not asked for  #? cut
     if within is not None:  #? cut
         within.keep(starts, C)  #? cut
-    return unfitted(lead, X)[0]  #? !seen
-    X, <erase:rows, >starts = unfitted(lead, X, <erase:rows, >starts)  #? seen
-    return X, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))  #? seen
+    return unfitted(lead, end)[0]  #? !seen
+    end, <erase:rows, >starts = unfitted(lead, end, <erase:rows, >starts)  #? seen
+    return end, (k, <erase:rows><!erase:u>, starts, *kept.unbind(-4), *begun.unbind(-3))  #? seen
 
 
 def NAME_meaning(

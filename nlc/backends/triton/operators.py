@@ -194,10 +194,11 @@ def _scan_called(
     fitted_flows(text, f, numbers, probes)
     text("""\
     packing, C = packed(within, k, u), chunk_of(k.shape[-1], u.shape[-1], k.shape[-2], k.dtype)  #? cut
-    S, table = resumed(S, within, C)  #? cut""")
+    first, table = resumed(S, within, C)  #? cut""")
     found = ", ".join(outputs(f, "_")) if f.seen else "end, *_"
-    text.call(f"{found} = NAME_forward(", [*given, *cuts(f)], ")")
+    text.call(f"{found} = NAME_forward(", ["first" if f.cut else "S", *given[1:], *cuts(f)], ")")
     text("""\
+    end = end if table is None else S  # a second run's end is not asked for  #? cut
     rows = u  #? !rows seen
     if within is not None:  #? cut
         within.keep(starts, C)  #? cut
