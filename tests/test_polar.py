@@ -36,7 +36,8 @@ def drawn(*shape: int) -> Tensor:
 @pytest.mark.parametrize("coefficients", [QUINTIC, CUBIC], ids=["quintic", "cubic"])
 @pytest.mark.parametrize("steps", [1, 3, 5])
 @pytest.mark.parametrize(
-    "shape", [(3, 4), (300, 310), (310, 300), (300, 500), (500, 300), (2, 260, 400), (3, 7, 4)]
+    "shape",
+    [(3, 4), (300, 310), (310, 300), (300, 500), (500, 300), (2, 260, 400), (3, 7, 4), (0, 3)],
 )
 def test_it_is_the_same(
     fast: Callable, plain: Callable, shape: tuple, steps: int, coefficients: tuple

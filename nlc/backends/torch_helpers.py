@@ -94,7 +94,8 @@ def newton_schulz(
     tall = A.shape[-2] > A.shape[-1]
     X = A / torch.linalg.matrix_norm(A, keepdim=True).clamp(min=1e-7)
     X = (X.mT if tall else X).to(dtype or A.dtype)  # the smaller of the two products is formed
-    shape, X = X.shape, X.reshape(-1, *X.shape[-2:])
+    shape = X.shape
+    X = X.reshape(math.prod(shape[:-2]), *shape[-2:])
     for _ in range(steps):
         G = X @ X.mT
         G = torch.baddbmm(G, G, G, beta=b, alpha=c) if c else b * G

@@ -60,7 +60,8 @@ def newton_schulz(
     exact = torch.finfo(dtype).bits >= 32 and not A.requires_grad and steps > 0
     norm = torch.linalg.matrix_norm(A, keepdim=True).clamp(min=1e-7)
     X = A if exact else A / norm  # which G and P are divided by instead, as they are smaller
-    shape, X = X.shape, X.reshape(-1, *X.shape[-2:]).to(dtype)
+    shape = X.shape
+    X = X.reshape(math.prod(shape[:-2]), *shape[-2:]).to(dtype)
     tall = shape[-2] > shape[-1]
     rows, columns = min(shape[-2:]), max(shape[-2:])
     most = 1 + int(SPARE / 2 / math.log2(max(a, 2.0)))
