@@ -85,7 +85,7 @@ levels:
     for: {i: [1, 2], period: periods}
     frequency: every period tokens
     memory: matrix(d, d)
-    objective: sum(0.5 * sqnorm(C[i](x) - x))
+    objective: sum(-dot(C[i](x), x))
     rule: gd(lr=0.1 / period)
 output:
   y: linear(merge(S(q))) + C[1](x) + C[2](x)
