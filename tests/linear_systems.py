@@ -340,6 +340,11 @@ def self_modifying_systems(draw: st.DrawFn) -> str:
     return self_modifying(lambda *items: draw(st.sampled_from(items)))
 
 
+def picked(*wanted: str) -> Callable[..., str]:
+    """Instead of a draw: the first of the items that is wanted, else the first of all."""
+    return lambda *items: next((x for x in items if x in wanted), items[0])
+
+
 def self_modifying(of: Callable[..., str]) -> str:
     kind = of("mlp(n, 2, out=out)", "mlp(n, 1, out=out, act=tanh)", "matrix(out, n)")
     number = "n" if kind.startswith("matrix") else "1"  # what a gate is made of
@@ -366,7 +371,7 @@ def self_modifying(of: Callable[..., str]) -> str:
         *[f"    rule: {rule}", "    init: learned", of("    toward: init", "")],
     ]
     read = f"{of('M[memory]', 'anchor(M[memory])', 'prev(M[memory])')}(q)"
-    if of("slow", "") == "slow":
+    if of("", "slow") == "slow":
         lines += ["  C:", "    frequency: every 6 tokens", "    memory: mlp(n, 2)"]
         lines += ["    init: learned", "    objective: mean(0.5 * sqnorm(C(z) - q))"]
         lines += ["    rule: gd(lr=0.1)"]

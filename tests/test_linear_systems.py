@@ -9,7 +9,7 @@ import pytest
 from agreement import Both, TooLarge
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from linear_systems import linear_systems, self_modifying_systems
+from linear_systems import linear_systems, picked, self_modifying, self_modifying_systems
 
 import nlc
 
@@ -271,33 +271,7 @@ def test_more_random_systems_that_modify_themselves() -> None:
 
 def test_owners_that_carry_alike_keep_their_places() -> None:
     """Memories and their momenta take turns among what a tile carries."""
-    both = Both(nlc.loads(TURNS), tile=4)
+    rule = "momentum(lr=1, rate=0.1 * a, beta=0.5, decay=alpha)"
+    text = self_modifying(picked("matrix(out, n)", "prev(M[s])(v)", rule))
+    both = Both(nlc.loads(text), tile=4)
     assert apart(both, [(1, 0), (9, 3)]) == {}
-
-
-TURNS = """
-nlc: 1
-system: modifying
-context: tokens
-hyper: {n: 3}
-heads: 2
-inputs: {z: [n], q: [n], a: []}
-outputs: {y: [n]}
-let:
-  k: l2norm(anchor(M[k])(z))
-  v: l2norm(anchor(M[v])(z))
-  alpha: sigmoid(sum(anchor(M[alpha])(z)) + 2)
-levels:
-  M[s]:
-    for: {s: [k, v, alpha, memory], out: [n, n, n, n], size: [2, 2, 2, 4]}
-    frequency: every token
-    anchor: every size tokens
-    memory: matrix(out, n)
-    key: k
-    value: prev(M[s])(v)
-    objective: 0.5 * sqnorm(M[s](key) - value)
-    rule: momentum(lr=1, rate=0.1 * a, beta=0.5, decay=alpha)
-    init: learned
-    toward: init
-output: M[memory](q)
-"""

@@ -17,6 +17,10 @@ from nlc.ir.scan import Record
 from nlc.ir.types import TOKEN, Type
 
 ORDER = ("log_a", "w", "b")  # of gates: the first gives its name to what it is made of
+WEIGHED = (
+    "coupled",
+    "signed",
+)  # kinds of records whose kernels take numbers as weights (`Coupling`)
 ARITHMETIC = ("neg", "add", "sub", "mul", "div")
 ELEMENTWISE = (
     *("exp", "log", "sqrt", "abs", "sigmoid", "softplus", "tanh", "relu", "maximum", "minimum"),
@@ -94,8 +98,9 @@ def leaves(e: Expr) -> list[Expr]:
 
 
 def rate(r: Record) -> tuple[Expr, Expr] | None:
-    """The number and the vector that a write is made of; not where terms of a state's start are part of it."""
-    write = r.write[0]
+    """The number and the vector that a write is made of; not where terms of a state's start are part of it, nor where
+    numbers are weights of a coupling."""
+    write = r.write[0] if r.kind not in WEIGHED else None
     toward = r.erases and r.start and r.start[0] is not None
     if write is None or write.type.rank == 0 or (toward and not r.answered):
         return None
@@ -106,7 +111,7 @@ def rate(r: Record) -> tuple[Expr, Expr] | None:
 
 def parts(r: Record) -> dict[str, Expr]:
     """The gates of a record by their names in kernels."""
-    if r.kind in ("coupled", "signed"):
+    if r.kind in WEIGHED:
         return coupling(r).gates
     found = {"log_a": r.log, "b": r.erase[0] if r.source is not None else None}
     if (pair := rate(r)) is not None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
-from linear_systems import linear_systems, self_modifying_systems
+from linear_systems import linear_systems, picked, self_modifying, self_modifying_systems
 from recurrences import error
 from torch import Tensor, nn
 
@@ -74,32 +74,27 @@ def test_random_memories_with_kernels_are_those_without(
     holds()
 
 
-def test_weights_of_coupled_states_are_those_of_as_many_memories() -> None:
-    """Two memories that run as one share no weights with one that runs alone, also where these are the same."""
-    text = """
-nlc: 1
-system: modifying
-context: tokens
-hyper: {n: 3}
-heads: 2
-inputs: {z: [n], q: [n], a: []}
-outputs: {y: [n]}
-let:
-  k: l2norm(anchor(M[k])(z))
-  v: l2norm(anchor(M[v])(z))
-  alpha: sigmoid(sum(anchor(M[alpha])(z)) + 2)
-levels:
-  M[s]:
-    for: {s: [k, v, alpha, memory], out: [n, n, 1, n]}
-    frequency: every token
-    anchor: every 3 tokens
-    memory: mlp(n, 1, out=out, act=tanh)
-    key: k
-    value: v
-    objective: 0.5 * sqnorm(M[s](key) - value)
-    rule: momentum(lr=1, rate=0.1 * a, beta=0.5, decay=alpha)
-    init: learned
-    toward: init
-output: anchor(M[memory])(q)
-"""
-    check(text, sure)
+SAME = "[3, 3, 3, 3]"  # tokens between boundaries, of all memories
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(
+            (
+                *("mlp(n, 1, out=out, act=tanh)", SAME, "anchor(M[memory])"),
+                "momentum(lr=1, rate=0.1 * a, beta=0.5, decay=alpha)",
+            ),
+            id="two memories that run as one share no weights with one that runs alone",
+        ),
+        pytest.param(
+            (
+                *("matrix(out, n)", SAME, "anchor(M[s])(v)", "a", "prev(M[memory])"),
+                "gd(lr=0.2 * a, decay=a)",
+            ),
+            id="a decay of either sign, of a write that erases nothing",
+        ),
+    ],
+)
+def test_weights_of_coupled_states(wanted: tuple[str, ...]) -> None:
+    check(self_modifying(picked(*wanted)), sure)

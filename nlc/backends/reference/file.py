@@ -250,7 +250,7 @@ def first_span(statements: Iterable[object]) -> Span | None:
 
 
 class PartNames:
-    """Names for parts of a statement: what it is part of, and what it does.
+    """Names for parts of a statement: what it is part of, and what it does, if that is told.
 
     ``whose`` is what names need not begin with, since all that stands there is about it.
     """
@@ -275,12 +275,12 @@ class PartNames:
         yield
         self.taken, self.whose = before
 
-    def __call__(self, target: str, e: Expr) -> str:
+    def __call__(self, target: str, e: Expr | None = None) -> str:
         own = target.removeprefix(f"{self.whose}_")
         target = own if own.isidentifier() else target
         words = "|".join(dict.fromkeys(self.WORDS.values()))
         whole = re.sub(rf"(_({words})(_\d+)?)+$", "", target)  # parts of parts pile up no words
-        base = f"{whole}_{self.WORDS.get(e.op, e.op)}" if e.args else target
+        base = f"{whole}_{self.WORDS.get(e.op, e.op)}" if e is not None and e.args else target
         name, n = base, 2
         while name in self.taken:
             name, n = f"{base}_{n}", n + 1

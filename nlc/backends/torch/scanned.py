@@ -110,8 +110,8 @@ class Scans:
         args += self._gates(r, f, at)
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
         args += self._last(r, False)
-        new = self.parts(f"{s.name}_end", r.parts[0]) if self._shifted(s, 0) else states[0]
-        rows, starts = (self.parts(f"{s.name}_{x}", r.parts[0]) for x in ("rows", "starts"))
+        new = self.parts(f"{s.name}_end") if self._shifted(s, 0) else states[0]
+        rows, starts = (self.parts(f"{s.name}_{x}") for x in ("rows", "starts"))
         call = f"{p.use(f.scan)}{f.call.removeprefix(f.scan)}"
         others = [rows, starts] if s.read else ["*_"] * self.several
         self._call([new, *others], call, args, s)
@@ -147,7 +147,7 @@ class Scans:
         pad = "    " * (self.w.depth + 1)
         fits = lambda *items: len(pad) + len(f"({', '.join(items)})") < WIDTH  # noqa: E731
         if known and not fits(*parts, *known):
-            name = self.parts(f"{s.name}_known", s.record.parts[0])
+            name = self.parts(f"{s.name}_known")
             self.w(f"{name} = {', '.join(known)}", "at a boundary")
             known = [f"*{name}"]
         if fits(*parts, *known):
@@ -246,7 +246,7 @@ class Scans:
         if r.kind == "none" and not s.read:
             self._assign([state], f"{state} + {u}.sum({-1 - r.rank})", s)
             return
-        values = self.parts(f"{s.name}_all", r.parts[0])
+        values = self.parts(f"{s.name}_all")
         x = state if r.rank else f"{state}.unsqueeze(-1)"
         args = [x, u if r.rank else f"{u}.unsqueeze(-1)"]
         args += [at(r.log)] if r.log is not None else []
@@ -256,7 +256,7 @@ class Scans:
         axis = -1 - r.rank
         found = Scanned(None, r, one=f"{state}.unsqueeze({axis})")
         if self._read_before(s):
-            found.starts[0] = self.parts(f"{s.name}_before", r.parts[0])
+            found.starts[0] = self.parts(f"{s.name}_before")
             earlier = f"{values}.narrow({axis}, 0, {values}.shape[{axis}] - 1)"
             text = f"torch.cat([{state}.unsqueeze({axis}), {earlier}], {axis})"
             w(f"{found.starts[0]} = {text}")
@@ -271,7 +271,6 @@ class Scans:
         r, p, w = s.record, self.row, self.w
         up = {2: "", 1: ".unsqueeze(-1)", 0: "[..., None, None]"}[r.rank]
         row = "" if r.rank else ".unsqueeze(-1)"
-        like = next(e for e in (*r.write, r.key) if e is not None)
         written = next(e for e in r.write if e is not None)
         number = f"{at(written)}" + ("[..., 0]" if r.rank else "")
         begun = [
@@ -285,7 +284,7 @@ class Scans:
             + ")"
             for line in r.decay
         ]
-        X, A, u = (self.parts(f"{s.name}_{x}", like) for x in ("states", "keeps", "writes"))
+        X, A, u = (self.parts(f"{s.name}_{x}") for x in ("states", "keeps", "writes"))
         w.call(f"{X} = torch.stack([", begun, "], -3)") if len(", ".join(begun)) < 60 else w.call(
             f"{X} = torch.stack(", ["[" + ", ".join(begun) + "]", "-3"], ")"
         )
@@ -298,7 +297,7 @@ class Scans:
         w.call(f"{u} = torch.stack(", [alike(rows) if several else _listed(rows), "-2"], ")")
         found = Scanned(f, r, head=self._headed(s))
         if r.key is None:
-            found.one = self.parts(f"{s.name}_one", like)
+            found.one = self.parts(f"{s.name}_one")
             w(f"{found.one} = torch.ones_like({u}[..., 0, :1])")
         key = found.one or at(r.key)
         args = [X, A, key, u]
@@ -306,7 +305,7 @@ class Scans:
             zero = f"torch.zeros_like({number})"
             erases = [zero if e is None else at(e) for e in r.erase]
             args += [f"torch.stack({alike(erases)}, -1)", at(r.probe or r.key), str(r.source)]
-        seen = self.parts(f"{s.name}_scan", like)
+        seen = self.parts(f"{s.name}_scan")
         args += self._last(r)
         found.arguments = (f"*{seen}", *(f"{x}={x}" for x in self._last(r)))
         self._call([X, seen if s.read else "_"], p.use(f.scan), args, s)

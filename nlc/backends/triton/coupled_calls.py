@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nlc.backends.precedence import ATOM, SUM
 from nlc.backends.reference.file import PartNames
 from nlc.backends.torch.rows import of_tokens
 from nlc.backends.torch.scanned import Scanned, Scans, alike
@@ -30,8 +31,7 @@ class CoupledCalls(Scans):
     def _coupled(self, s: Scan, states: list[str], at: Callable[..., str], f: Form) -> None:
         r, p, w = s.record, self.row, self.w
         c = coupling(r)
-        like = next(e for e in (*c.vectors, r.key) if e is not None)
-        X, u = (self.parts(f"{s.name}_{x}", like) for x in ("states", "writes"))
+        X, u = (self.parts(f"{s.name}_{x}") for x in ("states", "writes"))
         up = {2: "", 1: ".unsqueeze(-1)", 0: "[..., None, None]"}[r.rank]
         begun = [self._begun(s, j, x) for j, x in enumerate(states)]
         begun = [f"({x}){up}" if " " in x and up else f"{x}{up}" for x in begun]
@@ -40,11 +40,11 @@ class CoupledCalls(Scans):
         kept = self._weighed(s, u, c, at)
         found = Scanned(f, r, head=self._headed(s))
         if r.key is None:
-            found.one = self.parts(f"{s.name}_one", like)
+            found.one = self.parts(f"{s.name}_one")
             w(f"{found.one} = torch.ones_like({u}[..., 0, :1])")
         args = [X, *kept, found.one or at(r.key), u]
         args += [at(r.probe or r.key), str(r.source)] if f.erase else []
-        seen = self.parts(f"{s.name}_scan", like)
+        seen = self.parts(f"{s.name}_scan")
         args += self._within
         found.arguments = (f"*{seen}", *(f"{x}={x}" for x in self._within))
         self._call([X, *[seen if s.read else "_"] * self.several], p.use(f.scan), args, s)
@@ -61,16 +61,18 @@ class CoupledCalls(Scans):
     def _vectors(self, s: Scan, u: str, c: Coupling, at: Callable[..., str]) -> None:
         """The vectors that are written, side by side."""
         r, row = s.record, "" if s.record.rank else ".unsqueeze(-1)"
+        alone = len(c.vectors) == 1
+        binds = ATOM if alone or row else SUM
         rows = []
         for e in c.vectors:
             if e is None:
                 text = f"{at(r.probe or r.key)} @ {self._towards(s, r.source or 0)}.mT"
+                text = f"({text})" if binds == ATOM else text
             else:
-                text = at(of_tokens(e))
-            rows.append(f"({text}){row}" if row and " " in text else f"{text}{row}")
-        if len(rows) == 1:
-            text = f"({rows[0]})" if " " in rows[0] else rows[0]
-            self.w(f"{u} = {text}.unsqueeze(-2)")
+                text = at(of_tokens(e), binds)
+            rows.append(f"{text}{row}")
+        if alone:
+            self.w(f"{u} = {rows[0]}.unsqueeze(-2)")
         else:
             self.w.call(f"{u} = torch.stack(", [alike(rows), "-2"], ")")
 
@@ -94,7 +96,6 @@ class CoupledCalls(Scans):
         text = f"{call}({', '.join([*args, str(self._headed(s))])})"
         asked = text, len(self.stacks.get(r.states[0], ()))
         if asked not in known:
-            like = next(e for e in (*c.vectors, r.key) if e is not None)
-            known[asked] = tuple(self.parts(f"{s.name}_{x}", like) for x in ("kept", "begun"))
+            known[asked] = tuple(self.parts(f"{s.name}_{x}") for x in ("kept", "begun"))
             self.w.call(f"{', '.join(known[asked])} = {call}(", [*args, u, *self._within], ")")
         return known[asked]

@@ -26,7 +26,7 @@ from nlc.backends.triton.texts import TEXTS, of_form, texts
 from nlc.backends.writer import WIDTH, Header, Writer
 from nlc.ir.coupled import coupling
 from nlc.ir.expr import Expr, walk
-from nlc.ir.gates import Gates, named, parts, rate
+from nlc.ir.gates import WEIGHED, Gates, named, parts, rate
 from nlc.ir.program import Let, Loop, Parallel, Program
 from nlc.ir.scan import Record, Scan
 
@@ -170,7 +170,7 @@ class TritonModule(CoupledCalls, TorchModule):
         if self.negatives[0] is not self.around:
             self.negatives = self.around, {}
         if text not in self.negatives[1]:
-            name = self.parts(f"minus_{text[1:]}", number.args[0])
+            name = self.parts(f"minus_{text[1:]}")
             self.negatives[1][text] = name
             self.w(f"{name} = {text}")
         return self.negatives[1][text]
@@ -188,8 +188,8 @@ class TritonModule(CoupledCalls, TorchModule):
             return at(r.write[j], SUM)
         if r.source is None or r.erase[j] is None or not self._towards(s, r.source):
             return super()._written(s, j, at)
-        like, answer = r.write[j] or r.parts[0], at(r.probe or r.key)
-        names = [self.parts(f"{s.name}_{x}", like) for x in ("begun", "since")]
+        answer = at(r.probe or r.key)
+        names = [self.parts(f"{s.name}_{x}") for x in ("begun", "since")]
         self.w(f"{names[0]} = {answer} @ {self._towards(s, r.source)}.mT")
         up = "" if r.rank < 2 else "[..., None]"
         self.w(f"{names[1]} = {at(r.write[j], SUM)} - {at(r.erase[j])}{up} * {names[0]}")
@@ -226,7 +226,7 @@ class TritonModule(CoupledCalls, TorchModule):
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
         args += [self._query(read.args[0], self._headed(s)), *self._last(r, False)]
         alone = let.expr == read
-        out = let.names[0] if alone else self.parts(f"{s.name}_read", r.parts[0])
+        out = let.names[0] if alone else self.parts(f"{s.name}_read")
         self.read_already |= {out} if alone else set()
         self._call([state, p.place(out)], p.use(f.fused(read.attr.when)), args, s)
         self.scans[s.name] = Scanned(None, r, values={0: p.place(out)}, starts={0: p.place(out)})
@@ -235,13 +235,12 @@ class TritonModule(CoupledCalls, TorchModule):
         """A vector or a number is a matrix of one column, with a key of 1; it is summed in float32."""
         r, w, f = s.record, self.w, self.form(s.record, True)
         write = of_tokens(rate(r)[1]) if f.rate else r.write[0]  # type: ignore[index, attr-defined]
-        like = next(e for e in (r.log, write) if e is not None)
         u = at(write) if r.rank else f"{at(write, ATOM)}.unsqueeze(-1)"
         end, rows, starts, one = (
-            self.parts(f"{s.name}_{x}", like) for x in ("end", "rows", "starts", "one")
+            self.parts(f"{s.name}_{x}") for x in ("end", "rows", "starts", "one")
         )
         if not u.isidentifier():
-            text, u = u, self.parts(f"{s.name}_writes", like)
+            text, u = u, self.parts(f"{s.name}_writes")
             w(f"{u} = {text}")
         w(f"{one} = torch.ones_like({u}[..., :1], dtype={self.row.dtype})")
         begun = f"{state}.unsqueeze(-1)" if r.rank else f"{state}[..., None, None]"
@@ -328,7 +327,7 @@ def _within(s: Parallel | Loop) -> Iterable[Let | Scan]:
 
 def _vectors(r: Record) -> Iterable[Expr | None]:
     """What a scan writes beside its gates."""
-    if r.kind in ("coupled", "signed"):
+    if r.kind in WEIGHED:
         return coupling(r).vectors
     pair = rate(r)
     return [pair[1]] if pair else r.write

@@ -11,6 +11,7 @@ from nlc.ir.expr import Expr, rewrite, substitute, walk
 from nlc.ir.gates import (
     ARITHMETIC,
     NUMBER,
+    WEIGHED,
     Gates,
     inside,
     leaves,
@@ -78,7 +79,7 @@ class _Inlined:
             self.inner[x.names[0]] = x.expr
         if isinstance(x, Loop) and x.periods:
             return [self._tiles(x)]
-        if isinstance(x, Scan) and x.record.kind in ("coupled", "signed"):
+        if isinstance(x, Scan) and x.record.kind in WEIGHED:
             return [replace(x, record=self._coupled(x.record))]
         if not isinstance(x, Scan):
             return [x]
@@ -99,7 +100,7 @@ class _Inlined:
         self.tile = tile = _Tile(loop)
         body = []
         for x in loop.body:
-            if isinstance(x, Scan) and x.record.kind in ("coupled", "signed"):
+            if isinstance(x, Scan) and x.record.kind in WEIGHED:
                 x = replace(x, record=self._coupled(x.record))
             elif isinstance(x, Scan) and x.record.kind in ("none", "scalar"):
                 x = self._made_of(x)
@@ -130,10 +131,17 @@ class _Inlined:
                 tuple(self._product(a) if a.type.rank == e.type.rank else a for a in e.args)
             )
         value = self._definition(e)
+        if value is None and e.op == "var" and self._alone(str(e.attr)):
+            value = self._scope[0].get(str(e.attr))
         if value is None:
             return e
         found = self._product(value)
         return e if factored(found)[1] == found else found
+
+    def _alone(self, name: str) -> bool:
+        """Whether what reads a value is one, so that it can stand there."""
+        kept = self.tile.kept if self.tile else {*self.parallel.collects.values()}
+        return self.uses[name] <= 1 and name not in kept
 
     def _definition(self, e: Expr) -> Expr | None:
         """What a variable stands for, if that has the same value still."""
@@ -154,8 +162,7 @@ class _Inlined:
         where gates are not ``made``, of what stands before the loop alone: the rest is done where scans are printed."""
         name = str(r.write[0].attr) if r.write[0] is not None and r.write[0].op == "var" else ""
         value = self._scope[0].get(name)
-        kept = self.tile.kept if self.tile else {*self.parallel.collects.values()}
-        if self.uses[name] > 1 or name in kept:
+        if not self._alone(name):
             return r
         if value is None:
             product = self._product_outside(name, made)
