@@ -11,6 +11,10 @@ import torch
 from test_kernel_modules import forward, pair, run, same
 
 import nlc
+from nlc.backends.triton.gates import together
+from nlc.backends.writer import WIDTH
+from nlc.ir import gates
+from nlc.ir.ops import add, leaf, mul, sub
 
 # A decay and a rate of flows, weights of each head and a hyper; PER: whether it is one for each channel.
 GATED = """
@@ -292,3 +296,19 @@ def test_gates_between_boundaries_are_made_in_kernels(kind: str) -> None:
     same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
     one = {n: x[:, :1] for n, x in given.items()}
     same(run(kernels, one, torch.float32), run(exact, one, torch.float64))
+
+
+def test_a_slope_of_many_terms_is_cut_into_lines() -> None:
+    """Each of which gives the next one a name: the fiftieth name is no longer than the first."""
+    x = [leaf("var", f"x{i}", gates.NUMBER) for i in range(50)]
+    total = mul(x[0], x[1])
+    for i in range(2, 50):
+        total = (add, sub)[i % 2](total, mul(x[i], x[i - 1]))
+    lines = together([("slope_raw_a112", total)])
+    assert max(map(len, lines)) <= WIDTH - 4
+    names = {f"x{i}": (-1.0) ** i * i for i in range(50)}
+    signs = [1] + [-1 if i % 2 else 1 for i in range(2, 50)]
+    exec("\n".join(lines), {}, names)
+    assert names["slope_raw_a112"] == sum(
+        sign * names[f"x{i}"] * names[f"x{i - 1}"] for i, sign in enumerate(signs, 1)
+    )

@@ -5,7 +5,7 @@ Kernels take the values as they are in memory, one a token and head, [X, T, H], 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 
 from nlc.backends.precedence import ATOM
@@ -164,15 +164,25 @@ def _lines(
     printer = printer or _Printer(None, str, str)  # type: ignore[arg-type]
     out: list[str] = []
     for i, (name, e) in enumerate(lets):
-        final, n = last and i == len(lets) - 1, 1
-        room = WIDTH - 4 - (beside if final else len(name) + 3)
-        while len(printer(e)) > room:  # its longest operand gets a name
-            longest = max((a for a in e.args if a.args), key=lambda a: len(printer(a)))
-            part = f"{name}_{n}"
-            more, text = _lines([(part, longest)], len(part) + 3, True, printer)
-            out += [*more, f"{part} = {text}"]
-            e, n = substitute(e, {longest: leaf("var", part, NUMBER)}), n + 1
+        final, parts = last and i == len(lets) - 1, (f"{name}_{n}" for n in count(1))
+        value = _fitted(e, beside if final else len(name) + 3, parts, printer, out)
         if final:
-            return out, printer(e)
-        out.append(f"{name} = {printer(e)}")
+            return out, value
+        out.append(f"{name} = {value}")
     return out, ""
+
+
+def _fitted(
+    e: Expr, beside: int, parts: Iterator[str], printer: TorchPrinter, out: list[str]
+) -> str:
+    """An expression short enough: as often as it is not, its longest operand gets a name, in lines before it.
+
+    However deep that is, names do not get longer, or two of them would fill a line.
+    """
+    while len(printer(e)) > WIDTH - 4 - beside:
+        longest = max((a for a in e.args if a.args), key=lambda a: len(printer(a)))
+        part = next(parts)
+        value = _fitted(longest, len(part) + 3, parts, printer, out)
+        out.append(f"{part} = {value}")
+        e = substitute(e, {longest: leaf("var", part, NUMBER)})
+    return printer(e)
