@@ -227,3 +227,18 @@ def shipped_run(
     return {
         n: torch.cat([x.detach().flatten().double() for x in xs]) for n, xs in parts.items() if xs
     }
+
+
+@pytest.mark.parametrize("norm", ("l2norm", "rmsnorm", "layernorm"))
+def test_norms_of_what_is_zero_or_large_in_float16(norm: str) -> None:
+    """The square of 300 does not fit in float16, nor does the slope of 1 / √x at 1e-6."""
+    net = nlc.loads(
+        f"nlc: 1\nsystem: norms\ncontext: tokens\nhyper: {{n: 4}}\ninputs: {{x: [n]}}\n"
+        f"let: {{z: {norm}(x)}}\noutput: z + prev(z)\n"
+    ).compile("torch")()
+    x = torch.tensor([[0, 0, 0, 0], [300, -300, 300, -300]]).half()[None].requires_grad_()
+    y, _ = net.half()(x)
+    length = 1 if norm == "l2norm" else 2
+    assert y[0, 0].eq(0).all() and abs(y[0, 1].norm() - length) < 0.01
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert slope.isfinite().all()

@@ -56,8 +56,9 @@ def concat(a: Tensor, b: Tensor) -> Tensor:
 ''',
     "l2norm": '''
 def l2norm(x: Tensor, eps: float) -> Tensor:
-    """x / √(‖x‖² + eps)."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+    """x / √(‖x‖² + eps), which is computed in float32 at least: float16 holds no large square."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps).to(x.dtype)
 ''',
     "silu_slope": '''
 def silu_slope(x: Tensor) -> Tensor:
@@ -73,14 +74,17 @@ def gelu_slope(x: Tensor) -> Tensor:
 ''',
     "rmsnorm": '''
 def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
-    """x over its root mean square, times a weight."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight
+    """x over its root mean square, which is computed in float32 at least, times a weight."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6).to(x.dtype) * weight
 ''',
     "layernorm": '''
 def layernorm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x standardised, times a weight, plus a bias."""
     x = x - x.mean(-1, keepdim=True)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight + bias
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6).to(x.dtype)
+    return x * scale * weight + bias
 ''',
     "newton_schulz": '''
 def newton_schulz(
