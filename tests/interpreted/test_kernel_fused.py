@@ -52,6 +52,21 @@ def test_of_any_size(T: int, dk: int, dv: int, tmp_path: Path) -> None:
     check(FULL, "after", inputs(FULL, T, dk, dv), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [*((n, "after") for n in FORMS), (FULL.scan, "before")]
+    + [pytest.param(n, "before", marks=pytest.mark.long) for n in FORMS if n != FULL.scan],
+)
+def test_of_one_token_it_is_one_kernel(name: str, when: str, tmp_path: Path) -> None:
+    f = FORMS[name]
+    x = inputs(f, 1, 20, 9)
+    check(f, when, x, tmp_path)
+    kernels = module(tmp_path, [one := f.fused(when)])
+    x = {n: v.float() for n, v in x.items()}
+    assert launched(kernels, f, x, when) == [f"{one}_step"]
+    assert len(launched(kernels, f, x | {"q": x["q"].requires_grad_()}, when)) == 2
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     x = inputs(FULL, 70, 20, 9)
@@ -92,14 +107,16 @@ def test_torch_knows_the_operator(name: str, tmp_path: Path) -> None:
     torch.library.opcheck(operator, given, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize("packed", (False, True))
-def test_a_first_launch_compares_it_with_its_meaning(packed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("packed", "chunk"), ((False, 16), (True, 16), (False, 1)))
+def test_a_first_launch_compares_it_with_its_meaning(
+    packed: bool, chunk: int, tmp_path: Path
+) -> None:
     name = FULL.fused("after")
     kernels = module(tmp_path, [name])
     operator, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
-    given = operator, meaning, torch.zeros(1, 2, 20, 16), 16, 16, packed
+    given = operator, meaning, torch.zeros(1, 2, 20, 16), 16, chunk, packed
     assert kernels.differs(*given) == ""
-    launch, broken = kernels.launch, getattr(kernels, f"{name}_scan")
+    launch, broken = kernels.launch, getattr(kernels, f"{name}_{'scan' if chunk > 1 else 'step'}")
     kernels.launch = lambda kernel, *rest, **kw: kernel is broken or launch(kernel, *rest, **kw)
     assert kernels.differs(*given) == f"the kernels of {name} are wrong"
 

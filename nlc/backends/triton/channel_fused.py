@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from nlc.backends.triton.channel import entry
-from nlc.backends.triton.channel_scans import SCAN
+from nlc.backends.triton.channel_scans import SCAN, STEP
 
 _FADE = '''
 @triton.jit
@@ -89,10 +89,19 @@ def NAME_forward(
     """S after the last token, and reads; ``divided``: by two kernels where that is faster.<cut: Last>
     <cut:S before stretches of a table, if there is one.>"""
     (_, H, T, dk), dv = log_a.shape, u.shape[-1]
+    if T == 1<cut: and packing is None and table is None>:
+        checked(NAME_forward, NAME_meaning, k, dv, T, <cut:False, >log_a="T dk"<grouped:, groups=4<erase:<!decayed:, p="each T dk">>>)
+        end, out<cut:, _> = found = NAME_shapes(S, k, u<cut:, None, None>)
+        sizes = scan_sizes("step", dk, dv, T, k.dtype)
+        args = [
+            S, k, u, <erase:b, >log_a, <erase:p, >q, end, out, H, <grouped:H // k.shape[1], >*k.stride()[:2], *u.stride()[:2],
+            *log_a.stride()[:2], <erase:*p.stride()[:2], >*q.stride()[:2], *out.stride()[:2],
+        ]
+        launch(NAME_step, (len(S) * H * blocks_of(dv, sizes["BV"]),), args, k.dtype, **sizes)
+        return found
     sizes = scan_sizes("channel_scan_read", dk, dv, T, k.dtype)
     programs = S.shape[:-2].numel() * blocks_of(dv, sizes["BV"])
-    alone = T == 1<cut: and packing is None>
-    if divided and (alone or not in_one(k.dtype, programs, k.device)):
+    if divided and (T == 1 or not in_one(k.dtype, programs, k.device)):
         end, <erase:rows, >starts<erase:, _> = SCAN_forward(S, k, u, <erase:b, >log_a<erase:, p><cut:, packing, None>)
         out, _ = READ_forward(q, k, <erase:rows><!erase:u>, starts, log_a, packing)  #? cut
         return end, out, kept_of(starts, table)  #? cut
@@ -147,5 +156,5 @@ def texts(cut: bool) -> dict[str, str]:
         name = f"{scan}_read{'_before' * before}"
         flags = dict(erase=erase, decayed=decayed, before=before, grouped=grouped, query=grouped)
         flags |= dict(cut=cut)
-        out[name] = entry(name, _FADE, SCAN, _OPERATOR, read=True, **flags)
+        out[name] = entry(name, _FADE, SCAN, STEP, _OPERATOR, read=True, **flags)
     return out

@@ -116,27 +116,34 @@ def NAME_chunks(
         put_block(end + j * BD, h[j], d, v, DK, 1, DK - j * BD, DV)
 '''
 
-_STEP = '''
+STEP = '''
 @triton.jit
 def NAME_step(
-    S, k, u, <erase:b, >log_a, <erase:p, >end, <erase:rows, >starts, H, <grouped:group, >k_x, k_h, u_x, u_h, a_x, a_h, <erase:p_x, p_h, >
+    S, k, u, <erase:b, >log_a, <erase:p, ><read:q, >end, <read:out, ><!read:<erase:rows, >starts, >H, <grouped:group, >
+    k_x, k_h, u_x, u_h, a_x, a_h, <erase:p_x, p_h, ><read:q_x, q_h, o_x, o_h, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
 ):
-    """One token, for a block of dv."""
+    """<read:SAID and S behind one token><!read:One token>, for a block of dv."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     d, v = tl.arange(0, BK), part * BV + tl.arange(0, BV)
     at, held = n * DK * DV + v[:, None] * DK + d[None, :], (v < DV)[:, None] & (d < DK)[None, :]
     h = tl.load(S + at, mask=held, other=0.0)
-    tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)
+    tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)  #? !read
     x, head = n // H, n % H
+    query = tl.load(q + x * q_x + head<grouped: // group> * q_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? read
+    value = tl.sum(h * query[None, :], 1)  #? read before
     key = tl.load(k + x * k_x + head<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
     row = tl.load(u + x * u_x + head * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
     h *= tl.exp(tl.load(log_a + x * a_x + head * a_h + d, mask=d < DK, other=0.0))[None, :]  #? decayed
     probe = tl.load(p + x * p_x + head<query: // group> * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
     row -= tl.load(b + n) * tl.sum(h * probe[None, :], 1)  #? erase
-    tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase
+    tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? erase !read
     h *= tl.exp(tl.load(log_a + x * a_x + head * a_h + d, mask=d < DK, other=0.0))[None, :]  #? !decayed
-    tl.store(end + at, h + row[:, None] * key[None, :], mask=held)
+    h += row[:, None] * key[None, :]
+    tl.store(end + at, h, mask=held)
+    value = tl.sum(h * query[None, :], 1)  #? read !before
+    at = out + x * o_x + head * o_h + v  #? read
+    tl.store(at, value.to(out.dtype.element_ty), mask=v < DV)  #? read
 '''
 
 _SCAN_BACK = '''
@@ -391,7 +398,7 @@ NAME_forward.register_autograd(NAME_slope, NAME_setup)
 '''
 
 
-_KERNELS = SCAN, _STEP, _SCAN_BACK, _SCAN_GRADS
+_KERNELS = SCAN, STEP, _SCAN_BACK, _SCAN_GRADS
 
 
 def texts(cut: bool, seen: bool) -> dict[str, str]:

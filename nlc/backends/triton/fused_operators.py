@@ -86,10 +86,18 @@ def fused(f: KernelForm, before: bool) -> str:
     text("\n".join(f"    {x}" for x in wrap(f'"""{said}"""', WIDTH - 4)))
     text("""\
     (X, H, T, dv), dk = u.shape, k.shape[-1]
+    if T == 1<cut: and packing is None and table is None>:""")
+    text.check(2, "False")
+    text("        end, out<cut:, _> = found = NAME_shapes(S, k, u<cut:, None, None>)")
+    shared = ["H // k.shape[1]"] * f.grouped
+    strides = [f"*{n}.stride()[:2]" for n in ("k", "u", *probes, "q", "out")]
+    args = [*own, "q", "end", "out", "H", *shared, *strides]
+    text.launch("step", "step", args, "k.dtype", "X * H", parted=True, depth=2)
+    text("""\
+        return found
     sizes = scan_sizes("scan_read", dk, dv, T, k.dtype)
     programs = <cut:S.shape[:-2].numel()><!cut:X * H> * blocks_of(dv, sizes["BV"])
-    alone = T == 1<cut: and packing is None>
-    if divided and (alone or not in_one(k.dtype, programs, k.device)):""")
+    if divided and (T == 1 or not in_one(k.dtype, programs, k.device)):""")
     left = ", ".join(outputs(f, "_"))
     text.call(f"{left} = {scan}_forward(", [*scanned, *(["packing", "None"] * f.cut)], ")", 2)
     read_args = ["q", "k", rows, "starts", *more, *packing]

@@ -182,25 +182,32 @@ def NAME_scan(
 _STEP = '''
 @triton.jit
 def NAME_step(
-    S, k, u, GIVEN<probe:p, >end, <rows:rows, >starts, H, <grouped:group, >
-    k_x, k_h, u_x, u_h, <probe:p_x, p_h, >
+    S, k, u, GIVEN<probe:p, ><read:q, >end, <read:out, ><!read:<rows:rows, >starts, >H, <grouped:group, >
+    k_x, k_h, u_x, u_h, <probe:p_x, p_h, ><read:q_x, q_h, o_x, o_h, >
     DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
 ):
-    """One token, for a block of dv."""
+    """<read:SAIDS behind one token><!read:One token>, for a block of dv."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     d, v = tl.arange(0, BK), part * BV + tl.arange(0, BV)
     at, held = n * DK * DV + v[:, None] * DK + d[None, :], (v < DV)[:, None] & (d < DK)[None, :]
     h = tl.load(S + at, mask=held, other=0.0)
-    tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)
+    tl.store(starts + at, h.to(starts.dtype.element_ty), mask=held)  #? !read
+    query = tl.load(q + n // H * q_x + n % H<grouped: // group> * q_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? read
+    query *= tl.rsqrt(tl.sum(query * query, 0) + EPS)  #? read unit
+    value = tl.sum(h * query[None, :], 1)  #? read before
     key = tl.load(k + n // H * k_x + n % H<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
     key *= tl.rsqrt(tl.sum(key * key, 0) + EPS)  #? unit
     row = tl.load(u + n // H * u_x + n % H * u_h + v, mask=v < DV, other=0.0).to(tl.float32)
     row *= ONE_W  #? rate
     probe = tl.load(p + n // H * p_x + n % H<grouped: // group> * p_h + d, mask=d < DK, other=0.0)  #? probe
     row -= ONE_B * tl.sum(h * <probe:probe.to(tl.float32)><!probe:key>[None, :], 1)  #? erase
-    tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? rows
+    tl.store(rows + n * DV + v, row.to(rows.dtype.element_ty), mask=v < DV)  #? rows !read
     h *= tl.exp(ONE_LOG_A)  #? decay
-    tl.store(end + at, h + row[:, None] * key[None, :], mask=held)
+    h += row[:, None] * key[None, :]
+    tl.store(end + at, h, mask=held)
+    value = tl.sum(h * query[None, :], 1)  #? read !before
+    at = out + n // H * o_x + n % H * o_h + v  #? read
+    tl.store(at, value.to(out.dtype.element_ty), mask=v < DV)  #? read
 '''
 
 _READ = '''
@@ -278,4 +285,4 @@ def read_text(name: str, f: KernelForm, before: bool) -> str:
 
 def fused_text(name: str, f: KernelForm, before: bool) -> str:
     """The kernels of a scan and its read in one."""
-    return laid(text("\n".join([_SCORES, _SCAN]), name, f, before))
+    return laid(text("\n".join([_SCORES, _SCAN, _STEP]), name, f, before))

@@ -30,15 +30,15 @@ class Text:
         start = start.replace("NAME", self.name)
         self.parts.append(packed(start, args, end, depth))
 
-    def check(self) -> None:
+    def check(self, depth: int = 1, packed: str = "packing is not None") -> None:
         """The operator is compared with its meaning before its first launch."""
         given = [f"{self.name}_forward", f"{self.name}_meaning", "k", "dv", "T"]
-        given += ["packing is not None"] * self.flags["cut"]
+        given += [packed] * self.flags["cut"]
         given += ["groups=4"] if self.flags.get("grouped") else []
         if self.raw:
             given += [f'{n}="{"heads" if n.startswith("head") else "T"}"' for n in self.raw.tensors]
             given += [f"{n}={n}" for n in self.raw.fixed]
-        self.call("checked(", given, ")")
+        self.call("checked(", given, ")", depth)
 
     def raw_flows(self, lead: str) -> None:
         """What gates are made of as kernels take it."""
