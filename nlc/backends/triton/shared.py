@@ -34,8 +34,8 @@ class Operator:
         self.slope = Slope
 
     def __call__(self, *inputs):
-        plain = all(type(x) in (Tensor, nn.Parameter) for x in inputs if isinstance(x, Tensor))
-        if torch.compiler.is_compiling() or not plain:
+        kinds = {type(x) for x in inputs if isinstance(x, Tensor)}
+        if torch.compiler.is_compiling() or not kinds <= {Tensor, nn.Parameter}:
             return self.known(*inputs)
         if self.slope is None or not torch.is_grad_enabled():
             return self.function(*inputs)
@@ -147,15 +147,17 @@ def arithmetic(dtype: torch.dtype) -> dict:
 ''',
     "options": '''
 @functools.cache
-def options(kernel) -> frozenset[str]:
-    """What a launch can say by name."""
-    return frozenset((*kernel.arg_names, "num_warps", "num_stages", "maxnreg"))
+def options(function) -> frozenset[str]:
+    """What a launch of a kernel can say by name."""
+    names = inspect.signature(function).parameters
+    return frozenset((*names, "num_warps", "num_stages", "maxnreg"))
 ''',
     "launch": '''
 def launch(kernel, grid: tuple[int, ...], args: list, dtype: torch.dtype, **sizes) -> None:
     """Runs a kernel whose products are of operands of a dtype."""
     sizes |= arithmetic(dtype)
-    known = {n: x for n, x in sizes.items() if n in options(kernel)}
+    names = options(kernel.fn)  # a kernel's own hash is slow
+    known = {n: x for n, x in sizes.items() if n in names}
     device = args[0].get_device()
     if device < 0 or device == torch.cuda.current_device():
         kernel[grid](*args, **known)
@@ -182,7 +184,7 @@ def fitted(lead: torch.Size, behind: int, *flows: Tensor) -> list[Tensor]:
     """Flows with what is in front of their last axes as two axes, sequences and heads."""
     lead = (1,) * (2 - len(lead)) + tuple(lead)
     flows = [
-        x if x.shape[: x.ndim - behind] == lead else x.expand(*lead, *x.shape[x.ndim - behind :])
+        x if x.shape[:-behind] == lead else x.expand(*lead, *x.shape[x.ndim - behind :])
         for x in flows
     ]
     return flows if len(lead) == 2 else [x.reshape(-1, *x.shape[len(lead) - 1 :]) for x in flows]
@@ -206,7 +208,9 @@ def rows_of(dtype: torch.dtype, x: Tensor) -> Tensor:
     "as_numbers": '''
 def as_numbers(x: Tensor) -> Tensor:
     """Numbers [X, H, T], tokens before heads in memory, as modules have them."""
-    return x.transpose(1, 2).contiguous().transpose(1, 2)
+    _, H, T = x.shape
+    alike = x.stride() == (H * T, 1, H)
+    return x if alike else x.transpose(1, 2).contiguous().transpose(1, 2)
 ''',
     "tokens_first": '''
 def tokens_first(x: Tensor, n: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
