@@ -205,7 +205,7 @@ class _Kept:
     """A kernel, of which is kept what was compiled."""
 
     def __init__(self, kernel: Any, compiled: list[Any]):
-        self.kernel, self.compiled, self.arg_names = kernel, compiled, kernel.arg_names
+        self.kernel, self.compiled, self.fn = kernel, compiled, kernel.fn
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return lambda *args, **named: self.compiled.append(self.kernel[grid](*args, **named))
