@@ -93,6 +93,38 @@ def test_of_any_number_of_states(states: int, erase: bool, tmp_path: Path) -> No
     check(inputs(erase, 40, 16, 16, states), tmp_path, source=states - 1)
 
 
+@pytest.mark.parametrize("when", ("", "_before"))
+@pytest.mark.parametrize("erase", (False, True))
+@pytest.mark.parametrize("T", (1, 5))
+def test_a_token_and_its_read_in_one(T: int, erase: bool, when: str, tmp_path: Path) -> None:
+    """One kernel, where no slopes are wanted; more tokens are a scan and a read."""
+    x, source, state = inputs(erase, T, 20, 9), 1, 0
+    name = f"coupled_{'delta_' * erase}scan_read{when}"
+    kernels, launched = module(tmp_path, [name, "weighed"]), []
+    launch = kernels.launch
+    kernels.launch = lambda kernel, *rest, **kw: (
+        launched.append(kernel.fn.__name__) or launch(kernel, *rest, **kw)
+    )
+    given = {n: y.float() for n, y in x.items()}
+    args = [given["X"], *weights(kernels, given), *(given[n] for n in ("k", "u", "p") if n in x)]
+    args += [*[source] * erase, given["q"], state]
+    end, out = getattr(kernels, name)(*args)
+    right = expected(x, source)
+    assert error(end, right["end"]) < MOST and error(out, right[f"read{when} {state}"]) < MOST
+    assert (launched == [f"{name}_step"]) is (T == 1)
+    args[0].requires_grad_()
+    launched.clear()
+    getattr(kernels, name)(*args)
+    assert f"{name}_step" not in launched
+    forward, meaning = (getattr(kernels, f"{name}_{x}") for x in ("forward", "meaning"))
+    of = dict(X="states dv dk", u="T given dv", kept="chunks states written C C")
+    of |= dict(begun="chunks states states C", states=2, written=2 + erase, given=2, C=16)
+    check = forward, meaning, torch.zeros(1, 2, 1, 16), 16, 1, False
+    assert kernels.differs(*check, **of) == ""
+    kernels.launch = lambda *_, **__: None
+    assert kernels.differs(*check, **of) == f"the kernels of {name} are wrong"
+
+
 def test_momentum_that_decays_below_what_it_moves(tmp_path: Path) -> None:
     """M_t = a M_{t-1} + e m_{t-1} + w, m_t = e m_{t-1} + w: a triangle of coefficients."""
     x = inputs(False, 70, 16, 16)

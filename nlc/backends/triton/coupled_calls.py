@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from nlc.backends.precedence import ATOM, SUM
 from nlc.backends.reference.file import PartNames
@@ -13,7 +13,9 @@ from nlc.backends.triton.coupled_weights import weights
 from nlc.backends.triton.decays import KernelPrinter
 from nlc.backends.triton.gates import ending
 from nlc.ir.coupled import Coupling, coupling
+from nlc.ir.expr import Expr
 from nlc.ir.gates import Gates, named
+from nlc.ir.program import Let
 from nlc.ir.scan import Scan
 
 
@@ -27,6 +29,10 @@ class CoupledCalls(Scans):
     coupled: dict[tuple, str]  # operators of weights, by what they compute
     # of a body: weights that are there, by call and by how many memories they are of
     weighed: tuple[object, dict[tuple[str, int], tuple[str, str]]]
+
+    # the scan's statement and node that alone read it; the name of what that is
+    _one_read: Callable[[Scan, Collection[str]], tuple[Let, Expr] | None]
+    _read_as: Callable[[Scan, Let, Expr], str]
 
     def _coupled(self, s: Scan, states: list[str], at: Callable[..., str], f: Form) -> None:
         r, p, w = s.record, self.row, self.w
@@ -44,10 +50,19 @@ class CoupledCalls(Scans):
             w(f"{found.one} = torch.ones_like({u}[..., 0, :1])")
         args = [X, *kept, found.one or at(r.key), u]
         args += [at(r.probe or r.key), str(r.source)] if f.erase else []
-        seen = self.parts(f"{s.name}_scan")
-        args += self._within
-        found.arguments = (f"*{seen}", *(f"{x}={x}" for x in self._within))
-        self._call([X, *[seen if s.read else "_"] * self.several], p.use(f.scan), args, s)
+        if alone := self._one_read(s, ["coupled"]):
+            let, read = alone
+            out = self._read_as(s, let, read)
+            j, when = read.attr.state, read.attr.when  # type: ignore[attr-defined]
+            args += [self._query(read.args[0], found.head), str(j), *self._within]
+            self._call([X, p.place(out)], p.use(f.fused(when)), args, s)  # type: ignore[attr-defined]
+            known = {j: p.place(out)}
+            found = Scanned(None, r, values=known, starts=known)
+        else:
+            seen = self.parts(f"{s.name}_scan")
+            args += self._within
+            found.arguments = (f"*{seen}", *(f"{x}={x}" for x in self._within))
+            self._call([X, *[seen if s.read else "_"] * self.several], p.use(f.scan), args, s)
         down = {2: "", 1: ".squeeze(-1)", 0: "[..., 0, 0]"}[r.rank]
         for j, x in enumerate(states):
             self._ended(s, j, x, f"{X}[..., {j}, :, :]{down}")

@@ -124,34 +124,38 @@ def NAME_chunks(
             put_block(at, h[c * STATES + s], d, own, DK, 1, DK - c * BD, rest)
 '''
 
-_STEP = '''
+STEP = '''
 @triton.jit
 def NAME_step(
-    X, k, u, <erase:p, >kept, begun, end, <erase:rows, >starts, H, <grouped:group, >k_x, k_h, u_x, u_h, u_j, <erase:p_x, p_h, >
+    X, k, u, <erase:p, ><read:q, >kept, begun, end, <read:out, ><!read:<erase:rows, >starts, >H, <grouped:group, >
+    k_x, k_h, u_x, u_h, u_j, <erase:p_x, p_h, ><read:q_x, q_h, o_x, o_h, STATE: tl.constexpr, >
     <erase:SOURCE: tl.constexpr, >STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr,
 ):
-    """One token, for a block of dv."""
+    """<read:VALUE and X behind one token><!read:One token>, for a block of dv."""
     n, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
     d, v = tl.arange(0, BK), part * BV + tl.arange(0, BV)
     at, held = v[:, None] * DK + d[None, :], (v < DV)[:, None] & (d < DK)[None, :]
     at += n * STATES * DK * DV
     key = tl.load(k + n // H * k_x + n % H<grouped: // group> * k_h + d, mask=d < DK, other=0.0).to(tl.float32)
     probe = tl.load(p + n // H * p_x + n % H<grouped: // group> * p_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? erase
+    query = tl.load(q + n // H * q_x + n % H<grouped: // group> * q_h + d, mask=d < DK, other=0.0).to(tl.float32)  #? read
+    value = tl.zeros([BV], tl.float32)  #? read
     Z = tl.zeros([BV], tl.float32)  #? erase
     h, R = (), ()
     for s in tl.static_range(STATES):
         one = tl.load(X + at + s * DK * DV, mask=held, other=0.0)
-        tl.store(starts + at + s * DK * DV, one.to(starts.dtype.element_ty), mask=held)
+        tl.store(starts + at + s * DK * DV, one.to(starts.dtype.element_ty), mask=held)  #? !read
+        value += tl.sum(one * query[None, :], 1) if s == STATE else 0.0  #? read before
         Z += tl.sum(one * probe[None, :], 1) if s == SOURCE else 0.0  #? erase
         h += (one,)
     u += n // H * u_x + n % H * u_h
     for j in tl.static_range(ROWS<erase: - 1>):
         R += (tl.load(u + j * u_j + v, mask=v < DV, other=0.0).to(tl.float32),)
     R += (Z,)  #? erase
-    for j in tl.static_range(ROWS):  #? erase
-        at_row = rows + (n * ROWS + j) * DV + v  #? erase
-        tl.store(at_row, R[j].to(rows.dtype.element_ty), mask=v < DV)  #? erase
+    for j in tl.static_range(ROWS):  #? erase !read
+        at_row = rows + (n * ROWS + j) * DV + v  #? erase !read
+        tl.store(at_row, R[j].to(rows.dtype.element_ty), mask=v < DV)  #? erase !read
     for s in tl.static_range(STATES):
         new = tl.zeros([BV, BK], tl.float32)
         for e in tl.static_range(STATES):
@@ -160,6 +164,9 @@ def NAME_step(
             weight = tl.load(kept + (((n * STATES + s) * ROWS + j) * C + C - 1) * C)
             new += (weight * R[j])[:, None] * key[None, :]
         tl.store(end + at + s * DK * DV, new, mask=held)
+        value += tl.sum(new * query[None, :], 1) if s == STATE else 0.0  #? read !before
+    at_out = out + n // H * o_x + n % H * o_h + v  #? read
+    tl.store(at_out, value.to(out.dtype.element_ty), mask=v < DV)  #? read
 '''
 
 _SCAN_OPERATOR = '''
@@ -352,9 +359,10 @@ NAME_forward.register_autograd(
 
 def _scan(erase: bool, grouped: bool, cut: bool, seen: bool) -> tuple[str, str]:
     name = f"coupled_{'delta_' * erase}scan{'_grouped' * grouped}"
-    kernels = [_SOLVE] * erase + [_SCAN, _STEP, SCAN_BACK, SCAN_GRADS] + [ERASE_GRADS] * erase
+    kernels = [_SOLVE] * erase + [_SCAN, STEP, SCAN_BACK, SCAN_GRADS] + [ERASE_GRADS] * erase
     source = "\n".join([*kernels, _SCAN_OPERATOR])
-    return name, worded(source, {"NAME": name}, cut, seen=seen, erase=erase, grouped=grouped)
+    flags = dict(seen=seen, erase=erase, grouped=grouped, read=False, before=False)
+    return name, worded(source, {"NAME": name}, cut, **flags)
 
 
 def texts(cut: bool, seen: bool) -> dict[str, str]:

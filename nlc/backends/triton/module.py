@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from nlc.backends.precedence import ATOM, SUM
@@ -214,8 +214,8 @@ class TritonModule(CoupledCalls, TorchModule):
 
     def _scan(self, s: Scan) -> None:
         """A scan, and what reads it as one where that is all that reads it."""
-        let, read = self._one_read(s) or (None, None)
-        if read is None:
+        let, read = self._one_read(s, FUSED) or (None, None)
+        if let is None or read is None:
             super()._scan(s)
             return
         r, p = s.record, self.row
@@ -225,9 +225,7 @@ class TritonModule(CoupledCalls, TorchModule):
         args = [state, at(r.key), self._write(s, f, at), *self._gates(r, f, at)]
         args += [at(r.probe or r.key)] if f.probe or (f.kind == "channel" and f.erase) else []
         args += [self._query(read.args[0], self._headed(s)), *self._last(r, False)]
-        alone = let.expr == read
-        out = let.names[0] if alone else self.parts(f"{s.name}_read")
-        self.read_already |= {out} if alone else set()
+        out = self._read_as(s, let, read)
         self._call([state, p.place(out)], p.use(f.fused(read.attr.when)), args, s)
         self.scans[s.name] = Scanned(None, r, values={0: p.place(out)}, starts={0: p.place(out)})
 
@@ -251,12 +249,20 @@ class TritonModule(CoupledCalls, TorchModule):
         seen = [one, rows, starts, *self._gates(r, f, at, True), *self._last(r)]
         self.scans[s.name] = Scanned(f, r, tuple(seen), one, self._headed(s))
 
-    def _one_read(self, s: Scan) -> tuple[Let, Expr] | None:
-        """The statement and the node that alone read a scan, whose query is there before it."""
+    def _read_as(self, s: Scan, let: Let, read: Expr) -> str:
+        """The name of what a scan's kernel reads: that of a statement that does nothing else, which is done by it."""
+        if let.expr != read:
+            return self.parts(f"{s.name}_read")
+        self.read_already.add(let.names[0])
+        return let.names[0]
+
+    def _one_read(self, s: Scan, kinds: Collection[str]) -> tuple[Let, Expr] | None:
+        """The statement and the node that alone read a scan of some kinds, whose query is there before it."""
         r, f = s.record, self.form(s.record, s.read)
-        if r.rank != 2 or not s.read or not isinstance(f, KernelForm) or f.kind not in FUSED:
+        if r.rank != 2 or not s.read or not isinstance(f, KernelForm) or f.kind not in kinds:
             return None
-        if self._shifted(s, 0) or any(r.start) or len(found := [*self._reads(s)]) != 1:
+        shifted = any(r.start) and f.kind != "coupled"  # a coupled one's end is made apart
+        if r.transposed or self._lifted(s) or shifted or len(found := [*self._reads(s)]) != 1:
             return None
         (read,), head = found, self._headed(s)
         if not read.args or read.attr.transposed or read.type.head != head:

@@ -413,8 +413,9 @@ def differs(operator, meaning, k: Tensor, dv: int, chunk: int, /, **axes: str | 
         x = as_numbers(x) if name.startswith("raw") else x
         inputs.append((x if full else x.to(dtype)).requires_grad_())
     with torch.enable_grad():
-        more = len(inspect.signature(operator.function).parameters) - len(inputs)<cut: - 1>
-        found = operator(*inputs, <cut:packing, >*[None] * more)
+        more = [*inspect.signature(operator.function).parameters][len(inputs) :]
+        found = operator(*inputs, *(packing if n == "packing" else None for n in more))  #? cut
+        found = operator(*inputs, *[None] * len(more))  #? !cut
         given = [x for x in inputs if isinstance(x, Tensor)]
         wide = [x.detach().double().requires_grad_() for x in given]
         each = []  #? cut

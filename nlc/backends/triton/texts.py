@@ -16,6 +16,7 @@ from nlc.backends.triton import (
     channel_scans,
     configs,
     coupled,
+    coupled_fused,
     coupled_reads,
     coupled_scans,
     decays,
@@ -90,7 +91,7 @@ def texts(cut: bool, seen: bool) -> dict[str, str]:
     made |= FUNCTION_TEXTS | (packing.TEXTS | windows.TEXTS if cut else {})
     made |= access.TEXTS | decays.TEXTS | gate_operators.TEXTS | coupled.TEXTS
     made |= channel.texts(cut) | channel_scans.texts(cut, seen) | coupled_scans.texts(cut, seen)
-    for part in (channel_reads, channel_fused, coupled_reads) if seen else ():
+    for part in (channel_reads, channel_fused, coupled_reads, coupled_fused) if seen else ():
         made |= part.texts(cut)
     rest = {n: text for n, text in ALGEBRA.items() if n not in made}
     return {**(rest | {"CHUNK": _CHUNK}), **first, **made, **shared}
