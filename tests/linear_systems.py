@@ -97,6 +97,7 @@ class _System:
         outputs = self.outputs()
         lines = ["nlc: 1", "system: linear", "context: tokens", "hyper:", "  dk: 3", "  dv: 2"]
         lines += ["  d: 4"] if self.tokens else []
+        lines += ["  key_heads: 1"] if any("key_heads" in e for e in self.lets.values()) else []
         lines += ["heads: 2"] if self.heads else []
         lines += ["inputs:", *(f"  {n}: [{d}]" for n, d in self.inputs.items())]
         shapes = {"y": "dv", "z": "dk", "n": ""}
@@ -120,7 +121,7 @@ class _System:
                 alone = self.heads and not self.chance(40)
                 wide = "split(linear(x, heads * dk))" if alone else "linear(x, dk)"
                 if self.heads and not alone and self.chance(50):
-                    wide = "split(linear(x, dk), 1)"  # one for a group of two heads
+                    wide = "split(linear(x, key_heads * dk), key_heads)"  # each for several heads
                 self.lets[n] = f"l2norm({wide})" if n != "w" else wide
             for n in "vcu":
                 self.lets[n] = "split(linear(x, heads * dv))" if self.heads else "linear(x, dv)"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 LONGEST = 80  # tokens of a sequence: more than one chunk in any format
 LENGTHS = (1, 2, 7, 16, 17, 33, 64, 70)  # of calls, about those of chunks: 16, 32 and 64
 WIDTHS = (1, 3, 5, 16, 20)  # one, no powers of two, more than a block
-GROUPED = {"heads": 4, "groups": 2}
+HEADS = ({}, {"heads": 1}, {"heads": 3}, {"heads": 4, "key_heads": 2})
 Flows = dict[str, Tensor]
 
 
@@ -45,7 +45,7 @@ def ways(draw: st.DrawFn) -> Way:
 
     packed, left, calls = of(True, False), LONGEST, []
     sequences = of(1, 2, 4) if packed else 2
-    for _ in range(of(1, 1, 2, 3)):
+    for _ in range(of(1, 1, 2, 2, 3)):
         T = of(*[n for n in LENGTHS if n <= left])
         others = [of(T, T, 0, 1, T // 2) if packed else T for _ in range(sequences - 1)]
         calls.append(draw(st.permutations([T, *others])))
@@ -54,11 +54,11 @@ def ways(draw: st.DrawFn) -> Way:
         calls,
         packed,
         checkpoint=of(None, None, 8, 20, 32),
-        truncate=of(None, None, None, 8, 20),
+        truncate=of(*[None] * 4, 8, 20),
         slopes=of(True, True, False),
         in_one=of(True, False),
         dtype=of(*[torch.float32] * 3, torch.bfloat16, torch.float16),
-        hypers=dict(dk=of(*WIDTHS), dv=of(*WIDTHS), n=of(*WIDTHS), **of({}, GROUPED)),
+        hypers=dict(dk=of(*WIDTHS), dv=of(*WIDTHS), n=of(*WIDTHS), **of(*HEADS)),
     )
 
 
@@ -154,5 +154,7 @@ def _found(streams: Sequence[Streams], net: nn.Module, leaves: Flows) -> Flows:
     if sums := [x.sin().sum() for x in found.values() if x.requires_grad]:
         slopes = torch.autograd.grad(sum(sums), list(by.values()), allow_unused=True)
         none = torch.zeros(1)
-        found |= {f"slope by {n}": none if s is None else s for n, s in zip(by, slopes, strict=True)}
+        found |= {
+            f"slope by {n}": none if s is None else s for n, s in zip(by, slopes, strict=True)
+        }
     return {n: x.detach() for n, x in found.items()}
