@@ -35,7 +35,10 @@ class Asked:
 
 
 def printed(spec: Spec, asked: Asked) -> Printed:
-    """The parts of the file. SpecError where the backend has no form of the system, ValueError for what it cannot."""
+    """The parts of the file, which a spec prints once.
+
+    SpecError where the backend has no form of the system, ValueError for what it cannot.
+    """
     from nlc.passes.plan.made import with_gates
 
     name = spec.backend(asked.backend)
@@ -51,6 +54,9 @@ def printed(spec: Spec, asked: Asked) -> Printed:
         asked.fused,
     )
     program = spec.program(name, asked.plan)
+    key = name, tuple(sorted((asked.plan or {}).items())), header.without, asked.fused
+    if key in spec.files:
+        return spec.files[key]
     if asked.fused and not tokens:
         raise NotFused("an optimizer is fused where it is made: by `fused=True`")
     if asked.fused and not made.FUSES:
@@ -61,7 +67,8 @@ def printed(spec: Spec, asked: Asked) -> Printed:
         spec.refuse(name, why)
     if made.GATES:
         program = with_gates(program, made.RESERVED)
-    return made.emit(program, header)
+    spec.files[key] = made.emit(program, header)
+    return spec.files[key]
 
 
 def in_two(file: Printed, model: str, helpers: str) -> tuple[str, str]:

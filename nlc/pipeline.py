@@ -48,6 +48,7 @@ from nlc.syntax.tree import SpecTree
 from nlc.syntax.yamltree import read_source
 
 if TYPE_CHECKING:
+    from nlc.backends.printed import Printed
     from nlc.passes.plan import Choice
     from nlc.tools.notebook import LevelGraph
 
@@ -88,6 +89,7 @@ class Spec(Answers):
     _plans: dict[tuple, tuple[Program, tuple[Choice, ...]]] = field(
         default_factory=dict, init=False
     )
+    files: dict[tuple, Printed] = field(default_factory=dict, init=False)
     _variants: dict[str, Spec] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:

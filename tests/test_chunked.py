@@ -8,9 +8,9 @@ import textwrap
 import pytest
 import torch
 from agreement import Both
+from shipped_specs import TOKENS, load
 
 import nlc
-from nlc.pipeline import shipped
 
 SEVERAL = 150  # tokens, in chunks of at most 64
 FEW = 12
@@ -24,8 +24,7 @@ hyper: {dk: 3, dv: 2, d: 4}
 
 def token_specs() -> list[tuple[str, bool]]:
     """Every shipped token system, and its operator where it has memories."""
-    names = [n for n in shipped() if nlc.load(n).tree.context.text == "tokens"]
-    return [(n, operator) for n in names for operator in (False, True)]
+    return [(n, operator) for n in TOKENS for operator in (False, True)]
 
 
 def _several(both: Both) -> int:
@@ -36,7 +35,7 @@ def _several(both: Both) -> int:
 @pytest.mark.parametrize(("name", "operator"), token_specs())
 def test_what_is_shipped(name: str, operator: bool) -> None:
     """One token; below, at and across boundaries of tiles, from within a period too; several chunks without tiles."""
-    both = Both(nlc.load(name, operator=operator))
+    both = Both(load(name, operator=operator))
     p, several = both.period, _several(both)
     cases = [(1, 0), (p - 1, 0), (p, p), (p + 2, p // 2 + 1)] if p > 1 else [(1, 0), (several, 2)]
     for length, before in cases:
@@ -46,7 +45,7 @@ def test_what_is_shipped(name: str, operator: bool) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "operator"), token_specs())
 def test_what_is_shipped_at_its_own_periods(name: str, operator: bool) -> None:
-    both = Both(nlc.load(name, operator=operator), periods=False)
+    both = Both(load(name, operator=operator), periods=False)
     p, several = both.period, _several(both)
     length = several if p == 1 else min(2 * p + 3, several)
     assert both.apart(length, before=5, batch=1) == {}
@@ -55,7 +54,7 @@ def test_what_is_shipped_at_its_own_periods(name: str, operator: bool) -> None:
 @pytest.mark.parametrize("name", ["hope", "hope_literal", "hope_query"])
 def test_tiles_are_cut_where_they_are_longer_than_a_solve(name: str) -> None:
     """Within a period too, where the state is no longer what its anchor was."""
-    both = Both(nlc.load(name), {"chunk": 7, "memory_chunk": 5}, tile=3)
+    both = Both(load(name), {"chunk": 7, "memory_chunk": 5}, tile=3)
     for length, before in ((6, 0), (16, 5)):
         assert both.apart(length, before) == {}, (length, before)
 

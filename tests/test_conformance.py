@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from shipped_specs import TRAINERS
+from shipped_specs import TRAINERS, load
 from torch.optim import Optimizer
 
 import nlc
@@ -24,12 +24,12 @@ def verified(name: str, *more: str) -> Any:
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_the_trajectory_is_the_one_that_is_kept(name: str, golden: Callable[..., None]) -> None:
-    result = nlc.load(name).verify()
+    result = load(name).verify()
     assert result.passed
     golden(f"trajectory_{name}.txt", "\n\n".join(map(str, result.trajectories)) + "\n")
-    periods = [x for x in ("f", "k") if x in nlc.load(name).system.hypers]
+    periods = [x for x in ("f", "k") if x in load(name).system.hypers]
     for x in periods:
-        value = nlc.load(name).system.hypers[x].value
+        value = load(name).system.hypers[x].value
         assert result.trajectories[0].steps[-1] >= 2 * value
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from shipped_specs import load
 
 import nlc
 from nlc.ir.expr import Expr, substitute, walk
@@ -420,7 +421,7 @@ def test_a_long_gradient_is_read_in_parts() -> None:
 
 @pytest.mark.parametrize("name", ["ttt_linear", "ttt_mlp", "titans", "gated_delta_net"])
 def test_names_in_a_derivation_stand_for_what_they_replace(name: str) -> None:
-    for update in nlc.load(name).updates.values():
+    for update in load(name).updates.values():
         names = parts(update, factors(update))
         for e in update.gradient.values():
             short = named(e, names)

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from shipped_specs import load
 
 import nlc
 from nlc.pipeline import shipped
@@ -242,7 +243,7 @@ def test_the_readme_lists_every_shipped_spec_once() -> None:
     for line in re.split(r"^- ", listed, flags=re.M)[1:]:
         trains = line.startswith("optimizers")
         names = re.findall(r"`(\w+)`", line)
-        assert {nlc.load(name).tree.context.text != "tokens" for name in names} == {trains}, line
+        assert {load(name).tree.context.text != "tokens" for name in names} == {trains}, line
         named += names
     assert sorted(named) == sorted(shipped())
 

@@ -71,14 +71,14 @@ def same(found: tuple, expected: tuple, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_the_reference_goes_the_same_way(name: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     shapes = [(7, 3), (4, 6), (1, 5)] if name == "m3" else SHAPES
     same(*(trained(spec.compile(b), shapes) for b in ("torch", "reference")), tolerance=1e-11)
 
 
 def test_which_optimizers_are_done_by_elements() -> None:
     """Others have no `fused`, but routes to such rules do, and what has a region between other functions."""
-    flagged = [n for n in GRADIENTS if "fused: bool" in nlc.load(n).source_text("torch")]
+    flagged = [n for n in GRADIENTS if "fused: bool" in load(n).source_text("torch")]
     assert flagged == [n for n in GRADIENTS if n not in WHOLE] and {*WHOLE} < {*GRADIENTS}
     text = """
     nlc: 1
@@ -116,11 +116,11 @@ def eagerly(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], CompileCounter]
 @pytest.mark.parametrize("name", [*BY_ELEMENTS, *BETWEEN, "muon"])
 def test_one_pass_is_the_same(name: str, eagerly: Callable) -> None:
     """Under a schedule of the rate, and with one compilation for all shapes, one more where a period ends."""
-    made = nlc.load(name).compile("torch")
+    made = load(name).compile("torch")
     counter = eagerly(made)
     shapes = [*SHAPES, (70000,), (41, 7, 300)]
     found = trained(made, shapes, fused=True)
-    same(found, trained(nlc.load(name).compile("reference"), shapes), tolerance=1e-11)
+    same(found, trained(load(name).compile("reference"), shapes), tolerance=1e-11)
     assert counter.frame_count == REGIONS.get(name, 1)
 
 
@@ -147,7 +147,7 @@ def test_a_grad_scaler_goes_with_it(name: str) -> None:
     """Steps with gradients that were scaled and are scaled back; one that is not finite is left out."""
     (p,), (q,) = params([(4, 3)], torch.float32), params([(4, 3)], torch.float32)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    scaled, plain = (nlc.load(name).compile("torch")([x], lr=0.1) for x in (p, q))
+    scaled, plain = (load(name).compile("torch")([x], lr=0.1) for x in (p, q))
     for i in range(4):
         for x, opt, scale in ((p, scaled, scaler), (q, plain, None)):
             opt.zero_grad()
@@ -429,7 +429,7 @@ def test_small_tensors_make_their_steps_as_one(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a stack or in a row, and to the same numbers as each by itself."""
-    made = nlc.load(name).compile("torch")
+    made = load(name).compile("torch")
     module = sys.modules[made.__module__]
     shapes = [(3, 4), (3, 4), (3, 4), (5,), (), (4, 3)]
     calls: list[int] = []
@@ -440,7 +440,7 @@ def test_small_tensors_make_their_steps_as_one(
         lambda self, rule, ps, group: (calls.append(len(ps)), joined(self, rule, ps, group))[1],
     )
     found = trained(made, shapes, dtype=dtype)
-    assert max(calls) == (3 if nlc.load(name).system.routes else 6)
+    assert max(calls) == (3 if load(name).system.routes else 6)
     count = len(calls)
     for limit in ("SMALL", "LARGE"):
         monkeypatch.setattr(module, limit, 0)
@@ -527,9 +527,9 @@ def test_generated_files_are_formatted(tmp_path: Path) -> None:
     import subprocess
 
     for name in ("adamw", "lookahead", "adan", "muon"):
-        (tmp_path / f"{name}.py").write_text(nlc.load(name).source_text("triton"))
+        (tmp_path / f"{name}.py").write_text(load(name).source_text("triton"))
     for name in ("adafactor", "lamb", "m3", "soap"):
-        (tmp_path / f"{name}.py").write_text(nlc.load(name).source_text("torch"))
+        (tmp_path / f"{name}.py").write_text(load(name).source_text("torch"))
     for i in range(12):
         (tmp_path / f"r{i}.py").write_text(nlc.loads(rule(i)).source_text("torch"))
         (tmp_path / f"b{i}.py").write_text(nlc.loads(between(i)).source_text("torch"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shipped_specs import TOKENS
+from shipped_specs import TOKENS, load
 from torch import Tensor
 from transcriptions import drawn
 
@@ -32,7 +32,7 @@ WARNED = {"hope_literal"}  # eq. 88 to the letter: it decays to 0, and its doc s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_sound_and_says_what_it_is(name: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     assert bool(spec.check().diagnostics) == (name in WARNED), str(nlc.SpecError(spec.report))
     assert spec.tree.system.text == name
     assert spec.system.doc and spec.system.ref
@@ -110,5 +110,5 @@ def test_inductor_gives_what_eager_mode_gives(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", TOKENS)
 def test_its_memories_live_for_two_thousand_tokens(name: str) -> None:
-    dead = [c.what for c in nlc.load(name).verify(tokens=2000).checks if c.passed is False]
+    dead = [c.what for c in load(name).verify(tokens=2000).checks if c.passed is False]
     assert bool(dead) == (name in WARNED), dead

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner
+from shipped_specs import load
 from test_plans import system
 
 import nlc
@@ -35,7 +36,7 @@ def of(text: str, **options: object) -> Fact:
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_spec_is_explained(name: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     made = spec.explain()
     named = {f.name for level in made.levels for f in level}
     assert named == {*spec.system.levels, *spec.system.outer}
@@ -51,7 +52,7 @@ def test_every_shipped_spec_is_explained(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hope", "gated_delta_net", "attention", "m3"])
 def test_the_table(name: str, golden: Callable[..., None]) -> None:
-    golden(f"explain_{name}.txt", f"{nlc.load(name).explain()}\n")
+    golden(f"explain_{name}.txt", f"{load(name).explain()}\n")
 
 
 # ---------------------------------------------------------------------------------------------- classes, reasons
@@ -181,7 +182,7 @@ def test_states_and_what_moves() -> None:
 
 
 def test_costs_of_attention_grow_with_the_stream_and_others_do_not() -> None:
-    at = lambda name, t: nlc.load(name).explain(tokens=t).total.flops  # noqa: E731
+    at = lambda name, t: load(name).explain(tokens=t).total.flops  # noqa: E731
     assert at("attention", 4096) > 1.5 * at("attention", 1024)
     assert at("delta_net", 4096) == pytest.approx(at("delta_net", 1024), rel=0.01)
 
@@ -288,7 +289,7 @@ def test_explain_says_whether_a_scan_and_its_read_are_one_kernel() -> None:
     """As the generated file has it: one read that is all there is, two of one memory, coupled states."""
     one, two = "without gradients one kernel scans and reads", "; a kernel scans and another reads"
     for name, said in (("gated_delta_net", one), ("gla", one), ("mesa_net", two), ("titans", two)):
-        spec = nlc.load(name)
+        spec = load(name)
         assert said in " ".join(str(spec.explain("triton")).split()), name
         called = re.search(r'state\["\w+"\], \w+ = \w+_read\(', spec.source_text("triton"))
         assert (called is not None) is (said == one), name
@@ -306,7 +307,7 @@ def test_explain_says_how_packed_sequences_run() -> None:
         "yaad": "it takes one token after the other",
     }
     for name, why in reasons.items():
-        spec = nlc.load(name)
+        spec = load(name)
         found = spec.explain("triton")
         assert why in found.streams and why in " ".join(str(found).split()), name
         assert found.asdict()["streams"] == found.streams
@@ -319,7 +320,7 @@ def test_every_class_and_plan_that_is_printed_is_explained() -> None:
     """And none is explained that no shipped spec shows."""
     kinds, plans = set(), set()
     for name in shipped():
-        spec = nlc.load(name)
+        spec = load(name)
         facts = [f for part in spec.explain().levels for f in part]
         kinds |= {f.kind for f in facts}
         plans |= {f.plan for f in facts if spec.system.context == "tokens"}

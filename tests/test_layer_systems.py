@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from shipped_specs import LAYERS
+from shipped_specs import LAYERS, load
 from torch import Tensor, nn
 
 import nlc
@@ -435,7 +435,7 @@ def test_a_step_can_be_differentiated(name: str, backend: str) -> None:
     """The slopes of a later loss by each number and by the start, against differences."""
     x, y = torch.randn(5, 3), torch.randn(5, 2)
     start, made = torch.randn(2, 3), compiled(name, backend)
-    usual = {n: float(nlc.load(name).system.hypers[n].value) for n in made.HYPERS}
+    usual = {n: float(load(name).system.hypers[n].value) for n in made.HYPERS}
 
     def after(W: Tensor, **given: Tensor | float) -> Tensor:
         """The loss after two steps from W."""

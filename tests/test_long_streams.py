@@ -6,6 +6,7 @@ import io
 
 import pytest
 import torch
+from shipped_specs import load
 from torch import Tensor, nn
 
 import nlc
@@ -79,7 +80,7 @@ def test_an_untrained_system_is_alive_after_many_tokens(name: str, length: int) 
     other = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
     with torch.no_grad():
         state = module.initial_state(x)
-        begun = sizes_of(state, list(nlc.load(name).system.states))
+        begun = sizes_of(state, list(load(name).system.states))
         for part in x[:, :-1001].split(1000, 1):
             y, state = module(part, state=state)
             assert y.isfinite().all()

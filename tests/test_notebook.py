@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import networkx as nx
 import pytest
 from matplotlib.mathtext import MathTextParser
+from shipped_specs import load
 from test_fmt import SPECS
 
 import nlc
@@ -141,7 +142,7 @@ def typeset(text: str) -> str:
 
 @pytest.mark.parametrize("name", ["gated_delta_net", "titans", "adamw", "muon", "hope"])
 def test_a_system_and_its_order_are_typeset(name: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     made, order = typeset(spec._repr_latex_()), typeset(spec.graph._repr_latex_())
     lines = made.split("\n")[1:-1]
     assert all(line.count("&") in (1, 3) for line in lines if line.strip() != r"&\;\succ \\")
@@ -208,7 +209,7 @@ def test_latex_can_be_set(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hope", "attention", "adamw"])
 def test_an_explanation(name: str) -> None:
-    made = nlc.load(name).explain()
+    made = load(name).explain()
     shown = Markup(made._repr_html_())
     rows = [f for level in made.levels for f in level]
     assert shown.tags.count("tr") > len(rows)

@@ -8,15 +8,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from shipped_specs import load
 from torch import Tensor
-
-import nlc
 
 QUINTIC, CUBIC = (3.4445, -4.775, 2.0315), (1.5, -0.5, 0.0)
 
 
 def defined(name: str, backend: str) -> ModuleType:
-    return sys.modules[nlc.load(name).compile(backend).__module__]
+    return sys.modules[load(name).compile(backend).__module__]
 
 
 @pytest.fixture(scope="module")

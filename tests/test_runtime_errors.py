@@ -44,7 +44,7 @@ class Made:
     """A small module of a spec, its inputs, and what a message must say."""
 
     def __init__(self, name: str, backend: str, operator: bool = False):
-        self.spec = nlc.load(name, operator=operator)
+        self.spec = load(name, operator=operator)
         self.backend, self.system = backend, self.spec.system
         self.sizes = small(self.system, {}, WIDTH)
         self.type = self.spec.compile(backend)
@@ -143,7 +143,7 @@ def test_a_step_says_what_a_token_is(made: Made) -> None:
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_inputs_of_an_operator_are_named_where_their_flows_stand(name: str) -> None:
-    spec = nlc.load(name, operator=True)
+    spec = load(name, operator=True)
     made = _made(name, "torch", True)
     given = made.inputs()
     net = made.net()
@@ -303,7 +303,7 @@ def test_packed_sequences_are_counted_as_they_came() -> None:
 @backends
 @pytest.mark.parametrize("name", RULES)
 def test_a_step_that_is_not_finite_is_named(name: str, backend: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     weight = nn.Parameter(torch.randn(3, 4))
     before = weight.detach().clone()
     optimizer = spec.compile(backend)([weight])
@@ -325,7 +325,7 @@ def test_a_step_that_is_not_finite_is_named(name: str, backend: str) -> None:
 @backends
 @pytest.mark.parametrize("name", RULES)
 def test_mistakes_with_an_optimizer_are_named(name: str, backend: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     made, weight = spec.compile(backend), nn.Parameter(torch.randn(3, 4))
     lines = spec.source.text.split("\n")
     for hyper, value in spec.system.hypers.items():
@@ -553,7 +553,7 @@ def test_every_line_that_a_spec_made_has_a_place(name: str, backend: str) -> Non
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_the_algebra_of_scans_stands_for_what_calls_it(name: str) -> None:
-    places = nlc.load(name).places("torch")
+    places = load(name).places("torch")
     lines = places.text.split("\n")
     inside = [i for i, x in enumerate(lines, 1) if "ctx.saved_tensors" in x]
     for number in inside:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from language_specs import SPECS
 from shipped_specs import GRADIENTS as OPTIMIZERS
+from shipped_specs import load
 
 import nlc
 from nlc.passes.soundness.reach import Reaches
@@ -387,7 +388,7 @@ def test_each_warning_has_a_spec_that_triggers_it_and_one_that_does_not(
 def test_shipped_specs_are_sound(name: str) -> None:
     """But for the one that is shipped to show what it warns of."""
     expected = {"NLC805"} if name == "hope_literal" else set()
-    assert {d.code for d in nlc.load(name).check().diagnostics} == expected
+    assert {d.code for d in load(name).check().diagnostics} == expected
 
 
 @pytest.mark.parametrize("name", ["mamba2", "adamw", "gated_delta_net"])
@@ -423,7 +424,7 @@ def test_flows_that_the_caller_computes_are_the_callers() -> None:
     text = system("rule: gd(lr=beta)", key="k").replace("{x: [d]}", "{x: [d], k: [n]}")
     assert said(text) == []
     for name in ("delta_net", "gated_delta_net"):
-        assert not nlc.load(name, operator=True).check().diagnostics
+        assert not load(name, operator=True).check().diagnostics
 
 
 # ------------------------------------------------------------------------------------------ against numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from shipped_specs import load
 
 import nlc
 from nlc.passes.link import slow_weights
@@ -34,7 +35,7 @@ levels:
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_slow_weights_are_the_parameters_of_the_module(name: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     made = {n: tuple(p.shape) for n, p in spec.compile()().named_parameters()}
     own = {s.name for level in spec.system.outer.values() for s in level.states}
     weights = {w.path: w.sizes for w in slow_weights(spec.system)}
@@ -45,7 +46,7 @@ def test_slow_weights_are_the_parameters_of_the_module(name: str) -> None:
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("name", TOKENS[:2])  # without levels on the outer loss
 def test_memories_have_the_size_of_what_they_are_of(name: str, trainer: str) -> None:
-    spec, optimizer = nlc.load(name), nlc.load(trainer)
+    spec, optimizer = load(name), load(trainer)
     graph, every = spec.combined(optimizer), list(spec.compile()().parameters())
     taken = [p for p in every if p.ndim == 2 or not optimizer.system.routes]
     nodes = [data for n, data in graph.nodes(data=True) if data["shape"] == "like(W)"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from random_systems import random_system
-from shipped_specs import TRAINERS
+from shipped_specs import TRAINERS, load
 from test_custom_specs import MATRICES
 from test_time import CMS, HELD, SLOW, flows, loop
 
@@ -44,7 +44,7 @@ SPECS = [
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_shipped_spec_passes(name: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     result = spec.verify(tokens=400)
     assert [c.what for c in result.checks if c.passed is False and not c.life] == [], str(result)
     assert result.passed or name in DIES, str(result)
@@ -62,7 +62,7 @@ DIES = ("hope_literal",)  # as its doc says
 
 @pytest.mark.parametrize("name", DIES)
 def test_what_dies_fails_by_its_memories_alone(name: str) -> None:
-    spec = nlc.load(name)
+    spec = load(name)
     result = spec.verify(tokens=400)
     dead = {s.name for s in spec.system.states.values() if s.level.startswith("M_")}
     assert {c.what.split()[0] for c in result.checks if c.passed is False} == dead
@@ -72,7 +72,7 @@ def test_what_dies_fails_by_its_memories_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["delta_net", "gated_delta_net", "linear_attention"])
 def test_operators_pass(name: str) -> None:
-    assert failed(nlc.load(name, operator=True)) == []
+    assert failed(load(name, operator=True)) == []
 
 
 @pytest.mark.parametrize("text", [CMS, SLOW, HELD], ids=["cms", "slow", "held"])
@@ -136,12 +136,12 @@ def _check_random(seeds: range) -> int:
 
 
 def test_random_systems_pass() -> None:
-    assert _check_random(range(50)) > 12
+    assert _check_random(range(25)) > 6
 
 
 @pytest.mark.long
 def test_more_random_systems_pass() -> None:
-    assert _check_random(range(50, 2000)) > 500
+    assert _check_random(range(25, 2000)) > 500
 
 
 def _is_equality(what: str) -> bool:
@@ -833,7 +833,7 @@ def test_hypers_are_kept_as_given() -> None:
 def test_each_backend_is_verified() -> None:
     """A second backend has checks of its own; what is derived is checked once."""
     for name in ("delta_net", "adamw"):
-        whats = [c.what for c in nlc.load(name).verify(tokens=TOKENS).checks]
+        whats = [c.what for c in load(name).verify(tokens=TOKENS).checks]
         own = [sum(w.startswith(f"{b}: ") for w in whats) for b in pipeline.EXACT]
         assert own[0] == own[1] > 2
         assert len(set(whats)) == len(whats)
@@ -886,7 +886,7 @@ def test_a_period_that_is_one_by_default_may_be_longer() -> None:
     ),
 )
 def test_what_has_no_numbers_fails_and_says_why(name: str, slip: tuple, says: str) -> None:
-    text = nlc.load(name).source.text
+    text = load(name).source.text
     assert slip[0] in text
     found = nlc.loads(text.replace(*slip)).verify()
     assert any(says in c.note for c in found.checks if c.passed is False), str(found)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from math import prod
 
-import nlc
+from shipped_specs import load
+
 from nlc.pipeline import Spec, shipped
 from nlc.tools.costs import FLOAT
 from nlc.tools.derivation import update_lines
@@ -77,7 +78,7 @@ ALONE = "the interpreter alone"
 @cache
 def systems() -> dict[str, tuple[Spec, Explanation]]:
     """Every shipped spec with its explanation."""
-    return {n: (spec := nlc.load(n), spec.explain()) for n in sorted(shipped())}
+    return {n: (spec := load(n), spec.explain()) for n in sorted(shipped())}
 
 
 def measured(page: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from constant_specs import READS, STEPS, constant
 from grouped_specs import ADDED, AFTER, ERASED, GROUPED, MOMENTUM
 from recurrences import TESTED, error, inputs, module, names
-from shipped_specs import TOKENS
+from shipped_specs import TOKENS, load
 from torch import Tensor, nn
 
 import nlc
@@ -78,7 +78,7 @@ LIKE_HOPE = ("hope_literal", "hope_slow")
     "name", [pytest.param(n, marks=[pytest.mark.long] * (n in LIKE_HOPE)) for n in TOKENS]
 )
 def test_a_spec_with_kernels_is_the_spec(name: str) -> None:
-    exact, kernels, given = pair(nlc.load(name))
+    exact, kernels, given = pair(load(name))
     wanted = run(exact, given, torch.float64)
     same(run(kernels, given, torch.float32), wanted)
     found = forward(kernels, given)  # by other kernels
@@ -87,7 +87,7 @@ def test_a_spec_with_kernels_is_the_spec(name: str) -> None:
 
 @pytest.mark.parametrize("name", ("gated_delta_net", "retnet", "linear_attention", "mamba2"))
 def test_an_operator_with_kernels_is_the_operator(name: str) -> None:
-    exact, kernels, given = pair(nlc.load(name, operator=True))
+    exact, kernels, given = pair(load(name, operator=True))
     same(run(kernels, given, torch.float32), run(exact, given, torch.float64))
 
 

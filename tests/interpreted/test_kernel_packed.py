@@ -9,6 +9,7 @@ import pytest
 import torch
 from grouped_specs import GROUPED
 from recurrences import error
+from shipped_specs import load
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -251,7 +252,7 @@ def test_a_first_run_with_a_checkpoint_is_one_kernel_where_that_is_faster(
     name: str, at: list[int], whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It keeps the states that the backward pass begins with, and only that has two kernels."""
-    spec = nlc.load(name, operator=True)
+    spec = load(name, operator=True)
     sizes = small(spec.system, {}, 8)
     exact = spec.compile("torch")(**sizes)
     net = spec.compile("triton", {"S": "chunked(16)"})(**sizes)
