@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +34,8 @@ _POINTERS = {
     torch.int64: "*i64",
     torch.int32: "*i32",
 }
+
+_SAID = "assembler"  # the name of what it says in what Triton keeps of a kernel
 
 
 class NotAhead(RuntimeError):
@@ -235,14 +235,20 @@ def _compiled(module: Any, x: _Launch, arch: str) -> Kernel:
     """One kernel for one architecture, and what its assembler says of it."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # or Triton warns
     import triton
+    from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
     attributes = {(i,): [["tt.divisibility", 16]] for i in x.aligned}
     source = ASTSource(getattr(module, x.name), dict(x.signature), dict(x.constants), attributes)
-    made = triton.compile(source, target=target, options=dict(x.options))
-    said = _assembled(made.asm["ptx"], target)
+    with knobs.runtime.scope(), knobs.compilation.scope():
+        knobs.runtime.add_stages_inspection_hook = _heard
+        made = triton.compile(source, target=target, options=dict(x.options))
+        if not hasattr(made.metadata, _SAID):  # compiled before without this hook, and cached
+            knobs.compilation.always_compile = True
+            made = triton.compile(source, target=target, options=dict(x.options))
+    said = getattr(made.metadata, _SAID)
     registers = re.search(r"Used (\d+) registers", said)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
     if registers is None:
@@ -262,19 +268,28 @@ def _compiled(module: Any, x: _Launch, arch: str) -> Kernel:
     )
 
 
-def _assembled(text: str, target: Any) -> str:
-    """What the assembler says of PTX."""
-    from triton.backends.nvidia.compiler import get_ptxas
+def _heard(*given: Any) -> tuple[str, str] | None:
+    """A hook of Triton's compiler that keeps what the assembler says beside the kernel, also in Triton's cache.
 
-    named = re.search(r"\.target (\w+)", text)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.ptx"
-        path.write_text(text)
-        command = [get_ptxas(target.arch).path, "-v", "--gpu-name", named[1] if named else ""]
-        done = subprocess.run(
-            [*command, str(path), "-o", os.devnull], capture_output=True, text=True, check=True
-        )
-    return done.stderr
+    It is Triton's own run of the assembler, whose options decide on registers and spills and differ by version.
+    Without arguments: what the hook adds to the key of that cache.
+    """
+    if not given:
+        return _SAID, _SAID
+    from triton import knobs
+
+    stages = given[1]
+    assemble = stages["cubin"]
+
+    def heard(text: str, metadata: dict[str, Any]) -> bytes:
+        with knobs.nvidia.scope(), redirect_stdout(StringIO()) as said:
+            knobs.nvidia.dump_ptxas_log = True
+            made = assemble(text, metadata)
+        metadata[_SAID] = said.getvalue()
+        return made
+
+    stages["cubin"] = heard
+    return None
 
 
 def table(kernels: list[Kernel]) -> str:
