@@ -2,10 +2,10 @@
 
     python benchmarks/launches.py --out benchmarks/results/launches.md
 
-A GPU waits for a processor that launches too late, as both sides' short calls and single tokens do. This needs no GPU:
-a driver that launches nothing takes the place of CUDA's, kernels are compiled for a Hopper GPU, and a call is timed
-with all that Python does for it, at sizes at which PyTorch's own operations take next to nothing. What CUDA itself
-takes for each launch is not in it, so launches are counted, too.
+A GPU waits for a processor that launches too late, as both sides' short calls and single tokens do. This needs no
+GPU: a driver that launches nothing takes the place of CUDA's, kernels are compiled for a Hopper GPU, and a call is
+timed with all that Python does for it, at sizes at which PyTorch's own operations take next to nothing. What CUDA
+itself takes for each launch is not in it, so launches are counted, too.
 """
 
 from __future__ import annotations

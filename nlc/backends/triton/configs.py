@@ -30,11 +30,13 @@ KINDS: dict[str, _Kind] = {
     "scan_float32": _Kind((32, 4, 1), longest=(8, 4, 1)),
     "scan_read": _Kind((32, 4, 2), by={8: (32, 8, 2)}),
     "out": _Kind((128, 4, 1)),
+    "out_float32": _Kind((64, 8, 1), longest=(64, 8, 1)),
     "scan_back": _Kind((32, 4, 2), by={9: (64, 4, 2), 10: (32, 8, 2)}),
     "scan_back_float32": _Kind((32, 8, 1), long=(16, 8, 1), longest=(8, 4, 1)),
     # whose slopes are in bfloat16, to which its keys are converted
     "scan_back_float16": _Kind((32, 4, 2), by={9: (64, 8, 2), 10: (32, 8, 2)}),
     "out_back": _Kind((64, 8, 2)),
+    "out_back_float32": _Kind((16, 8, 1), longest=(16, 8, 1)),
     "grads": _Kind((64, 8, 2)),
     "grads_float32": _Kind((16, 8, 2), longest=(16, 8, 2)),  # products take no fewer than 16
     "step": _Kind((32, 4, 1)),
@@ -62,7 +64,7 @@ KINDS: dict[str, _Kind] = {
 
 def launched(texts: Iterable[str]) -> list[str]:
     """The kinds of kernels that texts launch, and those for keys of one dtype."""
-    calls = re.findall(r'\b(scan|coupled|)_?sizes(?:_of)?\(\s*"(\w+)"', "\n".join(texts))
+    calls = re.findall(r'\b(scan|chunk|coupled|)_?sizes(?:_of)?\(\s*"(\w+)"', "\n".join(texts))
     asked = {f"coupled_{kind}" if of == "coupled" else kind for of, kind in calls}
     return [n for n in KINDS if re.sub(r"_float\d+$", "", n) in asked]
 

@@ -14,36 +14,45 @@ _READ = '''
 def NAME_out(
     q, k, rows, starts, kept, begun, out, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >
     r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n, o_x, o_h, o_t, <before:STATE: tl.constexpr, >
-    STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """VALUE in a chunk: what it began with, and what was written since."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    i, d, v = tl.arange(0, C), tl.arange(0, BD), part * BV + tl.arange(0, BV)
     n, start, stop = piece(m, packing, T, N, C)  #? cut
     t = start + i  #? cut
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
-    Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
+    q += x * q_x + head<grouped: // group> * q_h
+    k += x * k_x + head<grouped: // group> * k_h
+    starts += m * s_n
     seen = i[:, None] ORDER i[None, :]
     at_kept = kept + m * w_n + WHERE[:, None] * C + i[None, :]
-    Y = tl.zeros([C, BV], tl.float32)
-    A = tl.zeros([C, C], tl.float32)  #? turned
-    K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
-    A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
+    lefts = ()
     for s in tl.static_range(STATES):
-        h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
         left = tl.load(begun + m * b_n + s * C + i)  #? !before
         alone = 1.0 if s == STATE else 0.0  #? before
         left = token_before(begun + m * b_n + s * C, i, alone)  #? before
-        Y += left[:, None] * tl.dot(Q, h, input_precision=PRECISION)
-    for j in tl.static_range(ROWS):
-        S = tl.load(at_kept + j * C * C, mask=seen, other=0.0)
+        lefts += (left[:, None],)
+    A, Y = tl.zeros([C, C], tl.float32), tl.zeros([C, BV], tl.float32)
+    for c in tl.static_range(PARTS):
+        Q = taken(q + c * BD, t, d, q_t, stop, DK - c * BD).to(DOT)
+        K = taken(k + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? !turned
+        A += tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
+        for j in tl.static_range(ROWS):  #? turned
+            S = tl.load(at_kept + j * C * C, mask=seen, other=0.0)  #? turned
+            K = taken(k + j * k_j + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? turned
+            A += S * tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
+        for s in tl.static_range(STATES):
+            at = starts + s * s_s + c * BD * s_d
+            h = taken_block(at, d, v, s_v, s_d, DK - c * BD, DV).to(DOT)
+            Y += lefts[s] * tl.dot(Q, h, input_precision=PRECISION)
+    for j in tl.static_range(ROWS):  #? !turned
+        S = tl.load(at_kept + j * C * C, mask=seen, other=0.0)  #? !turned
         at = rows + x * r_x + head * r_h + j * r_j  #? !turned
         R = taken(at, t, v, r_t, stop, DV).to(DOT)  #? !turned
         Y += tl.dot((A * S).to(DOT), R, input_precision=PRECISION)  #? !turned
-        K = taken(k + x * k_x + head<grouped: // group> * k_h + j * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
-        A += S * tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
     R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)  #? turned
     Y += tl.dot(A.to(DOT), R, input_precision=PRECISION)  #? turned
     put(out + x * o_x + head * o_h, Y, t, v, o_t, stop, DV)

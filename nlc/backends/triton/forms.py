@@ -98,6 +98,7 @@ def chosen(source: str, name: str, f: KernelForm, before: bool) -> str:
     """The text of a read's kernels under its name."""
     decay, gates = f.kind == "scalar", f.decay_gates
     flags = dict(decay=decay, unit=f.unit, grouped=f.grouped, before=before, raw=bool(gates))
+    flags |= dict(sums=decay or f.unit)
     source = _gated(told(source, f.cut, **flags), name, ["log_a"] * decay, gates, f.cut)
     return source.replace("NAME", name).replace("ORDER", ">" if before else ">=")
 

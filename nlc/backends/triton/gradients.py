@@ -15,64 +15,84 @@ _READ_BACK = '''
 def NAME_back(
     q, k, rows, starts, GIVENgrad, dq, dk, d_rows, d_starts, SLOPES<cut:packing, >T, <cut:N, >H, <grouped:group, >
     q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d, g_x, g_h, g_t, w_x, w_h, w_t,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
+    DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's reads are worth to all that they are made of."""
-    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BD)
     n, start, stop = piece(m, packing, T, N, C)  #? cut
     t = start + i  #? cut
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
     <before:a><!before:_>, c = logs(CHUNK_LOG_A)  #? decay
     read = c - a  #? decay before
-    at_q, keyed = flow(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK)
-    Q = tl.load(at_q, mask=keyed, other=0.0).to(DOT)
-    at_k, keyed = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)
-    K = tl.load(at_k, mask=keyed, other=0.0).to(DOT)
-    Q, scale_q = unit(Q, EPS, DOT)  #? unit
-    K, scale_k = unit(K, EPS, DOT)  #? unit
+    q += x * q_x + head<grouped: // group> * q_h
+    k += x * k_x + head<grouped: // group> * k_h
+    length_q, length = tl.zeros([C], tl.float32) + EPS, tl.zeros([C], tl.float32) + EPS  #? unit
+    for j in tl.static_range(PARTS):  #? unit
+        length_q += squares(taken(q + j * BD, t, d, q_t, stop, DK - j * BD))  #? unit
+        length += squares(taken(k + j * BD, t, d, k_t, stop, DK - j * BD))  #? unit
+    scale_q, scale_k = to_unit(length_q), to_unit(length)  #? unit
+    QK_t = tl.zeros([C, C], tl.float32)
+    Q, K, Oh = (), (), ()
+    for j in tl.static_range(PARTS):
+        Q += (<unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>,)
+        K += (<unit:scaled(>taken(k + j * BD, t, d, k_t, stop, DK - j * BD)<unit:, scale_k, DOT)><!unit:.to(DOT)>,)
+        QK_t += tl.dot(K[j], tl.trans(Q[j]), input_precision=PRECISION)
+        Oh += (tl.zeros([C, BD], tl.float32),)
     seen_t = i[None, :] ORDER i[:, None]
     G_t = tl.exp2(tl.where(seen_t, <before:read><!before:c>[None, :] - c[:, None], -float("inf")))  #? decay
     G_t = tl.where(seen_t, 1.0, 0.0)  #? !decay
-    A_t = (tl.dot(K, tl.trans(Q), input_precision=PRECISION) * G_t).to(DOT)
+    A_t = (QK_t * G_t).to(DOT)
     dA = tl.zeros([C, C], tl.float32)
     dA_t = tl.zeros([C, C], tl.float32)
-    dQ = tl.zeros([C, BK], tl.float32)
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
         at, there = flow(grad + x * g_x + head * g_h, t, v, g_t, stop, DV)
         dO = tl.load(at, mask=there, other=0.0).to(DOT)
         at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, stop, DV)
         R = tl.load(at, mask=there, other=0.0).to(DOT)
-        at, held = block(starts + m * s_n, d, v, s_v, s_d, DK, DV)
-        h = tl.load(at, mask=held, other=0.0).to(DOT)
         dA += tl.dot(dO, tl.trans(R), input_precision=PRECISION)
         dA_t += tl.dot(R, tl.trans(dO), input_precision=PRECISION)
-        dQ += tl.dot(dO, tl.trans(h), input_precision=PRECISION)
         at, there = flow(d_rows + x * w_x + head * w_h, t, v, w_t, stop, DV)
         dR = tl.dot(A_t, dO, input_precision=PRECISION)
         tl.store(at, dR.to(d_rows.dtype.element_ty), mask=there)
         worth = <!decay:dO><decay:(dO * tl.exp2(<before:read><!before:c>)[:, None]).to(DOT)>
-        dh = tl.dot(tl.trans(Q), worth, input_precision=PRECISION)
-        at, held = block(d_starts + m * DK * DV, d, v, DK, 1, DK, DV)
-        tl.store(at, dh.to(d_starts.dtype.element_ty), mask=held)
-    dQ *= tl.exp2(<before:read><!before:c>)[:, None]  #? decay
+        new = ()
+        for j in tl.static_range(PARTS):
+            h = taken_block(starts + m * s_n + j * BD * s_d, d, v, s_v, s_d, DK - j * BD, DV).to(DOT)
+            new += (Oh[j] + tl.dot(dO, tl.trans(h), input_precision=PRECISION),)
+            Q_j = Q[j] if PARTS == 1 else <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>
+            dh = tl.dot(tl.trans(Q_j), worth, input_precision=PRECISION)
+            put_block(d_starts + m * DK * DV + j * BD, dh, d, v, DK, 1, DK - j * BD, DV)
+        Oh = new
     seen = i[:, None] ORDER i[None, :]
     G = tl.exp2(tl.where(seen, <before:read><!before:c>[:, None] - c[None, :], -float("inf")))  #? decay
     G = tl.where(seen, 1.0, 0.0)  #? !decay
-    dQ += tl.dot((dA * G).to(DOT), K, input_precision=PRECISION)
-    dK = tl.dot((dA_t * G_t).to(DOT), Q, input_precision=PRECISION)
-    d_read = tl.sum(Q.to(tl.float32) * dQ, 1)  #? decay
-    dc = d_read - tl.sum(K.to(tl.float32) * dK, 1)  #? decay
-    d_log_a = tl.cumsum(dc, 0, reverse=True)<before: - d_read>  #? decay
+    dA, dA_t = (dA * G).to(DOT), (dA_t * G_t).to(DOT)
+    dQ, dK = (), ()  #? unit
+    own, keyed = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)  #? sums
+    for j in tl.static_range(PARTS):
+        K_j = K[j] if PARTS == 1 else <unit:scaled(>taken(k + j * BD, t, d, k_t, stop, DK - j * BD)<unit:, scale_k, DOT)><!unit:.to(DOT)>
+        dQ_j = Oh[j]<decay: * tl.exp2(<before:read><!before:c>)[:, None]>
+        dQ_j += tl.dot(dA, K_j, input_precision=PRECISION)
+        Q_j = Q[j] if PARTS == 1 else <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>
+        dK_j = tl.dot(dA_t, Q_j, input_precision=PRECISION)
+        own += tl.sum(Q_j.to(tl.float32) * dQ_j, 1)  #? sums
+        keyed += tl.sum(K_j.to(tl.float32) * dK_j, 1)  #? sums
+        put(dq + (x * T * H + head) * DK + j * BD, dQ_j, t, d, H * DK, stop, DK - j * BD)  #? !unit
+        put(dk + (x * T * H + head) * DK + j * BD, dK_j, t, d, H * DK, stop, DK - j * BD)  #? !unit
+        dQ, dK = dQ + (dQ_j,), dK + (dK_j,)  #? unit
+    dc = own - keyed  #? decay
+    d_log_a = tl.cumsum(dc, 0, reverse=True)<before: - own>  #? decay
     tl.store(da + n * T + t, d_log_a, mask=t < stop)  #? decay !raw
-    dQ = scale_q[:, None] * (dQ - Q * tl.sum(dQ * Q, 1)[:, None])  #? unit
-    dK = scale_k[:, None] * (dK - K * tl.sum(dK * K, 1)[:, None])  #? unit
-    at_q, keyed = flow(dq + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
-    tl.store(at_q, dQ.to(dq.dtype.element_ty), mask=keyed)
-    at_k, keyed = flow(dk + (x * T * H + head) * DK, t, d, H * DK, stop, DK)
-    tl.store(at_k, dK.to(dk.dtype.element_ty), mask=keyed)
+    for j in tl.static_range(PARTS):  #? unit
+        Q_j = Q[j] if PARTS == 1 else <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>  #? unit
+        K_j = K[j] if PARTS == 1 else <unit:scaled(>taken(k + j * BD, t, d, k_t, stop, DK - j * BD)<unit:, scale_k, DOT)><!unit:.to(DOT)>  #? unit
+        dQ_j = scale_q[:, None] * (dQ[j] - Q_j * own[:, None])  #? unit
+        dK_j = scale_k[:, None] * (dK[j] - K_j * keyed[:, None])  #? unit
+        put(dq + (x * T * H + head) * DK + j * BD, dQ_j, t, d, H * DK, stop, DK - j * BD)  #? unit
+        put(dk + (x * T * H + head) * DK + j * BD, dK_j, t, d, H * DK, stop, DK - j * BD)  #? unit
     SET_BACK  #? decay raw
 '''
 

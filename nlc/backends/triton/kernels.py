@@ -51,6 +51,12 @@ def to_unit(length):
 
 
 @triton.jit
+def scaled(x, scale, DOT: tl.constexpr):
+    """Rows times a number each."""
+    return (x.to(tl.float32) * scale[:, None]).to(DOT)
+
+
+@triton.jit
 def unit(x, EPS: tl.constexpr, DOT: tl.constexpr):
     """Rows of length one, and what they were multiplied with."""
     scale = to_unit(squares(x) + EPS)
@@ -84,19 +90,24 @@ _SOLVE = '''
 @triton.jit
 def NAME_solve(
     k, GIVEN_SOLVE<probe:p, >inverse, <cut:packing, >T, <cut:N, >H, <grouped:group, >k_x, k_h, k_t, <probe:p_x, p_h, p_t, >
-    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
+    DK: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """(I + L)^-1 of a chunk, L_ti = b_t <decay:a_{t-1} ... a_{i+1} >PROBE_t . k_i for i < t."""
-    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BD)
     n, start, stop = piece(m, packing, T, N, C)  #? cut
     t = start + i  #? cut
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
-    at, there = flow(k + n // H * k_x + n % H<grouped: // group> * k_h, t, d, k_t, stop, DK)
-    K = tl.load(at, mask=there, other=0.0).to(DOT)
-    K, _ = unit(K, EPS, DOT)  #? unit
-    at, there = flow(p + n // H * p_x + n % H<grouped: // group> * p_h, t, d, p_t, stop, DK)  #? probe
-    P = tl.load(at, mask=there, other=0.0).to(DOT)  #? probe
-    L = tl.dot(<probe:P><!probe:K>, tl.trans(K), input_precision=PRECISION)
+    k += n // H * k_x + n % H<grouped: // group> * k_h
+    p += n // H * p_x + n % H<grouped: // group> * p_h  #? probe
+    L = tl.zeros([C, C], tl.float32)
+    length = tl.zeros([C], tl.float32) + EPS  #? unit
+    for j in tl.static_range(PARTS):
+        K = taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT)
+        length += squares(K)  #? unit
+        P = taken(p + j * BD, t, d, p_t, stop, DK - j * BD).to(DOT)  #? probe
+        L += tl.dot(<probe:P><!probe:K>, tl.trans(K), input_precision=PRECISION)
+    scale = to_unit(length)  #? unit
+    L *= <!probe:scale[:, None] * >scale[None, :]  #? unit
     L *= CHUNK_B[:, None]
     below = i[:, None] > i[None, :]
     a, c = logs(CHUNK_LOG_A)  #? decay
@@ -215,54 +226,63 @@ _READ = '''
 def NAME_out(
     q, k, rows, starts, GIVENout, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t, r_x, r_h, r_t, s_n, s_v, s_d,
     o_x, o_h, o_t,
-    DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
+    DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """<!before:S_t q_t><before:S_{t-1} q_t> in a chunk for a block of dv: of what it began with, and what was written."""
     m, part = tl.program_id(0).to(tl.int64) // tl.cdiv(DV, BV), tl.program_id(0) % tl.cdiv(DV, BV)
-    i, d, v = tl.arange(0, C), tl.arange(0, BK), part * BV + tl.arange(0, BV)
+    i, d, v = tl.arange(0, C), tl.arange(0, BD), part * BV + tl.arange(0, BV)
     n, start, stop = piece(m, packing, T, N, C)  #? cut
     t = start + i  #? cut
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
-    at, there = flow(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK)
-    Q = tl.load(at, mask=there, other=0.0).to(DOT)
-    at, there = flow(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK)
-    K = tl.load(at, mask=there, other=0.0).to(DOT)
-    Q, _ = unit(Q, EPS, DOT)  #? unit
-    K, _ = unit(K, EPS, DOT)  #? unit
-    at, there = block(starts + m * s_n, d, v, s_v, s_d, DK, DV)
-    h = tl.load(at, mask=there, other=0.0).to(DOT)
-    at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, stop, DV)
-    R = tl.load(at, mask=there, other=0.0).to(DOT)
+    q += x * q_x + head<grouped: // group> * q_h
+    k += x * k_x + head<grouped: // group> * k_h
+    starts += m * s_n
+    A, value = tl.zeros([C, C], tl.float32), tl.zeros([C, BV], tl.float32)
+    length_q, length = tl.zeros([C], tl.float32) + EPS, tl.zeros([C], tl.float32) + EPS  #? unit
+    for j in tl.static_range(PARTS):
+        Q = taken(q + j * BD, t, d, q_t, stop, DK - j * BD).to(DOT)
+        K = taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT)
+        h = taken_block(starts + j * BD * s_d, d, v, s_v, s_d, DK - j * BD, DV).to(DOT)
+        length_q += squares(Q)  #? unit
+        length += squares(K)  #? unit
+        A += tl.dot(Q, tl.trans(K), input_precision=PRECISION)
+        value += tl.dot(Q, h, input_precision=PRECISION)
+    scale = to_unit(length_q)[:, None]  #? unit
+    A, value = A * scale * to_unit(length)[None, :], value * scale  #? unit
+    R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)
     seen = i[:, None] ORDER i[None, :]
-    A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)
     <before:a><!before:_>, c = logs(CHUNK_LOG_A)  #? decay
     A *= tl.exp2(tl.where(seen, <!before:c><before:(c - a)>[:, None] - c[None, :], -float("inf")))  #? decay
     A = tl.where(seen, A, 0.0)  #? !decay
-    value = tl.dot(Q, h, input_precision=PRECISION)
     value *= tl.exp2(<!before:c><before:c - a>)[:, None]  #? decay
     value += tl.dot(A.to(DOT), R, input_precision=PRECISION)
-    at, there = flow(out + x * o_x + head * o_h, t, v, o_t, stop, DV)
-    tl.store(at, value.to(out.dtype.element_ty), mask=there)
+    put(out + x * o_x + head * o_h, value, t, v, o_t, stop, DV)
 '''
 
 _SCORES = '''
 @triton.jit
 def NAME_scores(
     q, k, GIVEN_DECAYscores, <cut:packing, >T, <cut:N, >H, <grouped:group, >q_x, q_h, q_t, k_x, k_h, k_t,
-    DK: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
+    DK: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, C: tl.constexpr,<unit: EPS: tl.constexpr,>FIXED DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk reads of what it writes: <decay:a_t ... a_{i+1} >q_t . k_i for i up to <before:t-1><!before:t>."""
-    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BD)
     n, start, stop = piece(m, packing, T, N, C)  #? cut
     t = start + i  #? cut
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
-    Q = taken(q + n // H * q_x + n % H<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
-    K = taken(k + n // H * k_x + n % H<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)
-    Q, _ = unit(Q, EPS, DOT)  #? unit
-    K, _ = unit(K, EPS, DOT)  #? unit
-    A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)
+    q += n // H * q_x + n % H<grouped: // group> * q_h
+    k += n // H * k_x + n % H<grouped: // group> * k_h
+    A = tl.zeros([C, C], tl.float32)
+    length_q, length = tl.zeros([C], tl.float32) + EPS, tl.zeros([C], tl.float32) + EPS  #? unit
+    for j in tl.static_range(PARTS):
+        Q = taken(q + j * BD, t, d, q_t, stop, DK - j * BD).to(DOT)
+        K = taken(k + j * BD, t, d, k_t, stop, DK - j * BD).to(DOT)
+        length_q += squares(Q)  #? unit
+        length += squares(K)  #? unit
+        A += tl.dot(Q, tl.trans(K), input_precision=PRECISION)
+    A *= to_unit(length_q)[:, None] * to_unit(length)[None, :]  #? unit
     seen = i[:, None] ORDER i[None, :]
     <before:a><!before:_>, c = logs(CHUNK_LOG_A)  #? decay
     A *= tl.exp2(tl.where(seen, <!before:c><before:(c - a)>[:, None] - c[None, :], -float("inf")))  #? decay

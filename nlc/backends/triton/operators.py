@@ -71,6 +71,7 @@ class Text:
         """
         pad = "    " * depth
         function = "scan_sizes" if kind in SCANS else "sizes_of"
+        function = "chunk_sizes" if kind in PARTED else function
         blocks = ' * blocks_of(dv, sizes["BV"])' if parted else ""
         sized = [f'{pad}sizes = {function}("{kind}", dk, dv, T, k.dtype)']
         sized.append(f"{pad}grid = ({units}{blocks},)")
@@ -87,6 +88,7 @@ class Text:
 
 
 SCANS = "scan", "scan_back", "scan_read", "step"  # kinds of kernels that hold a state
+PARTED = "solve", "out", "out_back"  # of one chunk, that take channels of keys in parts
 CHUNKS = "X * H * starts.shape[2]"
 
 

@@ -138,6 +138,13 @@ def scan_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> 
     most = dict(maxnreg=255) if dtype == torch.float32 or max(dk, dv) > 128 else {}
     return sizes | dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(sizes["BK"], 64)) | most
 ''',
+    "chunk_sizes": '''
+def chunk_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
+    """As `scan_sizes`, of a kernel of one chunk: up to 128 channels of keys in half precision are one part."""
+    sizes = scan_sizes(kind, dk, dv, tokens, dtype)
+    whole = dtype != torch.float32 and sizes["BK"] <= 128
+    return sizes | dict(BD=sizes["BK"], PARTS=1) if whole else sizes
+''',
     "arithmetic": '''
 def arithmetic(dtype: torch.dtype) -> dict:
     """How a kernel multiplies: float32 as torch does; beside bfloat16 float32 is tf32."""
