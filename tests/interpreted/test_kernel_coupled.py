@@ -88,6 +88,11 @@ def test_of_any_length(T: int, erase: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("erase", (False, True))
+def test_long_keys_are_taken_in_parts(erase: bool, tmp_path: Path) -> None:
+    check(inputs(erase, 20, 70, 80), tmp_path)
+
+
+@pytest.mark.parametrize("erase", (False, True))
 @pytest.mark.parametrize("states", (1, pytest.param(3, marks=pytest.mark.long)))
 def test_of_any_number_of_states(states: int, erase: bool, tmp_path: Path) -> None:
     check(inputs(erase, 40, 16, 16, states), tmp_path, source=states - 1)

@@ -67,6 +67,11 @@ def test_of_one_token_it_is_one_kernel(name: str, when: str, tmp_path: Path) -> 
     assert len(launched(kernels, f, x | {"q": x["q"].requires_grad_()}, when)) == 2
 
 
+def test_long_keys_that_are_brought_to_length_one_are_taken_in_parts(tmp_path: Path) -> None:
+    f = FORMS["gated_delta_rated_unit"]
+    check(f, "after", inputs(f, 20, 150, 16), tmp_path)
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     x = inputs(FULL, 70, 20, 9)

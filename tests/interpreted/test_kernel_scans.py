@@ -43,6 +43,17 @@ def test_of_any_width(dk: int, dv: int, tmp_path: Path) -> None:
     compare(FULL, tmp_path, T=40, dk=dk, dv=dv)
 
 
+PARTED = "additive_memory_unit", "delta_unit", "gated_delta_rated_unit_grouped"
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in PARTED else pytest.param(n, marks=LONG) for n in FORMS if n != FULL.scan]
+)
+def test_long_keys_are_taken_in_parts(name: str, tmp_path: Path) -> None:
+    """The last of three parts is no whole one."""
+    compare(FORMS[name], tmp_path, T=20, dk=150, dv=20)
+
+
 @pytest.mark.parametrize("chunk", (16, 32))
 def test_of_the_chunks_that_are_asked_for(chunk: int, tmp_path: Path) -> None:
     compare(FULL, tmp_path, T=70, dk=16, dv=16, chunk=chunk)
