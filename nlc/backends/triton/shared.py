@@ -215,8 +215,8 @@ def rows_of(dtype: torch.dtype, x: Tensor) -> Tensor:
     "as_numbers": '''
 def as_numbers(x: Tensor) -> Tensor:
     """Numbers [X, H, T], tokens before heads in memory, as modules have them."""
-    _, H, T = x.shape
-    alike = x.stride() == (H * T, 1, H)
+    sizes, wanted = x.shape, (x.shape[1] * x.shape[2], 1, x.shape[1])
+    alike = all(n == 1 or a == b for n, a, b in zip(sizes, x.stride(), wanted, strict=True))
     return x if alike else x.transpose(1, 2).contiguous().transpose(1, 2)
 ''',
     "tokens_first": '''
