@@ -231,14 +231,24 @@ def shipped_run(
 
 @pytest.mark.parametrize("norm", ("l2norm", "rmsnorm", "layernorm"))
 def test_norms_of_what_is_zero_or_large_in_float16(norm: str) -> None:
-    """The square of 300 does not fit in float16, nor does the slope of 1 / √x at 1e-6."""
+    """Neither the square of 60,000 fits in float16 nor the slope of 1 / √x at 1e-6 nor a row times its slopes."""
     net = nlc.loads(
         f"nlc: 1\nsystem: norms\ncontext: tokens\nhyper: {{n: 4}}\ninputs: {{x: [n]}}\n"
         f"let: {{z: {norm}(x)}}\noutput: z + prev(z)\n"
     ).compile("torch")()
-    x = torch.tensor([[0, 0, 0, 0], [300, -300, 300, -300]]).half()[None].requires_grad_()
+    rows = [[0, 0, 0, 0], [60000, -60000, 60000, -60000]]
+    x = torch.tensor(rows).half()[None].requires_grad_()
     y, _ = net.half()(x)
     length = 1 if norm == "l2norm" else 2
     assert y[0, 0].eq(0).all() and abs(y[0, 1].norm() - length) < 0.01
-    (slope,) = torch.autograd.grad(y.sum(), x)
+    (slope,) = torch.autograd.grad(y.sum() + y.abs().sum(), x)
     assert slope.isfinite().all()
+
+
+def test_the_inverse_length_of_what_is_zero_need_not_fit_in_float16() -> None:
+    net = nlc.loads(
+        "nlc: 1\nsystem: norms\ncontext: tokens\nhyper: {n: 4}\ninputs: {x: [n]}\n"
+        "let: {z: 'l2norm(x, eps=1e-12)'}\noutput: z + prev(z)\n"
+    ).compile("torch")()
+    y, _ = net.half()(torch.zeros(1, 2, 4).half())
+    assert y.eq(0).all()

@@ -56,9 +56,9 @@ def concat(a: Tensor, b: Tensor) -> Tensor:
 ''',
     "l2norm": '''
 def l2norm(x: Tensor, eps: float) -> Tensor:
-    """x / √(‖x‖² + eps), which is computed in float32 at least: float16 holds no large square."""
+    """x / √(‖x‖² + eps) in float32 at least: float16 holds no large square, nor 1 / √eps."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(x.dtype)
 ''',
     "silu_slope": '''
 def silu_slope(x: Tensor) -> Tensor:
@@ -76,15 +76,16 @@ def gelu_slope(x: Tensor) -> Tensor:
 def rmsnorm(x: Tensor, weight: Tensor) -> Tensor:
     """x over its root mean square, which is computed in float32 at least, times a weight."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6).to(x.dtype) * weight
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
+    return (wide * scale).to(x.dtype) * weight
 ''',
     "layernorm": '''
 def layernorm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x standardised, times a weight, plus a bias."""
-    x = x - x.mean(-1, keepdim=True)
+    """x standardised, which is computed in float32 at least, times a weight, plus a bias."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6).to(x.dtype)
-    return x * scale * weight + bias
+    wide = wide - wide.mean(-1, keepdim=True)
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
+    return (wide * scale).to(x.dtype) * weight + bias
 ''',
     "newton_schulz": '''
 def newton_schulz(

@@ -91,7 +91,7 @@ def test_of_any_strength(strength: str, scan: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scan", [SCANS[0], ERASED, pytest.param(AFTER, marks=pytest.mark.long)])
 def test_rows_too_long_for_whole_chunks(scan: str, tmp_path: Path) -> None:
-    check(scan, inputs(scan, 20, 130, 16), tmp_path)
+    check(scan, inputs(scan, 33, 130, 16), tmp_path)
 
 
 @pytest.mark.parametrize("when", ("", "_before"))

@@ -35,7 +35,7 @@ KINDS: dict[str, _Kind] = {
     "scan_back_float32": _Kind((32, 8, 1), long=(16, 8, 1), longest=(8, 4, 1)),
     # whose slopes are in bfloat16, to which its keys are converted
     "scan_back_float16": _Kind((32, 4, 2), by={9: (64, 8, 2), 10: (32, 8, 2)}),
-    "out_back": _Kind((64, 8, 2)),
+    "out_back": _Kind((64, 8, 2), by={8: (32, 8, 1)}),
     "out_back_float32": _Kind((16, 8, 1), longest=(16, 8, 1)),
     "grads": _Kind((64, 8, 2)),
     "grads_float32": _Kind((16, 8, 2), longest=(16, 8, 2)),  # products take no fewer than 16

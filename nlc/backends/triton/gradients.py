@@ -28,6 +28,7 @@ def NAME_back(
     read = c - a  #? decay before
     q += x * q_x + head<grouped: // group> * q_h
     k += x * k_x + head<grouped: // group> * k_h
+    starts += m * s_n
     length_q, length = tl.zeros([C], tl.float32) + EPS, tl.zeros([C], tl.float32) + EPS  #? unit
     for j in tl.static_range(PARTS):  #? unit
         length_q += squares(taken(q + j * BD, t, d, q_t, stop, DK - j * BD))  #? unit
@@ -60,7 +61,7 @@ def NAME_back(
         worth = <!decay:dO><decay:(dO * tl.exp2(<before:read><!before:c>)[:, None]).to(DOT)>
         new = ()
         for j in tl.static_range(PARTS):
-            h = taken_block(starts + m * s_n + j * BD * s_d, d, v, s_v, s_d, DK - j * BD, DV).to(DOT)
+            h = taken_block(starts + j * BD * s_d, d, v, s_v, s_d, DK - j * BD, DV).to(DOT)
             new += (Oh[j] + tl.dot(dO, tl.trans(h), input_precision=PRECISION),)
             Q_j = Q[j] if PARTS == 1 else <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>
             dh = tl.dot(tl.trans(Q_j), worth, input_precision=PRECISION)
