@@ -63,7 +63,9 @@ def NAME_back(
         for j in tl.static_range(PARTS):
             h = taken_block(starts + j * BD * s_d, d, v, s_v, s_d, DK - j * BD, DV).to(DOT)
             new += (Oh[j] + tl.dot(dO, tl.trans(h), input_precision=PRECISION),)
-            Q_j = Q[j] if PARTS == 1 else <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>
+            Q_j = Q[j]
+            if PARTS > 1:
+                Q_j = <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>
             dh = tl.dot(tl.trans(Q_j), worth, input_precision=PRECISION)
             put_block(d_starts + m * DK * DV + j * BD, dh, d, v, DK, 1, DK - j * BD, DV)
         Oh = new
@@ -74,10 +76,14 @@ def NAME_back(
     dQ, dK = (), ()  #? unit
     own, keyed = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)  #? sums
     for j in tl.static_range(PARTS):
-        K_j = K[j] if PARTS == 1 else <unit:scaled(>taken(k + j * BD, t, d, k_t, stop, DK - j * BD)<unit:, scale_k, DOT)><!unit:.to(DOT)>
+        K_j = K[j]
+        if PARTS > 1:
+            K_j = <unit:scaled(>taken(k + j * BD, t, d, k_t, stop, DK - j * BD)<unit:, scale_k, DOT)><!unit:.to(DOT)>
         dQ_j = Oh[j]<decay: * tl.exp2(<before:read><!before:c>)[:, None]>
         dQ_j += tl.dot(dA, K_j, input_precision=PRECISION)
-        Q_j = Q[j] if PARTS == 1 else <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>
+        Q_j = Q[j]
+        if PARTS > 1:
+            Q_j = <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>
         dK_j = tl.dot(dA_t, Q_j, input_precision=PRECISION)
         own += tl.sum(Q_j.to(tl.float32) * dQ_j, 1)  #? sums
         keyed += tl.sum(K_j.to(tl.float32) * dK_j, 1)  #? sums
@@ -88,8 +94,12 @@ def NAME_back(
     d_log_a = tl.cumsum(dc, 0, reverse=True)<before: - own>  #? decay
     tl.store(da + n * T + t, d_log_a, mask=t < stop)  #? decay !raw
     for j in tl.static_range(PARTS):  #? unit
-        Q_j = Q[j] if PARTS == 1 else <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>  #? unit
-        K_j = K[j] if PARTS == 1 else <unit:scaled(>taken(k + j * BD, t, d, k_t, stop, DK - j * BD)<unit:, scale_k, DOT)><!unit:.to(DOT)>  #? unit
+        Q_j = Q[j]  #? unit
+        if PARTS > 1:  #? unit
+            Q_j = <unit:scaled(>taken(q + j * BD, t, d, q_t, stop, DK - j * BD)<unit:, scale_q, DOT)><!unit:.to(DOT)>  #? unit
+        K_j = K[j]  #? unit
+        if PARTS > 1:  #? unit
+            K_j = <unit:scaled(>taken(k + j * BD, t, d, k_t, stop, DK - j * BD)<unit:, scale_k, DOT)><!unit:.to(DOT)>  #? unit
         dQ_j = scale_q[:, None] * (dQ[j] - Q_j * own[:, None])  #? unit
         dK_j = scale_k[:, None] * (dK[j] - K_j * keyed[:, None])  #? unit
         put(dq + (x * T * H + head) * DK + j * BD, dQ_j, t, d, H * DK, stop, DK - j * BD)  #? unit
