@@ -163,14 +163,15 @@ function of its `ops`."""
 @click.command()
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--only", type=click.Choice(list(RULES)), multiple=True, help="These rules alone.")
+@click.option("--mode", "modes", type=click.Choice(TIMED), multiple=True, help="These modes alone.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write it here.")
-def main(rounds: int, only: tuple[str, ...], out: Path | None) -> None:
+def main(rounds: int, only: tuple[str, ...], modes: tuple[str, ...], out: Path | None) -> None:
     """What Python takes for a call, in microseconds."""
     torch.set_num_threads(1)
     driver = without_a_gpu()
     rules = [r for r in (only or RULES) if RULES[r].operator and not RULES[r].packed]
     found = {}
-    for row in (Row(r, 1, 2, 128, 16, mode) for r in rules for mode in TIMED):
+    for row in (Row(r, 1, 2, 128, 16, mode) for r in rules for mode in modes or TIMED):
         found[row] = measured(row, driver, rounds)
     about = ABOUT.format(rounds=rounds, calls=CALLS)
     head = f"{surroundings()}, Triton {triton.__version__}"

@@ -141,3 +141,21 @@ def test_wrong_gradients_are_said_and_missed(monkeypatch: pytest.MonkeyPatch, ke
     from kernel_table import verdict
 
     assert "missed" in verdict(row, times)
+
+
+LAUNCHES = {"step": "1", "forward": "2", "forward+backward": "5"}  # of linear attention
+
+
+@pytest.mark.parametrize("modes", (["step"], pytest.param([*LAUNCHES], marks=pytest.mark.long)))
+def test_launches_are_counted_and_timed_without_running_any(
+    modes: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "launches.md"
+    asked = [word for mode in modes for word in ("--mode", mode)]
+    made = _run("launches.py", "--rounds", "1", "--only", "linear", *asked, "--out", str(file))
+    assert made.returncode == 0, made.stderr
+    assert file.read_text(encoding="utf-8").strip() == made.stdout.strip()
+    rows = _rows(made.stdout)
+    found = {mode: launches for _, mode, _, launches, *_ in rows}
+    assert found == {mode: LAUNCHES[mode] for mode in modes}
+    assert all(re.fullmatch(r"[\d,]+ µs ± \d+%", row[2]) for row in rows)
