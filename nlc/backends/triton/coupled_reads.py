@@ -64,22 +64,22 @@ def NAME_back(
     q, k, rows, starts, kept, begun, grad, dq, dk, d_rows, d_starts, d_kept, d_begun, <cut:packing, >T, <cut:N, >H, <grouped:group, >
     q_x, q_h, q_t, k_x, k_h, k_t, <turned:k_j, >r_x, r_h, r_t, <!turned:r_j, >s_n, s_s, s_v, s_d, w_n, b_n,
     g_x, g_h, g_t, <before:STATE: tl.constexpr, >
-    STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    STATES: tl.constexpr, ROWS: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, PARTS: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """What a chunk's reads are worth to all that they are made of."""
-    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BK)
+    m, i, d = tl.program_id(0).to(tl.int64), tl.arange(0, C), tl.arange(0, BD)
     n, start, stop = piece(m, packing, T, N, C)  #? cut
     t = start + i  #? cut
     n, t = m // tl.cdiv(T, C), m % tl.cdiv(T, C) * C + i  #? !cut
     x, head = n // H, n % H
-    Q = taken(q + x * q_x + head<grouped: // group> * q_h, t, d, q_t, stop, DK).to(DOT)
+    q += x * q_x + head<grouped: // group> * q_h
+    k += x * k_x + head<grouped: // group> * k_h
+    starts += m * s_n
     seen, seen_t = i[:, None] ORDER i[None, :], i[None, :] ORDER i[:, None]
     at_kept = kept + m * w_n + WHERE[:, None] * C + i[None, :]
     at_kept_t = kept + m * w_n + WHERE[None, :] * C + i[:, None]
-    K = taken(k + x * k_x + head<grouped: // group> * k_h, t, d, k_t, stop, DK).to(DOT)  #? !turned
-    A_t = tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? !turned
-    A_t = tl.zeros([C, C], tl.float32)  #? turned
+    A_t = tl.zeros([C, C], tl.float32)
     dA = tl.zeros([C, C], tl.float32)  #? turned
     dA_t = tl.zeros([C, C], tl.float32)  #? turned
     D, D_t, Oh, lefts = (), (), (), ()  #? !turned
@@ -89,13 +89,19 @@ def NAME_back(
         alone = 1.0 if s == STATE else 0.0  #? before
         left = token_before(begun + m * b_n + s * C, i, alone)  #? before
         lefts += (left,)
-        Oh += (tl.zeros([C, BK], tl.float32),)
-    for <turned:j><!turned:_> in tl.static_range(ROWS):
+    for _ in tl.static_range(ROWS):  #? !turned
         D += (tl.zeros([C, C], tl.float32),)  #? !turned
         D_t += (tl.zeros([C, C], tl.float32),)  #? !turned
-        S_t = tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)  #? turned
-        K = taken(k + x * k_x + head<grouped: // group> * k_h + j * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
-        A_t += S_t * tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? turned
+    for c in tl.static_range(PARTS):
+        Q = taken(q + c * BD, t, d, q_t, stop, DK - c * BD).to(DOT)
+        K = taken(k + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? !turned
+        A_t += tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? !turned
+        for j in tl.static_range(ROWS):  #? turned
+            S_t = tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)  #? turned
+            K = taken(k + j * k_j + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? turned
+            A_t += S_t * tl.dot(K, tl.trans(Q), input_precision=PRECISION)  #? turned
+        for _ in tl.static_range(STATES):
+            Oh += (tl.zeros([C, BD], tl.float32),)
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
         dO = taken(grad + x * g_x + head * g_h, t, v, g_t, stop, DV).to(DOT)
@@ -106,12 +112,17 @@ def NAME_back(
         put(d_rows + n * T * DV, dR, t, v, DV, stop, DV)  #? turned
         E, E_t, reads = (), (), ()  #? !turned
         reads = ()  #? turned
-        for s in tl.static_range(STATES):
-            h = taken_block(starts + m * s_n + s * s_s, d, v, s_v, s_d, DK, DV).to(DOT)
-            reads += (Oh[s] + tl.dot(dO, tl.trans(h), input_precision=PRECISION),)
-            dh = (lefts[s][:, None] * dO.to(tl.float32)).to(DOT)
-            dh = tl.dot(tl.trans(Q), dh, input_precision=PRECISION)
-            put_block(d_starts + (m * STATES + s) * DK * DV, dh, d, v, DK, 1, DK, DV)
+        for c in tl.static_range(PARTS):
+            Q = taken(q + c * BD, t, d, q_t, stop, DK - c * BD).to(DOT)
+            for s in tl.static_range(STATES):
+                at = starts + s * s_s + c * BD * s_d
+                h = taken_block(at, d, v, s_v, s_d, DK - c * BD, DV).to(DOT)
+                read = Oh[c * STATES + s] + tl.dot(dO, tl.trans(h), input_precision=PRECISION)
+                reads += (read,)
+                dh = (lefts[s][:, None] * dO.to(tl.float32)).to(DOT)
+                dh = tl.dot(tl.trans(Q), dh, input_precision=PRECISION)
+                at = d_starts + (m * STATES + s) * DK * DV + c * BD
+                put_block(at, dh, d, v, DK, 1, DK - c * BD, DV)
         for j in tl.static_range(ROWS):  #? !turned
             at = rows + x * r_x + head * r_h + j * r_j  #? !turned
             R = taken(at, t, v, r_t, stop, DV).to(DOT)  #? !turned
@@ -122,32 +133,47 @@ def NAME_back(
             put(d_rows + (n * T * ROWS + j) * DV, dR, t, v, ROWS * DV, stop, DV)  #? !turned
         D, D_t, Oh = E, E_t, reads  #? !turned
         Oh = reads  #? turned
-    dQ = tl.zeros([C, BK], tl.float32)
-    dA, dA_t = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)  #? !turned
-    A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
+    A = tl.zeros([C, C], tl.float32)  #? !turned
     row = (i + C - 1) % C  # the last token is before none  #? before
-    at_slope = d_kept + m * ROWS * C * C + <before:row><!before:i>[:, None] * C + i[None, :]
     for s in tl.static_range(STATES):
-        dQ += lefts[s][:, None] * Oh[s]
-        d_left = tl.sum(Q.to(tl.float32) * Oh[s], 1)
+        d_left = tl.zeros([C], tl.float32)
+        for c in tl.static_range(PARTS):
+            Q = taken(q + c * BD, t, d, q_t, stop, DK - c * BD).to(tl.float32)
+            d_left += tl.sum(Q * Oh[c * STATES + s], 1)
         d_left = tl.where(i > 0, d_left, 0.0)  #? before
         tl.store(d_begun + (m * STATES + s) * C + <before:row><!before:i>, d_left)
+    for c in tl.static_range(PARTS):  #? !turned
+        Q = taken(q + c * BD, t, d, q_t, stop, DK - c * BD).to(DOT)  #? !turned
+        K = taken(k + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? !turned
+        A += tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? !turned
+    dA, dA_t = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)  #? !turned
+    at_slope = d_kept + m * ROWS * C * C + <before:row><!before:i>[:, None] * C + i[None, :]
     for j in tl.static_range(ROWS):
-        S = tl.load(at_kept + j * C * C, mask=seen, other=0.0)
-        S_t = tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)
-        dA += D[j] * S  #? !turned
-        dA_t += D_t[j] * S_t  #? !turned
-        tl.store(at_slope + j * C * C, tl.where(seen, D[j] * A, 0.0))  #? !turned
-        K = taken(k + x * k_x + head<grouped: // group> * k_h + j * k_j, t, d, k_t, stop, DK).to(DOT)  #? turned
-        A = tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
-        tl.store(at_slope + j * C * C, tl.where(seen, dA * A, 0.0))  #? turned
-        dQ += tl.dot((dA * S).to(DOT), K, input_precision=PRECISION)  #? turned
-        dK = tl.dot((dA_t * S_t).to(DOT), Q, input_precision=PRECISION)  #? turned
-        put(dk + (n * T * ROWS + j) * DK, dK, t, d, ROWS * DK, stop, DK)  #? turned
-    dQ += tl.dot(dA.to(DOT), K, input_precision=PRECISION)  #? !turned
-    dK = tl.dot(dA_t.to(DOT), Q, input_precision=PRECISION)  #? !turned
-    put(dk + n * T * DK, dK, t, d, DK, stop, DK)  #? !turned
-    put(dq + n * T * DK, dQ, t, d, DK, stop, DK)
+        dA += D[j] * tl.load(at_kept + j * C * C, mask=seen, other=0.0)  #? !turned
+        dA_t += D_t[j] * tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)  #? !turned
+        A = tl.zeros([C, C], tl.float32)  #? turned
+        for c in tl.static_range(PARTS):  #? turned
+            Q = taken(q + c * BD, t, d, q_t, stop, DK - c * BD).to(DOT)  #? turned
+            K = taken(k + j * k_j + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? turned
+            A += tl.dot(Q, tl.trans(K), input_precision=PRECISION)  #? turned
+        tl.store(at_slope + j * C * C, tl.where(seen, <turned:dA><!turned:D[j]> * A, 0.0))
+    for c in tl.static_range(PARTS):
+        dQ = tl.zeros([C, BD], tl.float32)
+        for s in tl.static_range(STATES):
+            dQ += lefts[s][:, None] * Oh[c * STATES + s]
+        Q = taken(q + c * BD, t, d, q_t, stop, DK - c * BD).to(DOT)
+        for j in tl.static_range(ROWS):  #? turned
+            S = tl.load(at_kept + j * C * C, mask=seen, other=0.0)  #? turned
+            S_t = tl.load(at_kept_t + j * C * C, mask=seen_t, other=0.0)  #? turned
+            K = taken(k + j * k_j + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? turned
+            dQ += tl.dot((dA * S).to(DOT), K, input_precision=PRECISION)  #? turned
+            dK = tl.dot((dA_t * S_t).to(DOT), Q, input_precision=PRECISION)  #? turned
+            put(dk + (n * T * ROWS + j) * DK + c * BD, dK, t, d, ROWS * DK, stop, DK - c * BD)  #? turned
+        K = taken(k + c * BD, t, d, k_t, stop, DK - c * BD).to(DOT)  #? !turned
+        dQ += tl.dot(dA.to(DOT), K, input_precision=PRECISION)  #? !turned
+        dK = tl.dot(dA_t.to(DOT), Q, input_precision=PRECISION)  #? !turned
+        put(dk + n * T * DK + c * BD, dK, t, d, DK, stop, DK - c * BD)  #? !turned
+        put(dq + n * T * DK + c * BD, dQ, t, d, DK, stop, DK - c * BD)
 '''
 
 _READ_OPERATOR = '''
