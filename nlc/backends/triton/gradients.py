@@ -49,15 +49,12 @@ def NAME_back(
     dA_t = tl.zeros([C, C], tl.float32)
     for first in range(0, DV, BV):
         v = first + tl.arange(0, BV)
-        at, there = flow(grad + x * g_x + head * g_h, t, v, g_t, stop, DV)
-        dO = tl.load(at, mask=there, other=0.0).to(DOT)
-        at, there = flow(rows + x * r_x + head * r_h, t, v, r_t, stop, DV)
-        R = tl.load(at, mask=there, other=0.0).to(DOT)
+        dO = taken(grad + x * g_x + head * g_h, t, v, g_t, stop, DV).to(DOT)
+        R = taken(rows + x * r_x + head * r_h, t, v, r_t, stop, DV).to(DOT)
         dA += tl.dot(dO, tl.trans(R), input_precision=PRECISION)
         dA_t += tl.dot(R, tl.trans(dO), input_precision=PRECISION)
-        at, there = flow(d_rows + x * w_x + head * w_h, t, v, w_t, stop, DV)
         dR = tl.dot(A_t, dO, input_precision=PRECISION)
-        tl.store(at, dR.to(d_rows.dtype.element_ty), mask=there)
+        put(d_rows + x * w_x + head * w_h, dR, t, v, w_t, stop, DV)
         worth = <!decay:dO><decay:(dO * tl.exp2(<before:read><!before:c>)[:, None]).to(DOT)>
         new = ()
         for j in tl.static_range(PARTS):

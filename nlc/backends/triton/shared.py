@@ -140,8 +140,7 @@ def scan_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> 
 ''',
     "chunk_sizes": '''
 def chunk_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
-    """As `scan_sizes`, of a kernel of one chunk: in half precision up to 128 channels of keys are
-    one part."""
+    """As `scan_sizes`, of a kernel of one chunk: in half precision 128 channels are one part."""
     sizes = scan_sizes(kind, dk, dv, tokens, dtype)
     whole = dtype != torch.float32 and sizes["BK"] <= 128
     return sizes | dict(BD=sizes["BK"], PARTS=1) if whole else sizes
