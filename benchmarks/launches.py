@@ -125,7 +125,8 @@ def measured(row: Row, driver: Idle, rounds: int) -> dict[str, tuple[Median, int
             times[kind].append((time.process_time() - start) / CALLS)
             counts[kind] = (driver.launches - begun) // CALLS
     for kind, each in times.items():
-        low, middle, high = statistics.quantiles(each * 2, n=4, method="inclusive")
+        both = each * 2  # a single round has quartiles, too
+        low, middle, high = statistics.quantiles(both, n=4, method="inclusive")
         out[kind] = Median(middle, (high - low) / middle), counts[kind]
     return out
 

@@ -25,9 +25,13 @@ LIMIT = 300  # seconds of a process that compiles
 SPECS = ("gated_delta_net", "gla", "titans")  # scalar decay and erasing, by channel, coupled
 ARCHS = ("sm_80", "sm_90", "sm_100")
 SERIAL = ("_scan", "_step", "_back", "_chunks")  # ends of names: scans over chunks, and decoding
-# Bytes that a thread may store and load. Triton 3.9 has its assembler allocate registers at a level of its own, for a
-# bug of it; kernels that spill nothing at the usual level then spill up to 152.
+# Bytes that a thread may store and load, but on sm_80. Triton 3.9 has its assembler allocate registers at a level of
+# its own, for a bug of it; kernels that spill nothing at the usual level then spill up to 152.
 FEW = 160
+
+
+def spills(kernel: dict[str, Any]) -> bool:
+    return kernel["spills"] > (0 if kernel["arch"] == "sm_80" else FEW)
 
 
 def compiled(spec: str, *options: str) -> list[dict[str, Any]]:
@@ -79,7 +83,7 @@ def test_kernels_compile_for_hopper_and_fit(spec: str, tmp_path: Path) -> None:
     found = compiled(spec, *options, *sizes)
     assert found and all(k["fits"] for k in found)
     assert [k["name"] for k in found if serial(k)]
-    assert [k for k in found if serial(k) and k["spills"] > FEW] == []
+    assert [k for k in found if serial(k) and spills(k)] == []
 
 
 @pytest.mark.long
@@ -90,26 +94,26 @@ def test_coupled_states_of_128_channels_do_not_spill(tmp_path: Path) -> None:
     archs = ["--arch", "sm_80", "--arch", "sm_90"]
     found = compiled(str(spec), "--dtype", "float32", "--set", "d=512", *archs)
     assert {k["dk"] for k in found if serial(k)} == {128} and all(k["fits"] for k in found)
-    assert [k for k in found if serial(k) and k["spills"] > FEW] == []
+    assert [k for k in found if serial(k) and spills(k)] == []
 
 
 def test_kernels_of_packed_sequences_compile() -> None:
     found = compiled("linear_attention", "--operator", "--packed", "--set", "heads=4")
     assert [k for k in found if serial(k)] and all(k["fits"] for k in found)
-    assert [k for k in found if serial(k) and k["spills"] > FEW] == []
+    assert [k for k in found if serial(k) and spills(k)] == []
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("spec", SPECS[:2])
 def test_all_kernels_of_packed_sequences_compile(spec: str) -> None:
     found = compiled(spec, "--operator", "--packed", "--set", "d=512", "--set", "heads=4")
-    assert [k for k in found if k["spills"] > FEW] == []
+    assert [k for k in found if spills(k)] == []
 
 
 def test_kernels_of_a_small_spec_compile_for_other_gpus() -> None:
     found = compiled("linear_attention", "--operator", "--arch", "sm_80", "--arch", "sm_100")
     assert {k["arch"] for k in found} == {"sm_80", "sm_100"} and all(k["fits"] for k in found)
-    assert [k for k in found if serial(k) and k["spills"] > FEW] == []
+    assert [k for k in found if serial(k) and spills(k)] == []
 
 
 @pytest.mark.long
@@ -117,7 +121,7 @@ def test_kernels_of_a_small_spec_compile_for_other_gpus() -> None:
 def test_kernels_compile_for_other_gpus(arch: str) -> None:
     found = compiled("gated_delta_net", "--operator", "--arch", arch, "--set", "d=512")
     assert {k["arch"] for k in found} == {arch} and all(k["fits"] for k in found)
-    assert [k for k in found if serial(k) and k["spills"] > FEW] == []
+    assert [k for k in found if serial(k) and spills(k)] == []
     # 704 for sm_80; the assembler once gave such a gradient 32 registers, and it spilled 24,792
     assert [k for k in found if k["spills"] > 1024] == []
 
@@ -178,7 +182,7 @@ def test_scans_and_steps_do_not_spill(spec: str, n: int, dtype: str, tmp_path: P
     found = each(spec, n, dtype)
     keys = {k["dk"] for k in found} - {1}  # of vectors and numbers, beside matrices
     assert keys == {n} and all(k["fits"] for k in found)
-    assert [k for k in found if k["spills"] > FEW] == []
+    assert [k for k in found if spills(k)] == []
 
 
 def gradients(kernel: dict[str, Any]) -> bool:
@@ -198,7 +202,7 @@ def test_gradients_of_scans_in_float32_do_not_spill(spec: str, archs: tuple[str,
     for n in (64, 128):
         found = each(spec, n, "float32", archs, "gradients")
         assert {k["arch"] for k in found} == {*archs} and all(k["fits"] for k in found)
-        assert [k for k in found if k["spills"] > FEW] == []
+        assert [k for k in found if spills(k)] == []
 
 
 WIDE = [
@@ -221,7 +225,7 @@ def test_all_kernels_compile_for_all_gpus(spec: str, d: int, dtype: str) -> None
         sizes += ["--set", "heads=4"]
     found = compiled(spec, "--operator", "--dtype", dtype, *sizes, *archs)
     assert all(k["fits"] for k in found)
-    assert [k for k in found if serial(k) and k["spills"] > FEW] == []
+    assert [k for k in found if serial(k) and spills(k)] == []
 
 
 def kernels(text: str) -> dict[str, str]:
@@ -252,7 +256,7 @@ def test_an_mlp_memory_uses_the_kernels_of_a_matrix_for_each_weight() -> None:
 def test_kernels_of_optimizers_compile_and_do_not_spill(spec: str, dtype: str) -> None:
     found = compiled(spec, "--dtype", dtype)
     assert {k["name"] for k in found} == {"elements"}
-    assert [k for k in found if k["spills"] > FEW or not k["fits"]] == []
+    assert [k for k in found if k["spills"] or not k["fits"]] == []
 
 
 def test_an_optimizer_without_a_rule_by_elements_has_no_kernels() -> None:

@@ -136,7 +136,7 @@ def scan_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> 
     128 channels may have all: the assembler would rather spill some and run more at once."""
     sizes = sizes_of(kind, dk, dv, tokens, dtype)
     most = dict(maxnreg=255) if dtype == torch.float32 or max(dk, dv) > 128 else {}
-    return sizes | dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(sizes["BK"], 64)) | most
+    return sizes | dict(BD=min(sizes["BK"], 64), PARTS=blocks_of(dk, 64)) | most
 ''',
     "chunk_sizes": '''
 def chunk_sizes(kind: str, dk: int, dv: int, tokens: int, dtype: torch.dtype) -> dict[str, int]:
